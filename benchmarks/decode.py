@@ -1,0 +1,101 @@
+"""Measure how fast images are opened and fitted for an encoder, by one thread and by several.
+
+python benchmarks/decode.py [--photo FILE] [--tiny tiny-imagenet-mini.zip]
+
+The large photo is a smaller one enlarged to 4000 x 3000, with the noise of a camera sensor put on, since an
+enlarged picture alone compresses far better than a photo does. Each figure is the best of a few rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from pixmatcher.images import Recipe, fit_image, open_image
+
+RECIPE = Recipe(size=260, interpolation="bicubic")
+PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
+
+
+def large_photo(path: Path | None) -> Image.Image:
+    """A picture of 4000 x 3000 with the noise of a photo, from the one at `path` or, without it, made up."""
+    random = np.random.default_rng(0)
+    if path is not None:
+        with Image.open(path) as small:
+            image = small.convert("RGB").resize((4000, 3000), Image.Resampling.LANCZOS)
+    else:
+        blots = Image.fromarray(random.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+        image = blots.resize((4000, 3000), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(8))
+    noisy = np.asarray(image, dtype=np.float32) + random.normal(0, 4, (3000, 4000, 1)).astype(np.float32)
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def fitted(data: bytes) -> np.ndarray:
+    return fit_image(open_image(data, min_side=RECIPE.min_side).image, RECIPE)
+
+
+def rate(work: Callable[[bytes], object], items: Sequence[bytes], threads: int, rounds: int) -> float:
+    """Images a second, the best of some rounds over all the items."""
+
+    def share(number: int) -> None:
+        for item in items[number::threads]:
+            work(item)
+
+    best = float("inf")
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(rounds):
+            start = time.perf_counter()
+            list(pool.map(share, range(threads)))
+            best = min(best, time.perf_counter() - start)
+    return len(items) / best
+
+
+def report(name: str, items: Sequence[bytes], rounds: int = 3) -> None:
+    size = sum(map(len, items)) / len(items)
+    one, two = (rate(fitted, items, threads, rounds) for threads in (1, 2))
+    print(f"{name:<34}{size / 1e6:8.3f} MB{one:10.1f}/s{two:10.1f}/s{1000 / one:10.2f} ms", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photo", type=Path, help="photo to enlarge to 12 megapixels; the first of the examples")
+    parser.add_argument("--tiny", type=Path, help="tiny-imagenet-mini.zip, for the figures of small images")
+    arguments = parser.parse_args()
+    photo = large_photo(arguments.photo or next(iter(sorted(PHOTOS.glob("*.jpg"))), None))
+
+    print(f"open and fit at {RECIPE.size} px{'':>14}a file    1 thread   2 threads   one image")
+    jpeg = encoded(photo, "JPEG", quality=87)
+    report("JPEG, 12 megapixels", [jpeg] * 40)
+    report("JPEG progressive, 12 megapixels", [encoded(photo, "JPEG", quality=87, progressive=True)] * 6)
+    report("PNG, 12 megapixels", [encoded(photo, "PNG", compress_level=1)] * 6)
+    report("WebP, 12 megapixels", [encoded(photo, "WEBP", quality=85, method=0)] * 6)
+    report("TIFF, 12 megapixels", [encoded(photo, "TIFF")] * 6)
+    if arguments.tiny is not None:
+        with zipfile.ZipFile(arguments.tiny) as archive:
+            names = [name for name in archive.namelist() if "/val/" in name and name.endswith(".JPEG")]
+            small = [archive.read(name) for name in names]
+        report(f"JPEG, 64 x 64 ({len(small):,} files)", small)
+
+    reduced = fitted(jpeg).astype(np.float64)
+    full = fit_image(open_image(jpeg).image, RECIPE).astype(np.float64)
+    cosine = (reduced * full).sum() / np.sqrt((reduced**2).sum() * (full**2).sum())
+    difference = np.abs(reduced - full).mean()
+    print(f"reduced against full decode: mean difference {difference:.2f} of 255, cosine {cosine:.6f}")
+
+
+if __name__ == "__main__":
+    main()

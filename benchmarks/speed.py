@@ -1,0 +1,161 @@
+"""Speed of the whole tool: indexing, a cold text query, a query on 100,000 items, memory.
+
+Each figure is printed beside the one asked for on 2 cores without a GPU. Timings of a busy machine say little: repeat
+them, and compare what is measured in the same run.
+
+    python benchmarks/speed.py [--only small|large|cold|search ...] [--data tiny-imagenet-mini.zip]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pixmatcher import Collection, Item, Query, load_encoder, open_image, search
+from pixmatcher.images import fit_image
+
+ROOT = Path(__file__).parents[1]
+PHOTOS = ROOT / "examples" / "photos"
+BARE_IMPORT = "import numpy, onnxruntime, faiss, tokenizers"
+
+
+def run_measured(command: list[str]) -> tuple[float, float]:
+    """Seconds and peak resident megabytes of a command that must succeed."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{command} failed")
+    per_unit = 1 if sys.platform == "darwin" else 1024
+    return time.perf_counter() - started, usage.ru_maxrss * per_unit / 1e6
+
+
+def pixmatcher(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "pixmatcher", *map(str, arguments)]
+
+
+def unpack_small_images(archive: Path, folder: Path, count: int) -> None:
+    """Write the first `count` validation images of Tiny ImageNet to a folder."""
+    with zipfile.ZipFile(archive) as file:
+        names = [name for name in file.namelist() if "/val/images/" in name and name.endswith(".JPEG")]
+        for name in names[:count]:
+            (folder / Path(name).name).write_bytes(file.read(name))
+
+
+def make_large_photos(folder: Path, count: int, grain: float) -> float:
+    """Write JPEGs of 4000 x 3000 pixels, enlarged from the example photos with grain; returns their mean megabytes.
+
+    `grain` is the standard deviation of the noise: a file with more of it is longer, and takes longer to decode.
+    """
+    noise = np.random.default_rng(0).normal(0, grain, (3000, 4000, 1)).astype(np.float32)
+    made: list[bytes] = []
+    for path in sorted(PHOTOS.glob("*.jpg")):
+        with Image.open(path) as photo:
+            if photo.mode != "RGB":
+                continue
+            enlarged = photo.resize((4000, 3000), Image.Resampling.BICUBIC)
+        pixels = np.clip(np.asarray(enlarged, dtype=np.float32) + noise, 0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+        made.append(buffer.getvalue())
+    for number in range(count):
+        # Bytes after the end of the picture make each file one of its own.
+        (folder / f"{number:03}.jpg").write_bytes(made[number % len(made)] + number.to_bytes(4, "little"))
+    return sum(map(len, made)) / len(made) / 1e6
+
+
+def index_speed(title: str, folder: Path, asked: float, repeats: int) -> None:
+    """Print the images a second of a fresh `pixmatcher index`, start of the process included."""
+    count = len(list(folder.iterdir()))
+    rates, peaks = [], []
+    for _ in range(repeats):
+        shutil.rmtree(folder / ".pixmatcher", ignore_errors=True)
+        seconds, megabytes = run_measured(pixmatcher("index", folder))
+        rates.append(count / seconds)
+        peaks.append(megabytes)
+    shutil.rmtree(folder / ".pixmatcher")
+    print(
+        f"{title}: {statistics.median(rates):.0f} images/s (runs {min(rates):.0f} to {max(rates):.0f}; "
+        f"asked {asked:.0f}), {max(peaks):.0f} MB at most (asked under 700)"
+    )
+
+
+def cold_query(folder: Path, repeats: int) -> None:
+    """Print a text query from a cold process beside the bare import of what it needs, measured in turns."""
+    run_measured(pixmatcher("index", folder))
+    bare, query = [], []
+    for _ in range(repeats):
+        bare.append(run_measured([sys.executable, "-c", BARE_IMPORT])[0])
+        query.append(run_measured(pixmatcher("search", "a cat", "--json", "-c", folder))[0])
+    ratio = statistics.median(query) / statistics.median(bare)
+    print(
+        f"cold text query, {len(list(folder.iterdir())) - 1:,} items: {1000 * statistics.median(query):.0f} ms, "
+        f"bare import {1000 * statistics.median(bare):.0f} ms: {ratio:.2f} times (asked at most 2.2)"
+    )
+
+
+def open_query(folder: Path, items: int, repeats: int) -> None:
+    """Print text and image queries on a collection of many items that is open; vectors are the examples', jittered."""
+    encoder = load_encoder()
+    random = np.random.default_rng(0)
+    photos = sorted(PHOTOS.glob("*.jpg"))
+    pixels = np.stack([fit_image(open_image(path).image, encoder.recipe) for path in photos])
+    base = encoder.encode_images(pixels)
+    with Collection.create(folder, [encoder]) as collection:
+        for start in range(0, items, 10_000):
+            picks = random.integers(0, len(photos), 10_000)
+            jitter = {name: random.normal(0, 0.02, (10_000, v.shape[1])).astype(np.float32) for name, v in base.items()}
+            collection.add(
+                [Item(f"/photos/{start + n}.jpg") for n in range(10_000)],
+                {name: v[picks] + jitter[name] for name, v in base.items()},
+            )
+    with Collection.open(folder) as collection:
+        for title, query in (("text", Query("a cat asleep")), ("image", Query(image=photos[0]))):
+            search(collection, query)
+            times = [search(collection, query).took_ms for _ in range(repeats)]
+            print(
+                f"{title} query, {items:,} items, open: median {statistics.median(times):.1f} ms, "
+                f"fastest {min(times):.1f} ms (asked under 20)"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ("small", "large", "cold", "search")
+    parser.add_argument("--only", choices=parts, nargs="+", default=parts)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "tiny-imagenet-mini.zip")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        small = Path(name, "small")
+        small.mkdir()
+        if {"small", "cold"} & set(arguments.only):
+            unpack_small_images(arguments.data, small, 2000)
+        if "small" in arguments.only:
+            index_speed("2,000 Tiny ImageNet images", small, 260, arguments.repeats)
+        if "large" in arguments.only:
+            for grain in (0, 6):
+                large = Path(name, f"large-{grain}")
+                large.mkdir()
+                megabytes = make_large_photos(large, 100, grain)
+                index_speed(f"100 JPEGs of 12 megapixels, {megabytes:.1f} MB each", large, 100, arguments.repeats)
+        if "cold" in arguments.only:
+            cold_query(small, 5 * arguments.repeats)
+        if "search" in arguments.only:
+            open_query(Path(name, "many"), 100_000, 30)
+
+
+if __name__ == "__main__":
+    main()

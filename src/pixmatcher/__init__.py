@@ -1,0 +1,112 @@
+"""PixMatcher finds your own images by example or by sentence, offline and in milliseconds.
+
+from pixmatcher import Collection, index, search
+index("photos")
+with Collection.open("photos") as collection:
+    for hit in search(collection, "a cat asleep", k=5).hits:
+        print(f"{hit.score:.2f} {hit.item.uri}")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .collection import Collection, Failure, Hit, Item, Problem
+    from .encoders import Encoder, load_encoder
+    from .errors import (
+        CollectionError,
+        CollectionLockedError,
+        EncoderError,
+        FetchError,
+        InvalidImageError,
+        PixMatcherError,
+        QueryError,
+        SourceError,
+        StorageError,
+    )
+    from .images import (
+        ALLOWED_EXTENSIONS,
+        Recipe,
+        is_allowed_extension,
+        open_image,
+        preprocess_image,
+        preprocess_images,
+    )
+    from .indexing import IndexReport, index
+    from .query import Query
+    from .searching import SearchResult, search
+
+__version__ = "0.1.0"
+
+# Names are imported when they are first used, so that `import pixmatcher` costs next to nothing.
+_HOMES = {
+    "collection": ("Collection", "Failure", "Hit", "Item", "Problem"),
+    "encoders": ("Encoder", "load_encoder"),
+    "errors": (
+        "CollectionError",
+        "CollectionLockedError",
+        "EncoderError",
+        "FetchError",
+        "InvalidImageError",
+        "PixMatcherError",
+        "QueryError",
+        "SourceError",
+        "StorageError",
+    ),
+    "images": (
+        "ALLOWED_EXTENSIONS",
+        "Recipe",
+        "is_allowed_extension",
+        "open_image",
+        "preprocess_image",
+        "preprocess_images",
+    ),
+    "indexing": ("IndexReport", "index"),
+    "query": ("Query",),
+    "searching": ("SearchResult", "search"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ALLOWED_EXTENSIONS",
+    "Collection",
+    "CollectionError",
+    "CollectionLockedError",
+    "Encoder",
+    "EncoderError",
+    "Failure",
+    "FetchError",
+    "Hit",
+    "IndexReport",
+    "InvalidImageError",
+    "Item",
+    "PixMatcherError",
+    "Problem",
+    "Query",
+    "QueryError",
+    "Recipe",
+    "SearchResult",
+    "SourceError",
+    "StorageError",
+    "index",
+    "is_allowed_extension",
+    "load_encoder",
+    "open_image",
+    "preprocess_image",
+    "preprocess_images",
+    "search",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,5 @@
+"""`python -m pixmatcher`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,368 @@
+"""The command line: it parses and prints, and holds no logic of its own."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
+
+import typer
+
+from .errors import PixMatcherError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .collection import Collection, Failure
+    from .indexing import IndexReport, ProgressCallback
+    from .searching import SearchResult
+
+app = typer.Typer(
+    name="pixmatcher",
+    help="Find your own images by example or by sentence, offline and in milliseconds.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_P = ParamSpec("_P")
+
+CollectionOption = Annotated[
+    Path | None,
+    typer.Option("--collection", "-c", help="The collection's folder, or the folder it lies in.", show_default=False),
+]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _command(name: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+    """Register a command; every error that a user can cause ends in one line and an exit code."""
+
+    def register(function: Callable[_P, None]) -> Callable[_P, None]:
+        @functools.wraps(function)
+        def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
+            try:
+                function(*args, **kwargs)
+                sys.stdout.flush()
+            except PixMatcherError as error:
+                _fail(str(error), error.exit_code)
+            except BrokenPipeError:
+                # Whoever reads our output has enough; Python must not complain about it when it flushes.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            except KeyboardInterrupt:
+                _fail("stopped. What is done is kept: run the same command again to go on.", 130)
+
+        return app.command(name)(guarded)
+
+    return register
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    print(f"Error: {printable(message)}", file=sys.stderr)
+    raise SystemExit(exit_code)
+
+
+def printable(text: str) -> str:
+    """Text for one line of a terminal: control characters, and bytes that are no Unicode, become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        typer.echo(f"pixmatcher {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@_command("index")
+def index_command(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SOURCE...", help="Folders of images. Without any: refresh the collection found here."),
+    ] = None,
+    collection: CollectionOption = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option("--encoder", help="Encoder of a new collection; may be repeated.")
+    ] = None,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Refuse images larger than this.")] = 512,
+    retry_failed: Annotated[bool, typer.Option(help="Try again what failed before, changed or not.")] = False,
+) -> None:
+    """Index images, or refresh what is indexed: added, changed, moved and deleted files."""
+    from .indexing import index
+
+    if sources:
+        specs = [os.fspath(source) for source in sources]
+    else:
+        with _open(collection) as existing:
+            specs, collection = existing.catalog.sources(), existing.path
+        if not specs:
+            raise typer.BadParameter(f"{collection} has no source yet: name a folder of images.")
+    with _progress("Indexing") as progress:
+        report = index(
+            specs,
+            collection,
+            encoders=encoder,
+            max_pixels=int(max_megapixels * 1e6),
+            retry_failed=retry_failed,
+            progress=progress,
+        )
+    _print_report(report)
+    if report.failures:
+        raise typer.Exit(1)
+
+
+@_command("search")
+def search_command(
+    query: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="QUERY...", help="A text, an image path, an image URL, or - for an image on stdin."),
+    ] = None,
+    collection: CollectionOption = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 12,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    batch: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Answer one query a line, in JSON; - for stdin.")
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out hits of a lower score.")] = None,
+    save_grid: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save the hits as a contact sheet (.png or .jpg).")
+    ] = None,
+    allow_private_hosts: Annotated[
+        bool, typer.Option("--allow-private-hosts", help="Fetch image URLs from private and loopback addresses too.")
+    ] = False,
+) -> None:
+    """Search by text, by image, or by both together."""
+    from .query import parse_query
+    from .searching import search
+
+    if (batch is None) == (not query):
+        raise typer.BadParameter("give a QUERY or --batch FILE, one of them.")
+    if batch is not None:
+        if save_grid is not None:
+            raise typer.BadParameter("--save-grid goes with a single query, not with --batch.")
+        _search_batch(batch, collection, k, min_score, allow_private_hosts)
+        return
+    parsed = parse_query(query or [], allow_private=allow_private_hosts)
+    with _open(collection) as opened:
+        result = search(opened, parsed, k=k, min_score=min_score)
+    if as_json:
+        print(json.dumps(result.as_json()))
+    else:
+        _print_hits(result)
+    if save_grid is not None:
+        from .contact_sheet import save_contact_sheet
+
+        save_contact_sheet(result, save_grid)
+        print(f"Contact sheet saved to {printable(str(save_grid))}", file=sys.stderr)
+
+
+def _search_batch(batch: str, collection: Path | None, k: int, min_score: float | None, allow_private: bool) -> None:
+    from .searching import search_batch
+
+    try:
+        file = sys.stdin.fileno() if batch == "-" else os.open(batch, os.O_RDONLY)
+    except OSError as error:
+        raise typer.BadParameter(f"{batch} cannot be read ({error.strerror}).") from error
+    failed = False
+    # Bytes that are not UTF-8 fail on their own line, not for the whole file.
+    with open(file, encoding="utf-8", errors="surrogateescape", newline="\n") as lines, _open(collection) as opened:
+        for answer in search_batch(opened, lines, k=k, min_score=min_score, allow_private=allow_private):
+            print(json.dumps(answer), flush=True)
+            failed |= "error" in answer
+    if failed:
+        raise typer.Exit(1)
+
+
+@_command("info")
+def info_command(collection: CollectionOption = None) -> None:
+    """Show what is in a collection."""
+    with _open(collection) as opened:
+        statistics = opened.catalog.statistics()
+        failures = opened.failures()
+        lines = [
+            ("collection", str(opened.path)),
+            ("sources", ", ".join(opened.catalog.sources()) or "none yet"),
+            ("images", f"{len(opened):,}"),
+            ("failed", f"{len(failures):,}"),
+            ("formats", ", ".join(f"{name} {count:,}" for name, count in statistics["format"].items()) or "none"),
+            ("labels", f"{len(statistics['label']):,}"),
+            ("encoders", ", ".join(f"{e.name} ({e.fingerprint})" for e in opened.encoders)),
+            (
+                "spaces",
+                ", ".join(
+                    f"{s.name} ({s.dimension} values, {'text and image' if s.text else 'image'})"
+                    for s in opened.spaces.values()
+                ),
+            ),
+            ("index", "exact"),
+            ("on disk", f"{opened.size_on_disk() / 1e6:.1f} MB"),
+        ]
+    for name, value in lines:
+        print(f"{name:<11}{printable(value)}")
+    _print_failures(failures)
+
+
+@_command("verify")
+def verify_command(
+    collection: CollectionOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Take out what is damaged and build the indexes again.")
+    ] = False,
+) -> None:
+    """Read everything in a collection and tell whether it is whole."""
+    with _open(collection) as opened:
+        if repair:
+            removed = opened.repair()
+            print(f"Repaired: {removed:,} damaged images taken out, indexes built again.")
+            if removed:
+                print("Run `pixmatcher index` to encode them again.")
+        problems = opened.verify()
+        count = len(opened) if not problems else 0
+    for problem in problems:
+        print(f"{problem.part}: {printable(problem.message)}. {printable(problem.remedy)}")
+    if problems:
+        raise typer.Exit(1)
+    print(f"Whole: {count:,} images, their embeddings and indexes are as they were written.")
+
+
+@_command("demo")
+def demo_command(
+    grid: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("demo-results.png"),
+) -> None:
+    """Index the example photos and search them by text and by image."""
+    from .collection import Collection
+    from .contact_sheet import save_contact_sheet
+    from .demo import IMAGE_QUERY, TEXT_QUERY, demo_paths
+    from .indexing import index
+    from .query import Query
+    from .searching import search
+
+    photos, path = demo_paths()
+    with _progress("Indexing the example photos") as progress:
+        report = index(photos, path, progress=progress)
+    _print_report(report)
+    with Collection.open(path) as collection:
+        by_text = search(collection, TEXT_QUERY, k=4)
+        by_image = search(collection, Query(image=photos / IMAGE_QUERY), k=4)
+    for result in (by_text, by_image):
+        print()
+        _print_hits(result)
+    save_contact_sheet(by_text, grid)
+    shown = os.path.relpath(path)
+    where = shown if len(shown) < len(str(path)) else str(path)
+    print(f"\nContact sheet of the first search: {grid}\n\nType next:")
+    print(f'  pixmatcher search "a cup of coffee" -c {where}')
+    print("  pixmatcher index ~/Pictures")
+    print('  pixmatcher search "a dog on the beach" -c ~/Pictures')
+
+
+# Opening and printing
+
+
+def _open(collection: Path | None) -> Collection:
+    from .collection import Collection
+
+    return Collection.open(collection if collection is not None else Collection.find())
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    # Names of files are data: rich must not take anything in them for its markup.
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[ProgressCallback | None]:
+    """A progress bar on stderr with rate and time left; nothing where stderr is not a terminal."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None, rate="")
+
+        def update(done: int, total: int) -> None:
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:.0f} images/s" if speed else "")
+
+        yield update
+
+
+def _print_report(report: IndexReport) -> None:
+    counts = [
+        (report.added, "added"),
+        (report.changed, "changed"),
+        (report.moved, "moved"),
+        (report.removed, "removed"),
+        (report.unchanged, "unchanged"),
+        (len(report.failures), "failed"),
+    ]
+    print(f"{report.total:,} images in {printable(str(report.collection))}, {report.seconds:.1f} s")
+    print(", ".join(f"{count:,} {what}" for count, what in counts if count) or "nothing to index")
+    _print_failures(report.failures)
+
+
+def _print_failures(failures: Sequence[Failure]) -> None:
+    for reason, count in Counter(failure.reason for failure in failures).most_common():
+        print(f"  {count:,} x {reason}")
+    for failure in failures:
+        detail = f" ({failure.detail})" if failure.detail else ""
+        print(printable(f"    {failure.uri}: {failure.reason}{detail}"))
+
+
+def _print_hits(result: SearchResult) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    name = result.query if isinstance(result.query, str) else " + ".join(result.query.values())
+    print(f"{printable(name)}  ({result.space}, {result.took_ms:.0f} ms)")
+    if not result.hits:
+        print("No hits.")
+        return
+    table = Table(box=None, pad_edge=False)
+    labelled = any(hit.item.label for hit in result.hits)
+    for title, justify in (("rank", "right"), ("score", "right"), ("image", "left")):
+        table.add_column(title, justify=justify, no_wrap=True, overflow="ignore")  # type: ignore[arg-type]
+    if labelled:
+        table.add_column("label", no_wrap=True, overflow="ignore")
+    for hit in result.hits:
+        cells = [str(hit.rank), f"{hit.score:.3f}", _near(hit.item.uri), *([hit.item.label or ""] if labelled else [])]
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    _console().print(table)
+
+
+def _near(uri: str) -> str:
+    """A path as seen from here, if that is shorter."""
+    if not uri.startswith("/"):
+        return uri
+    relative = os.path.relpath(uri)
+    return relative if len(relative) < len(uri) else uri

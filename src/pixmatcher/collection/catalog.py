@@ -1,0 +1,450 @@
+"""The catalog: the SQLite database that is the only truth about what a collection holds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, fields, replace
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CollectionError, CollectionLockedError, StorageError
+from .files import full_disk, start_again
+from .items import Failure, Item
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS state (generation INTEGER NOT NULL, rows INTEGER NOT NULL);
+INSERT INTO state SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM state);
+CREATE TABLE IF NOT EXISTS sources (id INTEGER PRIMARY KEY, spec UNIQUE NOT NULL);
+CREATE TABLE IF NOT EXISTS items (
+    uri UNIQUE NOT NULL, content_hash TEXT NOT NULL, version TEXT NOT NULL, bytes INTEGER, width INTEGER,
+    height INTEGER, format TEXT, label TEXT, caption TEXT, modified TEXT, taken TEXT, added TEXT NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER UNIQUE NOT NULL, checksum INTEGER NOT NULL,
+    source_id INTEGER REFERENCES sources (id)
+);
+CREATE INDEX IF NOT EXISTS items_by_content ON items (content_hash);
+CREATE TABLE IF NOT EXISTS failures (
+    uri PRIMARY KEY, reason TEXT NOT NULL, detail TEXT NOT NULL, version TEXT NOT NULL, source_id INTEGER NOT NULL
+);
+"""
+_ITEM_COLUMNS = ", ".join(field.name for field in fields(Item))
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+
+
+class Catalog:
+    """All SQL of a collection. Paths below `home` are stored relative to it, so that both can be moved together."""
+
+    def __init__(self, path: Path, home: Path, *, create: bool = False) -> None:
+        self.path = path
+        self._home = os.path.join(home, "")
+        # One connection may serve several threads; the lock keeps their transactions apart.
+        self._lock = threading.RLock()
+        with _explained(path):
+            if create:
+                with contextlib.closing(_connect(path, "mode=rwc")) as connection:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.executescript(_SCHEMA)
+            self._connect()
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+
+    def _connect(self) -> None:
+        """Open the database; where it cannot be opened as usual, open what it holds now, to be read only.
+
+        `_frozen` is None as usual; else it is what the files looked like then, so that a change is noticed.
+        """
+        self._frozen: tuple[object, ...] | None = None
+        if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
+            try:
+                self._connection = _connect(self.path, "mode=rw")
+            except sqlite3.OperationalError as error:
+                if "no such table" in str(error) or "locked" in str(error):
+                    raise
+                # A full disk has no room for the shared memory of the log: copy the database to memory.
+                self._frozen = self._looks()
+                with contextlib.closing(_connect(self.path, "mode=rw", exclusive=True)) as source:
+                    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+                    source.backup(copy)
+                copy.execute("PRAGMA query_only = 1")
+                self._connection = copy
+        elif self._log.exists():
+            self._connection = _connect(self.path, "mode=ro")
+        else:
+            # There is no log and no right to make one. SQLite takes the file for constant then.
+            self._frozen = self._looks()
+            self._connection = _connect(self.path, "mode=ro&immutable=1")
+
+    @property
+    def _log(self) -> Path:
+        return self.path.with_name(self.path.name + "-wal")
+
+    def _looks(self) -> tuple[object, ...]:
+        states = [path.stat() if path.exists() else None for path in (self.path, self._log)]
+        return tuple(state and (state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
+
+    def _thaw(self) -> None:
+        """Connect anew if the connection is to a former state."""
+        if self._frozen is not None:
+            self.close()
+            self._connect()
+
+    def require_writable(self) -> None:
+        """Raise `StorageError` if the database can only be read."""
+        with self._lock, _explained(self.path):
+            self._thaw()
+            if self._frozen is not None:
+                raise sqlite3.OperationalError("database or disk is full")
+
+    # Transactions
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[int]:
+        """One consistent view for all reads inside; gives the generation, which counts the changes to rows of items."""
+        with self._lock, _explained(self.path):
+            if self._connection.in_transaction:
+                yield self._generation()
+                return
+            if self._frozen is not None and self._frozen != self._looks():
+                self._thaw()
+            self._connection.execute("BEGIN")
+            try:
+                yield self._generation()
+            finally:
+                self._connection.rollback()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """All writes inside happen together or not at all."""
+        with self._lock, _explained(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.commit()
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.rollback()
+                raise
+
+    def _generation(self) -> int:
+        return int(self._connection.execute("SELECT generation FROM state").fetchone()[0])
+
+    def _rows_changed(self) -> None:
+        self._connection.execute("UPDATE state SET generation = generation + 1")
+
+    # Items
+
+    def row_count(self) -> int:
+        """Rows of the vector files that are committed, rows of removed items among them."""
+        return self._one("SELECT rows FROM state")
+
+    def item_count(self, source_id: int | None = None) -> int:
+        """The number of items, of all sources or of one."""
+        if source_id is None:
+            return self._one("SELECT count(*) FROM items")
+        return self._one("SELECT count(*) FROM items WHERE source_id = ?", source_id)
+
+    def count_uris(self, uris: Iterable[str]) -> int:
+        """How many of these uris are in the catalog."""
+        return sum(self._one("SELECT count(*) FROM items WHERE uri = ?", self._stored(uri)) for uri in uris)
+
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The rows of all items, ascending (N,) int64."""
+        with self._lock, _explained(self.path):
+            cursor = self._connection.execute("SELECT row FROM items ORDER BY row")
+            return np.fromiter((row for (row,) in cursor), dtype=np.int64)
+
+    def checksums(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The rows of all items, ascending, and the CRC-32 of each, both (N,) int64."""
+        table = np.array(self._query("SELECT row, checksum FROM items ORDER BY row"), dtype=np.int64)
+        return (table[:, 0], table[:, 1]) if len(table) else (np.empty(0, np.int64), np.empty(0, np.int64))
+
+    def items(self) -> Iterator[Item]:
+        """All items in the order of their ids, read in pages so that writers may go on meanwhile."""
+        last = 0
+        while True:
+            page = self._query(f"SELECT {_ITEM_COLUMNS} FROM items WHERE id > ? ORDER BY id LIMIT 1000", last)
+            items = [self._item(values) for values in page]
+            if not items:
+                return
+            yield from items
+            last = items[-1].id
+
+    def items_by_row(self, rows: Sequence[int]) -> dict[int, Item]:
+        found = self._query(
+            f"SELECT {_ITEM_COLUMNS}, row FROM items WHERE row IN (SELECT value FROM json_each(?))",
+            json.dumps(list(rows)),
+        )
+        return {row: self._item(values) for *values, row in found}
+
+    def item_at(self, uri: str) -> Item | None:
+        """The item of this uri, if there is one."""
+        found = self._query(f"SELECT {_ITEM_COLUMNS} FROM items WHERE uri = ?", self._stored(uri))
+        return self._item(found[0]) if found else None
+
+    def rows_of(self, ids: Sequence[int]) -> dict[int, int]:
+        """The row of each of these ids that there is."""
+        found = self._query("SELECT id, row FROM items WHERE id IN (SELECT value FROM json_each(?))", json.dumps(ids))
+        return dict(found)
+
+    def row_with_content(self, content_hash: str) -> int | None:
+        """The row of an item with this content, if there is one."""
+        found = self._query("SELECT row FROM items WHERE content_hash = ? LIMIT 1", content_hash)
+        return found[0][0] if found else None
+
+    def put_items(
+        self, items: Sequence[Item], first_row: int, checksums: Sequence[int], source_id: int | None
+    ) -> list[int]:
+        """Insert items, or replace those of the same uri; their rows count from `first_row`. Returns their ids."""
+        added = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        ids = []
+        for position, item in enumerate(items):
+            values = astuple(replace(item, added=added))[1:-1]
+            uri = self._stored(item.uri)
+            placeholders = ", ".join("?" * (len(values) + 4))
+            cursor = self._connection.execute(
+                f"INSERT INTO items ({_ITEM_COLUMNS.removesuffix(', id')}, row, checksum, source_id) "
+                f"VALUES ({placeholders}) "
+                "ON CONFLICT (uri) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version, "
+                "bytes = excluded.bytes, width = excluded.width, height = excluded.height, format = excluded.format, "
+                "label = excluded.label, caption = excluded.caption, modified = excluded.modified, "
+                "taken = excluded.taken, row = excluded.row, checksum = excluded.checksum, "
+                "source_id = excluded.source_id RETURNING id",
+                (uri, *values, first_row + position, checksums[position], source_id),
+            )
+            ids.append(int(cursor.fetchone()[0]))
+            self._connection.execute("DELETE FROM failures WHERE uri = ?", (uri,))
+        self._connection.execute("UPDATE state SET rows = ?", (first_row + len(items),))
+        self._rows_changed()
+        return ids
+
+    def update_item(self, item: Item, source_id: int | None) -> None:
+        """Give the item of this id the new uri, version and dates; its content stays what it is."""
+        uri = self._stored(item.uri)
+        if self._connection.execute("DELETE FROM items WHERE uri = ? AND id != ?", (uri, item.id)).rowcount:
+            self._rows_changed()
+        self._connection.execute(
+            "UPDATE items SET uri = ?, version = ?, label = ?, caption = ?, modified = ?, source_id = ? WHERE id = ?",
+            (uri, item.version, item.label, item.caption, item.modified, source_id, item.id),
+        )
+        self._connection.execute("DELETE FROM failures WHERE uri = ?", (uri,))
+
+    def remove_items(self, ids: Iterable[int]) -> int:
+        """Remove items by id; returns how many there were."""
+        return self._remove("id", ids)
+
+    def remove_rows(self, rows: Iterable[int]) -> int:
+        """Remove the items of these rows; returns how many there were."""
+        return self._remove("row", rows)
+
+    def remove_uris(self, uris: Iterable[str]) -> int:
+        """Remove items by uri; returns how many there were."""
+        return self._remove("uri", (self._stored(uri) for uri in uris))
+
+    def _remove(self, column: str, values: Iterable[object]) -> int:
+        cursor = self._connection.cursor()
+        cursor.executemany(f"DELETE FROM items WHERE {column} = ?", ((value,) for value in values))
+        removed = max(cursor.rowcount, 0)
+        if removed:
+            self._rows_changed()
+        return removed
+
+    # Sources and failures
+
+    def source_id(self, spec: str) -> int:
+        """The id of a source, made known if it is new."""
+        stored = self._stored(spec)
+        self._connection.execute("INSERT OR IGNORE INTO sources (spec) VALUES (?)", (stored,))
+        return int(self._connection.execute("SELECT id FROM sources WHERE spec = ?", (stored,)).fetchone()[0])
+
+    def sources(self) -> list[str]:
+        return [self._shown(spec) for (spec,) in self._query("SELECT spec FROM sources ORDER BY id")]
+
+    def put_failures(self, failures: Iterable[Failure], source_id: int) -> None:
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO failures (uri, reason, detail, version, source_id) VALUES (?, ?, ?, ?, ?)",
+            [(self._stored(f.uri), f.reason, _as_text(f.detail), f.version, source_id) for f in failures],
+        )
+
+    def failures(self) -> list[Failure]:
+        found = self._query("SELECT uri, reason, detail, version FROM failures ORDER BY uri")
+        return [Failure(self._shown(uri), *rest) for uri, *rest in found]
+
+    # Comparison of the sources with the catalog. The tables are temporary.
+
+    def begin_comparison(self) -> None:
+        """Forget an earlier comparison and start a new one."""
+        for table in ("seen", "pending", "gone"):
+            self._query(f"DROP TABLE IF EXISTS temp.{table}")
+        self._query(
+            "CREATE TEMP TABLE seen (uri PRIMARY KEY, version, label, caption, modified, source_id) WITHOUT ROWID"
+        )
+
+    def put_seen(self, items: Iterable[Item], source_id: int) -> None:
+        """Note what a source has now: of each item its uri, version, label, caption and date.
+
+        What two sources have is noted for the first of them.
+        """
+        stored = ((self._stored(i.uri), i.version, i.label, i.caption, i.modified, source_id) for i in items)
+        while block := list(islice(stored, 1000)):
+            with self.writing():
+                self._connection.executemany("INSERT OR IGNORE INTO temp.seen VALUES (?, ?, ?, ?, ?, ?)", block)
+
+    def compare(
+        self, source_ids: Sequence[int], hidden: Sequence[str], *, retry_failed: bool = False
+    ) -> tuple[int, int]:
+        """Sort out which entries need work and which items are gone; returns (entries unchanged, entries pending).
+
+        Items at or below a path in `hidden` are not gone: nobody knows. Failures that no longer hold are forgotten.
+        """
+        sources = json.dumps(source_ids)
+        places = {*hidden}
+        below = tuple(os.path.join(path, "") for path in hidden)
+        with self.writing():
+            run = self._connection.execute
+            run(
+                "CREATE TEMP TABLE pending AS SELECT seen.* FROM temp.seen LEFT JOIN items USING (uri) "
+                "LEFT JOIN failures USING (uri) WHERE items.version IS NOT seen.version "
+                "AND (? OR failures.version IS NOT seen.version)",
+                (retry_failed,),
+            )
+            run(
+                "CREATE TEMP TABLE gone AS SELECT id, uri, content_hash FROM items "
+                "WHERE source_id IN (SELECT value FROM json_each(?)) "
+                "AND NOT EXISTS (SELECT 1 FROM temp.seen WHERE seen.uri = items.uri)",
+                (sources,),
+            )
+            if hidden:
+                gone = ((item_id, self._shown(uri)) for item_id, uri in run("SELECT id, uri FROM temp.gone").fetchall())
+                kept = [(item_id,) for item_id, uri in gone if uri in places or uri.startswith(below)]
+                self._connection.executemany("DELETE FROM temp.gone WHERE id = ?", kept)
+            run("CREATE INDEX temp.gone_by_content ON gone (content_hash)")
+            run(
+                "DELETE FROM failures WHERE source_id IN (SELECT value FROM json_each(?)) AND NOT EXISTS "
+                "(SELECT 1 FROM temp.seen LEFT JOIN items USING (uri) "
+                "WHERE seen.uri = failures.uri AND items.version IS NOT seen.version)",
+                (sources,),
+            )
+            unchanged = self._one("SELECT count(*) FROM temp.seen JOIN items USING (uri, version)")
+            return unchanged, self._one("SELECT count(*) FROM temp.pending")
+
+    def pending(self, source_id: int) -> Iterator[Item]:
+        """Yield the entries of a source that need work, in pages, while writes go on."""
+        last = 0
+        while entries := self._query(
+            "SELECT rowid, uri, version, label, caption, modified FROM temp.pending "
+            "WHERE rowid > ? AND source_id = ? ORDER BY rowid LIMIT 1000",
+            last,
+            source_id,
+        ):
+            for _, uri, version, label, caption, modified in entries:
+                yield Item(self._shown(uri), version=version, label=label, caption=caption, modified=modified)
+            last = entries[-1][0]
+
+    def take_gone(self, content_hash: str) -> int | None:
+        """The id of an item that is gone from its place and has this content; each is given once."""
+        found = self._query("SELECT id FROM temp.gone WHERE content_hash = ? LIMIT 1", content_hash)
+        if not found:
+            return None
+        item_id: int = found[0][0]
+        # By content too, as only that is indexed.
+        self._query("DELETE FROM temp.gone WHERE content_hash = ? AND id = ?", content_hash, item_id)
+        return item_id
+
+    def gone(self) -> list[int]:
+        """The ids of the items that are gone and were not found elsewhere."""
+        return [item_id for (item_id,) in self._query("SELECT id FROM temp.gone")]
+
+    # Care
+
+    def integrity_errors(self) -> list[str]:
+        """What SQLite's own check finds wrong with the file."""
+        try:
+            return [text for (text,) in self._connection.execute("PRAGMA integrity_check") if text != "ok"]
+        except sqlite3.Error as error:
+            return [str(error)]
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Counts of items by format and by label, the most frequent first."""
+        counted = "SELECT {0}, count(*) FROM items WHERE {0} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+        return {column: dict(self._query(counted.format(column))) for column in ("format", "label")}
+
+    def _query(self, sql: str, *values: object) -> list[Any]:
+        with self._lock, _explained(self.path):
+            return self._connection.execute(sql, values).fetchall()
+
+    def _one(self, sql: str, *values: object) -> int:
+        return int(self._query(sql, *values)[0][0])
+
+    def _item(self, values: Sequence[object]) -> Item:
+        item = Item(*values)  # type: ignore[arg-type]
+        return replace(item, uri=self._shown(item.uri))
+
+    def _stored(self, uri: str) -> str | bytes:
+        """A uri as stored: relative below home, and as bytes where a file name is not valid Unicode."""
+        relative = uri.removeprefix(self._home) if uri != self._home[:-1] else "."
+        try:
+            relative.encode()
+        except UnicodeEncodeError:
+            return os.fsencode(relative)
+        return relative
+
+    def _shown(self, stored: str | bytes) -> str:
+        """A uri as shown: absolute, or a URL."""
+        text = os.fsdecode(stored) if isinstance(stored, bytes) else stored
+        if text.startswith("/") or _URL.match(text):
+            return text
+        return self._home[:-1] if text == "." else self._home + text
+
+
+def _connect(path: Path, parameters: str, *, exclusive: bool = False) -> sqlite3.Connection:
+    """A connection that has been tried. An exclusive one needs no shared memory on the disk, and no other reader."""
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?{parameters}", uri=True, timeout=30, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA temp_store = MEMORY")
+        if exclusive:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        if parameters != "mode=rwc":
+            connection.execute("SELECT generation FROM state")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, which say what to do."""
+    try:
+        yield
+    except sqlite3.ProgrammingError as error:
+        raise CollectionError(f"{path.parent} cannot be used so ({error}): was it closed already?") from error
+    except sqlite3.Error as error:
+        text = str(error)
+        if "full" in text or "disk I/O" in text:
+            raise StorageError(full_disk(path.parent, text)) from error
+        if "locked" in text:
+            raise CollectionLockedError(f"{path.parent} is busy: try again in a moment.") from error
+        if "readonly" in text:
+            raise StorageError(f"{path.parent} cannot be written: choose another collection with -c.") from error
+        if "unable to open" in text:
+            raise CollectionError(f"{path} cannot be opened: check that you may read it and its folder.") from error
+        raise CollectionError(f"{path} is damaged ({text}): {start_again(path.parent)}") from error
+
+
+def _as_text(text: str) -> str:
+    """Text that SQLite can store: what is not valid Unicode is written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

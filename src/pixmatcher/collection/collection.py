@@ -1,0 +1,428 @@
+"""The collection: a folder on disk that holds items, embeddings and the index of each space."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CollectionError, PixMatcherError, StorageError
+from ..spaces import Space
+from .catalog import Catalog
+from .files import full_disk, replacing, start_again
+from .items import Failure, Hit, Item, Problem
+from .lock import WriterLock
+from .manifest import MANIFEST_NAME, DescribesEncoder, EncoderRecord, Manifest
+from .vectors import Float16, VectorFile, row_checksums, to_stored
+
+if TYPE_CHECKING:
+    from .exact import ExactIndex
+
+FOLDER_NAME = ".pixmatcher"
+CATALOG_NAME = "catalog.sqlite"
+
+
+@dataclass
+class _OpenIndex:
+    index: ExactIndex
+    generation: int
+
+
+class Collection:
+    """Items, their embeddings, and the search among them.
+
+    Use it as a context manager. Any number of processes may read a collection while one writes; the first call that
+    writes takes the writer lock, and `close` gives it back. The methods may be called from several threads.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, catalog: Catalog) -> None:
+        """For `create` and `open`."""
+        self.path = path
+        self.encoders: tuple[EncoderRecord, ...] = manifest.encoders
+        self.spaces: dict[str, Space] = {s.name: s for e in manifest.encoders for s in e.spaces}
+        self.catalog = catalog
+        self._vectors = {
+            s.name: VectorFile(path / "vectors" / f"{s.name}.f16", s.dimension) for s in self.spaces.values()
+        }
+        self._indexes: dict[str, _OpenIndex] = {}
+        self._lock = WriterLock(path / "lock")
+        self._thread_lock = threading.RLock()
+
+    FILES = frozenset({MANIFEST_NAME, f"{MANIFEST_NAME}.new", "lock", "vectors", "index"}) | {
+        CATALOG_NAME + ending for ending in ("", "-wal", "-shm", "-journal")
+    }
+    """Names of all that a collection keeps in its folder."""
+
+    # Opening and closing
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], encoders: Sequence[DescribesEncoder]) -> Collection:
+        """Make a new collection in the folder `path` for the spaces of these encoders.
+
+        Raises `CollectionError` if there is one already, `StorageError` if the folder cannot be written.
+        """
+        folder = Path(os.path.abspath(path))
+        manifest = Manifest.of(encoders)
+        lock = WriterLock(folder / "lock")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            if os.path.lexists(folder / MANIFEST_NAME):
+                raise CollectionError(f"{folder} is a collection already: open it, or choose another folder.")
+            catalog = Catalog(folder / CATALOG_NAME, folder.parent, create=True)
+            known_rows = catalog.row_count()
+            catalog.close()
+            if known_rows:
+                raise CollectionError(f"{folder} has lost its {MANIFEST_NAME}: {start_again(folder)}")
+            # The manifest comes last: with it, the collection exists.
+            with replacing(folder / MANIFEST_NAME) as file:
+                file.write(manifest.text().encode())
+        except OSError as error:
+            raise StorageError(
+                f"No collection can be made in {folder} ({error.strerror}): choose another folder with -c."
+            ) from error
+        finally:
+            lock.release()
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Collection:
+        """Open the collection in the folder `path`, or in `.pixmatcher` inside it.
+
+        Raises `CollectionError` if there is none, or if it is damaged or of a newer format.
+        """
+        folder = cls.locate(path)
+        if folder is None:
+            raise CollectionError(f"There is no collection in {path}: make one with `pixmatcher index FOLDER`.")
+        manifest = Manifest.read(folder)
+        if not (folder / CATALOG_NAME).exists():
+            raise CollectionError(f"{folder} has lost its {CATALOG_NAME}: {start_again(folder)}")
+        return cls(folder, manifest, Catalog(folder / CATALOG_NAME, folder.parent))
+
+    @classmethod
+    def find(cls, start: str | os.PathLike[str] = ".") -> Path:
+        """The folder of the nearest collection at or above `start`, as git finds a repository.
+
+        Raises `CollectionError` if there is none.
+        """
+        origin = Path(os.path.abspath(start))
+        for folder in (origin, *origin.parents):
+            if (found := cls.locate(folder)) is not None:
+                return found
+        raise CollectionError(
+            f"There is no collection in {origin} or above it: run `pixmatcher index FOLDER` first, or name one with -c."
+        )
+
+    @staticmethod
+    def locate(path: str | os.PathLike[str]) -> Path | None:
+        """The folder of the collection that is in the folder `path` or in `.pixmatcher` inside it, if there is one."""
+        folder = Path(os.path.abspath(path))
+        # Other programs know a collection.json too: where the name of the folder does not tell, the rest does.
+        if os.path.isfile(folder / MANIFEST_NAME) and (
+            folder.name == FOLDER_NAME or any(os.path.exists(folder / name) for name in (CATALOG_NAME, "vectors"))
+        ):
+            return folder
+        folder = folder / FOLDER_NAME
+        return folder if os.path.isfile(folder / MANIFEST_NAME) else None
+
+    def close(self) -> None:
+        """Save what is derived, end writing and free the files."""
+        try:
+            if self._lock.held:
+                self.save_indexes()
+        finally:
+            self.catalog.close()
+            self._lock.release()
+            self._indexes.clear()
+
+    def __enter__(self) -> Collection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            # The error that ends the block counts; what is derived can be saved another time.
+            with contextlib.suppress(PixMatcherError):
+                self.close()
+
+    # Reading
+
+    def __len__(self) -> int:
+        return self.catalog.item_count()
+
+    def items(self) -> Iterator[Item]:
+        """All items, in the order in which they came."""
+        return self.catalog.items()
+
+    def failures(self) -> list[Failure]:
+        """The images that could not be indexed and are still there."""
+        return self.catalog.failures()
+
+    def embeddings(self, ids: Iterable[int], space: str) -> npt.NDArray[np.float32]:
+        """The embeddings of items in a space (N, dimension) float32, in the order of the ids.
+
+        Raises `CollectionError` if one of the ids is not there.
+        """
+        wanted = list(ids)
+        with self.catalog.reading():
+            rows = self.catalog.rows_of(wanted)
+            if unknown := [item_id for item_id in wanted if item_id not in rows]:
+                raise CollectionError(f"There is no image with the id {unknown[0]} here.")
+            found = self._vectors[self._space(space).name].read([rows[item_id] for item_id in wanted])
+        return found.astype(np.float32)
+
+    def search(
+        self, vector: npt.NDArray[np.float32], *, space: str, k: int = 12, min_score: float | None = None
+    ) -> list[Hit]:
+        """The k items nearest to a vector (dimension,) by inner product, best first; equals in the order of their ids.
+
+        Raises `CollectionError` if there is no such space or the vector does not fit it.
+        """
+        dimension = self._space(space).dimension
+        if vector.shape != (dimension,) or not np.isfinite(vector).all():
+            raise CollectionError(f"A vector of the space {space} has {dimension} finite values.")
+        if k < 1:
+            raise CollectionError(f"The number of results must be 1 or more, not {k}.")
+        with self._thread_lock, self.catalog.reading() as generation:
+            index = self._index(space, generation)
+            wanted = k
+            # Of those that tie for the last place the first ids win, so all of them are needed.
+            while True:
+                scores, rows = index.search(vector, wanted + 1)
+                if len(rows) <= wanted or scores[wanted] < scores[k - 1]:
+                    break
+                wanted *= 4
+            items = self.catalog.items_by_row(rows.tolist())
+        if len(items) < len(rows):
+            raise CollectionError(
+                f"The index of the space {space} is damaged: run `pixmatcher verify --repair -c {self.path}`."
+            )
+        found = [
+            (score, items[row])
+            for score, row in zip(scores.tolist(), rows.tolist(), strict=True)
+            if min_score is None or score >= min_score
+        ]
+        found.sort(key=lambda pair: (-pair[0], pair[1].id))
+        return [Hit(rank, score, item) for rank, (score, item) in enumerate(found[:k], start=1)]
+
+    # Writing
+
+    def begin_writing(self) -> None:
+        """Take the writer lock, or keep it.
+
+        Raises `CollectionLockedError` if another process has it, `CollectionError` if a vector file was cut.
+        """
+        if self._lock.held:
+            return
+        self._lock.acquire()
+        try:
+            self.catalog.require_writable()
+            rows = self.catalog.row_count()
+            for file in self._vectors.values():
+                if file.size_in_rows() < rows:
+                    raise CollectionError(
+                        f"{file.path} is damaged: run `pixmatcher verify --repair -c {self.path}`, then "
+                        "`pixmatcher index` to encode the lost images again."
+                    )
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def add(
+        self,
+        items: Sequence[Item],
+        embeddings: Mapping[str, npt.ArrayLike],
+        *,
+        source_id: int | None = None,
+    ) -> list[int]:
+        """Store items with their embeddings, for each space (N, dimension); returns their ids.
+
+        An item of a uri that is there already replaces it and keeps its id. All of them are stored or none. Raises
+        `StorageError` if the disk is full, `CollectionError` if the embeddings do not fit.
+        """
+        if set(embeddings) != set(self.spaces):
+            raise CollectionError(f"Embeddings of the spaces {', '.join(self.spaces)} are needed, no more and no less.")
+        stored = {name: to_stored(embeddings[name], space.dimension) for name, space in self.spaces.items()}
+        if any(len(rows) != len(items) for rows in stored.values()):
+            raise CollectionError("There must be as many embeddings as items in each space.")
+        return self._put(items, stored, source_id)
+
+    def add_copies(self, items: Sequence[Item], *, source_id: int | None = None) -> list[Item]:
+        """Store items with the embeddings of others of the same content; returns the items that have none."""
+        with self._thread_lock:
+            rows = [self.catalog.row_with_content(item.content_hash) for item in items]
+            copied = [item for item, row in zip(items, rows, strict=True) if row is not None]
+            known = [row for row in rows if row is not None]
+            self._put(copied, {name: file.read(known) for name, file in self._vectors.items()}, source_id)
+        return [item for item, row in zip(items, rows, strict=True) if row is None]
+
+    def remove(self, ids: Iterable[int]) -> int:
+        """Take items out by id; returns how many there were. Files of the user are never touched."""
+        with self._thread_lock:
+            self.begin_writing()
+            with self.catalog.writing():
+                return self.catalog.remove_items(ids)
+
+    def _put(self, items: Sequence[Item], stored: Mapping[str, Float16], source_id: int | None) -> list[int]:
+        if not items:
+            return []
+        with self._thread_lock:
+            self.begin_writing()
+            first_row = self.catalog.row_count()
+            try:
+                for name, file in self._vectors.items():
+                    file.write(first_row, stored[name])
+            except OSError as error:
+                raise self._storage_error(error) from error
+            checksums = row_checksums([stored[name] for name in self.spaces])
+            with self.catalog.writing():
+                return self.catalog.put_items(items, first_row, checksums, source_id)
+
+    # Care
+
+    def save_indexes(self) -> None:
+        """Bring the index file of each space up to date. Raises `StorageError` if the disk is full."""
+        from .index import is_intact, read_stamp, save_index
+
+        with self._thread_lock, self.catalog.reading() as generation:
+            for name, space in self.spaces.items():
+                path = self._index_path(name)
+                stamp = read_stamp(path)
+                if stamp and stamp.generation == generation and is_intact(path, stamp):
+                    continue
+                index = self._index(name, generation)
+                try:
+                    save_index(index, path, generation, space.dimension)
+                except OSError as error:
+                    raise self._storage_error(error) from error
+
+    def verify(self) -> list[Problem]:
+        """Read everything and tell what is not whole. The files of the user are not looked at."""
+        from .index import is_intact, read_stamp
+
+        errors = self.catalog.integrity_errors()
+        if errors:
+            remedy = start_again(self.path)
+            return [Problem("catalog", f"{CATALOG_NAME} is damaged: {errors[0]}", remedy[0].upper() + remedy[1:])]
+        problems = []
+        with self.catalog.reading() as generation:
+            damaged = self._damaged_rows()
+            if len(damaged):
+                problems.append(
+                    Problem(
+                        "vectors",
+                        f"the embeddings of {len(damaged)} of {len(self)} images are damaged",
+                        "Run `pixmatcher verify --repair`, then `pixmatcher index` to encode these images again.",
+                    )
+                )
+            for name in self.spaces:
+                path = self._index_path(name)
+                stamp = read_stamp(path)
+                # An index that is only behind the catalog is not damaged: it is brought up to date when next used.
+                if (stamp is None and (path.exists() or generation)) or (
+                    stamp is not None and not is_intact(path, stamp, thorough=True)
+                ):
+                    problems.append(
+                        Problem(
+                            "index",
+                            f"the index of the space {name} is missing or damaged",
+                            "Nothing is lost: run `pixmatcher verify --repair`, or search, and it is built again.",
+                        )
+                    )
+        return problems
+
+    def repair(self) -> int:
+        """Take out the items whose embeddings are damaged and build the indexes again; returns how many it took out.
+
+        Raises `CollectionError` if the catalog itself is damaged.
+        """
+        if errors := self.catalog.integrity_errors():
+            raise CollectionError(f"{CATALOG_NAME} is damaged ({errors[0]}): {start_again(self.path)}")
+        with self._thread_lock:
+            self._lock.acquire()
+            self.catalog.require_writable()
+            damaged = self._damaged_rows()
+            try:
+                for file in self._vectors.values():
+                    file.extend_with_zeros(self.catalog.row_count())
+            except OSError as error:
+                raise self._storage_error(error) from error
+            if len(damaged):
+                with self.catalog.writing():
+                    self.catalog.remove_rows(damaged.tolist())
+            self._indexes.clear()
+            for name in self.spaces:
+                self._index_path(name).unlink(missing_ok=True)
+            self.save_indexes()
+        return len(damaged)
+
+    def size_on_disk(self) -> int:
+        """Bytes that the collection's own files take."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def _damaged_rows(self) -> npt.NDArray[np.int64]:
+        rows, expected = self.catalog.checksums()
+        present = min(file.size_in_rows() for file in self._vectors.values())
+        readable = rows < present
+        damaged = [rows[~readable]]
+        files = list(self._vectors.values())
+        rows, expected = rows[readable], expected[readable]
+        for start in range(0, len(rows), 16384):
+            block = rows[start : start + 16384]
+            found = np.array(row_checksums([file.read(block) for file in files]), dtype=np.int64)
+            damaged.append(block[found != expected[start : start + 16384]])
+        return np.concatenate(damaged)
+
+    def _index(self, space: str, generation: int) -> ExactIndex:
+        """The index of a space, of this very generation. Call it inside `catalog.reading()`."""
+        from .exact import ExactIndex
+        from .index import load_index, read_stamp, save_index
+
+        held = self._indexes.get(space)
+        if held is not None and held.generation == generation:
+            return held.index
+        path, vectors = self._index_path(space), self._vectors[space]
+        damaged = False
+        if held is not None and not held.index.mapped:
+            index, current = held.index, False
+        else:
+            loaded, current = load_index(path, generation, vectors)
+            damaged = loaded is None
+            index = loaded or ExactIndex(vectors)
+        if not current:
+            index.update(self.catalog.rows())
+        self._indexes[space] = _OpenIndex(index, generation)
+        if not current and not self._lock.held:
+            # Whoever finds it missing, stale or damaged mends it, unless somebody is writing, who will.
+            with contextlib.suppress(PixMatcherError, OSError):
+                self._lock.acquire()
+                try:
+                    stamp = read_stamp(path)
+                    if damaged or stamp is None or stamp.generation < generation:
+                        save_index(index, path, generation, vectors.dimension)
+                finally:
+                    self._lock.release()
+        return index
+
+    def _index_path(self, space: str) -> Path:
+        return self.path / "index" / f"{space}.faiss"
+
+    def _space(self, name: str) -> Space:
+        try:
+            return self.spaces[name]
+        except KeyError:
+            raise CollectionError(f"There is no space {name!r} here: choose one of {', '.join(self.spaces)}.") from None
+
+    def _storage_error(self, error: OSError) -> StorageError:
+        return StorageError(full_disk(self.path, error.strerror or str(error)))

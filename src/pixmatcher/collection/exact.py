@@ -1,0 +1,180 @@
+"""Exact search: every row counts, and the hits are those of a full comparison in the stored float16.
+
+Reading memory is what a scan costs, so FAISS scans codes of 8 bits a value, half of what is stored, and the stored rows
+decide among the candidates. A value becomes one of the two nearest codes, by chance and so that the mean is the value
+itself. The errors are therefore independent and add up to little: the score of a row is off by more than `_reach` with
+a chance of 1e-12 (Hoeffding, "Probability inequalities for sums of bounded random variables", 1963). Once the
+candidates go further down than that below the k-th best true score, no other row can belong to the hits; until then,
+more candidates are taken.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import faiss
+import numpy as np
+
+from .vectors import Float32, Rows, VectorFile
+
+_GREATEST_CODE = 127
+_HEADROOM = 1.1
+"""The range of the codes beyond the greatest value, so that not each new row asks for new ones."""
+_CHANCE = 1e-12
+_ROUNDING = 1e-5
+"""What a sum in float32 may be off by, as a share of the greatest score."""
+_CANDIDATES = 256
+_ROWS_A_THREAD = 16_384
+
+
+class ExactIndex:
+    """The rows of a vector file as 8-bit codes in FAISS, with what it takes to search exactly.
+
+    A mapped index lies in its file and cannot be updated.
+    """
+
+    def __init__(self, vectors: VectorFile) -> None:
+        self._vectors = vectors
+        self._clear(np.zeros(vectors.dimension, np.float32))
+
+    def _clear(self, units: Float32) -> None:
+        """Hold nothing. `units` (dimension,) is the difference between two codes in each dimension."""
+        codes = faiss.IndexScalarQuantizer(
+            self._vectors.dimension, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_INNER_PRODUCT
+        )
+        # The least value and the range: so whole numbers from -128 to 127 are their own codes.
+        faiss.copy_array_to_vector(np.array([-128.5, 255], np.float32), codes.sq.trained)
+        codes.is_trained = True
+        self._index: Any = faiss.IndexIDMap(codes)
+        self._units = units
+        self._random = np.random.default_rng(0)
+        self.mapped = False
+
+    @property
+    def rows(self) -> Rows:
+        """The rows it holds (N,) int64, in no particular order."""
+        rows: Rows = faiss.vector_to_array(self._index.id_map)
+        return rows
+
+    def update(self, rows: Rows) -> None:
+        """Hold exactly the given rows: take out what is not among them, add what is missing."""
+        missing = np.setdiff1d(rows, self.rows, assume_unique=True)
+        if (self._greatest(missing) > _GREATEST_CODE * self._units).any():
+            self._clear(self._greatest(rows) * np.float32(_HEADROOM / _GREATEST_CODE))
+            missing = rows
+        surplus = np.setdiff1d(self.rows, rows, assume_unique=True)
+        if len(surplus):
+            self._index.remove_ids(surplus)
+        divisors = np.where(self._units > 0, self._units, np.float32(1))
+        for block, values in self._blocks(missing):
+            values /= divisors
+            values += self._random.random(values.shape, np.float32)
+            self._index.add_with_ids(np.floor(values, out=values), block)
+
+    def search(self, query: Float32, k: int) -> tuple[Float32, Rows]:
+        """The k rows of the highest inner product with query (D,), best first; fewer if there are fewer."""
+        total = self._index.ntotal
+        k = min(k, total)
+        if k < 1:
+            return np.empty(0, np.float32), np.empty(0, np.int64)
+        query = np.ascontiguousarray(query, dtype=np.float32)
+        wanted = max(4 * k, _CANDIDATES)
+        while wanted < total // 8:
+            coarse, rows = self._scan_codes(query, wanted)
+            scores = self._true_scores(query, rows)
+            if coarse.min() + self._reach(query) < np.partition(scores, -k)[-k]:
+                return _best(scores, rows, k)
+            wanted *= 4
+        rows = self.rows
+        scores = np.concatenate([self._true_scores(query, block) for block in np.array_split(rows, total // 4096 + 1)])
+        return _best(scores, rows, k)
+
+    def save(self, file: IO[bytes]) -> None:
+        """Write the index to an open file: FAISS's own format, and the units behind it."""
+        # Given a path, FAISS overlooks that the last of what it wrote found no room.
+        faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+        file.write(self._units.astype("<f4").tobytes())
+
+    @classmethod
+    def load(cls, path: Path, vectors: VectorFile, *, mapped: bool) -> ExactIndex:
+        """Read a file written by `save`; mapped, it costs no memory of its own but cannot be updated.
+
+        Raises `RuntimeError` if FAISS cannot read it, `ValueError` if it is of another kind.
+        """
+        index = cls(vectors)
+        with path.open("rb") as file:
+            # FAISS takes no name that is not UTF-8.
+            read = faiss.read_index(f"/dev/fd/{file.fileno()}", faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+            file.seek(-4 * vectors.dimension, os.SEEK_END)
+            index._units = np.frombuffer(file.read(), "<f4").astype(np.float32)
+        if type(read) is not faiss.IndexIDMap or read.d != vectors.dimension or read.id_map.size() != read.ntotal:
+            raise ValueError(f"{path} holds another kind of index")
+        index._index, index.mapped = read, mapped
+        return index
+
+    def _reach(self, query: Float32) -> float:
+        """By how much the true score of a row can exceed the score of its code."""
+        magnitudes = np.abs(query) * self._units
+        by_chance = math.sqrt(math.log(1 / _CHANCE) / 2) * float(np.linalg.norm(magnitudes))
+        return by_chance + _ROUNDING * _GREATEST_CODE * float(magnitudes.sum())
+
+    def _scan_codes(self, query: Float32, wanted: int) -> tuple[Float32, Rows]:
+        """The `wanted` rows that score highest by their codes, in no particular order."""
+        codes, ids = self._index.index, self.rows
+        scaled = (query * self._units)[None, :]
+        # FAISS uses one thread a query, and one core alone cannot read memory at its full speed.
+        threads = min(_cores(), len(ids) // _ROWS_A_THREAD + 1)
+        bounds = np.linspace(0, len(ids), threads + 1).astype(int).tolist()
+
+        def scan(part: tuple[int, int]) -> tuple[Float32, Rows]:
+            selection = faiss.SearchParameters(sel=faiss.IDSelectorRange(*part))  # type: ignore[call-arg]
+            scores, positions = codes.search(scaled, min(wanted, part[1] - part[0]), params=selection)
+            return scores[0], ids[positions[0]]
+
+        parts = list(itertools.pairwise(bounds))
+        found = list(_pool().map(scan, parts))
+        scores = np.concatenate([scores for scores, _ in found])
+        rows = np.concatenate([rows for _, rows in found])
+        if len(scores) > wanted:
+            kept = np.argpartition(scores, -wanted)[-wanted:]
+            scores, rows = scores[kept], rows[kept]
+        return scores, rows
+
+    def _true_scores(self, query: Float32, rows: Rows) -> Float32:
+        # Summed in float64, so that equal rows have equal scores wherever they stand.
+        scores = self._vectors.read(rows).astype(np.float64) @ query.astype(np.float64)
+        return scores.astype(np.float32)
+
+    def _greatest(self, rows: Rows) -> Float32:
+        """The greatest magnitude in each dimension (dimension,)."""
+        greatest = np.zeros(self._vectors.dimension, np.float32)
+        for _, values in self._blocks(rows):
+            np.maximum(greatest, np.abs(values).max(axis=0), out=greatest)
+        return greatest
+
+    def _blocks(self, rows: Rows) -> Iterable[tuple[Rows, Float32]]:
+        for block, stored in self._vectors.blocks(rows, 4096):
+            yield block, stored.astype(np.float32)
+
+
+def _best(scores: Float32, rows: Rows, k: int) -> tuple[Float32, Rows]:
+    order = np.lexsort((rows, -scores))[:k]
+    return scores[order], rows[order]
+
+
+@cache
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    # FAISS spreads queries over threads of its own. One query has no use for them, and would wait for them.
+    return ThreadPoolExecutor(_cores(), "pixmatcher-scan", faiss.omp_set_num_threads, (1,))

@@ -1,0 +1,57 @@
+"""What a collection knows of an image, and what a search returns of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a collection.
+
+    `uri` is a path or a URL, `version` the source's token for this state of the file (a changed token means: look
+    again), `content_hash` the SHA-256 of the file's bytes in hexadecimal, `bytes` its length, `width` and `height` are
+    pixels, dates are ISO 8601. A collection gives the `id` and the date `added` itself.
+    """
+
+    uri: str
+    content_hash: str = ""
+    version: str = ""
+    bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+    label: str | None = None
+    caption: str | None = None
+    modified: str | None = None
+    taken: str | None = None
+    added: str | None = None
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be indexed: `reason` is a short fixed phrase to count by, `detail` says more."""
+
+    uri: str
+    reason: str
+    detail: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item found by a query: `rank` counts from 1, a higher `score` is nearer."""
+
+    rank: int
+    score: float
+    item: Item
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something `Collection.verify` found wrong: which part, what, and what to do about it."""
+
+    part: str
+    message: str
+    remedy: str

@@ -1,0 +1,121 @@
+"""Embeddings on disk: one append-only file a space, row after row of little-endian float16."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CollectionError
+from .files import sync_folder
+
+Float32 = npt.NDArray[np.float32]
+Float16 = npt.NDArray[np.float16]
+Rows = npt.NDArray[np.int64]
+
+_STORED = np.dtype("<f2")
+
+
+class VectorFile:
+    """The rows of one space. The catalog alone says how many of them count."""
+
+    def __init__(self, path: Path, dimension: int) -> None:
+        self.path = path
+        self.dimension = dimension
+        self.row_bytes = dimension * _STORED.itemsize
+
+    def size_in_rows(self) -> int:
+        """The number of whole rows in the file, whether the catalog knows them or not."""
+        try:
+            return self.path.stat().st_size // self.row_bytes
+        except FileNotFoundError:
+            return 0
+
+    def write(self, first_row: int, rows: Float16) -> None:
+        """Write rows (N, dimension) from `first_row` on and wait until the disk has them.
+
+        What lies after `first_row` was never committed and is overwritten. Raises `OSError` as the disk does, after
+        giving back what was taken.
+        """
+        offset = first_row * self.row_bytes
+        if not first_row:
+            self._create()
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            data = np.ascontiguousarray(rows).data.cast("B")
+            try:
+                os.ftruncate(descriptor, offset)
+                while data:
+                    written = os.pwrite(descriptor, data, offset)
+                    offset, data = offset + written, data[written:]
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, first_row * self.row_bytes)
+                raise
+        finally:
+            os.close(descriptor)
+
+    def read(self, rows: Rows | Sequence[int]) -> Float16:
+        """Return the given rows as (N, dimension) float16."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        if not len(wanted):
+            return np.empty((0, self.dimension), dtype=_STORED)
+        return self._mapped(int(wanted.max()) + 1)[wanted]
+
+    def blocks(self, rows: Rows, size: int = 16384) -> Iterable[tuple[Rows, Float16]]:
+        """Yield the given rows in blocks, each with its row numbers, so that memory stays bounded."""
+        for start in range(0, len(rows), size):
+            block = rows[start : start + size]
+            yield block, self.read(block)
+
+    def extend_with_zeros(self, row_count: int) -> None:
+        """Make the file at least `row_count` rows long; used to repair one that was cut."""
+        self._create()
+        with self.path.open("ab") as file:
+            if file.tell() < row_count * self.row_bytes:
+                file.truncate(row_count * self.row_bytes)
+                os.fsync(file.fileno())
+
+    def _create(self) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        if not self.path.exists():
+            self.path.touch()
+            sync_folder(self.path.parent)
+
+    def _mapped(self, row_count: int) -> Float16:
+        if self.size_in_rows() < row_count:
+            raise CollectionError(
+                f"{self.path} is shorter than the catalog says: run `pixmatcher verify --repair` on the collection, "
+                "then `pixmatcher index` to encode the lost images again."
+            )
+        with self.path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), row_count * self.row_bytes, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, dtype=_STORED).reshape(row_count, self.dimension)
+
+
+def to_stored(vectors: npt.ArrayLike, dimension: int) -> Float16:
+    """Check vectors (N, dimension) and convert them to what is stored.
+
+    Raises `CollectionError` for a wrong shape or for values that are not finite in float16.
+    """
+    with np.errstate(over="ignore"):
+        stored = np.asarray(vectors, dtype=np.float32).astype(_STORED)
+    if stored.ndim != 2 or stored.shape[1] != dimension:
+        raise CollectionError(f"Embeddings must have the shape (N, {dimension}), not {stored.shape}.")
+    if not np.isfinite(stored).all():
+        raise CollectionError("Embeddings must be finite numbers that fit float16: NaN, infinite or too large found.")
+    return stored
+
+
+def row_checksums(spaces: Sequence[Float16]) -> list[int]:
+    """CRC-32 of each item's rows, taken over the spaces in the collection's order."""
+    sums = [0] * len(spaces[0])
+    for rows in spaces:
+        for position, row in enumerate(np.ascontiguousarray(rows)):
+            sums[position] = zlib.crc32(row.data, sums[position])
+    return sums

@@ -1,0 +1,28 @@
+"""Where the demonstration finds its photos and puts its collection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+
+from .collection import FOLDER_NAME
+from .errors import SourceError
+
+TEXT_QUERY = "a cat looking at you"
+IMAGE_QUERY = "coffee.jpg"
+
+
+def demo_paths() -> tuple[Path, Path]:
+    """The folder of the example photos, and that of the demonstration's collection.
+
+    In a checkout both are under `examples/photos`. An installed package brings the photos along, and its collection
+    goes to the user's cache folder.
+    """
+    checkout = Path(__file__).parents[2] / "examples" / "photos"
+    if checkout.is_dir():
+        return checkout, checkout / FOLDER_NAME
+    installed = Path(__file__).parent / "example_photos"
+    if installed.is_dir():
+        return installed, platformdirs.user_cache_path("pixmatcher") / "demo"
+    raise SourceError("The example photos are missing: install pixmatcher again.")

@@ -1,0 +1,233 @@
+"""The bundled encoder: EfficientNet-Lite2 for images and all-MiniLM-L6-v2 for texts, in int8 on ONNX Runtime.
+
+One pass of the image network serves two spaces:
+
+- `visual`: its pooled features, centred, reduced by PCA and half-whitened (Jégou and Chum, "Negative
+  evidences and co-occurences in image retrieval", 2012, who whiten fully), of length 1. For images that look
+  alike.
+- `semantic`: what the network believes to see, as text embeddings can be compared with; see `docs/lite.md`.
+  Its vectors do not have length 1: a text can score 1 at most, an excellent match scores about 0.8, an
+  unrelated image about 0.
+
+The files are made by `tools/build_lite.py`, and `card.json` beside them tells where everything comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import EncoderError, QueryError
+from ..images import Recipe
+from . import Space
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Floats = npt.NDArray[np.float32]
+T = TypeVar("T")
+
+FILES = Path(__file__).with_name("lite_files")
+RECIPE = Recipe(size=260, interpolation="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+BATCH_SIZE = 4
+
+CLASSES = 1000
+VISUAL_DIMENSION = 384
+CONCEPT_DIMENSION = 248
+"""Dimensions of the meaning part of `semantic`: all that counts, and 16 divides the whole for fast scans."""
+SPACES: tuple[Space, ...] = (
+    Space("visual", VISUAL_DIMENSION),
+    Space("semantic", CONCEPT_DIMENSION + CLASSES, text=True),
+)
+
+NAME_TEMPERATURE = 0.05
+"""Sharpens the similarities of a text to the class names: a class that is called by its name takes all."""
+NAME_WEIGHT = 2.0
+"""Weight of the classes a text names against the meaning of the text as a whole."""
+
+MAX_TOKENS = 256
+MAX_CHARACTERS = 20_000
+"""Texts are cut here before they are split into tokens, of which only the first `MAX_TOKENS` count."""
+
+
+def unit(vectors: Floats) -> Floats:
+    """Return `vectors` (..., d) at length 1; what has no length stays as it is."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    result: Floats = vectors / np.maximum(length, np.finfo(np.float32).tiny)
+    return result
+
+
+def softmax(values: Floats) -> Floats:
+    """Return `values` (..., d) as probabilities over the last axis."""
+    powers = np.exp(values - values.max(-1, keepdims=True))
+    result: Floats = powers / powers.sum(-1, keepdims=True)
+    return result
+
+
+def fingerprint_of(hashes: Mapping[str, str]) -> str:
+    """Hash the hashes of the files (name -> sha256), and all else that shapes an embedding."""
+    shaping: list[Any] = [sorted(hashes.items()), asdict(RECIPE), [asdict(space) for space in SPACES]]
+    shaping += [NAME_TEMPERATURE, NAME_WEIGHT, MAX_TOKENS, MAX_CHARACTERS]
+    return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]
+
+
+class _Lazy(Generic[T]):
+    """A value that is made when it is first asked for, once, whatever thread asks."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: list[T] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._made)
+
+    def get(self) -> T:
+        if not self._made:
+            with self._lock:
+                if not self._made:
+                    self._made.append(self._make())
+        return self._made[0]
+
+
+@contextmanager
+def _loading(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with a file of the encoder into one sentence; each library raises its own."""
+    try:
+        yield
+    except Exception as error:
+        raise EncoderError(f"The encoder `lite` cannot load {path}: install pixmatcher again. ({error})") from error
+
+
+def open_network(path: Path, *, optimise: bool = True) -> InferenceSession:
+    """Open a network for callers that bring their own threads: a call computes on the thread it is made on.
+
+    To `optimise` the graph takes longer than to load it, and pays where the same network sees many batches.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors, which are raised as well
+    with _loading(path):
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class _ImageSide:
+    """The image network, and the small one that turns its outputs into embeddings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.network = open_network(folder / "visual.onnx")
+        # A network of its own and no NumPy: NumPy's matrix products bring threads, which get into the way
+        # of the caller's.
+        self.heads = open_network(folder / "heads.onnx")
+
+    def run(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        features, logits = self.network.run(None, {"pixels": pixels})
+        return features, logits
+
+    def embed(self, features: Floats, logits: Floats) -> dict[str, Floats]:
+        visual, semantic = self.heads.run(None, {"features": features, "logits": logits})
+        return {"visual": visual, "semantic": semantic}
+
+
+class _TextSide:
+    """The text network, its tokenizer, and what turns its output into embeddings."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.session = open_network(folder / "textual.onnx", optimise=False)
+        with _loading(folder / "tokenizer.json"):
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        # Opened here: np.load leaves a damaged file open.
+        with (
+            _loading(folder / "texts.npz"),
+            (folder / "texts.npz").open("rb") as file,
+            np.load(file, allow_pickle=False) as stored,
+        ):
+            arrays = {name: stored[name].astype(np.float32) for name in stored.files}
+        self.basis, self.mean = arrays["basis"], arrays["mean"]  # (384, 248), (384,)
+        self.names = arrays["names"]  # (names of all classes, 384)
+        # Where in `names` each class begins (1000,).
+        self.first_names = arrays["first_names"].astype(np.intp)
+        self.scale = arrays["scale"]  # ()
+
+    def run(self, text: str) -> Floats:
+        """Return the MiniLM embedding (384,) of `text`, of length 1."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise QueryError(
+                f"The text {text!r} is not valid Unicode: write it in UTF-8, or set the terminal to it."
+            ) from error
+        ids = self.tokenizer.encode(text[:MAX_CHARACTERS]).ids
+        embedding: Floats = self.session.run(None, {"ids": np.array(ids, np.int64)})[0]
+        return embedding
+
+    def embed(self, embedding: Floats) -> Floats:
+        """Return the `semantic` vector (1248,) of a MiniLM embedding (384,)."""
+        # einsum where a matrix product would bring NumPy's threads, which cost more than they save here.
+        similarity = np.einsum("nd,d->n", self.names, embedding)
+        similarity = np.maximum.reduceat(similarity, self.first_names)
+        named = softmax(similarity / np.float32(NAME_TEMPERATURE))
+        meaning = np.einsum("d,dk->k", unit(embedding - self.mean), self.basis)
+        vector: Floats = np.concatenate([meaning, np.float32(NAME_WEIGHT) * named]) * self.scale
+        return vector
+
+
+class LiteEncoder:
+    """Embeds images in `visual` and `semantic`, texts in `semantic`; see `pixmatcher.encoders.Encoder`.
+
+    Either side is loaded when it is first used: a text query costs no image network, an indexing run no text
+    network.
+    """
+
+    name = "lite"
+    spaces = SPACES
+    recipe = RECIPE
+    batch_size = BATCH_SIZE
+
+    def __init__(self, folder: Path = FILES) -> None:
+        with _loading(folder / "card.json"):
+            self.fingerprint: str = json.loads((folder / "card.json").read_bytes())["fingerprint"]
+        self._images = _Lazy(lambda: _ImageSide(folder))
+        self._texts = _Lazy(lambda: _TextSide(folder))
+
+    def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Floats]:
+        """Embed pixels (N, 260, 260, 3): `visual` (N, 384), `semantic` (N, 1248)."""
+        return self.embed_outputs(*self.run_network(pixels))
+
+    def encode_texts(self, texts: Sequence[str]) -> dict[str, Floats]:
+        """Embed texts: `semantic` (N, 1248). Only the first 256 tokens of a text count.
+
+        Raises QueryError if a text holds what is no character, such as the remains of bytes that were not
+        UTF-8.
+        """
+        vectors = np.empty((len(texts), SPACES[1].dimension), np.float32)
+        if texts:
+            side = self._texts.get()
+            # One by one: the text network takes one text, and an embedding must not depend on its neighbours.
+            for vector, text in zip(vectors, texts, strict=True):
+                vector[:] = side.embed(side.run(text))
+        return {"semantic": vectors}
+
+    def run_network(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        """Return the raw outputs for pixels (N, 260, 260, 3): features (N, 1280) and logits (N, 1000)."""
+        return self._images.get().run(pixels)
+
+    def embed_outputs(self, features: Floats, logits: Floats) -> dict[str, Floats]:
+        """Turn the raw outputs of `run_network` into embeddings."""
+        return self._images.get().embed(features, logits)

@@ -1,0 +1,55 @@
+"""Every error a caller of PixMatcher may meet; each message says what to do about it."""
+
+from __future__ import annotations
+
+
+class PixMatcherError(Exception):
+    """Base of all errors raised on purpose. `exit_code` is the command line's exit status for it."""
+
+    exit_code = 2
+
+
+class InvalidImageError(PixMatcherError):
+    """The given bytes are not an image that can be used.
+
+    `reason` is a short fixed phrase, so that failures can be counted by reason; `detail` tells more of this one.
+    """
+
+    exit_code = 1
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class QueryError(PixMatcherError):
+    """The query cannot be understood, or cannot be answered by this collection."""
+
+
+class FetchError(PixMatcherError):
+    """A URL was refused or could not be fetched."""
+
+    exit_code = 1
+
+
+class EncoderError(PixMatcherError):
+    """An encoder is unknown, incomplete or damaged."""
+
+
+class SourceError(PixMatcherError):
+    """A source does not exist or cannot be read at all."""
+
+
+class CollectionError(PixMatcherError):
+    """A collection is missing, damaged, of a newer format, or does not fit the call."""
+
+
+class CollectionLockedError(CollectionError):
+    """Another process is writing to the collection."""
+
+
+class StorageError(CollectionError):
+    """The disk is full or refuses to be written; what was stored before stays stored."""
+
+    exit_code = 1

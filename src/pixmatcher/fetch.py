@@ -1,0 +1,125 @@
+"""Fetch an image from a URL that a user gave, without becoming a way into the private network."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from .errors import FetchError
+
+if TYPE_CHECKING:
+    import httpx
+
+MAX_BYTES = 25 << 20
+TIMEOUT_SECONDS = 10.0
+_MAX_REDIRECTS = 5
+
+
+def is_url(text: str) -> bool:
+    """Whether the text is meant as a URL, of whatever scheme."""
+    scheme, separator, _ = text.partition("://")
+    return bool(separator) and scheme.replace("+", "").replace("-", "").replace(".", "").isalnum()
+
+
+def fetch(
+    url: str,
+    *,
+    allow_private: bool = False,
+    timeout: float = TIMEOUT_SECONDS,
+    max_bytes: int = MAX_BYTES,
+) -> bytes:
+    """Return what lies at `url`, an http or https URL, within `timeout` seconds in all.
+
+    A host name is resolved once and the checked address is the one connected to, at every redirect, so that a name
+    cannot answer with a public address first and a private one then. Proxies are not used, for the same reason.
+
+    Raises `FetchError` if the URL is refused (other scheme; private, loopback or reserved address unless
+    `allow_private`), cannot be reached, answers anything but success, or is longer than `max_bytes`.
+    """
+    import httpx
+
+    deadline = time.monotonic() + timeout
+    try:
+        target = httpx.URL(url)
+        with httpx.Client(trust_env=False, verify=True, headers={"Accept-Encoding": "identity"}) as client:
+            for _ in range(_MAX_REDIRECTS + 1):
+                request = _pinned_request(client, target, allow_private, deadline)
+                response = client.send(request, stream=True)
+                try:
+                    if not response.is_redirect:
+                        return _body(response, url, deadline, max_bytes)
+                    target = target.join(response.headers["Location"])
+                finally:
+                    response.close()
+    except httpx.TimeoutException:
+        raise _too_slow(url, timeout) from None
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        raise FetchError(f"{url} cannot be fetched ({error}): check the URL and the network.") from error
+    except TimeoutError:
+        raise _too_slow(url, timeout) from None
+    raise FetchError(f"{url} redirects more than {_MAX_REDIRECTS} times: give the final URL.")
+
+
+def _pinned_request(client: httpx.Client, url: httpx.URL, allow_private: bool, deadline: float) -> httpx.Request:
+    """A request to the address that was checked, with the host's own name for TLS and for the server."""
+    if url.scheme not in ("http", "https"):
+        raise FetchError(f"{url} is refused: only http and https URLs are fetched.")
+    if not url.host:
+        raise FetchError(f"{url} names no host: give a whole URL.")
+    address = _resolve(url, allow_private)
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise TimeoutError
+    return client.build_request(
+        "GET",
+        url.copy_with(host=address),
+        headers={"Host": url.netloc.decode("ascii")},
+        extensions={
+            "sni_hostname": url.raw_host.decode("ascii"),
+            "timeout": dict.fromkeys(("connect", "read", "write", "pool"), remaining),
+        },
+    )
+
+
+def _resolve(url: httpx.URL, allow_private: bool) -> str:
+    try:
+        found = socket.getaddrinfo(url.host, url.port or url.scheme, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise FetchError(f"The host {url.host} is not known: check the URL and the network.") from error
+    addresses = [str(sockaddr[0]) for *_, sockaddr in found]
+    if not allow_private and not all(map(_is_public, addresses)):
+        raise FetchError(
+            f"{url} is refused: {url.host} is a private or reserved address. Allow it with --allow-private-hosts."
+        )
+    return addresses[0]
+
+
+def _is_public(text: str) -> bool:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        # NAT64 carries an IPv4 address in its last 32 bits (RFC 6052).
+        if address in ipaddress.ip_network("64:ff9b::/96"):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+    return address.is_global and not address.is_multicast
+
+
+def _body(response: httpx.Response, url: str, deadline: float, max_bytes: int) -> bytes:
+    if not response.is_success:
+        raise FetchError(f"{url} answered {response.status_code} {response.reason_phrase}: check the URL.")
+    body = bytearray()
+    for chunk in response.iter_raw():
+        body += chunk
+        if len(body) > max_bytes:
+            raise FetchError(f"{url} is longer than {max_bytes >> 20} MB: download it and give the file.")
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return bytes(body)
+
+
+def _too_slow(url: str, timeout: float) -> FetchError:
+    return FetchError(f"{url} took longer than {timeout:g} seconds: try again, or download it and give the file.")

@@ -1,0 +1,383 @@
+"""Indexing: source -> decode -> encode -> collection, overlapped, resumable, with a report of what failed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from .collection import FOLDER_NAME, Collection, Failure, Item
+from .encoders import DEFAULT_ENCODER, Encoder, load_encoder, load_recorded
+from .errors import CollectionError, InvalidImageError, SourceError
+from .images import DEFAULT_MAX_PIXELS, Recipe, fit_image, open_image
+from .sources import Source, Unusable, open_source
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+ProgressCallback = Callable[[int, int], None]
+"""Called with the images done and the images to do."""
+
+_HASH_FIRST_BYTES = 64 << 20
+"""Files up to this size are read at once and hashed before they are decoded."""
+_FLUSH_ITEMS = 512
+_FLUSH_SECONDS = 1.0
+# After these the image may well be what it was: its item stays.
+_UNKNOWN_STATE = {"cannot be read", "permission denied", "unexpected error"}
+
+
+@dataclass
+class IndexReport:
+    """What a run did. `failures` are all images of the sources that cannot be indexed, those of earlier runs too."""
+
+    collection: Path
+    total: int = 0
+    added: int = 0
+    changed: int = 0
+    moved: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class _Decoded:
+    item: Item
+    pixels: list[npt.NDArray[np.uint8]]
+    """One array (H, W, 3) for each recipe."""
+
+
+@dataclass
+class _Outcome:
+    """What became of a batch of entries."""
+
+    encoded: list[Item] = field(default_factory=list)
+    embeddings: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    known: list[Item] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.encoded) + len(self.known) + len(self.failed)
+
+
+def index(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    collection: str | os.PathLike[str] | None = None,
+    *,
+    encoders: Sequence[str] | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    retry_failed: bool = False,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> IndexReport:
+    """Index sources into a collection, or refresh it: added, changed, moved and deleted images.
+
+    Without `collection` it lies in `.pixmatcher` inside the one folder that is indexed; it is made if need be. Images
+    that failed before are tried again when they change, or with `retry_failed`. What is stored stays stored, whenever
+    the run ends; the next run goes on from there.
+
+    Raises `SourceError`, `CollectionError`, `CollectionLockedError` or `StorageError` if it cannot begin or go on;
+    a broken image never does that, it is in the report.
+    """
+    started = time.monotonic()
+    specs = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    opened = [open_source(os.fspath(spec)) for spec in specs]
+    path = _collection_path(opened, collection)
+    with _open_or_create(path, encoders) as target:
+        target.begin_writing()
+        loaded = [load_recorded(record.name, record.fingerprint) for record in target.encoders]
+        report = IndexReport(target.path)
+        _Run(opened, target, loaded, max_pixels, workers or _cores(), report, progress).refresh(retry_failed)
+        report.failures = target.failures()
+        report.total = len(target)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[str] | None) -> Path:
+    """Where the collection is or will be."""
+    if collection is None:
+        if len(sources) != 1:
+            raise CollectionError("Several sources need a collection to go to: name one with -c FOLDER.")
+        return Path(sources[0].spec) / FOLDER_NAME
+    path = Path(collection)
+    if Collection.locate(path) is not None or path.name == FOLDER_NAME:
+        return path
+    # A folder of the user's that holds other things gets the collection inside it.
+    names = os.listdir(path) if os.path.isdir(path) and os.access(path, os.R_OK) else []
+    return path if Collection.FILES.issuperset(names) else path / FOLDER_NAME
+
+
+def _open_or_create(path: Path, encoders: Sequence[str] | None) -> Collection:
+    if Collection.locate(path) is None:
+        return Collection.create(path, [load_encoder(name) for name in encoders or (DEFAULT_ENCODER,)])
+    existing = Collection.open(path)
+    names = [record.name for record in existing.encoders]
+    if encoders is not None and list(encoders) != names:
+        existing.close()
+        raise CollectionError(
+            f"{existing.path} was made with the encoders {', '.join(names)}: name another collection with -c."
+        )
+    return existing
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Run:
+    """The indexing of some sources.
+
+    Each worker thread decodes a batch and encodes it by itself. So every core is busy whatever the images cost, and
+    memory is bounded by the batches under way. This thread alone writes.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        collection: Collection,
+        encoders: Sequence[Encoder],
+        max_pixels: int,
+        workers: int,
+        report: IndexReport,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self._collection = collection
+        self._catalog = collection.catalog
+        self._encoders = encoders
+        self._recipes: list[Recipe] = list(dict.fromkeys(encoder.recipe for encoder in encoders))
+        self._min_side = max(recipe.min_side for recipe in self._recipes)
+        self._batch_size = max(encoder.batch_size for encoder in encoders)
+        self._max_pixels = max_pixels
+        self._workers = workers
+        self._report = report
+        self._progress = progress
+        self._buffer: list[_Outcome] = []
+        with self._catalog.writing():
+            self._sources = {self._catalog.source_id(source.spec): source for source in sources}
+
+    def refresh(self, retry_failed: bool) -> None:
+        # All sources are listed before any image is encoded, so that one moved from one to another is recognised.
+        self._pending = self._compare(retry_failed)
+        self._done = 0
+        self._tell_progress()
+        for source_id, source in self._sources.items():
+            self._index_pending(source_id, source)
+        self._report.removed += self._collection.remove(self._catalog.gone())
+
+    def _index_pending(self, source_id: int, source: Source) -> None:
+        last_flush = time.monotonic()
+        try:
+            with closing(self._outcomes(source_id, source)) as outcomes:
+                for outcome in outcomes:
+                    self._buffer.append(outcome)
+                    self._done += len(outcome)
+                    self._tell_progress()
+                    waiting = sum(map(len, self._buffer))
+                    if waiting >= _FLUSH_ITEMS or time.monotonic() - last_flush > _FLUSH_SECONDS:
+                        self._flush(source_id, source)
+                        last_flush = time.monotonic()
+        finally:
+            # Also when the user interrupts: what is encoded is kept.
+            self._flush(source_id, source)
+
+    def _tell_progress(self) -> None:
+        if self._progress:
+            self._progress(self._done, self._pending)
+
+    # Comparing the sources with the catalog
+
+    def _compare(self, retry_failed: bool) -> int:
+        """Find out what is to be done; returns how many entries need work."""
+        unusable: dict[int, list[Unusable]] = {}
+        self._catalog.begin_comparison()
+        for source_id, source in self._sources.items():
+            unusable[source_id] = []
+            self._found = 0
+            self._catalog.put_seen(self._scan(source, unusable[source_id]), source_id)
+            if not self._found and not unusable[source_id] and self._catalog.item_count(source_id):
+                self._refuse_empty(source)
+        hidden = [u.uri for found in unusable.values() for u in found if u.hides_entries]
+        unchanged, pending = self._catalog.compare([*self._sources], hidden, retry_failed=retry_failed)
+        with self._catalog.writing():
+            for source_id, found in unusable.items():
+                self._catalog.put_failures((Failure(u.uri, u.reason, u.detail) for u in found), source_id)
+        self._report.unchanged += unchanged
+        return pending
+
+    def _scan(self, source: Source, unusable: list[Unusable]) -> Iterator[Item]:
+        for found in source.scan():
+            if isinstance(found, Unusable):
+                unusable.append(found)
+            else:
+                self._found += 1
+                yield Item(
+                    found.uri,
+                    version=found.version,
+                    label=found.label,
+                    caption=found.caption,
+                    modified=found.modified,
+                )
+
+    def _refuse_empty(self, source: Source) -> None:
+        """An empty folder may be a disk that is not mounted; a collection inside it shows that it is."""
+        if not self._collection.path.is_relative_to(source.spec):
+            raise SourceError(
+                f"{source.spec} is empty, but the collection holds images of it: is its disk mounted? "
+                "Nothing was removed. If they are gone for good, delete the collection."
+            )
+
+    # Decoding and encoding, in the worker threads
+
+    def _outcomes(self, source_id: int, source: Source) -> Generator[_Outcome, None, None]:
+        """Work through the pending entries; at most two batches a worker are under way."""
+        batches = _batches(self._catalog.pending(source_id), self._batch_size)
+        running: set[Future[_Outcome]] = set()
+        executor = ThreadPoolExecutor(self._workers, thread_name_prefix="pixmatcher")
+        try:
+            while True:
+                for batch in islice(batches, 2 * self._workers - len(running)):
+                    running.add(executor.submit(self._process, source, batch))
+                if not running:
+                    return
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    def _process(self, source: Source, batch: Sequence[Item], *, encode_known: bool = False) -> _Outcome:
+        outcome = _Outcome()
+        decoded: list[_Decoded] = []
+        for entry in batch:
+            try:
+                found = self._decode(source, entry, encode_known)
+            except InvalidImageError as error:
+                outcome.failed.append(Failure(entry.uri, error.reason, error.detail, entry.version))
+            except Exception as error:  # one file must never end the run
+                detail = f"{type(error).__name__}: {error}"
+                outcome.failed.append(Failure(entry.uri, "unexpected error", detail, entry.version))
+            else:
+                if isinstance(found, Item):
+                    outcome.known.append(found)
+                else:
+                    decoded.append(found)
+        outcome.encoded = [d.item for d in decoded]
+        if decoded:
+            outcome.embeddings = self._encode(decoded)
+        return outcome
+
+    def _decode(self, source: Source, entry: Item, encode_known: bool) -> _Decoded | Item:
+        """Read and decode an image; only its item where an image of the same content is known already."""
+        with source.open(entry.uri) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            data: bytes | IO[bytes] = file
+            if size <= _HASH_FIRST_BYTES:
+                data = file.read()
+                item = replace(entry, bytes=size, content_hash=hashlib.sha256(data).hexdigest())
+                if not encode_known and self._catalog.row_with_content(item.content_hash) is not None:
+                    return item
+                opened = open_image(data, min_side=self._min_side, max_pixels=self._max_pixels)
+            else:
+                opened = open_image(data, min_side=self._min_side, max_pixels=self._max_pixels)
+                item = replace(entry, bytes=size, content_hash=_hash_file(file))
+        item = replace(item, width=opened.width, height=opened.height, format=opened.format, taken=opened.taken)
+        return _Decoded(item, [fit_image(opened.image, recipe) for recipe in self._recipes])
+
+    def _encode(self, decoded: Sequence[_Decoded]) -> dict[str, npt.NDArray[np.float32]]:
+        import numpy as np
+
+        pixels = {
+            recipe: np.stack([d.pixels[position] for d in decoded]) for position, recipe in enumerate(self._recipes)
+        }
+        embeddings: dict[str, npt.NDArray[np.float32]] = {}
+        for encoder in self._encoders:
+            embeddings.update(encoder.encode_images(pixels[encoder.recipe]))
+        return embeddings
+
+    # Storing, in the thread of the caller
+
+    def _flush(self, source_id: int, source: Source) -> None:
+        """Store all outcomes that wait. Where that is interrupted they wait on, and can be stored again."""
+        while outcomes := self._buffer:
+            # Known ones come first: what they are copies of may be among those that change now.
+            known = [item for outcome in outcomes for item in outcome.known]
+            without = self._store_known(known, source_id)
+            self._store_encoded(outcomes, source_id)
+            failures = [failure for outcome in outcomes for failure in outcome.failed]
+            if failures:
+                with self._catalog.writing():
+                    self._catalog.put_failures(failures, source_id)
+                    lost = [f.uri for f in failures if f.reason not in _UNKNOWN_STATE]
+                    self._report.removed += self._catalog.remove_uris(lost)
+            # Where the item of that content has itself changed meanwhile, there is nothing left to copy.
+            batches = _batches(without, self._batch_size)
+            self._buffer = [self._process(source, batch, encode_known=True) for batch in batches]
+
+    def _store_encoded(self, outcomes: Sequence[_Outcome], source_id: int) -> None:
+        import numpy as np
+
+        outcomes = [outcome for outcome in outcomes if outcome.encoded]
+        items = [item for outcome in outcomes for item in outcome.encoded]
+        if not items:
+            return
+        embeddings = {
+            space: np.concatenate([outcome.embeddings[space] for outcome in outcomes])
+            for space in self._collection.spaces
+        }
+        replaced = self._catalog.count_uris(item.uri for item in items)
+        self._collection.add(items, embeddings, source_id=source_id)
+        self._count_new(len(items), replaced)
+
+    def _store_known(self, items: Sequence[Item], source_id: int) -> list[Item]:
+        """Store items whose content is in the collection: touched, moved, or copies.
+
+        Returns those whose content was there a moment ago, but is no longer.
+        """
+        copies = []
+        with self._catalog.writing():
+            for item in items:
+                current = self._catalog.item_at(item.uri)
+                if current is not None and current.content_hash == item.content_hash:
+                    self._report.unchanged += 1
+                    same: int | None = current.id
+                else:
+                    same = self._catalog.take_gone(item.content_hash)
+                    self._report.moved += same is not None
+                if same is None:
+                    copies.append(item)
+                else:
+                    self._catalog.update_item(replace(item, id=same), source_id)
+        replaced = {item.uri for item in copies if self._catalog.item_at(item.uri) is not None}
+        without = self._collection.add_copies(copies, source_id=source_id)
+        stored = {item.uri for item in copies} - {item.uri for item in without}
+        self._count_new(len(stored), len(stored & replaced))
+        return without
+
+    def _count_new(self, stored: int, replaced: int) -> None:
+        self._report.changed += replaced
+        self._report.added += stored - replaced
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _hash_file(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

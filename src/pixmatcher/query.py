@@ -1,0 +1,147 @@
+"""Queries: a text, an image, or a weighted sum of them; each becomes one vector in one space."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import QueryError
+from .fetch import MAX_BYTES, fetch, is_url
+from .images import ImageSource, fit_image, is_allowed_extension, open_image
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from .encoders import Encoder
+    from .spaces import Space
+
+MAX_TEXT_CHARACTERS = 10_000
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for. With a text and an image, `text_weight` (0 to 1) is the share of the text in the sum.
+
+    Raises `QueryError` if there is nothing to look for.
+    """
+
+    text: str | None = None
+    image: ImageSource | None = None
+    text_weight: float = 0.5
+    image_name: str | None = None
+    """How results name the image; by default its path."""
+
+    def __post_init__(self) -> None:
+        if self.image is None and (self.text is None or not self.text.strip()):
+            raise QueryError("The query is empty: give a text, an image path or an image URL.")
+        if self.text is not None and len(self.text) > MAX_TEXT_CHARACTERS:
+            raise QueryError(f"The text is longer than {MAX_TEXT_CHARACTERS:,} characters: shorten it.")
+        if not 0 <= self.text_weight <= 1:
+            raise QueryError(f"The weight of the text must be between 0 and 1, not {self.text_weight}.")
+
+    @property
+    def name(self) -> str | dict[str, str]:
+        """The query as results name it: its text, the name of its image, or both."""
+        image = self.image_name
+        if image is None and isinstance(self.image, (str, os.PathLike)):
+            image = os.fspath(self.image)
+        if self.image is None:
+            return self.text or ""
+        return image or "(image)" if self.text is None else {"text": self.text, "image": image or "(image)"}
+
+
+def parse_query(arguments: Sequence[str], *, allow_private: bool = False) -> Query:
+    """The query that the words of a command line mean.
+
+    `-` is an image on standard input, a URL is fetched, the path of a file is an image, anything else is text; text and
+    an image make a mixed query. Raises `QueryError` for a path that does not exist, `FetchError` for a URL that cannot
+    be fetched.
+    """
+    texts = [argument for argument in arguments if not _means_image(argument)]
+    images = [argument for argument in arguments if _means_image(argument)]
+    if len(images) > 1:
+        raise QueryError("A query has one image at most: search for each by itself, or use --batch.")
+    text = " ".join(texts) if texts else None
+    if not images:
+        return Query(text)
+    image = sys.stdin.buffer.read(MAX_BYTES + 1) if images[0] == "-" else open_reference(images[0], allow_private)
+    return Query(text, image, image_name=images[0])
+
+
+def open_reference(reference: str, allow_private: bool = False) -> ImageSource:
+    """The image that a path or URL refers to. Raises `QueryError` if there is no such file, `FetchError` as `fetch`."""
+    if is_url(reference):
+        return fetch(reference, allow_private=allow_private)
+    if not os.path.lexists(reference):
+        raise QueryError(f"There is no file {reference!r}: check the path.")
+    return Path(reference)
+
+
+def query_from_json(values: object, *, allow_private: bool = False) -> Query:
+    """The query of one JSON object: `text`, `image` (path or URL) or both, and perhaps `text_weight`."""
+    if not isinstance(values, dict) or not {"text", "image"} & set(values):
+        raise QueryError('A query in JSON is an object like {"text": "a cat"} or {"image": "cat.jpg"}.')
+    text, image, weight = values.get("text"), values.get("image"), values.get("text_weight", 0.5)
+    if not isinstance(text, (str, type(None))) or not isinstance(image, (str, type(None))):
+        raise QueryError("The text and the image of a query in JSON must be strings.")
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise QueryError("text_weight must be a number between 0 and 1.")
+    if image is None:
+        return Query(text)
+    return Query(text, open_reference(image, allow_private), weight, image_name=image)
+
+
+def embed_query(query: Query, encoders: Sequence[Encoder]) -> tuple[str, npt.NDArray[np.float32]]:
+    """The space that answers the query, and its vector there (dimension,) float32.
+
+    An image alone goes to the first space made for images only, where there is one; a text, alone or with an image, to
+    the first space that knows texts. Raises `QueryError` if the collection has no such space, `InvalidImageError` if
+    the image cannot be used.
+    """
+    encoder, space = _choose_space(query, encoders)
+    image_vector = None if query.image is None else _embed_image(query.image, encoder, space)
+    if query.text is None:
+        assert image_vector is not None
+        return space.name, image_vector
+    try:
+        query.text.encode()
+    except UnicodeEncodeError:
+        raise QueryError("The text is not valid Unicode: write it in UTF-8.") from None
+    text_vector = encoder.encode_texts([query.text])[space.name][0]
+    if image_vector is None:
+        return space.name, text_vector
+    return space.name, query.text_weight * text_vector + (1 - query.text_weight) * image_vector
+
+
+def _choose_space(query: Query, encoders: Sequence[Encoder]) -> tuple[Encoder, Space]:
+    spaces = [(encoder, space) for encoder in encoders for space in encoder.spaces]
+    if query.text is not None:
+        spaces = [pair for pair in spaces if pair[1].text]
+        if not spaces:
+            raise QueryError("This collection has no encoder that knows texts: search it by image.")
+        return spaces[0]
+    return min(spaces, key=lambda pair: pair[1].text)
+
+
+def _embed_image(image: ImageSource, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:
+    opened = open_image(image, min_side=encoder.recipe.min_side)
+    embeddings = encoder.encode_images(fit_image(opened.image, encoder.recipe)[None])[space.name]
+    vector: npt.NDArray[np.float32] = embeddings[0]
+    return vector
+
+
+def _means_image(argument: str) -> bool:
+    """Whether a word of the command line means an image: it is a file, or it looks like one that is not there."""
+    return (
+        argument == "-"
+        or is_url(argument)
+        or os.path.isfile(argument)
+        or is_allowed_extension(argument)
+        or argument.startswith(("/", "./", "../"))
+        or os.path.isdir(os.path.dirname(argument))
+    )

@@ -1,0 +1,92 @@
+"""Searching: a query becomes a vector, and the vector hits."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .collection import Collection, Hit
+from .encoders import load_recorded
+from .errors import PixMatcherError, QueryError
+from .query import Query, embed_query, query_from_json
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The hits of a query, best first, the space that answered and the time it took in milliseconds."""
+
+    query: Any
+    space: str
+    took_ms: float
+    hits: list[Hit]
+
+    def as_json(self) -> dict[str, Any]:
+        """The form in which every face prints it."""
+        return {
+            "query": self.query,
+            "space": self.space,
+            "took_ms": round(self.took_ms, 2),
+            "hits": [
+                {
+                    "rank": hit.rank,
+                    "score": round(hit.score, 4),
+                    "id": hit.item.id,
+                    "uri": hit.item.uri,
+                    "label": hit.item.label,
+                }
+                for hit in self.hits
+            ],
+        }
+
+
+def search(collection: Collection, query: Query | str, *, k: int = 12, min_score: float | None = None) -> SearchResult:
+    """Find the k items of a collection nearest to a query; a string is a text query.
+
+    Raises `QueryError`, `InvalidImageError` or `EncoderError` if the query cannot be answered.
+    """
+    started = time.perf_counter()
+    if isinstance(query, str):
+        query = Query(query)
+    encoders = [load_recorded(record.name, record.fingerprint) for record in collection.encoders]
+    space, vector = embed_query(query, encoders)
+    hits = collection.search(vector, space=space, k=k, min_score=min_score)
+    return SearchResult(query.name, space, (time.perf_counter() - started) * 1000, hits)
+
+
+def search_batch(
+    collection: Collection,
+    lines: Iterable[str],
+    *,
+    k: int = 12,
+    min_score: float | None = None,
+    allow_private: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Answer one query a line, in order: a result as JSON, or `{"query": ..., "error": ...}` for a line that fails.
+
+    A line is a text, or a JSON object with `text`, `image` or both.
+    """
+    for line in lines:
+        text = line.strip()
+        shown: Any = text
+        try:
+            if text.startswith("{"):
+                values = _json_object(text)
+                shown = values.get("text") or values.get("image") or text
+                query = query_from_json(values, allow_private=allow_private)
+            else:
+                query = Query(text)
+            yield search(collection, query, k=k, min_score=min_score).as_json()
+        except PixMatcherError as error:
+            yield {"query": shown, "error": str(error)}
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise QueryError('This is no valid JSON: write an object like {"text": "a cat"}.') from None
+    assert isinstance(values, dict)  # it begins with a brace
+    return values

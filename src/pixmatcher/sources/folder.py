@@ -1,0 +1,128 @@
+"""A folder of image files, with the folders below it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime, timezone
+from stat import S_ISDIR, S_ISREG
+from typing import IO
+
+from ..errors import SourceError
+from ..images import ALLOWED_EXTENSIONS, open_regular_file
+from . import Entry, Unusable
+
+# Folders that hold copies made by other programs: Synology's thumbnails.
+_PASSED_OVER = {"@eaDir"}
+_COLLECTION_FILES = {"collection.json", "catalog.sqlite"}
+
+
+class FolderSource:
+    """All files below a folder whose extension says image; names that begin with a dot are passed over.
+
+    Linked files and folders are followed, each folder once: where a link leads back to a folder above it, the loop is
+    reported and not entered.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.spec = os.path.abspath(path)
+        if not os.path.isdir(self.spec):
+            what = "is not a folder" if os.path.lexists(self.spec) else "does not exist"
+            raise SourceError(f"{path} {what}: name a folder of images.")
+
+    def scan(self) -> Iterator[Entry | Unusable]:
+        try:
+            os.scandir(self.spec).close()
+        except OSError as error:
+            raise SourceError(f"{self.spec} cannot be read ({error.strerror}).") from error
+        visited: set[tuple[int, int]] = set()
+        links: list[str] = []
+        yield from self._walk(self.spec, visited, links)
+        # Links come last, so that an image is found under its true folder if that lies in the source too.
+        for link in links:
+            yield from self._walk(link, visited, links)
+
+    def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
+        return open_regular_file(uri)
+
+    def _walk(self, top: str, visited: set[tuple[int, int]], links: list[str]) -> Iterator[Entry | Unusable]:
+        folders = [top]
+        while folders:
+            folder = folders.pop()
+            try:
+                status = os.stat(folder)
+                if (status.st_dev, status.st_ino) in visited:
+                    continue
+                visited.add((status.st_dev, status.st_ino))
+                with os.scandir(folder) as listing:
+                    children = sorted(listing, key=lambda child: child.name)
+            except OSError as error:
+                yield Unusable(folder, "folder cannot be read", _plain(error), hides_entries=True)
+                continue
+            if {child.name for child in children} >= _COLLECTION_FILES:
+                continue  # a collection is not a source
+            below = []
+            for child in children:
+                if child.name.startswith(".") or child.name in _PASSED_OVER:
+                    continue
+                try:
+                    if child.is_dir(follow_symlinks=False):
+                        below.append(child.path)
+                        continue
+                    found = self._look_at(child, links)
+                except OSError as error:
+                    found = Unusable(child.path, "cannot be read", _plain(error), hides_entries=True)
+                if found is not None:
+                    yield found
+            folders.extend(reversed(below))
+
+    def _look_at(self, child: os.DirEntry[str], links: list[str]) -> Entry | Unusable | None:
+        try:
+            status = child.stat()
+        except FileNotFoundError:
+            if not _may_be_image(child.name):
+                return None
+            if child.is_symlink():
+                return Unusable(child.path, "dangling link", "what it points to does not exist")
+            return Unusable(child.path, "missing", "it vanished")
+        except OSError as error:
+            # What a link leads to could have been a folder: it is named whatever its extension.
+            if error.errno == errno.ELOOP:
+                return Unusable(child.path, "symlink loop", _plain(error))
+            if child.is_symlink() or _may_be_image(child.name):
+                raise
+            return None
+        if S_ISDIR(status.st_mode):
+            if _is_above(status, child.path):
+                return Unusable(child.path, "symlink loop", "it leads to a folder above itself")
+            links.append(child.path)
+            return None
+        if not _may_be_image(child.name):
+            return None
+        if not S_ISREG(status.st_mode):
+            return Unusable(child.path, "not a regular file")
+        modified = datetime.fromtimestamp(status.st_mtime, timezone.utc).isoformat(timespec="seconds")
+        return Entry(child.path, f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}", modified)
+
+
+def _is_above(folder: os.stat_result, path: str) -> bool:
+    """Whether `folder` is one of the folders that `path` lies in."""
+    above = os.path.dirname(path)
+    while True:
+        if os.path.samestat(os.stat(above), folder):
+            return True
+        parent = os.path.dirname(above)
+        if parent == above:
+            return False
+        above = parent
+
+
+def _may_be_image(name: str) -> bool:
+    # As `is_allowed_extension`, at a sixth of its cost: a run over what is known already does little else.
+    return os.path.splitext(name)[1].lower() in ALLOWED_EXTENSIONS
+
+
+def _plain(error: OSError) -> str:
+    return error.strerror or str(error)

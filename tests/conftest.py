@@ -1,0 +1,138 @@
+"""What several tests share: a small real encoder, painted images, and real subprocesses."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixmatcher import encoders
+from pixmatcher.images import Recipe
+from pixmatcher.spaces import Space
+
+
+class TinyEncoder:
+    """Colours of a 4 x 4 grid as the embedding: quick, true to the image, and it counts what it encodes."""
+
+    name = "tiny"
+    fingerprint = "tiny-1"
+    batch_size = 4
+    spaces = (Space("visual", 48), Space("semantic", 24, text=True))
+    recipe = Recipe(16)
+
+    def __init__(self) -> None:
+        self.encoded = 0
+        self._lock = threading.Lock()
+
+    def encode_images(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        with self._lock:
+            self.encoded += len(pixels)
+        grid = pixels.reshape(len(pixels), 4, 4, 4, 4, 3).mean(axis=(2, 4)).reshape(len(pixels), 48)
+        visual = grid.astype(np.float32) - 127.5
+        visual /= np.maximum(np.linalg.norm(visual, axis=1, keepdims=True), 1e-6)
+        return {"visual": visual, "semantic": visual[:, ::2].copy()}
+
+    def encode_texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        values = [np.resize(np.frombuffer(text.encode(), np.uint8), 24) for text in texts]
+        return {"semantic": np.array(values, np.float32) / 255}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyEncoder]:
+    """A `TinyEncoder`, known to `load_encoder` as `tiny` during the test."""
+    encoder = TinyEncoder()
+    monkeypatch.setitem(encoders._LOADERS, "tiny", lambda: encoder)
+    encoders.load_encoder.cache_clear()
+    yield encoder
+    encoders.load_encoder.cache_clear()
+
+
+def paint(path: str | os.PathLike[str], seed: int, size: tuple[int, int] = (40, 30), kind: str | None = None) -> Path:
+    """Save an image of 16 coloured fields, another one for each seed."""
+    fields = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(fields).resize(size, Image.Resampling.NEAREST).save(path, kind)
+    return path
+
+
+def paint_many(folder: Path, count: int, first: int = 0) -> list[Path]:
+    return [paint(folder / f"{seed:05}.png", seed) for seed in range(first, first + count)]
+
+
+def cli(*arguments: str | os.PathLike[str], timeout: float = 60, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [sys.executable, "-m", "pixmatcher", *map(os.fspath, arguments)],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+
+
+def bound_by_permissions() -> Callable[[], None] | None:
+    """What to call in a child before exec so that permissions bind it, whoever runs the tests."""
+    if os.geteuid() != 0:
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def restrict() -> None:
+        # Root without the rights to pass over permissions: the checkout stays readable, as it would not for nobody.
+        dac_override, dac_read_search, drop_from_bounding_set = 1, 2, 24
+        prctl = getattr(libc, "prctl", None)
+        if prctl is None or any(prctl(drop_from_bounding_set, c, 0, 0, 0) for c in (dac_override, dac_read_search)):
+            os.setuid(65534)
+
+    return restrict
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that every user may enter; pytest's own are private."""
+    folder = Path(tempfile.mkdtemp(prefix="pixmatcher-test-"))
+    folder.chmod(0o755)
+    yield folder
+    for inner, _, _ in os.walk(folder):
+        with contextlib.suppress(OSError):
+            os.chmod(inner, 0o755)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path | None]:
+    """A file system of 2 MB, where one may be mounted."""
+    mount_point = tmp_path / "disk"
+    mount_point.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount_point)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
+        yield None
+        return
+    try:
+        yield mount_point
+    finally:
+        subprocess.run(["umount", str(mount_point)], check=True)
+
+
+def fill_up(disk: Path) -> Path:
+    """Leave no byte free; returns the file to delete to make room."""
+    filler = disk / "filler"
+    with filler.open("ab", buffering=0) as file:
+        for block in (65536, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"x" * block)
+    return filler

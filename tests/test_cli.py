@@ -1,0 +1,305 @@
+"""The command line as a user meets it: real processes, real collections, real output."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from servers import serve
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "photos"
+
+
+def run(*arguments: str | Path, cwd: Path, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "pixmatcher", *map(os.fspath, arguments)],
+        cwd=cwd,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def one_line_error(done: subprocess.CompletedProcess[bytes], exit_code: int) -> str:
+    """The error message of a call that must have failed in one line."""
+    assert done.returncode == exit_code, done
+    text = done.stderr.decode()
+    assert "Traceback" not in text
+    assert len(text.splitlines()) == 1 or "Usage:" in text, text
+    return text
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example photos, indexed."""
+    folder = tmp_path_factory.mktemp("cli") / "photos"
+    shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns(".pixmatcher"))
+    done = run("index", folder, cwd=folder.parent)
+    assert done.returncode == 0, done
+    assert b"18 images" in done.stdout
+    assert b"18 added" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(photos: Path) -> Iterator[str]:
+    with serve((photos / "cat.jpg").read_bytes()) as url:
+        yield url
+
+
+def names(done: subprocess.CompletedProcess[bytes]) -> list[str]:
+    return [Path(hit["uri"]).name for hit in json.loads(done.stdout)["hits"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "photo"),
+    [
+        ("a cat", "cat.jpg"),
+        ("a cup of coffee", "coffee.jpg"),
+        ("a rocket", "rocket.jpg"),
+        ("a temple", "temple.jpg"),
+        ("a flower", "flower.jpg"),
+    ],
+)
+def test_a_text_finds_its_photo(photos: Path, text: str, photo: str) -> None:
+    assert photo in names(run("search", text, "-k", "3", "--json", cwd=photos))
+
+
+def test_words_without_quotes_are_one_text(photos: Path) -> None:
+    quoted = run("search", "a cup of coffee", "--json", cwd=photos)
+    unquoted = run("search", "a", "cup", "of", "coffee", "--json", cwd=photos)
+    assert json.loads(unquoted.stdout)["query"] == "a cup of coffee"
+    assert names(unquoted) == names(quoted)
+
+
+def test_json_has_the_promised_form(photos: Path) -> None:
+    done = run("search", "a cat", "-k", "2", "--json", cwd=photos)
+    answer = json.loads(done.stdout)
+    assert done.stderr == b""
+    assert list(answer) == ["query", "space", "took_ms", "hits"]
+    assert (answer["query"], answer["space"]) == ("a cat", "semantic")
+    assert answer["took_ms"] > 0
+    assert [list(hit) for hit in answer["hits"]] == [["rank", "score", "id", "uri", "label"]] * 2
+    assert [hit["rank"] for hit in answer["hits"]] == [1, 2]
+    assert answer["hits"][0]["score"] >= answer["hits"][1]["score"]
+
+
+def test_an_image_finds_itself_and_its_like(photos: Path, tmp_path: Path) -> None:
+    cropped = tmp_path / "part of a cat.png"
+    with Image.open(photos / "cat.jpg") as cat:
+        cat.crop((60, 20, 430, 290)).save(cropped)
+    for query in (photos / "cat.jpg", cropped):
+        answer = json.loads(run("search", query, "--json", "-c", photos, cwd=tmp_path).stdout)
+        assert answer["space"] == "visual"
+        assert answer["query"] == str(query)
+        assert answer["hits"][0]["uri"] == str(photos / "cat.jpg")
+    assert answer["hits"][0]["score"] > 0.5
+
+
+def test_an_image_on_standard_input(photos: Path) -> None:
+    done = run("search", "-", "--json", cwd=photos, stdin=(photos / "rocket.jpg").read_bytes())
+    assert names(done)[0] == "rocket.jpg"
+    assert "not an image" in one_line_error(run("search", "-", cwd=photos, stdin=b"no image"), 1)
+
+
+def test_a_text_and_an_image_together(photos: Path) -> None:
+    done = run("search", "cat.jpg", "a cup of coffee", "--json", "-k", "2", cwd=photos)
+    assert json.loads(done.stdout)["query"] == {"text": "a cup of coffee", "image": "cat.jpg"}
+    assert json.loads(done.stdout)["space"] == "semantic"
+    assert set(names(done)) == {"cat.jpg", "coffee.jpg"}
+
+
+def test_an_image_url(photos: Path, server: str) -> None:
+    done = run("search", f"{server}/image.jpg", "--allow-private-hosts", "--json", cwd=photos)
+    assert names(done)[0] == "cat.jpg"
+    refused = one_line_error(run("search", f"{server}/image.jpg", cwd=photos), 1)
+    assert "--allow-private-hosts" in refused
+    page = run("search", f"{server}/page.html", "--allow-private-hosts", cwd=photos)
+    assert "web page" in one_line_error(page, 1)
+
+
+def test_the_table_names_rank_score_and_file(photos: Path) -> None:
+    done = run("search", "a cat", "-k", "3", cwd=photos)
+    lines = done.stdout.decode().splitlines()
+    assert lines[1].split() == ["rank", "score", "image"]
+    assert len(lines) == 5
+    assert lines[2].split()[0] == "1"
+    assert lines[2].split()[2].endswith(".jpg")
+
+
+def test_min_score(photos: Path) -> None:
+    full = json.loads(run("search", "cat.jpg", "--json", cwd=photos).stdout)["hits"]
+    border = full[2]["score"]
+    some = json.loads(run("search", "cat.jpg", "--json", "--min-score", str(border - 0.0001), cwd=photos).stdout)[
+        "hits"
+    ]
+    assert [hit["id"] for hit in some] == [hit["id"] for hit in full[:3]]
+    none = run("search", "cat.jpg", "--min-score", "1.5", cwd=photos)
+    assert none.returncode == 0
+    assert b"No hits" in none.stdout
+
+
+def test_batch_answers_each_line_in_order(photos: Path) -> None:
+    lines = [
+        b"a cat",
+        b'{"text": "a rocket"}',
+        b'{"image": "coffee.jpg"}',
+        b'{"image": "missing.jpg"}',
+        b"",
+        b'{"text": "a cat", "image": "cat.jpg", "text_weight": 0.3}',
+        b'{"text": 5}',
+        b'{"text": "never closed',
+        b"[" * 5000,
+        b'{"text": ' * 3000,
+        b"caf\xe9",
+        "ein Café mit \u202e und \U0001f408".encode(),
+        b'{"image": "README.md"}',
+    ]
+    (photos.parent / "queries.txt").write_bytes(b"\n".join(lines) + b"\n")
+    done = run("search", "--batch", photos.parent / "queries.txt", "-k", "2", "--json", cwd=photos)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(lines)
+    assert [position for position, answer in enumerate(answers) if "error" in answer] == [3, 4, 6, 7, 9, 10, 12]
+    assert all(set(answer) == {"query", "error"} for answer in answers if "error" in answer)
+    assert answers[0]["query"] == "a cat"
+    assert answers[1]["query"] == "a rocket"
+    assert answers[2]["query"] == "coffee.jpg"
+    assert Path(answers[2]["hits"][0]["uri"]).name == "coffee.jpg"
+    assert answers[3]["query"] == "missing.jpg"
+    assert all(len(answer["hits"]) == 2 for answer in answers if "hits" in answer)
+
+
+def test_a_batch_that_works_exits_0_and_reads_standard_input(photos: Path) -> None:
+    done = run("search", "--batch", "-", "--json", cwd=photos, stdin=b"a cat\na rocket")
+    assert done.returncode == 0
+    assert [json.loads(line)["query"] for line in done.stdout.splitlines()] == ["a cat", "a rocket"]
+    single = json.loads(run("search", "a rocket", "--json", cwd=photos).stdout)["hits"]
+    assert json.loads(done.stdout.splitlines()[1])["hits"] == single
+
+
+def test_a_contact_sheet(photos: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    done = run("search", "a cat", "--save-grid", sheet, "-k", "6", cwd=photos)
+    assert done.returncode == 0
+    with Image.open(sheet) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 900
+        colours = picture.convert("RGB").getcolors(1 << 24)
+        assert colours is not None
+        assert len(colours) > 10_000  # photos, not an empty sheet
+    assert "must end in" in one_line_error(run("search", "a cat", "--save-grid", "sheet.doc", cwd=photos), 2)
+    unwritable = run("search", "a cat", "--save-grid", tmp_path / "no" / "sheet.png", cwd=photos)
+    assert "cannot be written" in one_line_error(unwritable, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        (["search", "missing.jpg"], 2, "no file"),
+        (["search", "./missing"], 2, "no file"),
+        (["search", "/missing/photo.png"], 2, "no file"),
+        (["search", "README.md"], 1, "not an image"),
+        (["search", "cat.jpg", "rocket.jpg"], 2, "one image"),
+        (["search", "  "], 2, "empty"),
+        (["search", ""], 2, "empty"),
+        (["search"], 2, "QUERY"),
+        (["search", "a cat", "--batch", "-"], 2, "QUERY"),
+        (["search", "--batch", "missing.txt"], 2, "cannot be read"),
+        (["search", "a cat", "-k", "0"], 2, "-k"),
+        (["search", "a cat", "-c", "nowhere"], 2, "no collection"),
+        (["search", "ftp://example.org/a.jpg"], 1, "http"),
+        (["search", "x" * 20_000], 2, "longer"),
+        (["index", "missing"], 2, "does not exist"),
+        (["index", "cat.jpg"], 2, "not a folder"),
+        (["index", ".", "--encoder", "unknown", "-c", "new"], 2, "no encoder"),
+        (["index", ".", ".."], 2, "-c"),
+        (["info", "-c", "nowhere"], 2, "no collection"),
+        (["verify", "-c", "nowhere"], 2, "no collection"),
+        (["unknown"], 2, "unknown"),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_line(photos: Path, arguments: list[str], exit_code: int, words: str) -> None:
+    assert words in one_line_error(run(*arguments, cwd=photos), exit_code)
+
+
+def test_the_collection_is_found_from_below(photos: Path, tmp_path: Path) -> None:
+    below = photos / "below"
+    below.mkdir()
+    assert run("search", "a cat", "--json", "-k", "1", cwd=below).returncode == 0
+    assert "run `pixmatcher index FOLDER` first" in one_line_error(run("search", "a cat", cwd=tmp_path), 2)
+
+
+def test_info_and_verify(photos: Path) -> None:
+    info = run("info", cwd=photos).stdout.decode()
+    assert "18" in info
+    assert "visual" in info
+    assert "semantic" in info
+    verify = run("verify", cwd=photos)
+    assert verify.returncode == 0
+    assert b"Whole: 18 images" in verify.stdout
+
+
+def test_index_without_a_source_refreshes_what_is_here(photos: Path) -> None:
+    done = run("index", cwd=photos)
+    assert done.returncode == 0
+    assert b"18 unchanged" in done.stdout
+
+
+def test_the_demonstration(tmp_path: Path) -> None:
+    done = run("demo", "--grid", tmp_path / "sheet.png", cwd=tmp_path)
+    assert done.returncode == 0, done
+    output = done.stdout.decode()
+    assert output.count("rank") == 2
+    assert "Type next:" in output
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+
+
+def test_help_and_version(tmp_path: Path) -> None:
+    assert run("--version", cwd=tmp_path).stdout.startswith(b"pixmatcher ")
+    commands = run("--help", cwd=tmp_path).stdout.decode()
+    assert all(command in commands for command in ("index", "search", "info", "verify", "demo"))
+
+
+def test_shell_completion(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("pixmatcher")],
+        env={**os.environ, "_PIXMATCHER_COMPLETE": "complete_bash", "COMP_WORDS": "pixmatcher se", "COMP_CWORD": "1"},
+        capture_output=True,
+        timeout=60,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert done.stdout.split() == [b"search"]
+
+
+def test_a_reader_that_stops_reading_is_no_error(photos: Path) -> None:
+    queries = b"a cat\n" * 200
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pixmatcher", "search", "--batch", "-", "--json"],
+        cwd=photos,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdin.write(queries)
+    process.stdin.close()
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == 0

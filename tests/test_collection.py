@@ -1,0 +1,747 @@
+"""The store: what goes in comes out, whatever happens to the files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import TinyEncoder, bound_by_permissions, cli, fill_up
+from pixmatcher import Collection, CollectionError, CollectionLockedError, Item, StorageError
+from pixmatcher.spaces import Space
+
+SPACES = {"visual": 48, "semantic": 24}
+
+
+def vectors(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal((count, size)).astype(np.float32) for name, size in SPACES.items()}
+
+
+def items(folder: Path, count: int, first: int = 0) -> list[Item]:
+    return [Item(str(folder / f"{n}.jpg"), f"hash {n}", "v1", bytes=n) for n in range(first, first + count)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "photos"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def collection(folder: Path) -> Iterator[Collection]:
+    with Collection.create(folder / ".pixmatcher", [TinyEncoder()]) as made:
+        yield made
+
+
+def filled(folder: Path, count: int = 50) -> Path:
+    """A closed collection of `count` items; returns its folder."""
+    with Collection.create(folder / ".pixmatcher", [TinyEncoder()]) as collection:
+        collection.add(items(folder, count), vectors(count))
+        return collection.path
+
+
+def expected_hits(stored: np.ndarray, query: np.ndarray, k: int) -> list[tuple[int, float]]:
+    """Row numbers and scores of an exhaustive comparison in NumPy; equals in the order of their rows."""
+    scores = stored.astype(np.float16).astype(np.float32) @ query
+    order = np.lexsort((np.arange(len(scores)), -scores))[:k]
+    return [(int(row), float(scores[row])) for row in order]
+
+
+# Finding, opening, making
+
+
+def test_found_from_below_as_git_does(folder: Path) -> None:
+    path = filled(folder, 1)
+    below = folder / "a" / "b"
+    below.mkdir(parents=True)
+    assert Collection.find(below) == Collection.find(folder) == Collection.find(path) == path
+    with Collection.open(folder) as by_folder, Collection.open(path) as by_itself:
+        assert by_folder.path == by_itself.path == path
+
+
+def test_no_collection_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CollectionError, match="pixmatcher index FOLDER"):
+        Collection.open(tmp_path)
+    with pytest.raises(CollectionError, match="pixmatcher index FOLDER"):
+        Collection.find(tmp_path)
+
+
+def test_a_collection_json_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    """The advice to delete a damaged collection must never be given for a folder of the user's."""
+    (tmp_path / "collection.json").write_text('{"info": {"name": "of Postman"}}')
+    with pytest.raises(CollectionError, match="There is no collection"):
+        Collection.open(tmp_path)
+
+
+def test_not_made_twice(folder: Path) -> None:
+    path = filled(folder)
+    with pytest.raises(CollectionError, match="a collection already"):
+        Collection.create(path, [TinyEncoder()])
+    with Collection.open(path) as collection:
+        assert len(collection) == 50
+
+
+@pytest.mark.parametrize("spaces", [(), (Space("a", 4), Space("a", 4)), (Space("../a", 4),), (Space("a", 0),)], ids=str)
+def test_unusable_spaces_are_refused(tmp_path: Path, spaces: tuple[Space, ...]) -> None:
+    encoder = TinyEncoder()
+    encoder.spaces = spaces  # type: ignore[assignment]
+    with pytest.raises(CollectionError, match="spaces"):
+        Collection.create(tmp_path / "c", [encoder])
+    assert not (tmp_path / "c").exists()
+
+
+def test_use_after_close_is_told_and_nothing_is_said_to_be_damaged(folder: Path) -> None:
+    with Collection.create(folder / ".pixmatcher", [TinyEncoder()]) as collection:
+        pass
+    collection.close()  # once more does no harm
+    with pytest.raises(CollectionError, match="closed"):
+        len(collection)
+
+
+# Adding and removing
+
+
+def test_items_come_back_as_they_went_in(collection: Collection, folder: Path) -> None:
+    item = Item(
+        str(folder / "a.jpg"), "abc", "v", 5, 40, 30, "JPEG", "cat", "A cat.", "2020-01-01", "2019-01-01T10:00:00+02:00"
+    )
+    [item_id] = collection.add([item], vectors(1))
+    [found] = collection.items()
+    assert found.added is not None
+    assert found.__dict__ | {"added": None} == item.__dict__ | {"id": item_id}
+    assert len(collection) == 1
+
+
+def test_the_same_uri_replaces_and_keeps_its_id(collection: Collection, folder: Path) -> None:
+    ids = collection.add(items(folder, 5), vectors(5))
+    changed = Item(str(folder / "2.jpg"), "other", "v2")
+    new = vectors(1, seed=9)
+    assert collection.add([changed], new) == [ids[2]]
+    assert len(collection) == 5
+    assert {i.uri: i.content_hash for i in collection.items()}[changed.uri] == "other"
+    np.testing.assert_allclose(collection.embeddings([ids[2]], "visual"), new["visual"], atol=2e-3)
+    best = collection.search(new["visual"][0], space="visual", k=50)
+    assert [hit.item.id for hit in best].count(ids[2]) == 1
+    assert best[0].item.id == ids[2]
+
+
+def test_twice_the_same_uri_in_one_call_is_one_item(collection: Collection, folder: Path) -> None:
+    ids = collection.add(items(folder, 1) * 2, vectors(2))
+    assert ids[0] == ids[1]
+    assert len(collection) == len(collection.search(np.ones(48), space="visual")) == 1
+
+
+def test_copies_take_the_embeddings_of_their_content(collection: Collection, folder: Path) -> None:
+    given = vectors(3)
+    collection.add(items(folder, 3), given)
+    copy, unknown = Item(str(folder / "copy.jpg"), "hash 1"), Item(str(folder / "x.jpg"), "never seen")
+    assert collection.add_copies([copy, unknown]) == [unknown]
+    copied = next(item for item in collection.items() if item.uri == copy.uri)
+    np.testing.assert_allclose(collection.embeddings([copied.id], "visual")[0], given["visual"][1], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoilt"),
+    [
+        ("a space missing", {"visual": np.zeros((2, 48))}),
+        ("a space too many", {**vectors(2), "third": np.zeros((2, 4))}),
+        ("a wrong dimension", {**vectors(2), "visual": np.zeros((2, 47))}),
+        ("one vector too few", {**vectors(2), "visual": np.zeros((1, 48))}),
+        ("one dimension only", {**vectors(2), "visual": np.zeros(48)}),
+        ("NaN", {**vectors(2), "semantic": np.full((2, 24), np.nan)}),
+        ("infinite", {**vectors(2), "semantic": np.full((2, 24), np.inf)}),
+        ("too large for float16", {**vectors(2), "semantic": np.full((2, 24), 1e6)}),
+    ],
+)
+def test_unfit_embeddings_are_refused_and_nothing_is_stored(
+    collection: Collection, folder: Path, name: str, spoilt: dict[str, np.ndarray]
+) -> None:
+    with pytest.raises(CollectionError):
+        collection.add(items(folder, 2), spoilt)
+    assert len(collection) == 0
+    assert collection.catalog.row_count() == 0
+
+
+def test_removing(collection: Collection, folder: Path) -> None:
+    ids = collection.add(items(folder, 10), vectors(10))
+    assert collection.remove([ids[0], ids[5], 12345]) == 2
+    assert collection.remove([ids[0]]) == 0
+    left = [item.id for item in collection.items()]
+    assert left == [i for i in ids if i not in (ids[0], ids[5])]
+    found = collection.search(np.ones(48), space="visual", k=10)
+    assert sorted(hit.item.id for hit in found) == left
+    # A number is never given to another image.
+    assert collection.add(items(folder, 1, first=99), vectors(1))[0] > ids[-1]
+
+
+def test_items_are_read_in_pages_while_others_are_added(collection: Collection, folder: Path) -> None:
+    collection.add(items(folder, 2500), vectors(2500))
+    seen = []
+    for item in collection.items():
+        seen.append(item.uri)
+        if len(seen) == 10:
+            collection.add(items(folder, 5, first=2500), vectors(5))
+            collection.remove([2400])
+    assert len(seen) == len(set(seen)) == 2504
+
+
+def test_embeddings_come_in_the_order_of_the_ids(collection: Collection, folder: Path) -> None:
+    given = vectors(20)
+    ids = collection.add(items(folder, 20), given)
+    wanted = [ids[7], ids[3], ids[19], ids[3]]
+    found = collection.embeddings(wanted, "semantic")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, given["semantic"].astype(np.float16)[[7, 3, 19, 3]])
+    assert collection.embeddings([], "visual").shape == (0, 48)
+    with pytest.raises(CollectionError, match="99"):
+        collection.embeddings([ids[0], 99], "visual")
+    with pytest.raises(CollectionError, match="no space"):
+        collection.embeddings([ids[0]], "third")
+
+
+def test_names_that_are_no_unicode_and_odd_ones(collection: Collection, folder: Path) -> None:
+    names = [
+        b"\xff\xfe.jpg",
+        b"new\nline.jpg",
+        b"quote'\".jpg",
+        "caf\u00e9 \U0001f600 \u202egpj.jpg".encode(),
+        b"%20#?.jpg",
+    ]
+    uris = [str(folder / os.fsdecode(name)) for name in names] + ["https://example.org/a%20b.jpg", "/elsewhere/c.jpg"]
+    ids = collection.add([Item(uri, uri.encode(errors="replace").hex()) for uri in uris], vectors(len(uris)))
+    assert [item.uri for item in collection.items()] == uris
+    collection.add([Item(uri, "again") for uri in uris], vectors(len(uris)))
+    assert [item.id for item in collection.items()] == ids
+    assert collection.catalog.count_uris(uris) == len(uris)
+    assert {hit.item.uri for hit in collection.search(np.ones(48), space="visual")} == set(uris)
+
+
+def test_moving_the_folder_moves_the_collection(folder: Path) -> None:
+    filled(folder, 3)
+    moved = folder.parent / "elsewhere" / os.fsdecode(b"caf\xe9 %20 #?")
+    moved.parent.mkdir()
+    folder.rename(moved)
+    with Collection.open(moved) as collection:
+        assert [item.uri for item in collection.items()] == [str(moved / f"{n}.jpg") for n in range(3)]
+        assert len(collection.search(np.ones(48), space="visual")) == 3
+        assert collection.verify() == []
+
+
+# Searching
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+@pytest.mark.parametrize("k", [1, 7, 200, 1000])
+def test_search_is_the_exhaustive_comparison(folder: Path, k: int, reopened: bool) -> None:
+    given = vectors(200)
+    with Collection.create(folder / ".pixmatcher", [TinyEncoder()]) as collection:
+        collection.add(items(folder, 120), {name: rows[:120] for name, rows in given.items()})
+        collection.search(np.ones(48), space="visual")  # the index is brought up to date after this
+        ids = collection.add(items(folder, 80, first=120), {name: rows[120:] for name, rows in given.items()})
+        path = collection.path
+        if reopened:
+            collection.close()
+            collection = Collection.open(path)
+        for space, rows in given.items():
+            query = np.random.default_rng(k).standard_normal(rows.shape[1]).astype(np.float32)
+            hits = collection.search(query, space=space, k=k)
+            expected = expected_hits(rows, query, k)
+            assert [hit.item.uri for hit in hits] == [str(folder / f"{row}.jpg") for row, _ in expected]
+            np.testing.assert_allclose([hit.score for hit in hits], [score for _, score in expected], atol=1e-4)
+            assert [hit.rank for hit in hits] == list(range(1, min(k, 200) + 1))
+        assert ids[0] == 121
+        collection.close()
+
+
+def test_equal_scores_come_in_the_order_of_ids_at_every_cut(collection: Collection, folder: Path) -> None:
+    same = {name: np.repeat(rows[:1], 40, axis=0) for name, rows in vectors(1).items()}
+    ids = collection.add(items(folder, 40), same)
+    collection.add(items(folder, 1), {name: rows[:1] for name, rows in same.items()})  # the first one's row is the last
+    for k in (1, 3, 10, 39, 40, 41):
+        found = collection.search(same["visual"][0], space="visual", k=k)
+        assert [hit.item.id for hit in found] == ids[:k]
+
+
+def test_least_score(collection: Collection, folder: Path) -> None:
+    given = vectors(30)
+    collection.add(items(folder, 30), given)
+    query = given["visual"][0]
+    least = expected_hits(given["visual"], query, 5)[-1][1] - 1e-3
+    assert len(collection.search(query, space="visual", k=30, min_score=least)) == 5
+    assert collection.search(query, space="visual", min_score=1e9) == []
+
+
+def test_search_of_nothing(collection: Collection) -> None:
+    assert collection.search(np.ones(48), space="visual") == []
+
+
+@pytest.mark.parametrize(
+    ("vector", "space", "k"),
+    [
+        (np.ones(47), "visual", 1),
+        (np.ones((1, 48)), "visual", 1),
+        (np.full(48, np.nan), "visual", 1),
+        (np.full(48, np.inf), "visual", 1),
+        (np.ones(48), "third", 1),
+        (np.ones(48), "visual", 0),
+    ],
+)
+def test_unfit_queries_are_refused(
+    collection: Collection, folder: Path, vector: np.ndarray, space: str, k: int
+) -> None:
+    collection.add(items(folder, 2), vectors(2))
+    with pytest.raises(CollectionError):
+        collection.search(vector, space=space, k=k)
+
+
+def test_threads_search_and_list_while_another_adds(collection: Collection, folder: Path) -> None:
+    """Every answer is of one complete state: states grow by 20 whole items."""
+    wrong: list[object] = []
+    finished = threading.Event()
+
+    def read(what: int) -> None:
+        try:
+            while not finished.is_set():
+                if what == 0:
+                    found = {hit.item.uri for hit in collection.search(np.ones(48), space="visual", k=5000)}
+                elif what == 1:
+                    found = {hit.item.uri for hit in collection.search(np.ones(24), space="semantic", k=5000)}
+                else:
+                    found = {item.uri for item in collection.items()}
+                if len(found) % 20 or found != {str(folder / f"{n}.jpg") for n in range(len(found))}:
+                    wrong.append(len(found))
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=read, args=(n % 3,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for step in range(20):
+        collection.add(items(folder, 20, first=20 * step), vectors(20, seed=step))
+    finished.set()
+    for thread in threads:
+        thread.join(30)
+    assert wrong == []
+    assert len(collection) == 400
+
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from test_collection import items, vectors
+from pixmatcher import Collection
+folder = Path(sys.argv[1])
+with Collection.open(folder) as collection:
+    for step in range(30):
+        ids = collection.add(items(folder, 20, first=20 * step), vectors(20, seed=step))
+        print(step, flush=True)
+        if step % 3 == 2:
+            collection.remove(ids)
+            collection.save_indexes()
+"""
+
+
+def test_a_reader_sees_only_complete_states_of_another_process(folder: Path) -> None:
+    path = filled(folder, 0)
+    command = [sys.executable, "-c", WRITER, str(folder), str(Path(__file__).parent)]
+    sizes = set()
+    with (
+        Collection.open(path) as reader,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer,
+    ):
+        assert writer.stdout is not None
+        while writer.poll() is None:
+            found = [hit.item.uri for hit in reader.search(np.ones(48), space="visual", k=5000)]
+            assert len(found) == len(set(found))
+            assert len(found) % 20 == 0
+            sizes.add(len(found))
+        assert writer.wait() == 0
+        # The reader that was open all the time sees what came last.
+        assert len(reader) == len(reader.search(np.ones(24), space="semantic", k=5000)) == 400
+        assert reader.verify() == []
+    assert len(sizes) > 2
+
+
+# Writers
+
+
+def test_two_writers(folder: Path) -> None:
+    path = filled(folder, 3)
+    with Collection.open(path) as first, Collection.open(path) as second:
+        first.begin_writing()
+        with pytest.raises(CollectionLockedError, match=f"process {os.getpid()} on .+ since 20"):
+            second.remove([1])
+        assert len(second.search(np.ones(48), space="visual")) == 3  # reading goes on
+        first.close()
+        assert second.remove([1]) == 1
+
+
+def test_files_are_not_kept_open(folder: Path) -> None:
+    """Neither searches nor closed collections may use up descriptors or maps."""
+    path = filled(folder, 10)
+
+    def held() -> tuple[int, int]:
+        maps = Path("/proc/self/maps")
+        return len(os.listdir("/dev/fd")), maps.read_text().count(str(path)) if maps.exists() else 0
+
+    with Collection.open(path) as collection:
+        collection.search(np.ones(48), space="visual")
+        for turn in range(20):
+            collection.search(np.ones(48), space="visual")
+            collection.embeddings([1, 2], "visual")
+            with Collection.open(path) as other:
+                other.search(np.ones(48), space="visual")
+                other.verify()
+            if turn == 1:
+                before = held()
+        assert held() == before
+
+
+# Damage
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+
+
+def cut(path: Path, size: int) -> None:
+    os.truncate(path, size)
+
+
+def parts(path: Path) -> list[str]:
+    with Collection.open(path) as collection:
+        return [problem.part for problem in collection.verify()]
+
+
+def test_verify_of_the_unharmed(folder: Path) -> None:
+    path = filled(folder)
+    assert parts(path) == []
+    (path / "unknown.new").write_text("left over")
+    (path / "collection.json.new").write_text("left over")
+    (path / "index" / "visual.faiss.new").write_bytes(b"left over")
+    assert parts(path) == []
+    with Collection.open(path) as collection:
+        collection.add(items(folder, 1, first=50), vectors(1))
+    assert parts(path) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "lost"),
+    [
+        (lambda path: cut(path / "vectors" / "visual.f16", 20 * 96), 30),
+        (lambda path: cut(path / "vectors" / "visual.f16", 20 * 96 + 1), 30),
+        (lambda path: cut(path / "vectors" / "semantic.f16", 0), 50),
+        (lambda path: (path / "vectors" / "semantic.f16").unlink(), 50),
+        (lambda path: shutil.rmtree(path / "vectors"), 50),
+        (lambda path: flip(path / "vectors" / "visual.f16", 20 * 96 + 5), 1),
+        (lambda path: flip(path / "vectors" / "semantic.f16", 49 * 48 + 47), 1),
+    ],
+    ids=["cut", "cut within a row", "emptied", "missing", "all missing", "flipped bit", "last bit"],
+)
+def test_damaged_vectors_are_found_and_repaired(folder: Path, damage: object, lost: int) -> None:
+    path = filled(folder)
+    damage(path)  # type: ignore[operator]
+    with Collection.open(path) as collection:
+        [problem] = collection.verify()
+        assert problem.part == "vectors"
+        assert f"{lost} of 50 images" in problem.message
+        assert "verify --repair" in problem.remedy
+        if lost > 1:
+            with pytest.raises(CollectionError, match="--repair"):
+                collection.add(items(folder, 1), vectors(1))
+        assert collection.repair() == lost
+        assert collection.verify() == []
+        assert len(collection) == 50 - lost
+    with Collection.open(path) as collection:
+        assert len(collection.search(np.ones(48), space="visual", k=100)) == 50 - lost
+        assert len(collection.add(items(folder, 50), vectors(50))) == 50
+        assert collection.verify() == []
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(np.random.default_rng(1).bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda index, stamp: flip(index, 700),
+        lambda index, stamp: flip(index, 0),
+        lambda index, stamp: garbage(index),
+        lambda index, stamp: cut(index, index.stat().st_size // 2),
+        lambda index, stamp: cut(index, 0),
+        lambda index, stamp: index.unlink(),
+        lambda index, stamp: stamp.unlink(),
+        lambda index, stamp: garbage(stamp),
+        lambda index, stamp: cut(stamp, 10),
+        lambda index, stamp: stamp.write_text("[1, 2]"),
+        lambda index, stamp: stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"generation": "1"})),
+        lambda index, stamp: stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"generation": 10**9})),
+        lambda index, stamp: index.write_bytes(index.with_name("semantic.faiss").read_bytes()),
+        lambda index, stamp: shutil.rmtree(index.parent),
+    ],
+)
+@pytest.mark.parametrize("mend", ["search", "repair"])
+def test_a_damaged_index_is_built_again(folder: Path, damage: object, mend: str) -> None:
+    path = filled(folder)
+    index = path / "index" / "visual.faiss"
+    before = index.read_bytes()
+    damage(index, index.with_suffix(".json"))  # type: ignore[operator]
+    assert set(parts(path)) <= {"index"}
+    query = np.ones(48, np.float32)
+    with Collection.open(path) as collection:
+        if mend == "repair":
+            assert collection.repair() == 0
+        hits = collection.search(query, space="visual", k=9)
+        collection.search(np.ones(24), space="semantic")
+        assert collection.verify() == []
+    assert [hit.item.id - 1 for hit in hits] == [row for row, _ in expected_hits(vectors(50)["visual"], query, 9)]
+    assert index.read_bytes() == before
+
+
+def test_a_damaged_index_that_nobody_can_tell_by_its_date_never_crashes(folder: Path) -> None:
+    """A bit that turns over by itself leaves the date: each byte of the head is tried, in one process."""
+    path = filled(folder, 3)
+    index = path / "index" / "visual.faiss"
+    status, content = index.stat(), index.read_bytes()
+    for position in [*range(150), *range(len(content) - 40, len(content))]:
+        flip(index, position)
+        os.utime(index, ns=(status.st_atime_ns, status.st_mtime_ns))
+        with Collection.open(path) as collection:
+            if position % 10 == 0:
+                assert [problem.part for problem in collection.verify()] == ["index"]
+            with suppress(CollectionError):
+                assert len(collection.search(np.ones(48), space="visual", k=9)) <= 3
+        index.write_bytes(content)
+        os.utime(index, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_an_index_of_a_later_catalog_is_not_trusted(folder: Path) -> None:
+    """The catalog is put back from a copy, and its rows are then filled with other images."""
+    path = filled(folder, 10)
+    shutil.copy(path / "catalog.sqlite", path.parent / "copy")
+    with Collection.open(path) as collection:
+        for step in range(5):
+            collection.add(items(folder, 10, first=10 + 10 * step), vectors(10, seed=1 + step))
+    shutil.copy(path.parent / "copy", path / "catalog.sqlite")
+    with Collection.open(path) as collection:
+        assert len(collection.search(np.ones(48), space="visual", k=100)) == 10
+        other = vectors(10, seed=77)
+        collection.add(items(folder, 10, first=500), other)
+    with Collection.open(path) as collection:
+        best = collection.search(other["visual"][4], space="visual", k=1)[0]
+        assert best.item.uri == str(folder / "504.jpg")
+        assert len(collection.search(np.ones(48), space="visual", k=100)) == 20
+        assert collection.verify() == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda catalog: catalog.write_bytes(b"no database at all" * 999),
+        lambda catalog: cut(catalog, 0),
+        lambda catalog: cut(catalog, 5000),
+        lambda catalog: cut(catalog, catalog.stat().st_size // 2),
+        lambda catalog: catalog.write_bytes(
+            catalog.read_bytes()[:4096] + np.random.default_rng(2).bytes(catalog.stat().st_size - 4096)
+        ),
+        lambda catalog: catalog.unlink(),
+    ],
+    ids=["other file", "empty", "cut", "cut in half", "garbage", "missing"],
+)
+def test_a_damaged_catalog_is_told_with_what_to_do(folder: Path, damage: object) -> None:
+    path = filled(folder, 500)
+    damage(path / "catalog.sqlite")  # type: ignore[operator]
+    try:
+        with Collection.open(path) as collection:
+            [problem] = collection.verify()
+            message = f"{problem.part} {problem.message} {problem.remedy}"
+            with pytest.raises(CollectionError, match="index again"):
+                collection.repair()
+    except CollectionError as error:
+        message = str(error)
+    assert "catalog" in message
+    assert f"elete the folder {path} and index again; your images are not touched" in message
+    done = cli("verify", "-c", path)
+    assert done.returncode in (1, 2)
+    assert "and index again" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "garbage",
+        "[]",
+        "{}",
+        '{"format": 1}',
+        '{"format": Infinity}',
+        '{"format": 1, "created": "", "encoders": []}',
+        '{"format": 1, "created": "", "encoders": [{"name": "a", "fingerprint": "", "spaces": [{"name": 3}]}]}',
+        '{"format": 1, "created": "", "encoders": '
+        '[{"name": "a", "fingerprint": "", "spaces": [{"name": "../../x", "dimension": 4}]}]}',
+        "[" * 100_000,
+        "\udcff",
+    ],
+)
+def test_a_damaged_manifest(folder: Path, text: str) -> None:
+    path = filled(folder, 1)
+    (path / "collection.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(CollectionError, match=r"collection\.json is damaged: delete the folder"):
+        Collection.open(path)
+
+
+def test_a_lost_manifest_does_not_lead_to_a_wrong_collection(folder: Path) -> None:
+    path = filled(folder, 1)
+    (path / "collection.json").unlink()
+    with pytest.raises(CollectionError, match=r"lost its collection\.json"):
+        Collection.create(path, [TinyEncoder()])
+
+
+def test_a_newer_format_is_refused(folder: Path) -> None:
+    path = filled(folder, 1)
+    manifest = path / "collection.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 2, "encoders": "of another shape"}))
+    with pytest.raises(CollectionError, match=r"format 2, newer than the 1 .+ upgrade"):
+        Collection.open(path)
+    for command in ("info", "verify", "index"):
+        done = cli(command, *([folder] if command == "index" else []), "-c", path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "newer" in done.stderr
+
+
+# Places that cannot be written
+
+READ_ONLY = """
+import sys
+import numpy as np
+from pixmatcher import Collection, PixMatcherError
+with Collection.open(sys.argv[1]) as collection:
+    print(len(collection.search(np.ones(48), space="visual", k=100)), len(collection), len(collection.verify()))
+    try:
+        collection.remove([1])
+    except PixMatcherError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("state", ["closed well", "index missing", "killed", "written by its owner meanwhile"])
+def test_a_read_only_folder_can_be_searched(open_folder: Path, state: str) -> None:
+    path = filled(open_folder, 10)
+    expected = 10
+    owner = None
+    if state == "index missing":
+        shutil.rmtree(path / "index")
+    elif state == "killed":
+        # A writer that is killed leaves the log of the catalog, with what it did.
+        script = (
+            "import sys, os, signal; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
+            "from test_collection import items, vectors; from pixmatcher import Collection\n"
+            "folder = Path(sys.argv[1]); collection = Collection.open(folder)\n"
+            "collection.add(items(folder, 5, first=10), vectors(5)); os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        command = [sys.executable, "-c", script, str(open_folder), str(Path(__file__).parent)]
+        assert subprocess.run(command).returncode == -9
+        assert (path / "catalog.sqlite-wal").stat().st_size
+        expected = 15
+    elif state == "written by its owner meanwhile":
+        owner = Collection.open(path)
+        owner.add(items(open_folder, 5, first=10), vectors(5))
+        expected = 15
+    for inner, _, files in os.walk(path):
+        for name in files:
+            os.chmod(os.path.join(inner, name), 0o444)
+        os.chmod(inner, 0o555)
+    command = [sys.executable, "-c", READ_ONLY, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound_by_permissions())
+    assert done.stderr == ""
+    counts, message = done.stdout.splitlines()
+    found, length, problems = map(int, counts.split())
+    assert found == length == expected
+    assert problems == (2 if state == "index missing" else 0)
+    assert "cannot be written" in message
+    if owner:
+        owner.close()
+
+
+def test_a_reader_without_rights_follows_its_owner(open_folder: Path) -> None:
+    """Who may not write opens the database as constant, but must notice that its owner changed it."""
+    path = filled(open_folder, 10)
+    script = (
+        "import sys; import numpy as np; from pixmatcher import Collection\n"
+        "with Collection.open(sys.argv[1]) as collection:\n"
+        "    for _ in sys.stdin:\n"
+        "        print(len(collection.search(np.ones(48), space='visual', k=99)), flush=True)\n"
+    )
+    inner = [path, path / "vectors", path / "index"]
+    for place in [*inner, *path.glob("*.sqlite")]:
+        place.chmod(0o555)
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=bound_by_permissions(),
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        for expected in (10, 20, 30):
+            print(file=reader.stdin, flush=True)
+            assert reader.stdout.readline() == f"{expected}\n"
+            for place in [*inner, *path.glob("*.sqlite")]:
+                place.chmod(0o755)
+            with Collection.open(path) as owner:
+                owner.add(items(open_folder, 10, first=expected), vectors(10))
+            for place in [*inner, *path.glob("*.sqlite")]:
+                place.chmod(0o555)
+        reader.stdin.close()
+
+
+@pytest.mark.parametrize("shared_memory_left", [True, False])
+def test_a_full_disk_can_be_searched(small_disk: Path | None, tmp_path: Path, shared_memory_left: bool) -> None:
+    """A killed writer left its log on a disk that is full since: there is no room for the log's shared memory."""
+    if small_disk is None:
+        pytest.skip("no file system may be mounted here; test_faults.py has the test with a limit instead")
+    filled(small_disk, 100)
+    script = (
+        "import sys, os, signal; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
+        "from test_collection import items, vectors; from pixmatcher import Collection\n"
+        "folder = Path(sys.argv[1]); collection = Collection.open(folder)\n"
+        "collection.add(items(folder, 50, first=100), vectors(50)); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", script, str(small_disk), str(Path(__file__).parent)]
+    assert subprocess.run(command).returncode == -9
+    path = small_disk / ".pixmatcher"
+    if not shared_memory_left:
+        (path / "catalog.sqlite-shm").unlink()
+    filler = fill_up(small_disk)
+    with Collection.open(path) as reader, Collection.open(path) as other:
+        assert len(reader) == len(other) == 150
+        assert len(reader.search(np.ones(48), space="visual", k=500)) == 150
+        with pytest.raises(StorageError, match="make room"):
+            other.add(items(small_disk, 50, first=150), vectors(50))
+        assert len(other) == 150
+        assert other.search(np.ones(24), space="semantic", k=500)
+        with suppress(StorageError):  # the index files cannot be brought up to date, of which nothing is lost
+            other.close()
+        filler.unlink()
+        with Collection.open(path) as writer:
+            writer.add(items(small_disk, 50, first=150), vectors(50))
+        # The open reader sees what was written since.
+        assert len(reader.search(np.ones(48), space="visual", k=500)) == 200
+    assert parts(path) == []

@@ -1,0 +1,113 @@
+"""The exact index returns what a full comparison returns, whatever the codes make of the rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pixmatcher.collection.exact import ExactIndex
+from pixmatcher.collection.vectors import Float32, Rows, VectorFile
+
+DIMENSION = 48
+
+
+def full_comparison(stored: np.ndarray, rows: Rows, query: Float32, k: int) -> tuple[list[float], list[int]]:
+    scores = (stored[rows].astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+    order = np.lexsort((rows, -scores))[:k]
+    return scores[order].tolist(), rows[order].tolist()
+
+
+def write(path: Path, values: Float32) -> tuple[VectorFile, np.ndarray]:
+    stored = values.astype("<f2")
+    vectors = VectorFile(path / "vectors.f16", values.shape[1])
+    vectors.write(0, stored)
+    return vectors, stored
+
+
+def clusters(random: np.random.Generator, count: int) -> Float32:
+    """Rows that lie close together in groups, as images do."""
+    centres = random.normal(size=(40, DIMENSION))
+    values = centres[random.integers(0, 40, count)] + random.normal(0, 0.1, (count, DIMENSION))
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["clusters", "near copies", "copies", "outliers", "one value", "tiny", "huge"])
+def test_hits_are_those_of_a_full_comparison(tmp_path: Path, kind: str) -> None:
+    random = np.random.default_rng(1)
+    values = clusters(random, 40_000)
+    if kind == "near copies":
+        values = values[:1] + random.normal(0, 1e-3, values.shape).astype(np.float32)
+    elif kind == "copies":
+        values[:] = values[random.integers(0, 5, len(values))]
+    elif kind == "outliers":
+        values[random.integers(0, len(values), 300)] *= 50
+    elif kind == "one value":
+        values[:, 1:] = 0
+    elif kind == "tiny":
+        values *= 1e-4
+    elif kind == "huge":
+        values *= 3e4
+    vectors, stored = write(tmp_path, values)
+    rows = np.sort(random.permutation(len(values))[:35_000])
+    index = ExactIndex(vectors)
+    index.update(rows)
+    for query in [*values[:4], *random.normal(size=(4, DIMENSION)).astype(np.float32), np.zeros(DIMENSION, np.float32)]:
+        for k in (1, 12, 300):
+            scores, found = index.search(query, k)
+            assert (scores.tolist(), found.tolist()) == full_comparison(stored, rows, query, k)
+
+
+def test_the_codes_answer_for_real_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On rows like those of images, the candidates of one scan suffice: the full comparison is not needed."""
+    random = np.random.default_rng(2)
+    values = clusters(random, 40_000)
+    vectors, _ = write(tmp_path, values)
+    index = ExactIndex(vectors)
+    index.update(np.arange(len(values)))
+    read: list[int] = []
+    original = VectorFile.read
+
+    def counted(self: VectorFile, rows: Rows) -> np.ndarray:
+        read.append(len(rows))
+        return original(self, rows)
+
+    monkeypatch.setattr(VectorFile, "read", counted)
+    for query in values[:10]:
+        index.search(query, 12)
+    assert sum(read) < 10 * len(values) / 8
+
+
+def test_rows_come_and_go(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    values = clusters(random, 6000)
+    values[3000:] *= 3  # beyond the range that the first rows suggest
+    vectors, stored = write(tmp_path, values)
+    index = ExactIndex(vectors)
+    query = values[0]
+    for rows in (np.arange(10), np.arange(3000), np.arange(100, 6000), np.arange(50, 5000, 7), np.arange(0)):
+        index.update(rows)
+        assert sorted(index.rows.tolist()) == rows.tolist()
+        scores, found = index.search(query, 9)
+        assert (scores.tolist(), found.tolist()) == full_comparison(stored, rows, query, 9)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_saved_index_answers_the_same(tmp_path: Path, mapped: bool) -> None:
+    random = np.random.default_rng(4)
+    values = clusters(random, 20_000)
+    vectors, stored = write(tmp_path, values)
+    index = ExactIndex(vectors)
+    index.update(np.arange(15_000))
+    path = tmp_path / "index.faiss"
+    with path.open("wb") as file:
+        index.save(file)
+    loaded = ExactIndex.load(path, vectors, mapped=mapped)
+    assert loaded.mapped is mapped
+    for query in values[:5]:
+        scores, found = loaded.search(query, 20)
+        assert (scores.tolist(), found.tolist()) == full_comparison(stored, np.arange(15_000), query, 20)
+    if not mapped:
+        loaded.update(np.arange(20_000))
+        assert loaded.search(values[19_000], 1)[1].tolist() == [19_000]

@@ -1,0 +1,120 @@
+"""Fetching from URLs, against a real server on loopback."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+
+from pixmatcher.errors import FetchError
+from pixmatcher.fetch import _is_public, fetch, is_url
+from servers import serve
+
+
+@pytest.fixture(scope="module")
+def image() -> bytes:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def server(image: bytes) -> Iterator[str]:
+    with serve(image) as url:
+        yield url
+
+
+def test_fetches_what_is_there(server: str, image: bytes) -> None:
+    assert fetch(f"{server}/image.jpg", allow_private=True) == image
+    assert fetch(f"{server}/image.jpg?size=large", allow_private=True) == image
+    assert fetch(f"{server}/to-image", allow_private=True) == image
+
+
+def test_the_server_is_told_the_name_of_its_host(server: str) -> None:
+    by_name = server.replace("127.0.0.1", "localhost")
+    assert fetch(f"{by_name}/host", allow_private=True).decode() == by_name.removeprefix("http://")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "2130706433", "[::ffff:127.0.0.1]"])
+def test_private_hosts_are_refused_before_anything_is_sent(server: str, host: str) -> None:
+    port = server.rpartition(":")[2]
+    with pytest.raises(FetchError, match="private or reserved"):
+        fetch(f"http://{host}:{port}/image.jpg")
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2001:4860:4860::8888", True),
+        ("10.0.0.1", False),
+        ("172.16.3.4", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("224.0.0.1", False),
+        ("fe80::1%eth0", False),
+        ("fc00::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("64:ff9b::a00:1", False),
+        ("64:ff9b::808:808", True),
+        ("2002:7f00:1::", False),
+    ],
+)
+def test_which_addresses_are_public(address: str, public: bool) -> None:
+    assert _is_public(address) is public
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/nothing", "answered 404"),
+        ("/forever", "redirects more than"),
+        ("/to-file", "only http and https"),
+        ("/cut", "cannot be fetched"),
+    ],
+)
+def test_bad_answers_are_one_sentence(server: str, path: str, message: str) -> None:
+    with pytest.raises(FetchError, match=message) as caught:
+        fetch(server + path, allow_private=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_trickles_is_given_up(server: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(FetchError, match=r"longer than 0\.5 seconds"):
+        fetch(f"{server}/trickle", allow_private=True, timeout=0.5)
+    assert time.monotonic() - started < 5  # it would trickle on for a minute and more
+
+
+def test_an_endless_answer_is_cut(server: str) -> None:
+    with pytest.raises(FetchError, match="longer than 1 MB"):
+        fetch(f"{server}/endless", allow_private=True, max_bytes=1 << 20)
+
+
+@pytest.mark.parametrize("url", ["ftp://example.org/a.jpg", "file:///etc/hostname", "gopher://example.org/"])
+def test_other_schemes_are_refused(url: str) -> None:
+    with pytest.raises(FetchError, match="only http and https"):
+        fetch(url, allow_private=True)
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://exa mple/", "https:///path", "http://a:99999/"])
+def test_urls_that_make_no_sense_are_one_sentence(url: str) -> None:
+    with pytest.raises(FetchError):
+        fetch(url, allow_private=True)
+
+
+def test_an_unreachable_server_is_one_sentence() -> None:
+    with pytest.raises(FetchError, match="cannot be fetched"):
+        fetch("http://127.0.0.1:9/", allow_private=True)
+
+
+def test_what_is_a_url() -> None:
+    assert is_url("https://example.org/a.jpg")
+    assert is_url("FTP://example.org")
+    assert not is_url("a cat://")
+    assert not is_url("photos/a.jpg")
+    assert not is_url("://")

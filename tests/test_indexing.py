@@ -1,0 +1,528 @@
+"""Indexing: what changed is encoded, what did not is left, and the report tells it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import TinyEncoder, bound_by_permissions, cli, paint, paint_many
+from pixmatcher import Collection, CollectionError, EncoderError, IndexReport, SourceError, index
+from pixmatcher.images import fit_image, open_image
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eight images in three folders."""
+    folder = tmp_path / "photos"
+    paint_many(folder, 4)
+    paint_many(folder / "trip", 2, first=10)
+    paint_many(folder / "trip" / "day 2", 2, first=20)
+    return folder
+
+
+class Indexer:
+    """Indexes with the small encoder and keeps what the last run encoded."""
+
+    def __init__(self, encoder: TinyEncoder, collection: Path | None = None) -> None:
+        self.encoder = encoder
+        self.collection = collection
+        self.encoded = 0
+
+    def __call__(self, sources: Path | Sequence[Path], **options: object) -> IndexReport:
+        before = self.encoder.encoded
+        report = index(sources, self.collection, encoders=["tiny"], **options)  # type: ignore[arg-type]
+        self.encoded = self.encoder.encoded - before
+        check_whole(report.collection, self.encoder)
+        return report
+
+
+@pytest.fixture
+def run(tiny: TinyEncoder) -> Indexer:
+    return Indexer(tiny)
+
+
+def check_whole(path: Path, encoder: TinyEncoder) -> None:
+    """Each item is what its file is now, and is found by it."""
+    with Collection.open(path) as collection:
+        assert collection.verify() == []
+        items = list(collection.items())
+        assert len({item.uri for item in items}) == len(items)
+        for item in items:
+            if not os.access(item.uri, os.R_OK):
+                continue
+            content = Path(item.uri).read_bytes()
+            assert item.content_hash == hashlib.sha256(content).hexdigest()
+            pixels = fit_image(open_image(content, min_side=encoder.recipe.min_side).image, encoder.recipe)[None]
+            expected = encoder.encode_images(pixels)
+            for space, vectors in expected.items():
+                np.testing.assert_allclose(collection.embeddings([item.id], space), vectors, atol=1e-3)
+
+
+def counts(report: IndexReport) -> dict[str, int]:
+    """The numbers of a report that are not 0."""
+    names = ("added", "changed", "moved", "removed", "unchanged")
+    found = {name: getattr(report, name) for name in names} | {"failed": len(report.failures)}
+    return {name: number for name, number in found.items() if number}
+
+
+def ids(path: Path) -> dict[str, int]:
+    with Collection.open(path) as collection:
+        return {item.uri: item.id for item in collection.items()}
+
+
+def test_the_first_run_and_a_second_one(run: Indexer, folder: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    report = run(folder, progress=lambda done, total: progress.append((done, total)))
+    assert report.collection == folder / ".pixmatcher"
+    assert report.total == 8
+    assert counts(report) == {"added": 8}
+    assert run.encoded == 8
+    assert progress[0] == (0, 8)
+    assert progress[-1] == (8, 8)
+    assert [done for done, _ in progress] == sorted(done for done, _ in progress)
+    generation = (folder / ".pixmatcher" / "index" / "visual.json").read_text()
+    assert counts(run(folder)) == {"unchanged": 8}
+    assert run.encoded == 0
+    # Nothing changed, so nothing derived is written again.
+    assert (folder / ".pixmatcher" / "index" / "visual.json").read_text() == generation
+
+
+def test_what_an_item_knows(run: Indexer, tmp_path: Path) -> None:
+    path = paint(tmp_path / "photos" / "a.jpg", 1, size=(64, 48))
+    run(path.parent)
+    with Collection.open(path.parent) as collection:
+        [item] = collection.items()
+    assert (item.uri, item.width, item.height, item.format) == (str(path), 64, 48, "JPEG")
+    assert item.bytes == path.stat().st_size
+    assert item.content_hash == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert item.modified is not None
+    assert item.modified.endswith("+00:00")
+
+
+def test_added_changed_and_deleted(run: Indexer, folder: Path) -> None:
+    run(folder)
+    before = ids(folder)
+    paint(folder / "new.png", 100)
+    paint(folder / "00001.png", 101)
+    (folder / "00002.png").unlink()
+    report = run(folder)
+    assert counts(report) == {"added": 1, "changed": 1, "removed": 1, "unchanged": 6}
+    assert run.encoded == 2
+    assert report.total == 8
+    after = ids(folder)
+    assert str(folder / "00002.png") not in after
+    assert after[str(folder / "00001.png")] == before[str(folder / "00001.png")]
+
+
+def test_moved_and_renamed_are_not_encoded_and_keep_their_ids(run: Indexer, folder: Path) -> None:
+    run(folder)
+    before = ids(folder)
+    (folder / "00000.png").rename(folder / "renamed.png")
+    (folder / "trip").rename(folder / "journey")
+    assert counts(run(folder)) == {"moved": 5, "unchanged": 3}
+    assert run.encoded == 0
+    after = ids(folder)
+    assert after[str(folder / "renamed.png")] == before[str(folder / "00000.png")]
+    assert sorted(after.values()) == sorted(before.values())
+
+
+def test_copied_and_touched_are_not_encoded(run: Indexer, folder: Path) -> None:
+    run(folder)
+    shutil.copy(folder / "00000.png", folder / "copy.png")
+    os.utime(folder / "00001.png", (1, 1))
+    assert counts(run(folder)) == {"added": 1, "unchanged": 8}
+    assert run.encoded == 0
+    assert counts(run(folder)) == {"unchanged": 9}
+
+
+def test_swapped_files_are_not_encoded(run: Indexer, folder: Path) -> None:
+    run(folder)
+    one, two, aside = folder / "00000.png", folder / "00001.png", folder / "aside"
+    one.rename(aside)
+    two.rename(one)
+    aside.rename(two)
+    assert counts(run(folder)) == {"changed": 2, "unchanged": 6}
+    assert run.encoded == 0
+
+
+def test_moved_away_with_another_in_its_place(run: Indexer, folder: Path) -> None:
+    run(folder)
+    (folder / "00000.png").rename(folder / "zzz.png")
+    paint(folder / "00000.png", 100)
+    assert counts(run(folder)) == {"added": 1, "changed": 1, "unchanged": 7}
+    assert run.encoded == 1
+
+
+def test_moved_onto_another(run: Indexer, folder: Path) -> None:
+    run(folder)
+    before = ids(folder)
+    (folder / "00000.png").replace(folder / "00001.png")
+    assert counts(run(folder))["unchanged"] == 6
+    assert run.encoded == 0
+    after = ids(folder)
+    assert len(after) == 7
+    assert after[str(folder / "00001.png")] in (before[str(folder / "00000.png")], before[str(folder / "00001.png")])
+
+
+def test_a_copy_takes_the_place_of_the_deleted_original_in_many(run: Indexer, tmp_path: Path) -> None:
+    """Many of the same content, some of which move, some go."""
+    folder = tmp_path / "photos"
+    original = paint(folder / "0.png", 1)
+    for n in range(1, 30):
+        shutil.copy(original, folder / f"{n}.png")
+    run(folder)
+    for n in range(10):
+        (folder / f"{n}.png").rename(folder / f"moved {n}.png")
+    for n in range(10, 20):
+        (folder / f"{n}.png").unlink()
+    assert counts(run(folder)) == {"moved": 10, "removed": 10, "unchanged": 10}
+    assert run.encoded == 0
+
+
+def test_more_than_fits_in_one_commit(run: Indexer, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    paint_many(folder, 1100)
+    assert counts(run(folder, workers=3)) == {"added": 1100}
+    for path in list(folder.glob("*.png"))[:1050]:
+        path.chmod(0o640)
+    folder.rename(tmp_path / "elsewhere")
+    folder = tmp_path / "elsewhere"
+    assert counts(run(folder)) == {"unchanged": 1100}
+    assert run.encoded == 0
+
+
+def test_dot_names_and_collections_are_passed_over(run: Indexer, folder: Path, tmp_path: Path) -> None:
+    paint(folder / ".hidden.png", 50)
+    paint(folder / ".hidden" / "a.png", 51)
+    paint(folder / "@eaDir" / "thumbnail.png", 52)
+    paint(folder / "notes.txt", 53, kind="PNG")
+    inner = Indexer(run.encoder, folder / "inner collection")
+    inner(folder / "trip")
+    paint(folder / "inner collection" / "vectors" / "a.png", 54)
+    assert counts(run(folder)) == {"added": 8}
+
+
+def test_a_folder_that_holds_other_things_gets_the_collection_inside(tiny: TinyEncoder, folder: Path) -> None:
+    report = index(folder, folder, encoders=["tiny"])
+    assert report.collection == folder / ".pixmatcher"
+    assert report.total == 8
+    assert index(folder, folder).collection == folder / ".pixmatcher"
+    # Also where what lies there is damaged: no second one is made beside it.
+    (folder / ".pixmatcher" / "collection.json").write_text("garbage")
+    with pytest.raises(CollectionError, match="damaged"):
+        index(folder, folder)
+
+
+def test_a_named_collection_elsewhere(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
+    run = Indexer(tiny, tmp_path / "deep" / "collection")
+    assert run(folder).collection == tmp_path / "deep" / "collection"
+    assert not (folder / ".pixmatcher").exists()
+    assert counts(run(folder)) == {"unchanged": 8}
+
+
+def test_overlapping_sources(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
+    run = Indexer(tiny, tmp_path / "c")
+    assert counts(run([folder, folder / "trip"])) == {"added": 8}
+    assert run.encoded == 8
+    assert counts(run([folder / "trip", folder])) == {"unchanged": 8}
+    (folder / "trip" / "00010.png").unlink()
+    assert counts(run([folder / "trip", folder])) == {"removed": 1, "unchanged": 7}
+
+
+def test_three_sources_and_a_move_between_them(tiny: TinyEncoder, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for number, folder in enumerate(folders):
+        paint_many(folder, 3, first=10 * number)
+    run = Indexer(tiny, tmp_path / "collection")
+    progress: list[tuple[int, int]] = []
+    assert counts(run(folders, progress=lambda done, total: progress.append((done, total)))) == {"added": 9}
+    assert progress[-1] == (9, 9)
+    assert [total for _, total in progress] == [9] * len(progress)
+    before = ids(tmp_path / "collection")
+    (folders[0] / "00000.png").rename(folders[2] / "new.png")
+    (folders[2] / "00020.png").rename(folders[1] / "new.png")
+    assert counts(run(folders)) == {"moved": 2, "unchanged": 7}
+    assert run.encoded == 0
+    assert sorted(ids(tmp_path / "collection").values()) == sorted(before.values())
+    # A run over one of them leaves the others alone.
+    paint(folders[1] / "newer.png", 50)
+    assert counts(run(folders[1])) == {"added": 1, "unchanged": 4}
+    assert len(ids(tmp_path / "collection")) == 10
+
+
+def test_several_sources_need_a_collection(tiny: TinyEncoder, folder: Path) -> None:
+    with pytest.raises(CollectionError, match="-c"):
+        index([folder, folder / "trip"], encoders=["tiny"])
+
+
+def test_sources_that_are_none(tiny: TinyEncoder, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name, words in (("missing", "does not exist"), ("file", "is not a folder")):
+        with pytest.raises(SourceError, match=words):
+            index(tmp_path / name, tmp_path / "c", encoders=["tiny"])
+    assert not (tmp_path / "c").exists()
+
+
+def test_linked_folders_and_files(run: Indexer, folder: Path, tmp_path: Path) -> None:
+    paint_many(tmp_path / "outside", 3, first=60)
+    single = paint(tmp_path / "single.png", 70)
+    (folder / "a link").symlink_to(tmp_path / "outside")
+    (folder / "twice").symlink_to(tmp_path / "outside")
+    (folder / "back").symlink_to(folder / "trip")
+    (folder / "linked.png").symlink_to(single)
+    report = run(folder)
+    assert counts(report) == {"added": 12}
+    found = ids(folder)
+    assert str(folder / "a link" / "00060.png") in found
+    assert not any("twice" in uri or "back" in uri for uri in found)
+    # What is found through a link follows what it leads to.
+    paint(single, 71)
+    (tmp_path / "outside" / "00060.png").unlink()
+    assert counts(run(folder)) == {"changed": 1, "removed": 1, "unchanged": 10}
+
+
+def test_loops_and_dangling_links_and_fifos_are_told(run: Indexer, folder: Path) -> None:
+    (folder / "trip" / "up").symlink_to(folder)
+    (folder / "self.png").symlink_to(folder / "self.png")
+    (folder / "nowhere.png").symlink_to(folder / "never was.png")
+    os.mkfifo(folder / "fifo.png")
+    (folder / "folder.png").mkdir()
+    paint(folder / "folder.png" / "inside.png", 90)
+    report = run(folder)
+    assert {failure.uri: failure.reason for failure in report.failures} == {
+        str(folder / "trip" / "up"): "symlink loop",
+        str(folder / "self.png"): "symlink loop",
+        str(folder / "nowhere.png"): "dangling link",
+        str(folder / "fifo.png"): "not a regular file",
+    }
+    assert report.added == 9
+    for name in ("trip/up", "self.png", "nowhere.png", "fifo.png"):
+        (folder / name).unlink()
+    assert counts(run(folder)) == {"unchanged": 9}
+
+
+def broken(path: Path) -> Path:
+    """An image that ends too early."""
+    paint(path, 200, size=(400, 300))
+    os.truncate(path, path.stat().st_size // 2)
+    return path
+
+
+def test_a_failure_is_tried_again_only_when_the_file_changes(run: Indexer, folder: Path) -> None:
+    path = broken(folder / "broken.png")
+    [failure] = run(folder).failures
+    assert (failure.uri, failure.reason) == (str(path), "truncated")
+    status = path.stat()
+    assert counts(run(folder)) == {"unchanged": 8, "failed": 1}
+    done: list[tuple[int, int]] = []
+    run(folder, progress=lambda *numbers: done.append(numbers))
+    assert done == [(0, 0)]
+    run(folder, retry_failed=True, progress=lambda *numbers: done.append(numbers))
+    assert done[-1] == (1, 1)
+    paint(path, 200)
+    assert path.stat().st_mtime_ns != status.st_mtime_ns
+    assert counts(run(folder)) == {"added": 1, "unchanged": 8}
+    broken(path).unlink()
+    assert counts(run(folder)) == {"removed": 1, "unchanged": 8}
+
+
+def test_a_failure_is_forgotten_with_its_file(run: Indexer, folder: Path) -> None:
+    path = broken(folder / "broken.png")
+    run(folder)
+    path.unlink()
+    assert counts(run(folder)) == {"unchanged": 8}
+
+
+def test_an_image_that_is_broken_now_leaves(run: Indexer, folder: Path) -> None:
+    run(folder)
+    broken(folder / "00001.png")
+    report = run(folder)
+    assert counts(report) == {"removed": 1, "unchanged": 7, "failed": 1}
+    assert str(folder / "00001.png") not in ids(folder)
+
+
+def test_an_empty_folder_may_be_a_disk_that_is_not_there(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
+    run = Indexer(tiny, tmp_path / "c")
+    run(folder)
+    folder.rename(tmp_path / "aside")
+    folder.mkdir()
+    with pytest.raises(SourceError, match="is its disk mounted"):
+        run(folder)
+    assert len(ids(tmp_path / "c")) == 8
+    folder.rmdir()
+    (tmp_path / "aside").rename(folder)
+    assert counts(run(folder)) == {"unchanged": 8}
+
+
+def test_an_emptied_folder_with_its_collection_inside(run: Indexer, folder: Path) -> None:
+    run(folder)
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+    shutil.rmtree(folder / "trip")
+    report = run(folder)
+    assert counts(report) == {"removed": 8}
+    assert report.total == 0
+
+
+def test_another_encoder_is_refused(run: Indexer, folder: Path) -> None:
+    run(folder)
+    with pytest.raises(CollectionError, match="made with the encoders tiny"):
+        index(folder, encoders=["lite"])
+    with pytest.raises(EncoderError, match="no encoder 'none'"):
+        index(folder / "trip", encoders=["none"])
+    assert not (folder / "trip" / ".pixmatcher").exists()
+    run.encoder.fingerprint = "tiny-2"
+    with pytest.raises(EncoderError, match="another version of the encoder tiny"):
+        index(folder)
+
+
+def test_an_encoder_that_fails_ends_the_run_and_keeps_what_is_done(run: Indexer, folder: Path) -> None:
+    run(folder)
+    paint_many(folder / "more", 40, first=300)
+
+    class FailingError(Exception):
+        pass
+
+    class Failing(TinyEncoder):
+        def encode_images(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+            if self.encoded >= 12:
+                raise FailingError
+            return super().encode_images(pixels)
+
+    good = run.encoder.encode_images
+    failing = Failing()
+    run.encoder.encode_images = failing.encode_images  # type: ignore[method-assign]
+    with pytest.raises(FailingError):
+        index(folder)
+    run.encoder.encode_images = good  # type: ignore[method-assign]
+    stored = len(ids(folder)) - 8
+    assert stored <= 12
+    assert counts(run(folder)) == {"added": 40 - stored, "unchanged": 8 + stored}
+
+
+# Folders and files that may not be read. Permissions bind no root, so these run in a bound process.
+
+BOUND = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import TinyEncoder
+from pixmatcher import encoders, index
+encoders._LOADERS["tiny"] = TinyEncoder
+report = index(sys.argv[2], encoders=["tiny"])
+print(report.total, report.added, report.removed, report.unchanged)
+for failure in report.failures:
+    print(failure.uri, failure.reason, sep=": ")
+"""
+
+
+def bound_index(folder: Path) -> list[str]:
+    command = [sys.executable, "-c", BOUND, str(Path(__file__).parent), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound_by_permissions())
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def test_what_may_not_be_read_keeps_its_items(open_folder: Path) -> None:
+    folder = open_folder / "photos"
+    paint_many(folder, 2)
+    paint_many(folder / "closed", 3, first=10)
+    paint_many(folder / "not to be entered" / "below", 3, first=20)
+    paint(folder / "z.png", 30)
+    for inner in (open_folder, folder):
+        inner.chmod(0o777)
+    assert bound_index(folder)[0] == "9 9 0 0"
+    (folder / "closed").chmod(0o000)
+    (folder / "not to be entered").chmod(0o444)
+    (folder / "z.png").chmod(0o000)
+    (folder / "00000.png").unlink()
+    expected = [
+        "8 0 1 1",
+        f"{folder}/closed: folder cannot be read",
+        f"{folder}/not to be entered/below: folder cannot be read",
+        f"{folder}/z.png: permission denied",
+    ]
+    assert bound_index(folder) == expected
+    expected[0] = "8 0 0 1"
+    assert bound_index(folder) == expected
+    (folder / "closed").chmod(0o755)
+    (folder / "not to be entered").chmod(0o755)
+    (folder / "z.png").chmod(0o644)
+    assert bound_index(folder) == ["8 0 0 8"]
+
+
+def test_files_that_cannot_even_be_looked_at_keep_their_items(open_folder: Path) -> None:
+    folder = open_folder / "photos"
+    paint_many(folder / "a", 3)
+    for inner in (open_folder, folder):
+        inner.chmod(0o777)
+    assert bound_index(folder)[0] == "3 3 0 0"
+    (folder / "a").chmod(0o444)
+    lines = bound_index(folder)
+    assert lines[0] == "3 0 0 0"
+    assert [line.rsplit(": ")[1] for line in lines[1:]] == ["cannot be read"] * 3
+    (folder / "a").chmod(0o755)
+    assert bound_index(folder) == ["3 0 0 3"]
+
+
+def test_a_folder_that_cannot_be_read_at_all(open_folder: Path) -> None:
+    folder = open_folder / "photos"
+    paint_many(folder, 1)
+    folder.chmod(0o000)
+    done = cli("index", folder, "-c", open_folder / "c", preexec_fn=bound_by_permissions())
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert str(folder) in "".join(done.stderr.split("\n"))
+    assert "readable" in done.stderr or "read" in done.stderr
+
+
+# Interruption
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+from conftest import TinyEncoder
+from pixmatcher import encoders, indexing
+from pixmatcher.cli import main
+
+class Slow(TinyEncoder):
+    def encode_images(self, pixels):
+        time.sleep(0.02)
+        return super().encode_images(pixels)
+
+encoders._LOADERS["tiny"] = Slow
+sys.argv[1:] = ["index", sys.argv[2], "--encoder", "tiny"]
+main()
+"""
+
+
+def test_an_interrupt_keeps_what_is_done(run: Indexer, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    paint_many(folder, 800)
+    command = [sys.executable, "-c", INTERRUPTED, str(Path(__file__).parent), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 30
+        vectors = folder / ".pixmatcher" / "vectors" / "visual.f16"
+        while not (vectors.exists() and vectors.stat().st_size):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+    stored = len(ids(folder))
+    assert 0 < stored < 800
+    report = run(folder)
+    assert counts(report) == {"added": 800 - stored, "unchanged": stored}
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr == "Error: stopped. What is done is kept: run the same command again to go on.\n"

