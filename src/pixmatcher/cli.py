@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import sys
@@ -41,7 +42,11 @@ CollectionOption = Annotated[
 
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        app()
+    finally:
+        # Python ends by looking for cycles among all objects there are, which takes as long as a search.
+        gc.freeze()
 
 
 def _command(name: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -113,6 +114,8 @@ def open_network(path: Path, *, optimise: bool = True) -> InferenceSession:
 
     To `optimise` the graph takes longer than to load it, and pays where the same network sees many batches.
     """
+    # ONNX Runtime 1.29 and later reports to its makers, and keeps a file for it, unless this is set before the import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
