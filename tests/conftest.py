@@ -35,6 +35,9 @@ class TinyEncoder:
         self.encoded = 0
         self._lock = threading.Lock()
 
+    def load_images(self) -> None:
+        pass
+
     def encode_images(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         with self._lock:
             self.encoded += len(pixels)

@@ -145,6 +145,16 @@ def test_copied_and_touched_are_not_encoded(run: Indexer, folder: Path) -> None:
     assert counts(run(folder)) == {"unchanged": 9}
 
 
+def test_a_file_too_long_to_read_at_once(run: Indexer, folder: Path) -> None:
+    path = folder / "00000.png"
+    with path.open("r+b") as file:
+        file.truncate(65 << 20)  # what follows the picture counts for its content, and takes no room on the disk
+    assert counts(run(folder)) == {"added": 8}
+    path.rename(folder / "trip" / "renamed.png")
+    assert counts(run(folder)) == {"moved": 1, "unchanged": 7}
+    assert run.encoded == 0
+
+
 def test_swapped_files_are_not_encoded(run: Indexer, folder: Path) -> None:
     run(folder)
     one, two, aside = folder / "00000.png", folder / "00001.png", folder / "aside"

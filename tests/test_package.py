@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -48,6 +49,16 @@ def test_a_text_query_loads_only_what_it_needs(tmp_path: Path) -> None:
     pixmatcher.index(photos)
     code = f"from pixmatcher import Collection, search\nsearch(Collection.open({str(photos)!r}), 'a cat')"
     assert not {"PIL", "httpx", "rich", "typer"} & loaded_modules(code)
+
+
+def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry keeps what it will send in the user's cache folder; continuous integration has none."""
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "LANG")}
+    code = "from pixmatcher import load_encoder\nload_encoder().encode_texts(['a cat'])"
+    subprocess.run([sys.executable, "-c", code], env={**kept, "HOME": str(home)}, timeout=60, check=True)
+    assert not [path for path in home.rglob("*") if path.is_file()]
 
 
 def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:

@@ -299,8 +299,7 @@ def _console(stderr: bool = False) -> Console:
 @contextmanager
 def _progress(title: str) -> Iterator[ProgressCallback | None]:
     """A progress bar on stderr with rate and time left; nothing where stderr is not a terminal."""
-    console = _console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -312,7 +311,7 @@ def _progress(title: str) -> Iterator[ProgressCallback | None]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=_console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, rate="")
 
         def update(done: int, total: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 ProgressCallback = Callable[[int, int], None]
 """Called with the images done and the images to do."""
 
-_HASH_FIRST_BYTES = 64 << 20
-"""Files up to this size are read at once and hashed before they are decoded."""
+_READ_AT_ONCE = 64 << 20
+"""Files up to this many bytes are read once, into memory; longer ones twice, to be hashed and to be decoded."""
 _FLUSH_ITEMS = 512
 _FLUSH_SECONDS = 1.0
 # After these the image may well be what it was: its item stays.
@@ -92,11 +93,15 @@ def index(
     specs = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     opened = [open_source(os.fspath(spec)) for spec in specs]
     path = _collection_path(opened, collection)
-    with _open_or_create(path, encoders) as target:
+    workers = workers or _cores()
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
+        _open_or_create(path, encoders, executor) as target,
+    ):
         target.begin_writing()
         loaded = [load_recorded(record.name, record.fingerprint) for record in target.encoders]
         report = IndexReport(target.path)
-        _Run(opened, target, loaded, max_pixels, workers or _cores(), report, progress).refresh(retry_failed)
+        _Run(opened, target, loaded, max_pixels, executor, workers, report, progress).refresh(retry_failed)
         report.failures = target.failures()
         report.total = len(target)
     report.seconds = time.monotonic() - started
@@ -117,9 +122,11 @@ def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[st
     return path if Collection.FILES.issuperset(names) else path / FOLDER_NAME
 
 
-def _open_or_create(path: Path, encoders: Sequence[str] | None) -> Collection:
+def _open_or_create(path: Path, encoders: Sequence[str] | None, executor: ThreadPoolExecutor) -> Collection:
     if Collection.locate(path) is None:
-        return Collection.create(path, [load_encoder(name) for name in encoders or (DEFAULT_ENCODER,)])
+        loaded = [load_encoder(name) for name in encoders or (DEFAULT_ENCODER,)]
+        executor.submit(_load, loaded)  # all images will be new
+        return Collection.create(path, loaded)
     existing = Collection.open(path)
     names = [record.name for record in existing.encoders]
     if encoders is not None and list(encoders) != names:
@@ -147,6 +154,7 @@ class _Run:
         collection: Collection,
         encoders: Sequence[Encoder],
         max_pixels: int,
+        executor: ThreadPoolExecutor,
         workers: int,
         report: IndexReport,
         progress: ProgressCallback | None,
@@ -158,6 +166,7 @@ class _Run:
         self._min_side = max(recipe.min_side for recipe in self._recipes)
         self._batch_size = max(encoder.batch_size for encoder in encoders)
         self._max_pixels = max_pixels
+        self._executor = executor
         self._workers = workers
         self._report = report
         self._progress = progress
@@ -170,6 +179,8 @@ class _Run:
         self._pending = self._compare(retry_failed)
         self._done = 0
         self._tell_progress()
+        if self._pending:
+            self._executor.submit(_load, self._encoders)
         for source_id, source in self._sources.items():
             self._index_pending(source_id, source)
         self._report.removed += self._collection.remove(self._catalog.gone())
@@ -242,18 +253,19 @@ class _Run:
         """Work through the pending entries; at most two batches a worker are under way."""
         batches = _batches(self._catalog.pending(source_id), self._batch_size)
         running: set[Future[_Outcome]] = set()
-        executor = ThreadPoolExecutor(self._workers, thread_name_prefix="pixmatcher")
         try:
             while True:
                 for batch in islice(batches, 2 * self._workers - len(running)):
-                    running.add(executor.submit(self._process, source, batch))
+                    running.add(self._executor.submit(self._process, source, batch))
                 if not running:
                     return
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()
         finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+            for future in running:
+                future.cancel()
+            wait(running)
 
     def _process(self, source: Source, batch: Sequence[Item], *, encode_known: bool = False) -> _Outcome:
         outcome = _Outcome()
@@ -281,16 +293,11 @@ class _Run:
         with source.open(entry.uri) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            data: bytes | IO[bytes] = file
-            if size <= _HASH_FIRST_BYTES:
-                data = file.read()
-                item = replace(entry, bytes=size, content_hash=hashlib.sha256(data).hexdigest())
-                if not encode_known and self._catalog.row_with_content(item.content_hash) is not None:
-                    return item
-                opened = open_image(data, min_side=self._min_side, max_pixels=self._max_pixels)
-            else:
-                opened = open_image(data, min_side=self._min_side, max_pixels=self._max_pixels)
-                item = replace(entry, bytes=size, content_hash=_hash_file(file))
+            data: bytes | IO[bytes] = file.read() if size <= _READ_AT_ONCE else file
+            item = replace(entry, bytes=size, content_hash=_sha256(data))
+            if not encode_known and self._catalog.row_with_content(item.content_hash) is not None:
+                return item
+            opened = open_image(data, min_side=self._min_side, max_pixels=self._max_pixels)
         item = replace(item, width=opened.width, height=opened.height, format=opened.format, taken=opened.taken)
         return _Decoded(item, [fit_image(opened.image, recipe) for recipe in self._recipes])
 
@@ -369,15 +376,25 @@ class _Run:
         self._report.added += stored - replaced
 
 
+def _load(encoders: Sequence[Encoder]) -> None:
+    """Load what the run needs, while other threads begin to decode. What fails here fails again where it is used."""
+    for encoder in encoders:
+        encoder.load_images()
+    import_module("faiss")  # for the indexes that are saved at the end, when only one core has work
+
+
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
 
 
-def _hash_file(file: IO[bytes]) -> str:
+def _sha256(data: bytes | IO[bytes]) -> str:
+    """The SHA-256, in hexadecimal, of bytes or of a file, which is left at its beginning."""
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
     digest = hashlib.sha256()
-    file.seek(0)
-    while block := file.read(1 << 20):
+    while block := data.read(1 << 20):
         digest.update(block)
+    data.seek(0)
     return digest.hexdigest()

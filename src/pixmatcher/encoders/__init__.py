@@ -36,6 +36,9 @@ class Encoder(Protocol):
     def batch_size(self) -> int:
         """The number of images a call that encodes fastest."""
 
+    def load_images(self) -> None:
+        """Load what `encode_images` needs, which otherwise its first call does."""
+
     def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
         """Embed pixels (N, H, W, 3), sized by `recipe`: for each space (N, dimension) float32."""
 

@@ -209,6 +209,10 @@ class LiteEncoder:
         self._images = _Lazy(lambda: _ImageSide(folder))
         self._texts = _Lazy(lambda: _TextSide(folder))
 
+    def load_images(self) -> None:
+        """Load the image side, which otherwise its first use does."""
+        self._images.get()
+
     def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Floats]:
         """Embed pixels (N, 260, 260, 3): `visual` (N, 384), `semantic` (N, 1248)."""
         return self.embed_outputs(*self.run_network(pixels))
