@@ -185,7 +185,7 @@ class _TextSide:
         # einsum where a matrix product would bring NumPy's threads, which cost more than they save here.
         similarity = np.einsum("nd,d->n", self.names, embedding)
         similarity = np.maximum.reduceat(similarity, self.first_names)
-        named = softmax(similarity / np.float32(NAME_TEMPERATURE))
+        named = softmax(np.divide(similarity, NAME_TEMPERATURE, dtype=np.float32))
         meaning = np.einsum("d,dk->k", unit(embedding - self.mean), self.basis)
         vector: Floats = np.concatenate([meaning, np.float32(NAME_WEIGHT) * named]) * self.scale
         return vector
