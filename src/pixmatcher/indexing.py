@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from .collection import FOLDER_NAME, Collection, Failure, Item
+from .cores import usable_cores
 from .encoders import DEFAULT_ENCODER, Encoder, load_encoder, load_recorded
 from .errors import CollectionError, InvalidImageError, SourceError
 from .images import DEFAULT_MAX_PIXELS, Recipe, fit_image, open_image
@@ -93,7 +94,7 @@ def index(
     specs = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     opened = [open_source(os.fspath(spec)) for spec in specs]
     path = _collection_path(opened, collection)
-    workers = workers or _cores()
+    workers = workers or usable_cores()
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
         _open_or_create(path, encoders, executor) as target,
@@ -135,10 +136,6 @@ def _open_or_create(path: Path, encoders: Sequence[str] | None, executor: Thread
             f"{existing.path} was made with the encoders {', '.join(names)}: name another collection with -c."
         )
     return existing
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Run:

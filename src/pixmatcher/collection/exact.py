@@ -22,6 +22,7 @@ from typing import IO, Any
 import faiss
 import numpy as np
 
+from ..cores import usable_cores
 from .vectors import Float32, Rows, VectorFile
 
 _GREATEST_CODE = 127
@@ -130,7 +131,7 @@ class ExactIndex:
         codes, ids = self._index.index, self.rows
         scaled = (query * self._units)[None, :]
         # FAISS uses one thread a query, and one core alone cannot read memory at its full speed.
-        threads = min(_cores(), len(ids) // _ROWS_A_THREAD + 1)
+        threads = min(usable_cores(), len(ids) // _ROWS_A_THREAD + 1)
         bounds = np.linspace(0, len(ids), threads + 1).astype(int).tolist()
 
         def scan(part: tuple[int, int]) -> tuple[Float32, Rows]:
@@ -170,11 +171,6 @@ def _best(scores: Float32, rows: Rows, k: int) -> tuple[Float32, Rows]:
 
 
 @cache
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@cache
 def _pool() -> ThreadPoolExecutor:
     # FAISS spreads queries over threads of its own. One query has no use for them, and would wait for them.
-    return ThreadPoolExecutor(_cores(), "pixmatcher-scan", faiss.omp_set_num_threads, (1,))
+    return ThreadPoolExecutor(usable_cores(), "pixmatcher-scan", faiss.omp_set_num_threads, (1,))
