@@ -31,4 +31,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) examples/photos/.pixmatcher demo-results.png
+	rm -rf $(VENV) examples/.pixmatcher demo-results.png

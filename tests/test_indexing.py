@@ -18,6 +18,7 @@ import pytest
 from conftest import TinyEncoder, bound_by_permissions, cli, paint, paint_many
 from pixmatcher import Collection, CollectionError, EncoderError, IndexReport, SourceError, index
 from pixmatcher.images import fit_image, open_image
+from pixmatcher.sources.folder import _as_date
 
 
 @pytest.fixture
@@ -220,6 +221,9 @@ def test_dot_names_and_collections_are_passed_over(run: Indexer, folder: Path, t
     inner(folder / "trip")
     paint(folder / "inner collection" / "vectors" / "a.png", 54)
     assert counts(run(folder)) == {"added": 8}
+    # What the user puts beside the files of a collection is the user's.
+    paint(folder / "inner collection" / "a.png", 55)
+    assert counts(run(folder)) == {"added": 1, "unchanged": 8}
 
 
 def test_a_folder_that_holds_other_things_gets_the_collection_inside(tiny: TinyEncoder, folder: Path) -> None:
@@ -247,6 +251,68 @@ def test_overlapping_sources(tiny: TinyEncoder, folder: Path, tmp_path: Path) ->
     assert counts(run([folder / "trip", folder])) == {"unchanged": 8}
     (folder / "trip" / "00010.png").unlink()
     assert counts(run([folder / "trip", folder])) == {"removed": 1, "unchanged": 7}
+
+
+def test_what_vanished_from_an_overlapping_source_leaves(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
+    run = Indexer(tiny, tmp_path / "c")
+    paint(folder / ".hidden" / "a.png", 50)
+    run(folder / ".hidden")
+    run(folder / "trip")
+    assert counts(run(folder)) == {"added": 4, "unchanged": 4}
+    (folder / "trip" / "00010.png").unlink()
+    (folder / "trip" / "00011.png").rename(folder / "renamed.png")
+    # What lies where this source does not look is not gone.
+    assert counts(run(folder)) == {"moved": 1, "removed": 1, "unchanged": 6}
+    (folder / "renamed.png").rename(folder / "trip" / "back.png")
+    assert counts(run(folder / "trip")) == {"added": 1, "unchanged": 2}
+    assert counts(run(folder)) == {"removed": 1, "unchanged": 7}
+    # An empty folder may be a disk that is not mounted.
+    (folder / "trip").rename(tmp_path / "aside")
+    (folder / "trip").mkdir()
+    assert "removed" not in counts(run(folder))
+
+
+def test_a_refresh_goes_on_without_a_source_that_is_missing(
+    tiny: TinyEncoder, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Indexer(tiny, tmp_path / "c")
+    other = tmp_path / "other"
+    paint_many(other, 2, first=40)
+    run([folder, other])
+    folder.rename(tmp_path / "aside")
+    paint(other / "new.png", 50)
+    report = index(collection=tmp_path / "c")
+    assert counts(report) == {"added": 1, "unchanged": 2, "failed": 1}
+    assert [(failure.uri, failure.reason) for failure in report.failures] == [(str(folder), "missing source")]
+    assert report.total == 11
+    with Collection.open(tmp_path / "c") as collection:
+        with pytest.raises(CollectionError, match="is no source"):
+            collection.forget(tmp_path / "aside")
+        monkeypatch.chdir(tmp_path)
+        assert collection.forget("photos") == 8
+    assert counts(index(collection=tmp_path / "c")) == {"unchanged": 3}
+
+
+def test_a_run_tells_of_its_own_sources_only(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
+    run = Indexer(tiny, tmp_path / "c")
+    broken(folder / "broken.png")
+    paint_many(tmp_path / "other", 1, first=40)
+    assert counts(run(folder)) == {"added": 8, "failed": 1}
+    assert counts(run(tmp_path / "other")) == {"added": 1}
+
+
+def test_the_folder_of_the_photos_is_no_collection(tiny: TinyEncoder, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert index(tmp_path / "empty", tmp_path / "empty", encoders=["tiny"]).collection.name == ".pixmatcher"
+    paint(tmp_path / "e" / "index" / "a.png", 1)
+    assert index(tmp_path / "e" / "index", tmp_path / "e", encoders=["tiny"]).collection.name == ".pixmatcher"
+    paint(tmp_path / "empty" / "a.png", 2)
+    assert index(tmp_path / "empty").added == 1
+
+
+def test_a_date_that_no_calendar_has() -> None:
+    assert _as_date(300_000_000_000) is None
+    assert _as_date(0) == "1970-01-01T00:00:00+00:00"
 
 
 def test_three_sources_and_a_move_between_them(tiny: TinyEncoder, tmp_path: Path) -> None:
@@ -280,6 +346,9 @@ def test_sources_that_are_none(tiny: TinyEncoder, tmp_path: Path) -> None:
     for name, words in (("missing", "does not exist"), ("file", "is not a folder")):
         with pytest.raises(SourceError, match=words):
             index(tmp_path / name, tmp_path / "c", encoders=["tiny"])
+    for nothing in ("", []):
+        with pytest.raises(SourceError, match="name a folder of images"):
+            index(nothing, tmp_path / "c", encoders=["tiny"])
     assert not (tmp_path / "c").exists()
 
 
@@ -346,6 +415,17 @@ def test_a_failure_is_tried_again_only_when_the_file_changes(run: Indexer, folde
     assert counts(run(folder)) == {"removed": 1, "unchanged": 8}
 
 
+def test_a_failure_is_tried_again_when_its_reason_is_gone(run: Indexer, folder: Path) -> None:
+    path = paint(folder / "large.png", 60, size=(200, 100))
+    done: list[tuple[int, int]] = []
+    for _ in range(2):
+        done.clear()
+        [failure] = run(folder, max_pixels=10_000, progress=lambda *numbers: done.append(numbers)).failures
+        assert (failure.uri, failure.reason) == (str(path), "too many pixels")
+    assert done == [(0, 0)]
+    assert counts(run(folder, max_pixels=20_000)) == {"added": 1, "unchanged": 8}
+
+
 def test_a_failure_is_forgotten_with_its_file(run: Indexer, folder: Path) -> None:
     path = broken(folder / "broken.png")
     run(folder)
@@ -366,8 +446,9 @@ def test_an_empty_folder_may_be_a_disk_that_is_not_there(tiny: TinyEncoder, fold
     run(folder)
     folder.rename(tmp_path / "aside")
     folder.mkdir()
-    with pytest.raises(SourceError, match="is its disk mounted"):
-        run(folder)
+    [failure] = run(folder).failures
+    assert (failure.uri, failure.reason) == (str(folder), "no images any more")
+    assert "is its disk mounted" in failure.detail
     assert len(ids(tmp_path / "c")) == 8
     folder.rmdir()
     (tmp_path / "aside").rename(folder)

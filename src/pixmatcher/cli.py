@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import json
+import math
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
-from .errors import PixMatcherError
+from .errors import PixMatcherError, QueryError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from .collection import Collection, Failure
     from .indexing import IndexReport, ProgressCallback
     from .searching import SearchResult
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="pixmatcher",
     help="Find your own images by example or by sentence, offline and in milliseconds.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _P = ParamSpec("_P")
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]  # has no public name
 
 CollectionOption = Annotated[
     Path | None,
@@ -42,11 +42,26 @@ CollectionOption = Annotated[
 
 def main() -> None:
     """Run the command line."""
+    _mend_streams()
     try:
-        app()
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "pixmatcher"
+        _fail(f"{error.format_message().rstrip('.')}. See `{command} --help`.", 2)
     finally:
         # Python ends by looking for cycles among all objects there are, which takes as long as a search.
         gc.freeze()
+    raise SystemExit(status)
+
+
+def _mend_streams() -> None:
+    """Give back the standard streams that the caller has closed, and let no character be beyond them."""
+    # In this order each gets its own number, and no file that is opened later can be taken for it.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _command(name: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
@@ -61,14 +76,23 @@ def _command(name: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
             except PixMatcherError as error:
                 _fail(str(error), error.exit_code)
             except BrokenPipeError:
-                # Whoever reads our output has enough; Python must not complain about it when it flushes.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                _drop_output()
             except KeyboardInterrupt:
                 _fail("stopped. What is done is kept: run the same command again to go on.", 130)
+            except MemoryError:
+                _fail("there is not enough memory: close other programs and run the same command again.", 1)
+            except OSError as error:
+                _drop_output()
+                _fail(f"the system refused: {error}. Mend that and run the same command again.", 1)
 
         return app.command(name)(guarded)
 
     return register
+
+
+def _drop_output() -> None:
+    """Send what is still to be printed nowhere; Python would complain when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
@@ -101,7 +125,7 @@ def _options(
 @_command("index")
 def index_command(
     sources: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(metavar="SOURCE...", help="Folders of images. Without any: refresh the collection found here."),
     ] = None,
     collection: CollectionOption = None,
@@ -114,16 +138,11 @@ def index_command(
     """Index images, or refresh what is indexed: added, changed, moved and deleted files."""
     from .indexing import index
 
-    if sources:
-        specs = [os.fspath(source) for source in sources]
-    else:
-        with _open(collection) as existing:
-            specs, collection = existing.catalog.sources(), existing.path
-        if not specs:
-            raise typer.BadParameter(f"{collection} has no source yet: name a folder of images.")
+    if not math.isfinite(max_megapixels):
+        raise QueryError("--max-megapixels must be a number.")
     with _progress("Indexing") as progress:
         report = index(
-            specs,
+            sources or None,
             collection,
             encoders=encoder,
             max_pixels=int(max_megapixels * 1e6),
@@ -160,10 +179,10 @@ def search_command(
     from .searching import search
 
     if (batch is None) == (not query):
-        raise typer.BadParameter("give a QUERY or --batch FILE, one of them.")
+        raise QueryError("Give a QUERY or --batch FILE, one of them.")
     if batch is not None:
         if save_grid is not None:
-            raise typer.BadParameter("--save-grid goes with a single query, not with --batch.")
+            raise QueryError("--save-grid goes with a single query, not with --batch.")
         _search_batch(batch, collection, k, min_score, allow_private_hosts)
         return
     parsed = parse_query(query or [], allow_private=allow_private_hosts)
@@ -184,12 +203,14 @@ def _search_batch(batch: str, collection: Path | None, k: int, min_score: float 
     from .searching import search_batch
 
     try:
-        file = sys.stdin.fileno() if batch == "-" else os.open(batch, os.O_RDONLY)
+        # Bytes that are not UTF-8 fail on their own line, not for the whole file.
+        file = open(  # noqa: SIM115
+            sys.stdin.fileno() if batch == "-" else batch, encoding="utf-8", errors="surrogateescape", newline="\n"
+        )
     except OSError as error:
-        raise typer.BadParameter(f"{batch} cannot be read ({error.strerror}).") from error
+        raise QueryError(f"{batch} cannot be read ({error.strerror}): give a file of one query a line.") from error
     failed = False
-    # Bytes that are not UTF-8 fail on their own line, not for the whole file.
-    with open(file, encoding="utf-8", errors="surrogateescape", newline="\n") as lines, _open(collection) as opened:
+    with file as lines, _open(collection) as opened:
         for answer in search_batch(opened, lines, k=k, min_score=min_score, allow_private=allow_private):
             print(json.dumps(answer), flush=True)
             failed |= "error" in answer
@@ -249,6 +270,17 @@ def verify_command(
     print(f"Whole: {count:,} images, their embeddings and indexes are as they were written.")
 
 
+@_command("forget")
+def forget_command(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The source, as `pixmatcher info` names it.")],
+    collection: CollectionOption = None,
+) -> None:
+    """Take a source and its images out of a collection. The files themselves are not touched."""
+    with _open(collection) as opened:
+        removed = opened.forget(source)
+    print(f"{removed:,} images of {printable(source)} taken out.")
+
+
 @_command("demo")
 def demo_command(
     grid: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("demo-results.png"),
@@ -272,8 +304,7 @@ def demo_command(
         print()
         _print_hits(result)
     save_contact_sheet(by_text, grid)
-    shown = os.path.relpath(path)
-    where = shown if len(shown) < len(str(path)) else str(path)
+    where = _near(str(path))
     print(f"\nContact sheet of the first search: {grid}\n\nType next:")
     print(f'  pixmatcher search "a cup of coffee" -c {where}')
     print("  pixmatcher index ~/Pictures")
@@ -289,19 +320,13 @@ def _open(collection: Path | None) -> Collection:
     return Collection.open(collection if collection is not None else Collection.find())
 
 
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    # Names of files are data: rich must not take anything in them for its markup.
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
 @contextmanager
 def _progress(title: str) -> Iterator[ProgressCallback | None]:
     """A progress bar on stderr with rate and time left; nothing where stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -311,7 +336,7 @@ def _progress(title: str) -> Iterator[ProgressCallback | None]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, rate="")
 
         def update(done: int, total: int) -> None:
@@ -344,29 +369,30 @@ def _print_failures(failures: Sequence[Failure]) -> None:
 
 
 def _print_hits(result: SearchResult) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     name = result.query if isinstance(result.query, str) else " + ".join(result.query.values())
     print(f"{printable(name)}  ({result.space}, {result.took_ms:.0f} ms)")
     if not result.hits:
         print("No hits.")
         return
-    table = Table(box=None, pad_edge=False)
-    labelled = any(hit.item.label for hit in result.hits)
-    for title, justify in (("rank", "right"), ("score", "right"), ("image", "left")):
-        table.add_column(title, justify=justify, no_wrap=True, overflow="ignore")  # type: ignore[arg-type]
-    if labelled:
-        table.add_column("label", no_wrap=True, overflow="ignore")
-    for hit in result.hits:
-        cells = [str(hit.rank), f"{hit.score:.3f}", _near(hit.item.uri), *([hit.item.label or ""] if labelled else [])]
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    _console().print(table)
+    rows = [("rank", "score", "image", "label")]
+    rows += [
+        (str(hit.rank), f"{hit.score:.3f}", printable(_near(hit.item.uri)), printable(hit.item.label or ""))
+        for hit in result.hits
+    ]
+    if not any(label for *_, label in rows[1:]):
+        rows = [(*row[:3], "") for row in rows]
+    # Not rich's table, which leaves out columns where a path is longer than the terminal is wide.
+    rank, score, image, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for row in rows:
+        print(f"{row[0]:>{rank}}  {row[1]:>{score}}  {row[2]:<{image}}  {row[3]}".rstrip())
 
 
 def _near(uri: str) -> str:
     """A path as seen from here, if that is shorter."""
     if not uri.startswith("/"):
         return uri
-    relative = os.path.relpath(uri)
+    try:
+        relative = os.path.relpath(uri)
+    except OSError:  # the current folder is gone
+        return uri
     return relative if len(relative) < len(uri) else uri

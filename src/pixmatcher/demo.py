@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 import platformdirs
@@ -16,13 +18,14 @@ IMAGE_QUERY = "coffee.jpg"
 def demo_paths() -> tuple[Path, Path]:
     """The folder of the example photos, and that of the demonstration's collection.
 
-    In a checkout both are under `examples/photos`. An installed package brings the photos along, and its collection
-    goes to the user's cache folder.
+    In a checkout both are under `examples`. An installed package brings the photos along, and its collection goes to
+    the user's cache folder, one for each place where the package is installed.
     """
     checkout = Path(__file__).parents[2] / "examples" / "photos"
     if checkout.is_dir():
-        return checkout, checkout / FOLDER_NAME
+        return checkout, checkout.parent / FOLDER_NAME
     installed = Path(__file__).parent / "example_photos"
     if installed.is_dir():
-        return installed, platformdirs.user_cache_path("pixmatcher") / "demo"
+        place = hashlib.sha256(os.fsencode(installed)).hexdigest()[:8]
+        return installed, platformdirs.user_cache_path("pixmatcher") / f"demo-{place}"
     raise SourceError("The example photos are missing: install pixmatcher again.")

@@ -10,11 +10,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from .collection import FOLDER_NAME, Collection, Failure, Item
+from . import __version__
+from .collection import CATALOG_NAME, FOLDER_NAME, Collection, Failure, Item
 from .cores import usable_cores
 from .encoders import DEFAULT_ENCODER, Encoder, load_encoder, load_recorded
 from .errors import CollectionError, InvalidImageError, SourceError
@@ -30,15 +32,18 @@ ProgressCallback = Callable[[int, int], None]
 
 _READ_AT_ONCE = 64 << 20
 """Files up to this many bytes are read once, into memory; longer ones twice, to be hashed and to be decoded."""
+_IF_GONE = "is its disk mounted? its images stay; `pixmatcher forget` takes them out"
 _FLUSH_ITEMS = 512
 _FLUSH_SECONDS = 1.0
-# After these the image may well be what it was: its item stays.
-_UNKNOWN_STATE = {"cannot be read", "permission denied", "unexpected error"}
+# After these the image may well be what it was: its item stays, and every run tries again.
+_UNKNOWN_STATE = {"cannot be read", "permission denied", "unexpected error", "out of memory"}
+# These depend on what this installation can open: it tries again when it can open more.
+_BEYOND_MEANS = {"too many pixels", "unsupported format"}
 
 
 @dataclass
 class IndexReport:
-    """What a run did. `failures` are all images of the sources that cannot be indexed, those of earlier runs too."""
+    """What a run did. `failures` are all images of its sources that cannot be indexed, those of earlier runs too."""
 
     collection: Path
     total: int = 0
@@ -72,7 +77,7 @@ class _Outcome:
 
 
 def index(
-    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     collection: str | os.PathLike[str] | None = None,
     *,
     encoders: Sequence[str] | None = None,
@@ -83,18 +88,27 @@ def index(
 ) -> IndexReport:
     """Index sources into a collection, or refresh it: added, changed, moved and deleted images.
 
-    Without `collection` it lies in `.pixmatcher` inside the one folder that is indexed; it is made if need be. Images
-    that failed before are tried again when they change, or with `retry_failed`. What is stored stays stored, whenever
-    the run ends; the next run goes on from there.
+    Without `sources` those that the collection has are refreshed; one that is missing is reported and its images stay.
+    Without `collection` it lies in `.pixmatcher` inside the one folder that is indexed, or, without `sources`, at or
+    above the current folder; it is made if need be. Images that failed before are tried again when they or the reason
+    change, or with `retry_failed`. What is stored stays stored, whenever the run ends; the next run goes on from there.
 
     Raises `SourceError`, `CollectionError`, `CollectionLockedError` or `StorageError` if it cannot begin or go on;
     a broken image never does that, it is in the report.
     """
     started = time.monotonic()
-    specs = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    opened = [open_source(os.fspath(spec)) for spec in specs]
+    missing: list[Failure] = []
+    if sources is None:
+        with Collection.open(collection or Collection.find()) as existing:
+            specs, collection = [*existing.catalog.sources()], existing.path
+        opened = list(_open_present(specs, missing))
+    else:
+        specs = [os.fspath(s) for s in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)]
+        opened = [open_source(spec) for spec in specs]
+    if not specs:
+        raise SourceError("There is no source to index: name a folder of images.")
     path = _collection_path(opened, collection)
-    workers = workers or usable_cores()
+    workers = max(1, workers or usable_cores())
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
         _open_or_create(path, encoders, executor) as target,
@@ -102,11 +116,21 @@ def index(
         target.begin_writing()
         loaded = [load_recorded(record.name, record.fingerprint) for record in target.encoders]
         report = IndexReport(target.path)
-        _Run(opened, target, loaded, max_pixels, executor, workers, report, progress).refresh(retry_failed)
-        report.failures = target.failures()
+        run = _Run(opened, target, loaded, max_pixels, executor, workers, report, progress)
+        run.refresh(retry_failed)
+        report.failures = missing + run.failures()
         report.total = len(target)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _open_present(specs: Sequence[str], missing: list[Failure]) -> Iterator[Source]:
+    """Open the sources that are there; the others are noted in `missing`."""
+    for spec in specs:
+        try:
+            yield open_source(spec)
+        except SourceError:
+            missing.append(Failure(spec, "missing source", _IF_GONE))
 
 
 def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[str] | None) -> Path:
@@ -116,11 +140,12 @@ def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[st
             raise CollectionError("Several sources need a collection to go to: name one with -c FOLDER.")
         return Path(sources[0].spec) / FOLDER_NAME
     path = Path(collection)
-    if Collection.locate(path) is not None or path.name == FOLDER_NAME:
+    if not path.exists() or path.name == FOLDER_NAME or Collection.locate(path) is not None:
         return path
-    # A folder of the user's that holds other things gets the collection inside it.
-    names = os.listdir(path) if os.path.isdir(path) and os.access(path, os.R_OK) else []
-    return path if Collection.FILES.issuperset(names) else path / FOLDER_NAME
+    # A folder of the user's gets the collection inside it, unless all it holds is a collection that was begun.
+    names = set(os.listdir(path)) if path.is_dir() and os.access(path, os.R_OK) else set()
+    begun = Collection.FILES.issuperset(names) and not names.isdisjoint({"lock", CATALOG_NAME})
+    return path if begun else path / FOLDER_NAME
 
 
 def _open_or_create(path: Path, encoders: Sequence[str] | None, executor: ThreadPoolExecutor) -> Collection:
@@ -163,6 +188,7 @@ class _Run:
         self._min_side = max(recipe.min_side for recipe in self._recipes)
         self._batch_size = max(encoder.batch_size for encoder in encoders)
         self._max_pixels = max_pixels
+        self._means = f"{max_pixels} {__version__} {find_spec('pillow_heif') is not None}"
         self._executor = executor
         self._workers = workers
         self._report = report
@@ -181,6 +207,10 @@ class _Run:
         for source_id, source in self._sources.items():
             self._index_pending(source_id, source)
         self._report.removed += self._collection.remove(self._catalog.gone())
+
+    def failures(self) -> list[Failure]:
+        """All images of the sources that cannot be indexed."""
+        return self._catalog.failures([*self._sources])
 
     def _index_pending(self, source_id: int, source: Source) -> None:
         last_flush = time.monotonic()
@@ -212,10 +242,13 @@ class _Run:
             unusable[source_id] = []
             self._found = 0
             self._catalog.put_seen(self._scan(source, unusable[source_id]), source_id)
-            if not self._found and not unusable[source_id] and self._catalog.item_count(source_id):
-                self._refuse_empty(source)
+            if not self._found and self._catalog.item_count(source_id) and not self._may_be_empty(source):
+                unusable[source_id].append(Unusable(source.spec, "no images any more", _IF_GONE, hides_entries=True))
         hidden = [u.uri for found in unusable.values() for u in found if u.hides_entries]
-        unchanged, pending = self._catalog.compare([*self._sources], hidden, retry_failed=retry_failed)
+        vanished = self._vanished_of_others()
+        unchanged, pending = self._catalog.compare(
+            [*self._sources], hidden, vanished, means=self._means, retry_failed=retry_failed
+        )
         with self._catalog.writing():
             for source_id, found in unusable.items():
                 self._catalog.put_failures((Failure(u.uri, u.reason, u.detail) for u in found), source_id)
@@ -223,26 +256,42 @@ class _Run:
         return pending
 
     def _scan(self, source: Source, unusable: list[Unusable]) -> Iterator[Item]:
-        for found in source.scan():
-            if isinstance(found, Unusable):
-                unusable.append(found)
-            else:
-                self._found += 1
-                yield Item(
-                    found.uri,
-                    version=found.version,
-                    label=found.label,
-                    caption=found.caption,
-                    modified=found.modified,
-                )
+        try:
+            for found in source.scan():
+                if isinstance(found, Unusable):
+                    unusable.append(found)
+                else:
+                    self._found += 1
+                    yield Item(
+                        found.uri,
+                        version=found.version,
+                        label=found.label,
+                        caption=found.caption,
+                        modified=found.modified,
+                    )
+        except SourceError as error:
+            if len(self._sources) == 1:
+                raise
+            unusable.append(Unusable(source.spec, "source cannot be read", str(error), hides_entries=True))
 
-    def _refuse_empty(self, source: Source) -> None:
+    def _may_be_empty(self, source: Source) -> bool:
         """An empty folder may be a disk that is not mounted; a collection inside it shows that it is."""
-        if not self._collection.path.is_relative_to(source.spec):
-            raise SourceError(
-                f"{source.spec} is empty, but the collection holds images of it: is its disk mounted? "
-                "Nothing was removed. If they are gone for good, delete the collection."
-            )
+        return self._collection.path.is_relative_to(source.spec)
+
+    def _vanished_of_others(self) -> list[int]:
+        """The items of sources that overlap those of this run, which lie in the latter and whose files are gone."""
+        mine = tuple(os.path.join(source.spec, "") for source in self._sources.values())
+        others = [
+            source_id
+            for spec, source_id in self._catalog.sources().items()
+            if source_id not in self._sources
+            and (spec.startswith(mine) or any(folder.startswith(os.path.join(spec, "")) for folder in mine))
+            and _holds_something(spec)
+        ]
+        if not others:
+            return []
+        unseen = self._catalog.unseen_of(others)
+        return [item_id for item_id, uri in unseen if uri.startswith(mine) and not os.path.lexists(uri)]
 
     # Decoding and encoding, in the worker threads
 
@@ -271,10 +320,9 @@ class _Run:
             try:
                 found = self._decode(source, entry, encode_known)
             except InvalidImageError as error:
-                outcome.failed.append(Failure(entry.uri, error.reason, error.detail, entry.version))
+                outcome.failed.append(self._failure(entry, error.reason, error.detail))
             except Exception as error:  # one file must never end the run
-                detail = f"{type(error).__name__}: {error}"
-                outcome.failed.append(Failure(entry.uri, "unexpected error", detail, entry.version))
+                outcome.failed.append(self._failure(entry, "unexpected error", f"{type(error).__name__}: {error}"))
             else:
                 if isinstance(found, Item):
                     outcome.known.append(found)
@@ -284,6 +332,15 @@ class _Run:
         if decoded:
             outcome.embeddings = self._encode(decoded)
         return outcome
+
+    def _failure(self, entry: Item, reason: str, detail: str) -> Failure:
+        """The failure, with a version that tells when to try again."""
+        version = entry.version
+        if reason in _UNKNOWN_STATE:
+            version = ""
+        elif reason in _BEYOND_MEANS:
+            version = f"{entry.version} {self._means}"
+        return Failure(entry.uri, reason, detail, version)
 
     def _decode(self, source: Source, entry: Item, encode_known: bool) -> _Decoded | Item:
         """Read and decode an image; only its item where an image of the same content is known already."""
@@ -378,6 +435,15 @@ def _load(encoders: Sequence[Encoder]) -> None:
     for encoder in encoders:
         encoder.load_images()
     import_module("faiss")  # for the indexes that are saved at the end, when only one core has work
+
+
+def _holds_something(folder: str) -> bool:
+    """Whether there is anything in the folder; where there is not, its disk may not be mounted."""
+    try:
+        with os.scandir(folder) as listing:
+            return any(listing)
+    except OSError:
+        return False
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -268,8 +268,17 @@ class Catalog:
         self._connection.execute("INSERT OR IGNORE INTO sources (spec) VALUES (?)", (stored,))
         return int(self._connection.execute("SELECT id FROM sources WHERE spec = ?", (stored,)).fetchone()[0])
 
-    def sources(self) -> list[str]:
-        return [self._shown(spec) for (spec,) in self._query("SELECT spec FROM sources ORDER BY id")]
+    def remove_source(self, spec: str) -> int:
+        """Remove a source, its failures and its items; returns how many items there were."""
+        source_id = self.source_id(spec)
+        self._connection.execute("DELETE FROM failures WHERE source_id = ?", (source_id,))
+        removed = self._remove("source_id", [source_id])
+        self._connection.execute("DELETE FROM sources WHERE id = ?", (source_id,))
+        return removed
+
+    def sources(self) -> dict[str, int]:
+        """The id of each source by its spec, in the order in which they came."""
+        return {self._shown(spec): i for i, spec in self._query("SELECT id, spec FROM sources ORDER BY id")}
 
     def put_failures(self, failures: Iterable[Failure], source_id: int) -> None:
         self._connection.executemany(
@@ -277,8 +286,13 @@ class Catalog:
             [(self._stored(f.uri), f.reason, _as_text(f.detail), f.version, source_id) for f in failures],
         )
 
-    def failures(self) -> list[Failure]:
-        found = self._query("SELECT uri, reason, detail, version FROM failures ORDER BY uri")
+    def failures(self, source_ids: Sequence[int] | None = None) -> list[Failure]:
+        """The failures of these sources, or of all."""
+        found = self._query(
+            "SELECT uri, reason, detail, version FROM failures "
+            "WHERE ?1 IS NULL OR source_id IN (SELECT value FROM json_each(?1)) ORDER BY uri",
+            None if source_ids is None else json.dumps(source_ids),
+        )
         return [Failure(self._shown(uri), *rest) for uri, *rest in found]
 
     # Comparison of the sources with the catalog. The tables are temporary.
@@ -302,11 +316,19 @@ class Catalog:
                 self._connection.executemany("INSERT OR IGNORE INTO temp.seen VALUES (?, ?, ?, ?, ?, ?)", block)
 
     def compare(
-        self, source_ids: Sequence[int], hidden: Sequence[str], *, retry_failed: bool = False
+        self,
+        source_ids: Sequence[int],
+        hidden: Sequence[str],
+        vanished: Sequence[int] = (),
+        *,
+        means: str = "",
+        retry_failed: bool = False,
     ) -> tuple[int, int]:
         """Sort out which entries need work and which items are gone; returns (entries unchanged, entries pending).
 
-        Items at or below a path in `hidden` are not gone: nobody knows. Failures that no longer hold are forgotten.
+        Items at or below a path in `hidden` are not gone: nobody knows. Items of other sources in `vanished` are.
+        What failed at the same version, or at the same version with the same `means` to open images, is not pending.
+        Failures that no longer hold are forgotten.
         """
         sources = json.dumps(source_ids)
         places = {*hidden}
@@ -316,14 +338,15 @@ class Catalog:
             run(
                 "CREATE TEMP TABLE pending AS SELECT seen.* FROM temp.seen LEFT JOIN items USING (uri) "
                 "LEFT JOIN failures USING (uri) WHERE items.version IS NOT seen.version "
-                "AND (? OR failures.version IS NOT seen.version)",
-                (retry_failed,),
+                "AND (? OR failures.version IS NULL "
+                "OR failures.version NOT IN (seen.version, seen.version || ' ' || ?))",
+                (retry_failed, means),
             )
             run(
                 "CREATE TEMP TABLE gone AS SELECT id, uri, content_hash FROM items "
-                "WHERE source_id IN (SELECT value FROM json_each(?)) "
+                "WHERE (source_id IN (SELECT value FROM json_each(?)) OR id IN (SELECT value FROM json_each(?))) "
                 "AND NOT EXISTS (SELECT 1 FROM temp.seen WHERE seen.uri = items.uri)",
-                (sources,),
+                (sources, json.dumps(vanished)),
             )
             if hidden:
                 gone = ((item_id, self._shown(uri)) for item_id, uri in run("SELECT id, uri FROM temp.gone").fetchall())
@@ -338,6 +361,15 @@ class Catalog:
             )
             unchanged = self._one("SELECT count(*) FROM temp.seen JOIN items USING (uri, version)")
             return unchanged, self._one("SELECT count(*) FROM temp.pending")
+
+    def unseen_of(self, source_ids: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """The id and uri of the items of these sources that no source of the comparison has."""
+        found = self._query(
+            "SELECT id, uri FROM items WHERE source_id IN (SELECT value FROM json_each(?)) "
+            "AND NOT EXISTS (SELECT 1 FROM temp.seen WHERE seen.uri = items.uri)",
+            json.dumps(source_ids),
+        )
+        return ((item_id, self._shown(uri)) for item_id, uri in found)
 
     def pending(self, source_id: int) -> Iterator[Item]:
         """Yield the entries of a source that need work, in pages, while writes go on."""
@@ -414,7 +446,6 @@ def _connect(path: Path, parameters: str, *, exclusive: bool = False) -> sqlite3
         f"{path.as_uri()}?{parameters}", uri=True, timeout=30, isolation_level=None, check_same_thread=False
     )
     try:
-        connection.execute("PRAGMA temp_store = MEMORY")
         if exclusive:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         if parameters != "mode=rwc":

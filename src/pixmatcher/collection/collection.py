@@ -274,6 +274,21 @@ class Collection:
             with self.catalog.writing():
                 return self.catalog.remove_items(ids)
 
+    def forget(self, source: str | os.PathLike[str]) -> int:
+        """Take out a source and all its items; returns how many there were. Files of the user are never touched.
+
+        Raises `CollectionError` if the collection has no such source.
+        """
+        specs = {os.fspath(source), os.path.abspath(source)}
+        with self._thread_lock:
+            self.begin_writing()
+            known = [spec for spec in self.catalog.sources() if spec in specs]
+            if not known:
+                names = ", ".join(self.catalog.sources()) or "none"
+                raise CollectionError(f"{os.fspath(source)} is no source of {self.path}: it has {names}.")
+            with self.catalog.writing():
+                return self.catalog.remove_source(known[0])
+
     def _put(self, items: Sequence[Item], stored: Mapping[str, Float16], source_id: int | None) -> list[int]:
         if not items:
             return []

@@ -17,6 +17,7 @@ from . import Entry, Unusable
 # Folders that hold copies made by other programs: Synology's thumbnails.
 _PASSED_OVER = {"@eaDir"}
 _COLLECTION_FILES = {"collection.json", "catalog.sqlite"}
+_COLLECTION_FOLDERS = {"vectors", "index"}
 
 
 class FolderSource:
@@ -27,6 +28,8 @@ class FolderSource:
     """
 
     def __init__(self, path: str) -> None:
+        if not path:
+            raise SourceError("The name of the source is empty: name a folder of images.")
         self.spec = os.path.abspath(path)
         if not os.path.isdir(self.spec):
             what = "is not a folder" if os.path.lexists(self.spec) else "does not exist"
@@ -61,11 +64,12 @@ class FolderSource:
             except OSError as error:
                 yield Unusable(folder, "folder cannot be read", _plain(error), hides_entries=True)
                 continue
-            if {child.name for child in children} >= _COLLECTION_FILES:
-                continue  # a collection is not a source
+            passed_over = _PASSED_OVER
+            if _COLLECTION_FILES.issubset(child.name for child in children):
+                passed_over = _PASSED_OVER | _COLLECTION_FOLDERS
             below = []
             for child in children:
-                if child.name.startswith(".") or child.name in _PASSED_OVER:
+                if child.name.startswith(".") or child.name in passed_over:
                     continue
                 try:
                     if child.is_dir(follow_symlinks=False):
@@ -103,8 +107,9 @@ class FolderSource:
             return None
         if not S_ISREG(status.st_mode):
             return Unusable(child.path, "not a regular file")
-        modified = datetime.fromtimestamp(status.st_mtime, timezone.utc).isoformat(timespec="seconds")
-        return Entry(child.path, f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}", modified)
+        return Entry(
+            child.path, f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}", _as_date(status.st_mtime)
+        )
 
 
 def _is_above(folder: os.stat_result, path: str) -> bool:
@@ -122,6 +127,14 @@ def _is_above(folder: os.stat_result, path: str) -> bool:
 def _may_be_image(name: str) -> bool:
     # As `is_allowed_extension`, at a sixth of its cost: a run over what is known already does little else.
     return os.path.splitext(name)[1].lower() in ALLOWED_EXTENSIONS
+
+
+def _as_date(seconds: float) -> str | None:
+    """The time as an ISO 8601 date, or None for a year that has none."""
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _plain(error: OSError) -> str:
