@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -10,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pixmatcher.errors import FetchError
-from pixmatcher.fetch import _is_public, fetch, is_url
+from pixmatcher.fetch import THREAD_NAME, _is_public, fetch, is_url
 from servers import serve
 
 
@@ -83,11 +86,27 @@ def test_bad_answers_are_one_sentence(server: str, path: str, message: str) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_trickles_is_given_up(server: str) -> None:
+@pytest.mark.parametrize("path", ["/trickle", "/trickle-header"])
+def test_a_server_that_trickles_is_given_up(server: str, path: str) -> None:
     started = time.monotonic()
     with pytest.raises(FetchError, match=r"longer than 0\.5 seconds"):
-        fetch(f"{server}/trickle", allow_private=True, timeout=0.5)
+        fetch(server + path, allow_private=True, timeout=0.5)
     assert time.monotonic() - started < 5  # it would trickle on for a minute and more
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:
+            thread.join(20)
+            assert not thread.is_alive(), "a fetch that was given up goes on"
+
+
+def test_a_resolver_that_hangs_is_given_up_and_lets_the_process_end() -> None:
+    code = """
+import socket, time
+socket.getaddrinfo = lambda *args, **options: time.sleep(600)
+from pixmatcher.fetch import fetch
+fetch("http://photos.example/a.jpg", timeout=0.5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "FetchError: http://photos.example/a.jpg took longer than 0.5 seconds" in done.stderr
 
 
 def test_an_endless_answer_is_cut(server: str) -> None:
