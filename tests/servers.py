@@ -22,6 +22,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._redirect("/image.jpg")
         elif path == "/forever":
             self._redirect("/forever")
+        elif path in ("/300", "/301", "/304"):  # redirects that lead nowhere
+            self._answer(int(path[1:]), b"")
         elif path == "/to-file":
             self._redirect("file:///etc/hostname")
         elif path == "/trickle":

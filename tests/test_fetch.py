@@ -75,6 +75,9 @@ def test_which_addresses_are_public(address: str, public: bool) -> None:
     ("path", "message"),
     [
         ("/nothing", "answered 404"),
+        ("/300", "answered 300 Multiple Choices"),
+        ("/301", "answered 301 Moved Permanently"),
+        ("/304", "answered 304 Not Modified"),
         ("/forever", "redirects more than"),
         ("/to-file", "only http and https"),
         ("/cut", "cannot be fetched"),

@@ -105,7 +105,7 @@ def _download(url: str, allow_private: bool, limit: _Limit, max_bytes: int) -> b
             for _ in range(_MAX_REDIRECTS + 1):
                 response = _send(client, target, allow_private, limit)
                 try:
-                    if not response.is_redirect:
+                    if not response.has_redirect_location:
                         return _body(response, url, limit, max_bytes)
                     target = target.join(response.headers["Location"])
                 finally:
