@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -46,6 +48,44 @@ def test_private_hosts_are_refused_before_anything_is_sent(server: str, host: st
     port = server.rpartition(":")[2]
     with pytest.raises(FetchError, match="private or reserved"):
         fetch(f"http://{host}:{port}/image.jpg")
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Make the resolver give these addresses for the host photos.example, in this order."""
+    real = socket.getaddrinfo
+
+    def resolve(host: Any, *args: Any, **options: Any) -> list[Any]:
+        found = addresses if host == "photos.example" else [host]
+        return [info for address in found for info in real(address, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+def test_a_host_with_one_private_address_is_refused(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_to(monkeypatch, "8.8.8.8", "127.0.0.1")
+    with pytest.raises(FetchError, match="private or reserved"):
+        fetch(server.replace("127.0.0.1", "photos.example") + "/image.jpg")
+
+
+def test_an_address_that_refuses_gives_way_to_the_next(
+    server: str, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_to(monkeypatch, "::1", "127.0.0.1")  # the server listens on the second only
+    assert fetch(server.replace("127.0.0.1", "photos.example") + "/image.jpg", allow_private=True) == image
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2, and a full queue that drops connections")
+def test_an_address_that_never_answers_gives_way_to_the_next(
+    server: str, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(server.rpartition(":")[2])
+    resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
+    with socket.socket() as silent, socket.socket() as waiting:
+        silent.bind(("127.0.0.2", port))
+        silent.listen(0)
+        waiting.connect(("127.0.0.2", port))  # and now its queue is full
+        url = server.replace("127.0.0.1", "photos.example") + "/image.jpg"
+        assert fetch(url, allow_private=True, timeout=4) == image
 
 
 @pytest.mark.parametrize(

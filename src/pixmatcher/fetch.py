@@ -36,7 +36,7 @@ def fetch(
 ) -> bytes:
     """Return what lies at `url`, an http or https URL, within `timeout` seconds in all.
 
-    A host name is resolved once and the checked address is the one connected to, at every redirect, so that a name
+    A host name is resolved once and its checked addresses are those connected to, at every redirect, so that a name
     cannot answer with a public address first and a private one then. Proxies are not used, for the same reason.
 
     Raises `FetchError` if the URL is refused (other scheme; private, loopback or reserved address unless
@@ -118,27 +118,36 @@ def _download(url: str, allow_private: bool, limit: _Limit, max_bytes: int) -> b
 
 
 def _send(client: httpx.Client, url: httpx.URL, allow_private: bool, limit: _Limit) -> httpx.Response:
-    """The answer, its body not read yet, of the address that was checked."""
-    address = _resolve(url, allow_private)
-    return client.send(_pinned_request(client, url, address, limit), stream=True)
+    """The answer, its body not read yet, of the first address of the host that can be connected to."""
+    import httpx
+
+    *others, last = _resolve(url, allow_private)
+    for left, address in zip(range(len(others) + 1, 1, -1), others, strict=True):
+        # An address that does not answer must leave time for those after it.
+        request = _pinned_request(client, url, address, limit, limit.remaining() / left)
+        with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+            return client.send(request, stream=True)
+    return client.send(_pinned_request(client, url, last, limit, limit.remaining()), stream=True)
 
 
-def _pinned_request(client: httpx.Client, url: httpx.URL, address: str, limit: _Limit) -> httpx.Request:
-    """A request to the address that was checked, with the host's own name for TLS and for the server."""
+def _pinned_request(
+    client: httpx.Client, url: httpx.URL, address: str, limit: _Limit, connect_seconds: float
+) -> httpx.Request:
+    """A request to an address that was checked, with the host's own name for TLS and for the server."""
     return client.build_request(
         "GET",
         url.copy_with(host=address),
         headers={"Host": url.netloc.decode("ascii")},
         extensions={
             "sni_hostname": url.raw_host.decode("ascii"),
-            "timeout": dict.fromkeys(("connect", "read", "write", "pool"), limit.remaining()),
+            "timeout": dict.fromkeys(("read", "write", "pool"), limit.remaining()) | {"connect": connect_seconds},
             "trace": limit.trace,
         },
     )
 
 
-def _resolve(url: httpx.URL, allow_private: bool) -> str:
-    """The checked address of the host of a URL that may be fetched."""
+def _resolve(url: httpx.URL, allow_private: bool) -> list[str]:
+    """The addresses, one or more and all checked, of the host of a URL that may be fetched."""
     if url.scheme not in ("http", "https"):
         raise FetchError(f"{url} is refused: only http and https URLs are fetched.")
     if not url.host:
@@ -152,7 +161,7 @@ def _resolve(url: httpx.URL, allow_private: bool) -> str:
         raise FetchError(
             f"{url} is refused: {url.host} is a private or reserved address. Allow it with --allow-private-hosts."
         )
-    return addresses[0]
+    return addresses
 
 
 def _is_public(text: str) -> bool:
