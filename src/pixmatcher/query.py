@@ -69,8 +69,20 @@ def parse_query(arguments: Sequence[str], *, allow_private: bool = False) -> Que
     text = " ".join(texts) if texts else None
     if not images:
         return Query(text)
-    image = sys.stdin.buffer.read(MAX_BYTES + 1) if images[0] == "-" else open_reference(images[0], allow_private)
+    image = _standard_input() if images[0] == "-" else open_reference(images[0], allow_private)
     return Query(text, image, image_name=images[0])
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:  # Python's way of saying that it is closed
+        raise QueryError("Standard input is closed: give the image by its path.")
+    try:
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise QueryError(f"Standard input cannot be read ({error.strerror}): give the image by its path.") from error
+    if len(data) > MAX_BYTES:
+        raise QueryError(f"The image on standard input is larger than {MAX_BYTES >> 20} MB: give it by its path.")
+    return data
 
 
 def open_reference(reference: str, allow_private: bool = False) -> ImageSource:
