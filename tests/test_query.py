@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from conftest import TinyEncoder, paint, paint_many
+from pixmatcher import Collection, InvalidImageError, Query, index, search
 from pixmatcher.fetch import MAX_BYTES
-from pixmatcher.query import parse_query
+from pixmatcher.query import ImageSource, parse_query
+from pixmatcher.searching import search_batch
 
 SEARCH_STDIN = [sys.executable, "-m", "pixmatcher", "search", "-"]
+
+
+@pytest.fixture
+def collection(tmp_path: Path, tiny: TinyEncoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Collection]:
+    """A collection of the three painted images in the folder `photos`, which lies in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    paint_many(tmp_path / "photos", 3)
+    index("photos", encoders=["tiny"])
+    with Collection.open("photos") as opened:
+        yield opened
 
 
 # ---- Standard input ----
@@ -38,3 +55,46 @@ def test_a_standard_input_that_is_none_is_one_sentence(redirection: str, message
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+# ---- Images that cannot be used ----
+
+
+@pytest.fixture
+def broken(collection: Collection) -> None:
+    """Files in the working folder that are no images, and one of which only the beginning is left."""
+    Path("empty.jpg").touch()
+    Path("page.png").write_text("<html>")
+    whole = paint("whole.png", 1).read_bytes()
+    Path("cut.png").write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("empty.jpg", "empty file"), ("page.png", "not an image"), ("cut.png", "truncated")]
+)
+def test_an_image_that_cannot_be_used_is_named(collection: Collection, broken: None, name: str, reason: str) -> None:
+    with pytest.raises(InvalidImageError) as caught:
+        search(collection, parse_query([name]))
+    assert str(caught.value).startswith(f"{name} cannot be used as a query ({reason}")
+    assert str(caught.value).endswith("): choose another image.")
+    assert (caught.value.reason, caught.value.exit_code) == (reason, 1)
+    (answer,) = search_batch(collection, [json.dumps({"image": name, "text": "red"})])
+    assert answer["error"] == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "shown"),
+    [
+        (b"", "-", "The image on standard input"),
+        (b"", "http://photos.example/a", "http://photos.example/a"),
+        (b"", None, "The image"),
+        (np.zeros((2, 2, 2)), None, "The image"),
+        ("photos", None, "photos"),
+    ],
+)
+def test_an_image_that_is_no_file_is_named(
+    collection: Collection, image: ImageSource, name: str | None, shown: str
+) -> None:
+    with pytest.raises(InvalidImageError) as caught:
+        search(collection, Query(image=image, image_name=name))
+    assert str(caught.value).startswith(f"{shown} cannot be used as a query (")

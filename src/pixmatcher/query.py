@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import QueryError
+from .errors import InvalidImageError, QueryError
 from .fetch import MAX_BYTES, fetch, is_url
 from .images import ImageSource, fit_image, is_allowed_extension, open_image
 
@@ -47,12 +47,10 @@ class Query:
     @property
     def name(self) -> str | dict[str, str]:
         """The query as results name it: its text, the name of its image, or both."""
-        image = self.image_name
-        if image is None and isinstance(self.image, (str, os.PathLike)):
-            image = os.fspath(self.image)
         if self.image is None:
             return self.text or ""
-        return image or "(image)" if self.text is None else {"text": self.text, "image": image or "(image)"}
+        image = _name_of_image(self) or "(image)"
+        return image if self.text is None else {"text": self.text, "image": image}
 
 
 def parse_query(arguments: Sequence[str], *, allow_private: bool = False) -> Query:
@@ -116,7 +114,7 @@ def embed_query(query: Query, encoders: Sequence[Encoder]) -> tuple[str, npt.NDA
     the image cannot be used.
     """
     encoder, space = _choose_space(query, encoders)
-    image_vector = None if query.image is None else _embed_image(query.image, encoder, space)
+    image_vector = None if query.image is None else _embed_image(query, query.image, encoder, space)
     if query.text is None:
         assert image_vector is not None
         return space.name, image_vector
@@ -140,11 +138,25 @@ def _choose_space(query: Query, encoders: Sequence[Encoder]) -> tuple[Encoder, S
     return min(spaces, key=lambda pair: pair[1].text)
 
 
-def _embed_image(image: ImageSource, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:
-    opened = open_image(image, min_side=encoder.recipe.min_side)
+def _embed_image(query: Query, image: ImageSource, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:
+    try:
+        opened = open_image(image, min_side=encoder.recipe.min_side)
+    except InvalidImageError as error:
+        name = _name_of_image(query) or "The image"
+        if name == "-" and isinstance(image, bytes):
+            name = "The image on standard input"
+        # Only the message changes: who wants the reason and the detail finds them as they are for every image.
+        error.args = (f"{name} cannot be used as a query ({error}): choose another image.",)
+        raise
     embeddings = encoder.encode_images(fit_image(opened.image, encoder.recipe)[None])[space.name]
     vector: npt.NDArray[np.float32] = embeddings[0]
     return vector
+
+
+def _name_of_image(query: Query) -> str | None:
+    if query.image_name is None and isinstance(query.image, (str, os.PathLike)):
+        return os.fspath(query.image)
+    return query.image_name
 
 
 def _means_image(argument: str) -> bool:
