@@ -57,6 +57,19 @@ def test_a_standard_input_that_is_none_is_one_sentence(redirection: str, message
     assert len(done.stderr.splitlines()) == 1
 
 
+# ---- Texts ----
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\n"])
+def test_a_blank_text_beside_an_image_counts_as_none(collection: Collection, blank: str) -> None:
+    image = "photos/00001.png"
+    alone = search(collection, parse_query([image]))
+    assert alone.space == "visual"
+    lines = [json.dumps({"text": blank, "image": image})]
+    for answer in (search(collection, parse_query([blank, image])).as_json(), *search_batch(collection, lines)):
+        assert {**answer, "took_ms": 0} == {**alone.as_json(), "took_ms": 0}
+
+
 # ---- Images that cannot be used ----
 
 

@@ -27,6 +27,8 @@ MAX_TEXT_CHARACTERS = 10_000
 class Query:
     """What to look for. With a text and an image, `text_weight` (0 to 1) is the share of the text in the sum.
 
+    A blank text beside an image counts as none.
+
     Raises `QueryError` if there is nothing to look for.
     """
 
@@ -37,8 +39,10 @@ class Query:
     """How results name the image; by default its path."""
 
     def __post_init__(self) -> None:
-        if self.image is None and (self.text is None or not self.text.strip()):
-            raise QueryError("The query is empty: give a text, an image path or an image URL.")
+        if self.text is None or not self.text.strip():
+            if self.image is None:
+                raise QueryError("The query is empty: give a text, an image path or an image URL.")
+            object.__setattr__(self, "text", None)  # the class is frozen for others
         if self.text is not None and len(self.text) > MAX_TEXT_CHARACTERS:
             raise QueryError(f"The text is longer than {MAX_TEXT_CHARACTERS:,} characters: shorten it.")
         if not 0 <= self.text_weight <= 1:
