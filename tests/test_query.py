@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import TinyEncoder, paint, paint_many
-from pixmatcher import Collection, InvalidImageError, Query, index, search
+from pixmatcher import Collection, InvalidImageError, Query, QueryError, index, search
 from pixmatcher.fetch import MAX_BYTES
 from pixmatcher.query import ImageSource, parse_query
 from pixmatcher.searching import search_batch
@@ -68,6 +68,21 @@ def test_a_blank_text_beside_an_image_counts_as_none(collection: Collection, bla
     lines = [json.dumps({"text": blank, "image": image})]
     for answer in (search(collection, parse_query([blank, image])).as_json(), *search_batch(collection, lines)):
         assert {**answer, "took_ms": 0} == {**alone.as_json(), "took_ms": 0}
+
+
+def test_a_word_that_names_a_folder_is_a_text(collection: Collection) -> None:
+    assert parse_query(["photos"]) == Query("photos")
+    assert parse_query(["red", "photos"]) == Query("red photos")
+    assert parse_query(["red/blue/"]) == Query("red/blue/")
+
+
+@pytest.mark.parametrize("path", [".", "..", "/", "./", "../", "photos/", "./photos", "photos/.", "photos/..", "a.jpg"])
+def test_the_path_of_a_folder_is_told_to_be_no_image(collection: Collection, path: str) -> None:
+    Path("a.jpg").mkdir()
+    with pytest.raises(QueryError, match="is a folder, not an image: index it, or name an image in it"):
+        parse_query([path, "red"])
+    (answer,) = search_batch(collection, [json.dumps({"image": path})])
+    assert "is a folder" in answer["error"]
 
 
 # ---- Images that cannot be used ----

@@ -60,9 +60,9 @@ class Query:
 def parse_query(arguments: Sequence[str], *, allow_private: bool = False) -> Query:
     """The query that the words of a command line mean.
 
-    `-` is an image on standard input, a URL is fetched, the path of a file is an image, anything else is text; text and
-    an image make a mixed query. Raises `QueryError` for a path that does not exist, `FetchError` for a URL that cannot
-    be fetched.
+    `-` is an image on standard input, a URL is fetched, the path of a file is an image, anything else is text, a word
+    that happens to name a folder too; text and an image make a mixed query. Raises `QueryError` for a path that does
+    not exist or is a folder, `FetchError` for a URL that cannot be fetched.
     """
     texts = [argument for argument in arguments if not _means_image(argument)]
     images = [argument for argument in arguments if _means_image(argument)]
@@ -88,11 +88,16 @@ def _standard_input() -> bytes:
 
 
 def open_reference(reference: str, allow_private: bool = False) -> ImageSource:
-    """The image that a path or URL refers to. Raises `QueryError` if there is no such file, `FetchError` as `fetch`."""
+    """The image that a path or URL refers to.
+
+    Raises `QueryError` if there is no such file or it is a folder, `FetchError` as `fetch` does.
+    """
     if is_url(reference):
         return fetch(reference, allow_private=allow_private)
     if not os.path.lexists(reference):
         raise QueryError(f"There is no file {reference!r}: check the path.")
+    if os.path.isdir(reference):
+        raise QueryError(f"{reference!r} is a folder, not an image: index it, or name an image in it.")
     return Path(reference)
 
 
@@ -164,9 +169,9 @@ def _name_of_image(query: Query) -> str | None:
 
 
 def _means_image(argument: str) -> bool:
-    """Whether a word of the command line means an image: it is a file, or it looks like one that is not there."""
+    """Whether a word of the command line means an image: it is a file, or it looks like a path, there or not."""
     return (
-        argument == "-"
+        argument in ("-", ".", "..")
         or is_url(argument)
         or os.path.isfile(argument)
         or is_allowed_extension(argument)
