@@ -70,6 +70,15 @@ def test_a_blank_text_beside_an_image_counts_as_none(collection: Collection, bla
         assert {**answer, "took_ms": 0} == {**alone.as_json(), "took_ms": 0}
 
 
+@pytest.mark.parametrize("line", ['{"text": "red"}', "red"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(collection: Collection, line: str) -> None:
+    Path("queries.txt").write_text(f"{line}\n{line}\n", encoding="utf-8-sig")
+    with open("queries.txt", encoding="utf-8") as lines:
+        first, second = search_batch(collection, lines)
+    assert first["query"] == "red"
+    assert first["hits"] == second["hits"]
+
+
 def test_a_word_that_names_a_folder_is_a_text(collection: Collection) -> None:
     assert parse_query(["photos"]) == Query("photos")
     assert parse_query(["red", "photos"]) == Query("red photos")
