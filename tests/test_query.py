@@ -79,6 +79,15 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(collection: Collection, 
     assert first["hits"] == second["hits"]
 
 
+def test_a_text_that_is_no_unicode_is_refused_from_python_too(tmp_path: Path) -> None:
+    paint(tmp_path / "red.png", 1)
+    index(tmp_path)
+    with Collection.open(tmp_path) as opened:
+        for query in ("caf\udce9", Query("caf\udce9", tmp_path / "red.png")):
+            with pytest.raises(QueryError, match=r"^The text is not valid Unicode: write it in UTF-8"):
+                search(opened, query)
+
+
 def test_a_word_that_names_a_folder_is_a_text(collection: Collection) -> None:
     assert parse_query(["photos"]) == Query("photos")
     assert parse_query(["red", "photos"]) == Query("red photos")

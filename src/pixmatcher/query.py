@@ -119,18 +119,14 @@ def embed_query(query: Query, encoders: Sequence[Encoder]) -> tuple[str, npt.NDA
     """The space that answers the query, and its vector there (dimension,) float32.
 
     An image alone goes to the first space made for images only, where there is one; a text, alone or with an image, to
-    the first space that knows texts. Raises `QueryError` if the collection has no such space, `InvalidImageError` if
-    the image cannot be used.
+    the first space that knows texts. Raises `QueryError` if the collection has no such space or the text is not valid
+    Unicode, `InvalidImageError` if the image cannot be used.
     """
     encoder, space = _choose_space(query, encoders)
     image_vector = None if query.image is None else _embed_image(query, query.image, encoder, space)
     if query.text is None:
         assert image_vector is not None
         return space.name, image_vector
-    try:
-        query.text.encode()
-    except UnicodeEncodeError:
-        raise QueryError("The text is not valid Unicode: write it in UTF-8.") from None
     text_vector = encoder.encode_texts([query.text])[space.name][0]
     if image_vector is None:
         return space.name, text_vector
