@@ -22,12 +22,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._redirect("/image.jpg")
         elif path == "/forever":
             self._redirect("/forever")
+        elif path in ("/300", "/301", "/304"):  # redirects that lead nowhere
+            self._answer(int(path[1:]), b"")
         elif path == "/to-file":
             self._redirect("file:///etc/hostname")
         elif path == "/trickle":
             self._start(200, len(self.image))
             for byte in self.image:
                 self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(0.05)
+        elif path == "/trickle-header":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while True:
+                self.wfile.write(b"x")
                 self.wfile.flush()
                 time.sleep(0.05)
         elif path == "/endless":

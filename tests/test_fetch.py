@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from pixmatcher.errors import FetchError
-from pixmatcher.fetch import _is_public, fetch, is_url
+from pixmatcher.fetch import THREAD_NAME, _is_public, fetch, is_url
 from servers import serve
 
 
@@ -45,6 +50,44 @@ def test_private_hosts_are_refused_before_anything_is_sent(server: str, host: st
         fetch(f"http://{host}:{port}/image.jpg")
 
 
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Make the resolver give these addresses for the host photos.example, in this order."""
+    real = socket.getaddrinfo
+
+    def resolve(host: Any, *args: Any, **options: Any) -> list[Any]:
+        found = addresses if host == "photos.example" else [host]
+        return [info for address in found for info in real(address, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+def test_a_host_with_one_private_address_is_refused(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_to(monkeypatch, "8.8.8.8", "127.0.0.1")
+    with pytest.raises(FetchError, match="private or reserved"):
+        fetch(server.replace("127.0.0.1", "photos.example") + "/image.jpg")
+
+
+def test_an_address_that_refuses_gives_way_to_the_next(
+    server: str, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_to(monkeypatch, "::1", "127.0.0.1")  # the server listens on the second only
+    assert fetch(server.replace("127.0.0.1", "photos.example") + "/image.jpg", allow_private=True) == image
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2, and a full queue that drops connections")
+def test_an_address_that_never_answers_gives_way_to_the_next(
+    server: str, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(server.rpartition(":")[2])
+    resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
+    with socket.socket() as silent, socket.socket() as waiting:
+        silent.bind(("127.0.0.2", port))
+        silent.listen(0)
+        waiting.connect(("127.0.0.2", port))  # and now its queue is full
+        url = server.replace("127.0.0.1", "photos.example") + "/image.jpg"
+        assert fetch(url, allow_private=True, timeout=4) == image
+
+
 @pytest.mark.parametrize(
     ("address", "public"),
     [
@@ -72,6 +115,9 @@ def test_which_addresses_are_public(address: str, public: bool) -> None:
     ("path", "message"),
     [
         ("/nothing", "answered 404"),
+        ("/300", "answered 300 Multiple Choices"),
+        ("/301", "answered 301 Moved Permanently"),
+        ("/304", "answered 304 Not Modified"),
         ("/forever", "redirects more than"),
         ("/to-file", "only http and https"),
         ("/cut", "cannot be fetched"),
@@ -83,11 +129,27 @@ def test_bad_answers_are_one_sentence(server: str, path: str, message: str) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_trickles_is_given_up(server: str) -> None:
+@pytest.mark.parametrize("path", ["/trickle", "/trickle-header"])
+def test_a_server_that_trickles_is_given_up(server: str, path: str) -> None:
     started = time.monotonic()
     with pytest.raises(FetchError, match=r"longer than 0\.5 seconds"):
-        fetch(f"{server}/trickle", allow_private=True, timeout=0.5)
+        fetch(server + path, allow_private=True, timeout=0.5)
     assert time.monotonic() - started < 5  # it would trickle on for a minute and more
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:
+            thread.join(20)
+            assert not thread.is_alive(), "a fetch that was given up goes on"
+
+
+def test_a_resolver_that_hangs_is_given_up_and_lets_the_process_end() -> None:
+    code = """
+import socket, time
+socket.getaddrinfo = lambda *args, **options: time.sleep(600)
+from pixmatcher.fetch import fetch
+fetch("http://photos.example/a.jpg", timeout=0.5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "FetchError: http://photos.example/a.jpg took longer than 0.5 seconds" in done.stderr
 
 
 def test_an_endless_answer_is_cut(server: str) -> None:

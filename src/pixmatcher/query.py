@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import QueryError
+from .errors import InvalidImageError, QueryError
 from .fetch import MAX_BYTES, fetch, is_url
 from .images import ImageSource, fit_image, is_allowed_extension, open_image
 
@@ -27,6 +27,8 @@ MAX_TEXT_CHARACTERS = 10_000
 class Query:
     """What to look for. With a text and an image, `text_weight` (0 to 1) is the share of the text in the sum.
 
+    A blank text beside an image counts as none.
+
     Raises `QueryError` if there is nothing to look for.
     """
 
@@ -37,8 +39,10 @@ class Query:
     """How results name the image; by default its path."""
 
     def __post_init__(self) -> None:
-        if self.image is None and (self.text is None or not self.text.strip()):
-            raise QueryError("The query is empty: give a text, an image path or an image URL.")
+        if self.text is None or not self.text.strip():
+            if self.image is None:
+                raise QueryError("The query is empty: give a text, an image path or an image URL.")
+            object.__setattr__(self, "text", None)  # the class is frozen for others
         if self.text is not None and len(self.text) > MAX_TEXT_CHARACTERS:
             raise QueryError(f"The text is longer than {MAX_TEXT_CHARACTERS:,} characters: shorten it.")
         if not 0 <= self.text_weight <= 1:
@@ -47,20 +51,18 @@ class Query:
     @property
     def name(self) -> str | dict[str, str]:
         """The query as results name it: its text, the name of its image, or both."""
-        image = self.image_name
-        if image is None and isinstance(self.image, (str, os.PathLike)):
-            image = os.fspath(self.image)
         if self.image is None:
             return self.text or ""
-        return image or "(image)" if self.text is None else {"text": self.text, "image": image or "(image)"}
+        image = _name_of_image(self) or "(image)"
+        return image if self.text is None else {"text": self.text, "image": image}
 
 
 def parse_query(arguments: Sequence[str], *, allow_private: bool = False) -> Query:
     """The query that the words of a command line mean.
 
-    `-` is an image on standard input, a URL is fetched, the path of a file is an image, anything else is text; text and
-    an image make a mixed query. Raises `QueryError` for a path that does not exist, `FetchError` for a URL that cannot
-    be fetched.
+    `-` is an image on standard input, a URL is fetched, the path of a file is an image, anything else is text, a word
+    that happens to name a folder too; text and an image make a mixed query. Raises `QueryError` for a path that does
+    not exist or is a folder, `FetchError` for a URL that cannot be fetched.
     """
     texts = [argument for argument in arguments if not _means_image(argument)]
     images = [argument for argument in arguments if _means_image(argument)]
@@ -69,16 +71,33 @@ def parse_query(arguments: Sequence[str], *, allow_private: bool = False) -> Que
     text = " ".join(texts) if texts else None
     if not images:
         return Query(text)
-    image = sys.stdin.buffer.read(MAX_BYTES + 1) if images[0] == "-" else open_reference(images[0], allow_private)
+    image = _standard_input() if images[0] == "-" else open_reference(images[0], allow_private)
     return Query(text, image, image_name=images[0])
 
 
+def _standard_input() -> bytes:
+    if sys.stdin is None:  # Python's way of saying that it is closed
+        raise QueryError("Standard input is closed: give the image by its path.")
+    try:
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise QueryError(f"Standard input cannot be read ({error.strerror}): give the image by its path.") from error
+    if len(data) > MAX_BYTES:
+        raise QueryError(f"The image on standard input is larger than {MAX_BYTES >> 20} MB: give it by its path.")
+    return data
+
+
 def open_reference(reference: str, allow_private: bool = False) -> ImageSource:
-    """The image that a path or URL refers to. Raises `QueryError` if there is no such file, `FetchError` as `fetch`."""
+    """The image that a path or URL refers to.
+
+    Raises `QueryError` if there is no such file or it is a folder, `FetchError` as `fetch` does.
+    """
     if is_url(reference):
         return fetch(reference, allow_private=allow_private)
     if not os.path.lexists(reference):
         raise QueryError(f"There is no file {reference!r}: check the path.")
+    if os.path.isdir(reference):
+        raise QueryError(f"{reference!r} is a folder, not an image: index it, or name an image in it.")
     return Path(reference)
 
 
@@ -100,18 +119,14 @@ def embed_query(query: Query, encoders: Sequence[Encoder]) -> tuple[str, npt.NDA
     """The space that answers the query, and its vector there (dimension,) float32.
 
     An image alone goes to the first space made for images only, where there is one; a text, alone or with an image, to
-    the first space that knows texts. Raises `QueryError` if the collection has no such space, `InvalidImageError` if
-    the image cannot be used.
+    the first space that knows texts. Raises `QueryError` if the collection has no such space or the text is not valid
+    Unicode, `InvalidImageError` if the image cannot be used.
     """
     encoder, space = _choose_space(query, encoders)
-    image_vector = None if query.image is None else _embed_image(query.image, encoder, space)
+    image_vector = None if query.image is None else _embed_image(query, query.image, encoder, space)
     if query.text is None:
         assert image_vector is not None
         return space.name, image_vector
-    try:
-        query.text.encode()
-    except UnicodeEncodeError:
-        raise QueryError("The text is not valid Unicode: write it in UTF-8.") from None
     text_vector = encoder.encode_texts([query.text])[space.name][0]
     if image_vector is None:
         return space.name, text_vector
@@ -128,17 +143,31 @@ def _choose_space(query: Query, encoders: Sequence[Encoder]) -> tuple[Encoder, S
     return min(spaces, key=lambda pair: pair[1].text)
 
 
-def _embed_image(image: ImageSource, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:
-    opened = open_image(image, min_side=encoder.recipe.min_side)
+def _embed_image(query: Query, image: ImageSource, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:
+    try:
+        opened = open_image(image, min_side=encoder.recipe.min_side)
+    except InvalidImageError as error:
+        name = _name_of_image(query) or "The image"
+        if name == "-" and isinstance(image, bytes):
+            name = "The image on standard input"
+        # Only the message changes: who wants the reason and the detail finds them as they are for every image.
+        error.args = (f"{name} cannot be used as a query ({error}): choose another image.",)
+        raise
     embeddings = encoder.encode_images(fit_image(opened.image, encoder.recipe)[None])[space.name]
     vector: npt.NDArray[np.float32] = embeddings[0]
     return vector
 
 
+def _name_of_image(query: Query) -> str | None:
+    if query.image_name is None and isinstance(query.image, (str, os.PathLike)):
+        return os.fspath(query.image)
+    return query.image_name
+
+
 def _means_image(argument: str) -> bool:
-    """Whether a word of the command line means an image: it is a file, or it looks like one that is not there."""
+    """Whether a word of the command line means an image: it is a file, or it looks like a path, there or not."""
     return (
-        argument == "-"
+        argument in ("-", ".", "..")
         or is_url(argument)
         or os.path.isfile(argument)
         or is_allowed_extension(argument)

@@ -66,10 +66,10 @@ def search_batch(
 ) -> Iterator[dict[str, Any]]:
     """Answer one query a line, in order: a result as JSON, or `{"query": ..., "error": ...}` for a line that fails.
 
-    A line is a text, or a JSON object with `text`, `image` or both.
+    A line is a text, or a JSON object with `text`, `image` or both. A byte order mark before the first is passed over.
     """
-    for line in lines:
-        text = line.strip()
+    for number, line in enumerate(lines):
+        text = (line.removeprefix("\ufeff") if number == 0 else line).strip()
         shown: Any = text
         try:
             if text.startswith("{"):

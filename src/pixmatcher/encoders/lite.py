@@ -172,10 +172,8 @@ class _TextSide:
         """Return the MiniLM embedding (384,) of `text`, of length 1."""
         try:
             text.encode()
-        except UnicodeEncodeError as error:
-            raise QueryError(
-                f"The text {text!r} is not valid Unicode: write it in UTF-8, or set the terminal to it."
-            ) from error
+        except UnicodeEncodeError:
+            raise QueryError("The text is not valid Unicode: write it in UTF-8, or set the terminal to it.") from None
         ids = self.tokenizer.encode(text[:MAX_CHARACTERS]).ids
         embedding: Floats = self.session.run(None, {"ids": np.array(ids, np.int64)})[0]
         return embedding

@@ -1,0 +1,146 @@
+"""What a user typed becomes a query, or one sentence that says what to do."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import TinyEncoder, paint, paint_many
+from pixmatcher import Collection, InvalidImageError, Query, QueryError, index, search
+from pixmatcher.fetch import MAX_BYTES
+from pixmatcher.query import ImageSource, parse_query
+from pixmatcher.searching import search_batch
+
+SEARCH_STDIN = [sys.executable, "-m", "pixmatcher", "search", "-"]
+
+
+@pytest.fixture
+def collection(tmp_path: Path, tiny: TinyEncoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Collection]:
+    """A collection of the three painted images in the folder `photos`, which lies in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    paint_many(tmp_path / "photos", 3)
+    index("photos", encoders=["tiny"])
+    with Collection.open("photos") as opened:
+        yield opened
+
+
+# ---- Standard input ----
+
+
+def test_an_image_on_standard_input_may_be_as_large_as_one_that_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(MAX_BYTES))))
+    assert parse_query(["-"]).image == bytes(MAX_BYTES)
+
+
+def test_a_larger_image_on_standard_input_is_not_called_truncated() -> None:
+    done = subprocess.run(SEARCH_STDIN, input=b"BM" + bytes(MAX_BYTES), capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == b"Error: The image on standard input is larger than 25 MB: give it by its path.\n"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [("<&-", "Standard input is closed:"), ("0>/dev/null", "Standard input cannot be read (")],
+)
+def test_a_standard_input_that_is_none_is_one_sentence(redirection: str, message: str) -> None:
+    command = ["sh", "-c", f'exec "$@" {redirection}', "sh", *SEARCH_STDIN]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# ---- Texts ----
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\n"])
+def test_a_blank_text_beside_an_image_counts_as_none(collection: Collection, blank: str) -> None:
+    image = "photos/00001.png"
+    alone = search(collection, parse_query([image]))
+    assert alone.space == "visual"
+    lines = [json.dumps({"text": blank, "image": image})]
+    for answer in (search(collection, parse_query([blank, image])).as_json(), *search_batch(collection, lines)):
+        assert {**answer, "took_ms": 0} == {**alone.as_json(), "took_ms": 0}
+
+
+@pytest.mark.parametrize("line", ['{"text": "red"}', "red"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(collection: Collection, line: str) -> None:
+    Path("queries.txt").write_text(f"{line}\n{line}\n", encoding="utf-8-sig")
+    with open("queries.txt", encoding="utf-8") as lines:
+        first, second = search_batch(collection, lines)
+    assert first["query"] == "red"
+    assert first["hits"] == second["hits"]
+
+
+def test_a_text_that_is_no_unicode_is_refused_from_python_too(tmp_path: Path) -> None:
+    paint(tmp_path / "red.png", 1)
+    index(tmp_path)
+    with Collection.open(tmp_path) as opened:
+        for query in ("caf\udce9", Query("caf\udce9", tmp_path / "red.png")):
+            with pytest.raises(QueryError, match=r"^The text is not valid Unicode: write it in UTF-8"):
+                search(opened, query)
+
+
+def test_a_word_that_names_a_folder_is_a_text(collection: Collection) -> None:
+    assert parse_query(["photos"]) == Query("photos")
+    assert parse_query(["red", "photos"]) == Query("red photos")
+    assert parse_query(["red/blue/"]) == Query("red/blue/")
+
+
+@pytest.mark.parametrize("path", [".", "..", "/", "./", "../", "photos/", "./photos", "photos/.", "photos/..", "a.jpg"])
+def test_the_path_of_a_folder_is_told_to_be_no_image(collection: Collection, path: str) -> None:
+    Path("a.jpg").mkdir()
+    with pytest.raises(QueryError, match="is a folder, not an image: index it, or name an image in it"):
+        parse_query([path, "red"])
+    (answer,) = search_batch(collection, [json.dumps({"image": path})])
+    assert "is a folder" in answer["error"]
+
+
+# ---- Images that cannot be used ----
+
+
+@pytest.fixture
+def broken(collection: Collection) -> None:
+    """Files in the working folder that are no images, and one of which only the beginning is left."""
+    Path("empty.jpg").touch()
+    Path("page.png").write_text("<html>")
+    whole = paint("whole.png", 1).read_bytes()
+    Path("cut.png").write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("empty.jpg", "empty file"), ("page.png", "not an image"), ("cut.png", "truncated")]
+)
+def test_an_image_that_cannot_be_used_is_named(collection: Collection, broken: None, name: str, reason: str) -> None:
+    with pytest.raises(InvalidImageError) as caught:
+        search(collection, parse_query([name]))
+    assert str(caught.value).startswith(f"{name} cannot be used as a query ({reason}")
+    assert str(caught.value).endswith("): choose another image.")
+    assert (caught.value.reason, caught.value.exit_code) == (reason, 1)
+    (answer,) = search_batch(collection, [json.dumps({"image": name, "text": "red"})])
+    assert answer["error"] == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "shown"),
+    [
+        (b"", "-", "The image on standard input"),
+        (b"", "http://photos.example/a", "http://photos.example/a"),
+        (b"", None, "The image"),
+        (np.zeros((2, 2, 2)), None, "The image"),
+        ("photos", None, "photos"),
+    ],
+)
+def test_an_image_that_is_no_file_is_named(
+    collection: Collection, image: ImageSource, name: str | None, shown: str
+) -> None:
+    with pytest.raises(InvalidImageError) as caught:
+        search(collection, Query(image=image, image_name=name))
+    assert str(caught.value).startswith(f"{shown} cannot be used as a query (")
