@@ -330,7 +330,7 @@ def test_a_reader_that_stops_reading_is_no_error(photos: Path) -> None:
         ("info >&-", 0),
         ("search 'a cat' --json >&-", 0),
         ("index . 2>&-", 0),
-        ("search - <&-", 1),
+        ("search - <&-", 2),
         ("search --batch - <&-", 0),
         ("info >/dev/full", 1),
         ("search 'a cat' --json >/dev/full", 1),

@@ -56,8 +56,9 @@ def main() -> None:
 
 def _mend_streams() -> None:
     """Give back the standard streams that the caller has closed, and let no character be beyond them."""
-    # In this order each gets its own number, and no file that is opened later can be taken for it.
-    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    # In this order each takes its own number, so that no file that is opened later can be taken for it.
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -205,7 +206,7 @@ def _search_batch(batch: str, collection: Path | None, k: int, min_score: float 
     try:
         # Bytes that are not UTF-8 fail on their own line, not for the whole file.
         file = open(  # noqa: SIM115
-            sys.stdin.fileno() if batch == "-" else batch, encoding="utf-8", errors="surrogateescape", newline="\n"
+            0 if batch == "-" else batch, encoding="utf-8", errors="surrogateescape", newline="\n"
         )
     except OSError as error:
         raise QueryError(f"{batch} cannot be read ({error.strerror}): give a file of one query a line.") from error

@@ -19,6 +19,7 @@ MAX_BYTES = 25 << 20
 TIMEOUT_SECONDS = 10.0
 THREAD_NAME = "pixmatcher-fetch"
 _MAX_REDIRECTS = 5
+_PORTS = {"http": 80, "https": 443}
 
 
 def is_url(text: str) -> bool:
@@ -148,12 +149,12 @@ def _pinned_request(
 
 def _resolve(url: httpx.URL, allow_private: bool) -> list[str]:
     """The addresses, one or more and all checked, of the host of a URL that may be fetched."""
-    if url.scheme not in ("http", "https"):
+    if url.scheme not in _PORTS:
         raise FetchError(f"{url} is refused: only http and https URLs are fetched.")
     if not url.host:
         raise FetchError(f"{url} names no host: give a whole URL.")
     try:
-        found = socket.getaddrinfo(url.host, url.port or url.scheme, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(url.host, url.port or _PORTS[url.scheme], type=socket.SOCK_STREAM)
     except OSError as error:
         raise FetchError(f"The host {url.host} is not known: check the URL and the network.") from error
     addresses = [str(sockaddr[0]) for *_, sockaddr in found]
