@@ -362,6 +362,51 @@ def test_lab_tiff() -> None:
     assert corners(open_image(encoded(lab, "TIFF")).image) == ["red", "green", "blue", "white"]
 
 
+def pictures_of_every_mode(width: int, height: int) -> dict[str, Image.Image]:
+    """Pictures that no converter may take for one colour, with every kind of transparency."""
+    chance = np.random.default_rng(0)
+    colour = Image.fromarray(chance.integers(0, 256, (height, width, 4), dtype=np.uint8))
+    opaque = colour.convert("RGB")
+    grey = chance.integers(0, 65536, (height, width))
+    floats = chance.normal(0, 1000, (height, width)).astype(np.float32)
+    floats[0, 0], floats[-1, -1], floats[5, 5] = np.nan, np.inf, -np.inf
+    key, palette, alphas = opaque.copy(), opaque.quantize(64), opaque.quantize(64)
+    key.putpixel((3, 3), (1, 2, 3))
+    key.info["transparency"], palette.info["transparency"] = (1, 2, 3), 7
+    alphas.info["transparency"] = bytes(range(100, 164)).ljust(256, b"\xff")
+    modes = ("1", "L", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "P")
+    return {
+        **{mode: opaque.convert(mode) for mode in modes},
+        **{mode: colour.convert(mode) for mode in ("LA", "RGBA", "RGBa")},
+        "La": colour.convert("LA").convert("La"),
+        "PA": palette.convert("PA"),
+        "LAB": Image.merge("LAB", opaque.split()),
+        "I;16": Image.fromarray(grey.astype(np.uint16)),
+        "I": Image.fromarray((grey - 999).astype(np.int32)),
+        "F": Image.fromarray(floats),
+        "F of nothing": Image.fromarray(np.full((height, width), np.nan, np.float32)),
+        "a transparent colour": key,
+        "a transparent entry": palette,
+        "a palette of alphas": alphas,
+    }
+
+
+@pytest.mark.parametrize("size", [(61, 47), (9, 130), (1900, 7)])
+@pytest.mark.parametrize("min_side", [None, 1, 3, 10])
+def test_strips_give_the_same_as_the_whole(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], min_side: int | None
+) -> None:
+    pictures = pictures_of_every_mode(*size)
+    wholes = {name: open_image(picture, min_side=min_side).image for name, picture in pictures.items()}
+    assert len({whole.tobytes() for whole in wholes.values()}) > 10
+    monkeypatch.setattr(images, "_STRIP_PIXELS", 200)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a strip may be above it as well
+    for name, picture in pictures.items():
+        opened = open_image(picture, min_side=min_side)
+        assert opened.image.size == wholes[name].size, name
+        assert opened.image.tobytes() == wholes[name].tobytes(), name
+
+
 # ---- EXIF ----
 
 TURNED = {
@@ -621,6 +666,51 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
     assert told.pop("tags.tif") in ("damaged", "truncated", "unsupported format")
     assert set(told.values()) == {"too many pixels"}, told
     assert "grown little" in process.stdout, process.stdout
+
+
+LARGE = {
+    "I;16": ("PNG", 65535, 2),
+    "I": ("TIFF", 70_000, 4),
+    "F": ("TIFF", 0.5, 4),
+    "RGBA": ("PNG", (1, 2, 3, 4), 4),
+    "LA": ("PNG", (1, 2), 4),
+    "P": ("PNG", 3, 1),
+    "CMYK": ("TIFF", (1, 2, 3, 4), 4),
+    "LAB": ("TIFF", (1, 2, 3), 4),
+}
+"""Of each mode: a format that stores it, a colour, and the bytes that Pillow takes for a pixel."""
+
+
+PEAK = """
+import re
+from pathlib import Path
+
+def peak():
+    # Not ru_maxrss, which begins with what the process that started this one had.
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+"""
+"""Code that tells the most memory a process has had, in bytes."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("mode", LARGE)
+def test_a_large_picture_takes_little_more_than_its_own_pixels(tmp_path: Path, mode: str) -> None:
+    """A picture of 16 megapixels, which is converted in strips, and shrunk before it is whole in RGB."""
+    name, colour, bytes_a_pixel = LARGE[mode]
+    path, small = tmp_path / "large", tmp_path / "small"
+    compression = {"compress_level": 1} if name == "PNG" else {"compression": "tiff_lzw"}
+    Image.new(mode, (4000, 4000), colour).save(path, name, **compression)  # type: ignore[arg-type]
+    Image.new(mode, (4, 4), colour).save(small, name, **compression)  # type: ignore[arg-type]
+    code = f"""
+        from pixmatcher.images import open_image
+        open_image({str(small)!r})
+        before = peak()
+        open_image({str(path)!r}, min_side=64)
+        print(peak() - before)
+    """
+    told = run_python(PEAK + textwrap.dedent(code))
+    assert told.stderr == ""
+    assert int(told.stdout) < 16_000_000 * bytes_a_pixel + 40_000_000
 
 
 def tiled_tiff(side: int) -> bytes:
