@@ -12,7 +12,7 @@ import textwrap
 import threading
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -713,6 +713,95 @@ def test_a_large_picture_takes_little_more_than_its_own_pixels(tmp_path: Path, m
     assert int(told.stdout) < 16_000_000 * bytes_a_pixel + 40_000_000
 
 
+class SlowFile(io.RawIOBase):
+    """A file that tells a `Decodings` when its pixels are read; the headers are in its first bytes."""
+
+    def __init__(self, data: bytes, decodings: Decodings) -> None:
+        self._data, self._decodings = io.BytesIO(data), decodings
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._data.seek(offset, whence)
+
+    def readinto(self, buffer: object) -> int:
+        if self._data.tell() > 16_384:
+            self._decodings.goes_on(self)
+        count = self._data.readinto(buffer)  # type: ignore[arg-type]
+        if self._data.tell() == len(self._data.getbuffer()):
+            self._decodings.ends(self)
+        return count
+
+
+class Decodings:
+    """Which slow files are being decoded. The first one stays so until `go_on` is set."""
+
+    def __init__(self) -> None:
+        self.under_way: set[SlowFile] = set()
+        self.peak = 0
+        self.one, self.two, self.go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def goes_on(self, file: SlowFile) -> None:
+        self.under_way.add(file)
+        self.peak = max(self.peak, len(self.under_way))
+        (self.two if len(self.under_way) > 1 else self.one).set()
+        assert self.go_on.wait(60)
+
+    def ends(self, file: SlowFile) -> None:
+        self.under_way.discard(file)
+
+
+def test_huge_pictures_are_decoded_one_at_a_time_and_others_pass() -> None:
+    huge = encoded(Image.new("L", (6000, 6000), 9), "PNG", compress_level=1)
+    reduced = encoded(Image.new("L", (6000, 6000), 9), "JPEG")
+    decodings = Decodings()
+    with ThreadPoolExecutor(4) as pool:
+        try:
+            files = [io.BufferedReader(SlowFile(huge, decodings)) for _ in range(3)]
+            opening = [pool.submit(open_image, file, min_side=64) for file in files]
+            assert decodings.one.wait(60)
+            assert pool.submit(open_image, encoded(quarters(), "PNG")).result(timeout=60).width == 96
+            assert pool.submit(open_image, reduced, min_side=64).result(timeout=60).width == 6000
+            assert not decodings.two.wait(0.5)
+            assert not any(future.done() for future in opening)
+        finally:
+            decodings.go_on.set()
+        assert all(future.result(timeout=60).width == 6000 for future in opening)
+    assert decodings.peak == 1
+    assert not decodings.under_way
+
+
+def test_who_waits_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_HUGE_PIXELS", 10_000)
+    picture = photo(400, 300)
+    waits: list[object] = [
+        picture,
+        encoded(picture, "WEBP"),
+        encoded(picture, "JPEG", progressive=True),  # whose coefficients are all kept
+    ]
+    passes: list[object] = [encoded(picture, "JPEG"), picture.resize((100, 100)), b"no image"]
+    with ThreadPoolExecutor(6) as pool:
+        with images._huge_turn:
+            waiting = [pool.submit(open_image, source, min_side=20) for source in waits]  # type: ignore[arg-type]
+            for source in passes:
+                pool.submit(opened_or_reason, source, min_side=20).result(timeout=60)  # type: ignore[arg-type]
+            assert not wait(waiting, timeout=0.3).done
+            open_image(picture)  # the thread that has the turn
+        assert all(future.result(timeout=60).width == 400 for future in waiting)
+
+
+def test_a_broken_huge_picture_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_HUGE_PIXELS", 100)
+    data = encoded(photo(90, 60), "PNG")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(reason_of, data[:-2000]).result(timeout=60) == "truncated"
+        assert open_image(data).width == 90  # in another thread
+
+
 def tiled_tiff(side: int) -> bytes:
     """A TIFF of 64 x 64 that says it is stored in one tile of `side` x `side`."""
     tags = [
@@ -874,6 +963,8 @@ def test_arrays() -> None:
     alpha = np.dstack([pixels, np.full((64, 96), 255, np.uint8)])
     alpha[:32, :48, 3] = 0
     assert corners(open_image(alpha).image) == ["white", "green", "blue", "white"]
+    large = np.random.default_rng(0).random((3000, 700))  # scaled a few rows at a time
+    np.testing.assert_array_equal(open_image(large).image.getchannel(0), (large * 255 + 0.5).astype(np.uint8))
     opened = open_image(np.full((5, 7), 9, np.uint8))
     assert (opened.width, opened.height, opened.format, opened.taken) == (7, 5, "", None)
     assert opened.image.getpixel((0, 0)) == (9, 9, 9)

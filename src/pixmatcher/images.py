@@ -21,7 +21,7 @@ import struct
 import sys
 import threading
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -272,13 +272,14 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int) -> OpenedIma
                     _check_scans(file)
                 if min_side is not None:
                     image.draft(None, (min_side, min_side))
-            with _pillow_limit_lifted(width * height):
-                image.load()
-            if image_format is not _TIFF:  # Pillow turns TIFF files upright by itself
-                orientation, taken = _exif_fields(image.info.get("exif"))
-            rgb = _to_rgb(image, min_side)
-            del image  # turning a large picture takes memory for another one
-            rgb = _upright(rgb, orientation)
+            with _turn(_pixels_in_memory(image, width, height)):
+                with _pillow_limit_lifted(width * height):
+                    image.load()
+                if image_format is not _TIFF:  # Pillow turns TIFF files upright by itself
+                    orientation, taken = _exif_fields(image.info.get("exif"))
+                rgb = _to_rgb(image, min_side)
+                del image  # turning a large picture takes memory for another one
+                rgb = _upright(rgb, orientation)
         except InvalidImageError:
             raise
         except Exception as error:  # hostile data makes the plugins raise nearly anything
@@ -313,9 +314,10 @@ def _from_pil(image: Image.Image, min_side: int | None, max_pixels: int) -> Open
     _check_pixels(*image.size, max_pixels)
     with _pillow_is_quiet:
         try:
-            image.load()
-            orientation, taken = _exif_fields(image.info.get("exif"))
-            rgb = _upright(_to_rgb(image, min_side), orientation)
+            with _turn(image.width * image.height):
+                image.load()
+                orientation, taken = _exif_fields(image.info.get("exif"))
+                rgb = _upright(_to_rgb(image, min_side), orientation)
         except Exception as error:
             _raise_invalid(error)
     width, height = image.size
@@ -335,10 +337,21 @@ def _array_to_pil(array: NDArray[Any], max_pixels: int) -> Image.Image:
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= 0 and array.max() <= 1):  # false for nan as well
             raise InvalidImageError("unsupported array", "floats must all be in [0, 1]")
-        array = (array * 255 + 0.5).astype(np.uint8)
+        array = _floats_to_bytes(array)
     elif array.dtype != np.uint8:
         raise InvalidImageError("unsupported array", f"dtype {array.dtype}, not uint8 or a float in [0, 1]")
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _floats_to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Floats (H, W, ...) in [0, 1] to 0-255, a few rows at a time: on the way there are two copies of them."""
+    import numpy as np
+
+    pixels = np.empty(array.shape, np.uint8)
+    rows = max(1, _STRIP_PIXELS // array.shape[1])
+    for top in range(0, len(array), rows):
+        pixels[top : top + rows] = array[top : top + rows] * 255 + 0.5
+    return pixels
 
 
 @contextmanager
@@ -539,6 +552,27 @@ def _check_scans(file: IO[bytes]) -> None:
     file.seek(position)
     if scans > _MAX_SCANS:
         raise InvalidImageError("too many scans", f"{scans:,} in one picture")
+
+
+_HUGE_PIXELS = 32_000_000
+"""Pictures of more pixels than this are decoded one at a time."""
+
+_huge_turn = threading.RLock()  # of a thread, so that a file that opens images while it is read cannot block itself
+
+
+def _turn(pixels: int) -> AbstractContextManager[object]:
+    """The right to decode a picture of so many pixels: small ones have it at once, huge ones wait for each other.
+
+    So threads that meet several huge pictures at the same moment take the memory of one.
+    """
+    return _huge_turn if pixels > _HUGE_PIXELS else nullcontext()
+
+
+def _pixels_in_memory(image: Image.Image, width: int, height: int) -> int:
+    """The pixels of a picture of full scale `width` x `height` that decoding it will hold."""
+    if "progressive" in image.info:  # each scan adds to the coefficients of the whole, however small it will be
+        return width * height
+    return image.width * image.height
 
 
 _limit_lock = threading.Lock()
