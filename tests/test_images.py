@@ -12,7 +12,7 @@ import textwrap
 import threading
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -362,6 +362,51 @@ def test_lab_tiff() -> None:
     assert corners(open_image(encoded(lab, "TIFF")).image) == ["red", "green", "blue", "white"]
 
 
+def pictures_of_every_mode(width: int, height: int) -> dict[str, Image.Image]:
+    """Pictures that no converter may take for one colour, with every kind of transparency."""
+    chance = np.random.default_rng(0)
+    colour = Image.fromarray(chance.integers(0, 256, (height, width, 4), dtype=np.uint8))
+    opaque = colour.convert("RGB")
+    grey = chance.integers(0, 65536, (height, width))
+    floats = chance.normal(0, 1000, (height, width)).astype(np.float32)
+    floats[0, 0], floats[-1, -1], floats[5, 5] = np.nan, np.inf, -np.inf
+    key, palette, alphas = opaque.copy(), opaque.quantize(64), opaque.quantize(64)
+    key.putpixel((3, 3), (1, 2, 3))
+    key.info["transparency"], palette.info["transparency"] = (1, 2, 3), 7
+    alphas.info["transparency"] = bytes(range(100, 164)).ljust(256, b"\xff")
+    modes = ("1", "L", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "P")
+    return {
+        **{mode: opaque.convert(mode) for mode in modes},
+        **{mode: colour.convert(mode) for mode in ("LA", "RGBA", "RGBa")},
+        "La": colour.convert("LA").convert("La"),
+        "PA": palette.convert("PA"),
+        "LAB": Image.merge("LAB", opaque.split()),
+        "I;16": Image.fromarray(grey.astype(np.uint16)),
+        "I": Image.fromarray((grey - 999).astype(np.int32)),
+        "F": Image.fromarray(floats),
+        "F of nothing": Image.fromarray(np.full((height, width), np.nan, np.float32)),
+        "a transparent colour": key,
+        "a transparent entry": palette,
+        "a palette of alphas": alphas,
+    }
+
+
+@pytest.mark.parametrize("size", [(61, 47), (9, 130), (1900, 7)])
+@pytest.mark.parametrize("min_side", [None, 1, 3, 10])
+def test_strips_give_the_same_as_the_whole(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], min_side: int | None
+) -> None:
+    pictures = pictures_of_every_mode(*size)
+    wholes = {name: open_image(picture, min_side=min_side).image for name, picture in pictures.items()}
+    assert len({whole.tobytes() for whole in wholes.values()}) > 10
+    monkeypatch.setattr(images, "_STRIP_PIXELS", 200)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a strip may be above it as well
+    for name, picture in pictures.items():
+        opened = open_image(picture, min_side=min_side)
+        assert opened.image.size == wholes[name].size, name
+        assert opened.image.tobytes() == wholes[name].tobytes(), name
+
+
 # ---- EXIF ----
 
 TURNED = {
@@ -623,6 +668,140 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
     assert "grown little" in process.stdout, process.stdout
 
 
+LARGE = {
+    "I;16": ("PNG", 65535, 2),
+    "I": ("TIFF", 70_000, 4),
+    "F": ("TIFF", 0.5, 4),
+    "RGBA": ("PNG", (1, 2, 3, 4), 4),
+    "LA": ("PNG", (1, 2), 4),
+    "P": ("PNG", 3, 1),
+    "CMYK": ("TIFF", (1, 2, 3, 4), 4),
+    "LAB": ("TIFF", (1, 2, 3), 4),
+}
+"""Of each mode: a format that stores it, a colour, and the bytes that Pillow takes for a pixel."""
+
+
+PEAK = """
+import re
+from pathlib import Path
+
+def peak():
+    # Not ru_maxrss, which begins with what the process that started this one had.
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+"""
+"""Code that tells the most memory a process has had, in bytes."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("mode", LARGE)
+def test_a_large_picture_takes_little_more_than_its_own_pixels(tmp_path: Path, mode: str) -> None:
+    """A picture of 16 megapixels, which is converted in strips, and shrunk before it is whole in RGB."""
+    name, colour, bytes_a_pixel = LARGE[mode]
+    path, small = tmp_path / "large", tmp_path / "small"
+    compression = {"compress_level": 1} if name == "PNG" else {"compression": "tiff_lzw"}
+    Image.new(mode, (4000, 4000), colour).save(path, name, **compression)  # type: ignore[arg-type]
+    Image.new(mode, (4, 4), colour).save(small, name, **compression)  # type: ignore[arg-type]
+    code = f"""
+        from pixmatcher.images import open_image
+        open_image({str(small)!r})
+        before = peak()
+        open_image({str(path)!r}, min_side=64)
+        print(peak() - before)
+    """
+    told = run_python(PEAK + textwrap.dedent(code))
+    assert told.stderr == ""
+    assert int(told.stdout) < 16_000_000 * bytes_a_pixel + 40_000_000
+
+
+class SlowFile(io.RawIOBase):
+    """A file that tells a `Decodings` when its pixels are read; the headers are in its first bytes."""
+
+    def __init__(self, data: bytes, decodings: Decodings) -> None:
+        self._data, self._decodings = io.BytesIO(data), decodings
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._data.seek(offset, whence)
+
+    def readinto(self, buffer: object) -> int:
+        if self._data.tell() > 16_384:
+            self._decodings.goes_on(self)
+        count = self._data.readinto(buffer)  # type: ignore[arg-type]
+        if self._data.tell() == len(self._data.getbuffer()):
+            self._decodings.ends(self)
+        return count
+
+
+class Decodings:
+    """Which slow files are being decoded. The first one stays so until `go_on` is set."""
+
+    def __init__(self) -> None:
+        self.under_way: set[SlowFile] = set()
+        self.peak = 0
+        self.one, self.two, self.go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def goes_on(self, file: SlowFile) -> None:
+        self.under_way.add(file)
+        self.peak = max(self.peak, len(self.under_way))
+        (self.two if len(self.under_way) > 1 else self.one).set()
+        assert self.go_on.wait(60)
+
+    def ends(self, file: SlowFile) -> None:
+        self.under_way.discard(file)
+
+
+def test_huge_pictures_are_decoded_one_at_a_time_and_others_pass() -> None:
+    huge = encoded(Image.new("L", (6000, 6000), 9), "PNG", compress_level=1)
+    reduced = encoded(Image.new("L", (6000, 6000), 9), "JPEG")
+    decodings = Decodings()
+    with ThreadPoolExecutor(4) as pool:
+        try:
+            files = [io.BufferedReader(SlowFile(huge, decodings)) for _ in range(3)]
+            opening = [pool.submit(open_image, file, min_side=64) for file in files]
+            assert decodings.one.wait(60)
+            assert pool.submit(open_image, encoded(quarters(), "PNG")).result(timeout=60).width == 96
+            assert pool.submit(open_image, reduced, min_side=64).result(timeout=60).width == 6000
+            assert not decodings.two.wait(0.5)
+            assert not any(future.done() for future in opening)
+        finally:
+            decodings.go_on.set()
+        assert all(future.result(timeout=60).width == 6000 for future in opening)
+    assert decodings.peak == 1
+    assert not decodings.under_way
+
+
+def test_who_waits_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_HUGE_PIXELS", 10_000)
+    picture = photo(400, 300)
+    waits: list[object] = [
+        picture,
+        encoded(picture, "WEBP"),
+        encoded(picture, "JPEG", progressive=True),  # whose coefficients are all kept
+    ]
+    passes: list[object] = [encoded(picture, "JPEG"), picture.resize((100, 100)), b"no image"]
+    with ThreadPoolExecutor(6) as pool:
+        with images._huge_turn:
+            waiting = [pool.submit(open_image, source, min_side=20) for source in waits]  # type: ignore[arg-type]
+            for source in passes:
+                pool.submit(opened_or_reason, source, min_side=20).result(timeout=60)  # type: ignore[arg-type]
+            assert not wait(waiting, timeout=0.3).done
+            open_image(picture)  # the thread that has the turn
+        assert all(future.result(timeout=60).width == 400 for future in waiting)
+
+
+def test_a_broken_huge_picture_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_HUGE_PIXELS", 100)
+    data = encoded(photo(90, 60), "PNG")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(reason_of, data[:-2000]).result(timeout=60) == "truncated"
+        assert open_image(data).width == 90  # in another thread
+
+
 def tiled_tiff(side: int) -> bytes:
     """A TIFF of 64 x 64 that says it is stored in one tile of `side` x `side`."""
     tags = [
@@ -784,6 +963,8 @@ def test_arrays() -> None:
     alpha = np.dstack([pixels, np.full((64, 96), 255, np.uint8)])
     alpha[:32, :48, 3] = 0
     assert corners(open_image(alpha).image) == ["white", "green", "blue", "white"]
+    large = np.random.default_rng(0).random((3000, 700))  # scaled a few rows at a time
+    np.testing.assert_array_equal(open_image(large).image.getchannel(0), (large * 255 + 0.5).astype(np.uint8))
     opened = open_image(np.full((5, 7), 9, np.uint8))
     assert (opened.width, opened.height, opened.format, opened.taken) == (7, 5, "", None)
     assert opened.image.getpixel((0, 0)) == (9, 9, 9)

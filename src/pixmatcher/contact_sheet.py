@@ -18,7 +18,25 @@ if TYPE_CHECKING:
     from .searching import SearchResult
 
 _CELL, _MARGIN, _LINE = 240, 12, 20
+_MOST = 400
+"""Hits on one sheet: of 20 x 20, which is a picture of 30 megapixels."""
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _INK, _FAINT, _PAPER, _EMPTY = (32, 33, 36), (95, 99, 104), (255, 255, 255), (232, 234, 237)
+
+
+def check_sheet_path(path: Path) -> None:
+    """Find out, before the work is done, whether a contact sheet could be saved there.
+
+    Raises `PixMatcherError` if not.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise PixMatcherError(f"{path} must end in .png or .jpg.")
+    if os.path.isdir(path):
+        raise PixMatcherError(f"{path} cannot be written (it is a folder).")
+    if not os.path.isdir(path.parent):
+        raise PixMatcherError(f"{path} cannot be written (there is no folder {path.parent}).")
+    if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
+        raise PixMatcherError(f"{path} cannot be written (permission denied).")
 
 
 def save_contact_sheet(result: SearchResult, path: Path) -> None:
@@ -26,38 +44,44 @@ def save_contact_sheet(result: SearchResult, path: Path) -> None:
 
     Raises `PixMatcherError` if the file cannot be written.
     """
+    check_sheet_path(path)
     sheet = draw_contact_sheet(result)
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise PixMatcherError(f"{path} must end in .png or .jpg.")
-    # Drawn in memory first, so that a full disk does not leave half a picture over an old one.
-    encoded = io.BytesIO()
-    sheet.save(encoded, "PNG" if path.suffix.lower() == ".png" else "JPEG", quality=90)
     try:
+        # Encoded in memory first, so that a picture which cannot be encoded leaves an old one as it was.
+        encoded = io.BytesIO()
+        sheet.save(encoded, _FORMATS[path.suffix.lower()], quality=90)
         path.write_bytes(encoded.getvalue())
     except OSError as error:
-        raise PixMatcherError(f"{path} cannot be written ({error.strerror}).") from error
+        raise PixMatcherError(f"{path} cannot be written ({error.strerror or error}).") from error
 
 
 def draw_contact_sheet(result: SearchResult) -> Image.Image:
-    """The hits of a result as one RGB picture."""
+    """The hits of a result as one RGB picture: the first 400, and if there are more, a last line that says so."""
     from PIL import Image, ImageDraw, ImageFont
 
-    columns = max(1, min(len(result.hits), 4))
-    rows = math.ceil(len(result.hits) / columns)
+    hits = result.hits[:_MOST]
+    # About as wide as high where there are many: a JPEG may not have more than 65,500 pixels a side.
+    columns = min(max(1, len(hits)), max(4, math.isqrt(len(hits))))
+    rows = math.ceil(len(hits) / columns)
     cell_height = _CELL + 2 * _LINE + _MARGIN
     width = max(columns * (_CELL + _MARGIN) + _MARGIN, 2 * _CELL)
-    sheet = Image.new("RGB", (width, 3 * _MARGIN + _LINE + rows * cell_height), _PAPER)
+    height = 3 * _MARGIN + _LINE + rows * cell_height
+    more = len(result.hits) > len(hits)
+    sheet = Image.new("RGB", (width, height + (_LINE + _MARGIN if more else 0)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     title, text = ImageFont.load_default(18), ImageFont.load_default(14)
     name = result.query if isinstance(result.query, str) else " + ".join(result.query.values())
     _write(draw, (_MARGIN, _MARGIN), name, title, _INK, width - 2 * _MARGIN)
-    for position, hit in enumerate(result.hits):
+    for position, hit in enumerate(hits):
         left = _MARGIN + position % columns * (_CELL + _MARGIN)
         top = 2 * _MARGIN + _LINE + position // columns * cell_height
         _paste(sheet, hit.item.uri, left, top)
         below = top + _CELL + 4
         _write(draw, (left, below), os.path.basename(hit.item.uri), text, _INK, _CELL)
         _write(draw, (left, below + _LINE), f"{hit.rank}   {hit.score:.3f}", text, _FAINT, _CELL)
+    if more:
+        told = f"These are the first {len(hits):,} of {len(result.hits):,} hits."
+        _write(draw, (_MARGIN, height), told, text, _INK, width - 2 * _MARGIN)
     return sheet
 
 

@@ -21,7 +21,7 @@ import struct
 import sys
 import threading
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -32,7 +32,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, cast, o
 from .errors import InvalidImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -48,6 +48,9 @@ _MAX_ENCODED_BYTES = 1 << 30
 
 _READ_AT_ONCE = 16 << 20
 """Files up to this many bytes are read in one go: faster than the many small reads of the plugins."""
+
+_STRIP_PIXELS = 1 << 20
+"""About how many pixels of a large picture are converted at once."""
 
 _TRUNCATED = "the file ends before the picture does"
 _CUT_OFF = re.compile("truncated|not enough|reached eof|requires a buffer|expected to read", re.I)
@@ -269,11 +272,13 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int) -> OpenedIma
                     _check_scans(file)
                 if min_side is not None:
                     image.draft(None, (min_side, min_side))
-            with _pillow_limit_lifted(width * height):
-                image.load()
-            rgb = _shrink(_to_rgb(image), min_side)
-            if image_format is not _TIFF:  # Pillow turns TIFF files upright by itself
-                orientation, taken = _exif_fields(image.info.get("exif"))
+            with _turn(_pixels_in_memory(image, width, height)):
+                with _pillow_limit_lifted(width * height):
+                    image.load()
+                if image_format is not _TIFF:  # Pillow turns TIFF files upright by itself
+                    orientation, taken = _exif_fields(image.info.get("exif"))
+                rgb = _to_rgb(image, min_side)
+                del image  # turning a large picture takes memory for another one
                 rgb = _upright(rgb, orientation)
         except InvalidImageError:
             raise
@@ -309,9 +314,10 @@ def _from_pil(image: Image.Image, min_side: int | None, max_pixels: int) -> Open
     _check_pixels(*image.size, max_pixels)
     with _pillow_is_quiet:
         try:
-            image.load()
-            orientation, taken = _exif_fields(image.info.get("exif"))
-            rgb = _upright(_shrink(_to_rgb(image), min_side), orientation)
+            with _turn(image.width * image.height):
+                image.load()
+                orientation, taken = _exif_fields(image.info.get("exif"))
+                rgb = _upright(_to_rgb(image, min_side), orientation)
         except Exception as error:
             _raise_invalid(error)
     width, height = image.size
@@ -331,10 +337,21 @@ def _array_to_pil(array: NDArray[Any], max_pixels: int) -> Image.Image:
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= 0 and array.max() <= 1):  # false for nan as well
             raise InvalidImageError("unsupported array", "floats must all be in [0, 1]")
-        array = (array * 255 + 0.5).astype(np.uint8)
+        array = _floats_to_bytes(array)
     elif array.dtype != np.uint8:
         raise InvalidImageError("unsupported array", f"dtype {array.dtype}, not uint8 or a float in [0, 1]")
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _floats_to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Floats (H, W, ...) in [0, 1] to 0-255, a few rows at a time: on the way there are two copies of them."""
+    import numpy as np
+
+    pixels = np.empty(array.shape, np.uint8)
+    rows = max(1, _STRIP_PIXELS // array.shape[1])
+    for top in range(0, len(array), rows):
+        pixels[top : top + rows] = array[top : top + rows] * 255 + 0.5
+    return pixels
 
 
 @contextmanager
@@ -537,6 +554,27 @@ def _check_scans(file: IO[bytes]) -> None:
         raise InvalidImageError("too many scans", f"{scans:,} in one picture")
 
 
+_HUGE_PIXELS = 32_000_000
+"""Pictures of more pixels than this are decoded one at a time."""
+
+_huge_turn = threading.RLock()  # of a thread, so that a file that opens images while it is read cannot block itself
+
+
+def _turn(pixels: int) -> AbstractContextManager[object]:
+    """The right to decode a picture of so many pixels: small ones have it at once, huge ones wait for each other.
+
+    So threads that meet several huge pictures at the same moment take the memory of one.
+    """
+    return _huge_turn if pixels > _HUGE_PIXELS else nullcontext()
+
+
+def _pixels_in_memory(image: Image.Image, width: int, height: int) -> int:
+    """The pixels of a picture of full scale `width` x `height` that decoding it will hold."""
+    if "progressive" in image.info:  # each scan adds to the coefficients of the whole, however small it will be
+        return width * height
+    return image.width * image.height
+
+
 _limit_lock = threading.Lock()
 _limit_lifters = 0
 _limit_of_pillow: int | None = None
@@ -601,43 +639,73 @@ _quiet_filter = ("ignore", None, Warning, _pillow_is_quiet, 0)
 # ---- Colour ----
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of a loaded picture to RGB; the very picture if it is RGB without transparency."""
-    mode = image.mode
-    if mode == "RGB" and "transparency" not in image.info:
-        return image
-    if mode.startswith("I") or mode == "F":
-        return _range_to_rgb(image)
-    if mode == "LAB":
-        return _lab_to_rgb(image)
-    if mode == "La":
-        image = image.convert("LA")
+def _to_rgb(image: Image.Image, min_side: int | None) -> Image.Image:
+    """Any mode of a loaded picture to RGB, shrunk as far as `min_side` lets it; the very picture if nothing is to do.
+
+    A large picture is converted and shrunk in strips, so that no second one of its size is made on the way.
+    """
+    from PIL import Image
+
+    factor = _shrink_factor(image.size, min_side)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return _reduce(image, factor)
+    convert = _converter(image)
+    width, height = image.size
+    if width * height <= _STRIP_PIXELS:
+        return _reduce(convert(image), factor)
+    rgb = Image.new("RGB", (math.ceil(width / factor), math.ceil(height / factor)))
+    for left, top, strip in _strips(image, factor):
+        rgb.paste(_reduce(convert(strip), factor), (left // factor, top // factor))
+    return rgb
+
+
+def _strips(image: Image.Image, multiple: int = 1) -> Iterator[tuple[int, int, Image.Image]]:
+    """Copies of the parts of a picture, each with its left and top, which are multiples of `multiple`.
+
+    They are as wide as the picture, unless a single row of it is too much, and so high that they have about
+    `_STRIP_PIXELS`.
+    """
+    width, height = image.size
+    columns = min(width, _STRIP_PIXELS)
+    rows = max(1, _STRIP_PIXELS // columns)
+    columns, rows = (math.ceil(n / multiple) * multiple for n in (columns, rows))
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            box = (left, top, min(left + columns, width), min(top + rows, height))
+            with _pillow_limit_lifted(width * height):
+                strip = image.crop(box)
+            yield left, top, strip
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """What turns a loaded picture, or any part of it, into RGB."""
+    if image.mode.startswith("I") or image.mode == "F":
+        low, high = _range(image)
+        return lambda part: _range_to_rgb(part, low, high)
+    if image.mode == "LAB":
+        return _lab_converter()
     if image.has_transparency_data:
-        return _over_white(image.convert("RGBA"))
-    return image.convert("RGB")
+        return _over_white
+    return lambda part: part.convert("RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:
     from PIL import Image
 
+    if image.mode == "La":  # which Pillow turns into LA only
+        image = image.convert("LA")
+    rgba = image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=image.getchannel("A"))
+    white.paste(rgba, mask=rgba.getchannel("A"))
     return white
 
 
-def _range_to_rgb(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or floats to RGB; see `open_image` for the ranges."""
+def _range_to_rgb(image: Image.Image, low: float, high: float) -> Image.Image:
+    """Grey of 16 or 32 bits or floats to RGB: `low` becomes black and `high` white."""
     import numpy as np
     from PIL import Image
 
-    values = np.asarray(image)
-    if values.dtype.kind == "u":
-        low, high = 0.0, 4095.0 if _is_12_bit(image) else 65535.0
-    elif image.format in ("PPM", "PNG"):
-        low, high = 0.0, 65535.0  # their 16 bits, which Pillow holds in 32
-    else:
-        low, high = _range_of(values)
-    scaled = values.astype(np.float32)
+    scaled = np.asarray(image).astype(np.float32)
     scaled -= low
     scaled *= 255.0 / (high - low) if high > low else 0.0
     np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
@@ -646,39 +714,56 @@ def _range_to_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
 
 
-def _range_of(values: NDArray[Any]) -> tuple[float, float]:
-    import numpy as np
-
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
+def _range(image: Image.Image) -> tuple[float, float]:
+    """The values of a grey picture that are black and white; see `open_image`."""
+    if image.mode.startswith("I;16"):
+        return 0.0, 4095.0 if _is_12_bit(image) else 65535.0
+    if image.format in ("PPM", "PNG"):
+        return 0.0, 65535.0  # their 16 bits, which Pillow holds in 32
+    extremes = _finite_extremes(image)
+    if not extremes:
         return 0.0, 1.0
-    low, high = float(finite.min()), float(finite.max())
+    low, high = min(extremes), max(extremes)
     if low >= 0:
-        for usual in (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0):
+        for usual in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
             if high <= usual:
                 return 0.0, usual
     return low, high
+
+
+def _finite_extremes(image: Image.Image) -> list[float]:
+    """The least and the greatest number of each strip that has one."""
+    import numpy as np
+
+    extremes: list[float] = []
+    for _, _, strip in _strips(image):
+        values = np.asarray(strip)
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            extremes += float(finite.min()), float(finite.max())
+    return extremes
 
 
 def _is_12_bit(image: Image.Image) -> bool:
     return getattr(image, "tag_v2", {}).get(258) == (12,)
 
 
-def _lab_to_rgb(image: Image.Image) -> Image.Image:
+def _lab_converter() -> Callable[[Image.Image], Image.Image]:
     from PIL import ImageCms
 
-    converted = ImageCms.profileToProfile(
-        image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
-    )
-    return cast("Image.Image", converted)
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+    return lambda part: cast("Image.Image", ImageCms.applyTransform(part, transform))
 
 
-def _shrink(image: Image.Image, min_side: int | None) -> Image.Image:
-    """Average whole blocks of pixels, down to twice `min_side` at least; the rest is left to `fit_image`."""
-    if min_side is None:
-        return image
-    factor = min(image.size) // (2 * min_side)
-    if factor < 2:
+def _shrink_factor(size: tuple[int, int], min_side: int | None) -> int:
+    """How many pixels a side are averaged into one: down to twice `min_side`, the rest is left to `fit_image`."""
+    return 1 if min_side is None else max(1, min(size) // (2 * min_side))
+
+
+def _reduce(image: Image.Image, factor: int) -> Image.Image:
+    """Average whole blocks of pixels."""
+    if factor == 1:
         return image
     from PIL.Image import Image
 
