@@ -214,6 +214,7 @@ def test_a_contact_sheet(photos: Path, tmp_path: Path) -> None:
     assert "must end in" in one_line_error(run("search", "a cat", "--save-grid", "sheet.doc", cwd=photos), 2)
     unwritable = run("search", "a cat", "--save-grid", tmp_path / "no" / "sheet.png", cwd=photos)
     assert "cannot be written" in one_line_error(unwritable, 2)
+    assert unwritable.stdout == b""
 
 
 @pytest.mark.parametrize(

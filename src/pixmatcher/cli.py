@@ -186,6 +186,10 @@ def search_command(
             raise QueryError("--save-grid goes with a single query, not with --batch.")
         _search_batch(batch, collection, k, min_score, allow_private_hosts)
         return
+    if save_grid is not None:
+        from .contact_sheet import check_sheet_path
+
+        check_sheet_path(save_grid)
     parsed = parse_query(query or [], allow_private=allow_private_hosts)
     with _open(collection) as opened:
         result = search(opened, parsed, k=k, min_score=min_score)
