@@ -238,6 +238,48 @@ def test_moving_the_folder_moves_the_collection(folder: Path) -> None:
         assert collection.verify() == []
 
 
+@pytest.mark.parametrize("field", ["version", "format", "label", "caption", "modified", "taken"])
+def test_texts_that_are_no_unicode_are_stored_as_escapes(collection: Collection, folder: Path, field: str) -> None:
+    collection.add([Item(str(folder / "a.jpg"), **{field: "caf\udce9"})], vectors(1))  # type: ignore[arg-type]
+    [found] = collection.items()
+    assert getattr(found, field) == "caf\\udce9"
+
+
+@pytest.mark.parametrize("item", [Item(""), Item("/\ud800.jpg"), Item("/a.jpg", "\udcff")], ids=repr)
+def test_items_that_could_not_be_found_again_are_refused(collection: Collection, item: Item) -> None:
+    with pytest.raises(CollectionError, match=r": give the .+|: give a path"):
+        collection.add([Item("/before.jpg"), item], vectors(2))
+    with pytest.raises(CollectionError):
+        collection.add_copies([item])
+    assert len(collection) == 0
+
+
+def test_ids_may_be_numpy_numbers(collection: Collection, folder: Path) -> None:
+    ids = np.array(collection.add(items(folder, 3), vectors(3)))
+    np.testing.assert_array_equal(collection.embeddings(ids[1:2], "visual"), collection.embeddings([2], "visual"))
+    assert collection.remove(ids[:2]) == 2
+    for wrong in ([2.5], ["2"]):
+        with pytest.raises(CollectionError, match="whole number"):
+            collection.embeddings(wrong, "visual")  # type: ignore[arg-type]
+
+
+def test_size_on_disk_is_that_of_its_own_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(folder, 5).rename(folder / "mine")
+    own = sum(file.stat().st_size for file in (folder / "mine").rglob("*") if file.is_file())
+    (folder / "mine" / "of the user").write_bytes(bytes(1_000_000))
+    with Collection.open(folder / "mine") as collection:
+        assert collection.size_on_disk() - own < 100_000  # the log of SQLite
+        walk = os.walk
+
+        def vanishing(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+            for inner, folders, files in walk(top):
+                yield inner, folders, [*files, "visual.faiss.new"]
+
+        size = collection.size_on_disk()
+        monkeypatch.setattr(os, "walk", vanishing)
+        assert collection.size_on_disk() == size
+
+
 # Searching
 
 
@@ -295,6 +337,13 @@ def test_search_of_nothing(collection: Collection) -> None:
         (np.full(48, np.inf), "visual", 1),
         (np.ones(48), "third", 1),
         (np.ones(48), "visual", 0),
+        (np.ones(48), "visual", 2.5),
+        (np.ones(48), "visual", "2"),
+        (np.full(48, 3e38), "visual", 1),
+        (np.full(48, 1e300), "visual", 1),
+        ([[1], [1, 2]], "visual", 1),
+        (["one"] * 48, "visual", 1),
+        (None, "visual", 1),
     ],
 )
 def test_unfit_queries_are_refused(
@@ -303,6 +352,18 @@ def test_unfit_queries_are_refused(
     collection.add(items(folder, 2), vectors(2))
     with pytest.raises(CollectionError):
         collection.search(vector, space=space, k=k)
+
+
+def test_a_query_may_be_a_list_and_of_any_size(collection: Collection, folder: Path) -> None:
+    given = vectors(30)
+    collection.add(items(folder, 30), given)
+    query = given["visual"][3]
+    expected = [hit.item.id for hit in collection.search(query, space="visual")]
+    assert [hit.item.id for hit in collection.search(query.tolist(), space="visual", k=np.int64(12))] == expected
+    for scale in (2.0**100, 2.0**-100):
+        found = collection.search(query * scale, space="visual")
+        assert [hit.item.id for hit in found] == expected
+        assert np.isfinite([hit.score for hit in found]).all()
 
 
 def test_threads_search_and_list_while_another_adds(collection: Collection, folder: Path) -> None:
@@ -409,6 +470,94 @@ def test_files_are_not_kept_open(folder: Path) -> None:
         assert held() == before
 
 
+# Locks: a reader that saves an index, and a writer
+
+SAVING_READER = """
+import sys, numpy as np
+from pixmatcher import Collection
+from pixmatcher.collection import index
+save = index.save_index
+def slow(*arguments):
+    print("saving", flush=True)
+    sys.stdin.readline()
+    save(*arguments)
+    print("saved", flush=True)
+index.save_index = slow
+with Collection.open(sys.argv[1]) as collection:
+    print(len(collection.search(np.ones(48), space="visual", k=500)), flush=True)
+"""
+
+
+def test_a_search_that_saves_an_index_keeps_no_writer_away(folder: Path) -> None:
+    path = filled(folder, 30)
+    shutil.rmtree(path / "index")
+    command = [sys.executable, "-c", SAVING_READER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "saving\n"
+        with Collection.open(path) as other:  # another reader answers, and leaves the saving to the first
+            assert len(other.search(np.ones(48), space="visual", k=500)) == 30
+            assert not (path / "index").exists()
+        writer = Collection.open(path)
+        writer.add(items(folder, 10, first=30), vectors(10, seed=1))
+        closing = threading.Thread(target=writer.close)
+        closing.start()
+        closing.join(0.2)
+        # Their files never mix: the writer saves after the reader.
+        assert closing.is_alive()
+        assert not (path / "index").exists()
+        print(file=reader.stdin, flush=True)
+        assert [reader.stdout.readline() for _ in range(2)] == ["saved\n", "30\n"]
+        closing.join(30)
+    assert parts(path) == []
+    with Collection.open(path) as collection:
+        assert len(collection.search(np.ones(48), space="visual", k=500)) == 40
+        assert json.loads((path / "index" / "visual.json").read_text())["generation"] == 2
+
+
+def test_a_thread_that_searches_takes_no_lock_from_one_that_writes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = filled(folder, 10)
+    shutil.rmtree(path / "index")
+    from pixmatcher.collection import index
+
+    saving, go_on = threading.Event(), threading.Event()
+    save = index.save_index
+
+    def slow(*arguments: object) -> None:
+        saving.set()
+        go_on.wait(10)
+        save(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(index, "save_index", slow)
+    with Collection.open(path) as collection, Collection.open(path) as second:
+        searching = threading.Thread(target=collection.search, args=(np.ones(48),), kwargs={"space": "visual"})
+        searching.start()
+        assert saving.wait(10)
+        writing = threading.Thread(target=collection.begin_writing)
+        writing.start()
+        writing.join(0.2)
+        go_on.set()
+        searching.join(10)
+        writing.join(10)
+        with pytest.raises(CollectionLockedError):
+            second.begin_writing()
+
+
+def test_a_reader_saves_no_index_while_another_process_writes(folder: Path) -> None:
+    path = filled(folder, 10)
+    with Collection.open(path) as writer, Collection.open(path) as reader:
+        writer.add(items(folder, 10, first=10), vectors(10))
+        before = (path / "index" / "visual.faiss").stat()
+        assert len(reader.search(np.ones(48), space="visual", k=500)) == 20
+        assert (path / "index" / "visual.faiss").stat() == before
+        with pytest.raises(CollectionLockedError):
+            reader.save_indexes()
+    assert parts(path) == []
+
+
 # Damage
 
 
@@ -436,6 +585,155 @@ def test_verify_of_the_unharmed(folder: Path) -> None:
     assert parts(path) == []
     with Collection.open(path) as collection:
         collection.add(items(folder, 1, first=50), vectors(1))
+    assert parts(path) == []
+
+
+def test_an_index_that_was_never_built_is_no_damage(folder: Path) -> None:
+    script = (
+        "import sys, os, signal; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
+        "from test_collection import TinyEncoder, items, vectors; from pixmatcher import Collection\n"
+        "folder = Path(sys.argv[1]); collection = Collection.create(folder / '.pixmatcher', [TinyEncoder()])\n"
+        "collection.add(items(folder, 5), vectors(5)); print(collection.verify(), flush=True)\n"
+        "sys.stdin.readline(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", script, str(folder), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "[]\n"
+        assert parts(folder) == []
+        writer.communicate("\n")
+    assert writer.returncode == -9
+    assert parts(folder) == []
+    with Collection.open(folder) as collection:
+        assert len(collection.search(np.ones(48), space="visual")) == 5
+        shutil.rmtree(collection.path / "index")
+    assert parts(folder) == []
+
+
+@pytest.mark.parametrize("ending", ["faiss", "json"])
+def test_half_an_index_is_damage(folder: Path, ending: str) -> None:
+    path = filled(folder)
+    (path / "index" / f"visual.{ending}").unlink()
+    assert parts(path) == ["index"]
+
+
+SAVER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from test_collection import items, vectors
+from pixmatcher import Collection
+folder = Path(sys.argv[1])
+with Collection.open(folder) as collection:
+    for step in range(int(sys.argv[3])):
+        collection.add(items(folder, 1, first=2000 + step), vectors(1, seed=step))
+        collection.save_indexes()
+"""
+
+
+def test_an_index_that_is_being_saved_is_no_damage(folder: Path) -> None:
+    path = filled(folder, 2000)
+    command = [sys.executable, "-c", SAVER, str(folder), str(Path(__file__).parent), "100"]
+    found = []
+    checks = 0
+    with subprocess.Popen(command) as saver:
+        while saver.poll() is None:
+            found += parts(path)
+            checks += 1
+    assert saver.returncode == 0
+    assert checks > 5
+    assert found == []
+
+
+def test_a_reader_between_the_two_steps_of_saving_waits_for_the_second(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pixmatcher.collection import index
+    from pixmatcher.collection.exact import ExactIndex
+
+    path = filled(folder, 20)
+    stamp = path / "index" / "visual.json"
+    old = stamp.read_bytes()
+    with Collection.open(path) as collection:
+        collection.add(items(folder, 20, first=20), vectors(20))
+    new = stamp.with_name("visual.json.new")
+
+    def half_saved() -> None:
+        new.write_bytes(stamp.read_bytes())
+        stamp.write_bytes(old)
+
+    monkeypatch.setattr(index.time, "sleep", lambda _: new.replace(stamp))
+    monkeypatch.setattr(ExactIndex, "update", lambda *_: pytest.fail("built again"))
+    with Collection.open(path) as collection:
+        half_saved()
+        assert len(collection.search(np.ones(48), space="visual", k=99)) == 40
+        half_saved()
+        assert collection.verify() == []
+
+
+def test_the_kind_of_an_index_is_known_before_it_is_loaded(folder: Path) -> None:
+    script = (
+        "import sys; from pixmatcher import Collection\n"
+        "with Collection.open(sys.argv[1]) as collection:\n"
+        "    print(collection.index_name('visual'), 'faiss' in sys.modules)"
+    )
+    path = filled(folder, 3)
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+        assert done.stdout == "exact False\n"
+        shutil.rmtree(path / "index", ignore_errors=True)
+    with Collection.open(path) as collection, pytest.raises(CollectionError, match="no space"):
+        collection.index_name("third")
+
+
+def test_an_index_of_an_unknown_kind_is_built_again(folder: Path) -> None:
+    path = filled(folder, 20)
+    stamp = path / "index" / "visual.json"
+    stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"index": "of the future"}))
+    with Collection.open(path) as collection:
+        assert collection.index_name("visual") == "of the future"
+        assert len(collection.search(np.ones(48), space="visual", k=99)) == 20
+        assert collection.index_name("visual") == "exact"
+
+
+@pytest.mark.parametrize("name", ["index", "index/visual.faiss", "index/visual.json", "index/visual.faiss.new"])
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_repair_clears_what_is_in_the_way_of_an_index(folder: Path, name: str, what: str) -> None:
+    path = filled(folder, 20)
+    place = path / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+    if what == "file":
+        place.write_text("in the way")
+    else:
+        (place / "inner").mkdir(parents=True)
+    with Collection.open(path) as collection:
+        assert {problem.part for problem in collection.verify()} <= {"index"}
+        assert len(collection.search(np.ones(48), space="visual", k=99)) == 20
+    done = cli("verify", "--repair", "-c", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    with Collection.open(path) as collection:
+        assert collection.verify() == []
+        assert (path / "index" / "visual.faiss").is_file()
+        assert len(collection.search(np.ones(48), space="visual", k=99)) == 20
+
+
+@pytest.mark.parametrize("name", ["vectors", "vectors/visual.f16"])
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_repair_clears_what_is_in_the_way_of_the_vectors(folder: Path, name: str, what: str) -> None:
+    path = filled(folder, 20)
+    place = path / name
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    if what == "file":
+        place.write_text("in the way")
+    else:
+        (place / "inner").mkdir(parents=True)
+    assert parts(path) == ["vectors"]
+    with Collection.open(path) as collection:
+        assert collection.repair() == 20
+        assert len(collection.add(items(folder, 20), vectors(20))) == 20
     assert parts(path) == []
 
 
@@ -606,6 +904,21 @@ def test_a_damaged_manifest(folder: Path, text: str) -> None:
         Collection.open(path)
 
 
+def test_the_advice_spares_the_files_of_the_user(folder: Path) -> None:
+    path = filled(folder, 1)
+    for inner in path.iterdir():
+        inner.rename(folder / inner.name)
+    path.rmdir()
+    (folder / "holiday.jpg").write_bytes(b"of the user")
+    (folder / "collection.json").write_text("garbage")
+    with pytest.raises(CollectionError) as error:
+        Collection.open(folder)
+    assert f"delete the folder {folder}" not in str(error.value)
+    assert f"delete catalog.sqlite, collection.json, index, index.lock, lock, vectors in the folder {folder}" in str(
+        error.value
+    )
+
+
 def test_a_lost_manifest_does_not_lead_to_a_wrong_collection(folder: Path) -> None:
     path = filled(folder, 1)
     (path / "collection.json").unlink()
@@ -640,14 +953,17 @@ with Collection.open(sys.argv[1]) as collection:
 """
 
 
-@pytest.mark.parametrize("state", ["closed well", "index missing", "killed", "written by its owner meanwhile"])
+@pytest.mark.parametrize(
+    "state",
+    ["closed well", "index missing", "killed", "copied without shared memory", "written by its owner meanwhile"],
+)
 def test_a_read_only_folder_can_be_searched(open_folder: Path, state: str) -> None:
     path = filled(open_folder, 10)
     expected = 10
     owner = None
     if state == "index missing":
         shutil.rmtree(path / "index")
-    elif state == "killed":
+    elif state in ("killed", "copied without shared memory"):
         # A writer that is killed leaves the log of the catalog, with what it did.
         script = (
             "import sys, os, signal; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
@@ -659,6 +975,8 @@ def test_a_read_only_folder_can_be_searched(open_folder: Path, state: str) -> No
         assert subprocess.run(command).returncode == -9
         assert (path / "catalog.sqlite-wal").stat().st_size
         expected = 15
+        if state == "copied without shared memory":
+            (path / "catalog.sqlite-shm").unlink()
     elif state == "written by its owner meanwhile":
         owner = Collection.open(path)
         owner.add(items(open_folder, 5, first=10), vectors(5))
@@ -667,16 +985,109 @@ def test_a_read_only_folder_can_be_searched(open_folder: Path, state: str) -> No
         for name in files:
             os.chmod(os.path.join(inner, name), 0o444)
         os.chmod(inner, 0o555)
+    before = {file: file.read_bytes() for file in path.iterdir() if file.is_file() and not file.name.endswith("-shm")}
     command = [sys.executable, "-c", READ_ONLY, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound_by_permissions())
     assert done.stderr == ""
+    assert all(file.read_bytes() == content for file, content in before.items())
     counts, message = done.stdout.splitlines()
     found, length, problems = map(int, counts.split())
     assert found == length == expected
-    assert problems == (2 if state == "index missing" else 0)
+    assert problems == 0
     assert "cannot be written" in message
     if owner:
         owner.close()
+
+
+UNREADABLE = """
+import sys
+import numpy as np
+from pixmatcher import Collection, PixMatcherError
+def tell(work):
+    try:
+        with Collection.open(sys.argv[1]) as collection:
+            print(work(collection))
+    except PixMatcherError as error:
+        print(type(error).__name__, error.exit_code, error)
+tell(lambda c: [f"{p.part} {p.message} {p.remedy}" for p in c.verify()])
+tell(lambda c: len(c.search(np.ones(48), space="visual", k=100)))
+tell(lambda c: c.repair())
+tell(lambda c: c.remove([1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vectors", ["['vectors ", "CollectionError", "CollectionError", "CollectionError"]),
+        ("vectors/visual.f16", ["['vectors ", "CollectionError", "CollectionError", "1"]),
+        ("index", ["['index ", "10", "CollectionError", "1", "CollectionError"]),  # removed, but no index saved
+        ("index/visual.faiss", ["['index ", "10", "0", "1"]),
+        ("", ["CollectionError"] * 4),
+    ],
+)
+def test_what_may_not_be_read_is_told_and_nothing_is_lost(open_folder: Path, name: str, expected: list[str]) -> None:
+    path = filled(open_folder, 10)
+    (path / name).chmod(0)
+    command = [sys.executable, "-c", UNREADABLE, str(open_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound_by_permissions())
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(expected)
+    for line, beginning in zip(lines, expected, strict=True):
+        assert line.startswith(beginning)
+        if "Error" in line:
+            assert line.startswith("CollectionError 2 ")
+            assert str(path / name) in line
+            assert "Permission denied" in line
+            assert "check that you may" in line
+    (path / name).chmod(0o755)
+    with Collection.open(path) as collection:
+        assert len(collection.search(np.ones(48), space="visual", k=100)) == len(collection) >= 9
+        assert collection.verify() == []
+
+
+def test_a_wrong_place_is_a_wrong_call_and_no_full_disk(open_folder: Path) -> None:
+    photos = open_folder / "photos"
+    photos.mkdir()
+    file = open_folder / "file"
+    file.write_text("of the user")
+    closed = open_folder / "closed"
+    closed.mkdir(mode=0o555)
+    for place, reason in ((file, "File exists"), (file / "below", "Not a directory"), (closed, "Permission denied")):
+        done = cli("index", photos, "-c", place, preexec_fn=bound_by_permissions())
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert reason in done.stderr
+        assert "another collection with -c" in done.stderr
+        assert "full" not in done.stderr
+    assert file.read_text() == "of the user"
+
+
+@pytest.mark.parametrize("name", ["lock", "index.lock", "index", "vectors"])
+def test_a_writer_tells_what_is_in_its_way(folder: Path, name: str) -> None:
+    path = folder / ".pixmatcher"
+    Collection.create(path, [TinyEncoder()]).close()
+    with pytest.raises(CollectionError) as error, Collection.open(path) as collection:  # noqa: PT012
+        if name in ("index", "vectors"):
+            (path / name).write_text("in the way")
+        else:
+            (path / name).unlink(missing_ok=True)
+            (path / name).mkdir()
+        collection.add(items(folder, 1), vectors(1))
+        collection.save_indexes()
+    assert not isinstance(error.value, StorageError)
+    assert f"{path / name} is in the way" in str(error.value)
+    assert "full" not in str(error.value)
+
+
+def test_a_catalog_that_may_not_be_written_is_no_full_disk(open_folder: Path) -> None:
+    path = filled(open_folder, 10)
+    (path / "catalog.sqlite").chmod(0o444)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, str(path)], capture_output=True, text=True, preexec_fn=bound_by_permissions()
+    )
+    assert done.stderr == ""
+    assert "catalog.sqlite cannot be written (Permission denied)" in done.stdout.splitlines()[1]
 
 
 def test_a_reader_without_rights_follows_its_owner(open_folder: Path) -> None:

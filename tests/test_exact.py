@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pixmatcher.collection.exact import ExactIndex
+from pixmatcher.collection.index import EXACT, VectorIndex
 from pixmatcher.collection.vectors import Float32, Rows, VectorFile
 
 DIMENSION = 48
@@ -103,7 +104,8 @@ def test_a_saved_index_answers_the_same(tmp_path: Path, mapped: bool) -> None:
     path = tmp_path / "index.faiss"
     with path.open("wb") as file:
         index.save(file)
-    loaded = ExactIndex.load(path, vectors, mapped=mapped)
+    with path.open("rb") as file:
+        loaded = ExactIndex.load(file, vectors, mapped=mapped)
     assert loaded.mapped is mapped
     for query in values[:5]:
         scores, found = loaded.search(query, 20)
@@ -111,3 +113,23 @@ def test_a_saved_index_answers_the_same(tmp_path: Path, mapped: bool) -> None:
     if not mapped:
         loaded.update(np.arange(20_000))
         assert loaded.search(values[19_000], 1)[1].tolist() == [19_000]
+
+
+@pytest.mark.parametrize("scale", [2.0**90, 2.0**-90])
+def test_the_size_of_a_query_changes_no_rank(tmp_path: Path, scale: float) -> None:
+    """Also where its squares leave the range of float32."""
+    random = np.random.default_rng(5)
+    values = clusters(random, 20_000)
+    vectors, _ = write(tmp_path, values)
+    index = ExactIndex(vectors)
+    index.update(np.arange(20_000))
+    for query in random.normal(size=(5, DIMENSION)).astype(np.float32):
+        scores, found = index.search(query, 20)
+        scaled, same = index.search(query * np.float32(scale), 20)
+        assert same.tolist() == found.tolist()
+        assert (scaled / np.float32(scale)).tolist() == scores.tolist()
+
+
+def test_it_is_a_vector_index(tmp_path: Path) -> None:
+    index: VectorIndex = ExactIndex(VectorFile(tmp_path / "vectors.f16", DIMENSION))
+    assert index.name == EXACT

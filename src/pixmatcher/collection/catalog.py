@@ -74,13 +74,17 @@ class Catalog:
                     raise
                 # A full disk has no room for the shared memory of the log: copy the database to memory.
                 self._frozen = self._looks()
-                with contextlib.closing(_connect(self.path, "mode=rw", exclusive=True)) as source:
-                    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-                    source.backup(copy)
-                copy.execute("PRAGMA query_only = 1")
-                self._connection = copy
+                self._connection = _connect_to_copy(self.path, "mode=rw")
         elif self._log.exists():
-            self._connection = _connect(self.path, "mode=ro")
+            try:
+                self._connection = _connect(self.path, "mode=ro")
+            except sqlite3.OperationalError as error:
+                if "unable to open" not in str(error):
+                    raise
+                # The shared memory of the log is missing, as in a copy of the files, and may not be made. So nobody
+                # writes here, and no lock is needed, which SQLite could only get with the right to write.
+                self._frozen = self._looks()
+                self._connection = _connect_to_copy(self.path, "mode=ro&vfs=unix-none")
         else:
             # There is no log and no right to make one. SQLite takes the file for constant then.
             self._frozen = self._looks()
@@ -195,7 +199,8 @@ class Catalog:
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, int]:
         """The row of each of these ids that there is."""
-        found = self._query("SELECT id, row FROM items WHERE id IN (SELECT value FROM json_each(?))", json.dumps(ids))
+        wanted = json.dumps([int(item_id) for item_id in ids])
+        found = self._query("SELECT id, row FROM items WHERE id IN (SELECT value FROM json_each(?))", wanted)
         return dict(found)
 
     def row_with_content(self, content_hash: str) -> int | None:
@@ -210,7 +215,10 @@ class Catalog:
         added = datetime.now(timezone.utc).isoformat(timespec="seconds")
         ids = []
         for position, item in enumerate(items):
-            values = astuple(replace(item, added=added))[1:-1]
+            values = [
+                _as_text(value) if isinstance(value, str) else value
+                for value in astuple(replace(item, added=added))[1:-1]
+            ]
             uri = self._stored(item.uri)
             placeholders = ", ".join("?" * (len(values) + 4))
             cursor = self._connection.execute(
@@ -454,6 +462,15 @@ def _connect(path: Path, parameters: str, *, exclusive: bool = False) -> sqlite3
         connection.close()
         raise
     return connection
+
+
+def _connect_to_copy(path: Path, parameters: str) -> sqlite3.Connection:
+    """A connection to a copy of the database in memory, to be read only."""
+    with contextlib.closing(_connect(path, parameters, exclusive=True)) as source:
+        copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        source.backup(copy)
+    copy.execute("PRAGMA query_only = 1")
+    return copy
 
 
 @contextlib.contextmanager

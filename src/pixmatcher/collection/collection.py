@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import operator
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CollectionError, PixMatcherError, StorageError
+from ..errors import CollectionError, CollectionLockedError, PixMatcherError
 from ..spaces import Space
 from .catalog import Catalog
-from .files import full_disk, replacing, start_again
+from .files import (
+    CATALOG_NAME,
+    INDEX_LOCK_NAME,
+    LOCK_NAME,
+    MANIFEST_NAME,
+    OWN_NAMES,
+    read_error,
+    remove,
+    replacing,
+    start_again,
+    write_error,
+)
+from .files import FOLDER_NAME as FOLDER_NAME
 from .items import Failure, Hit, Item, Problem
 from .lock import WriterLock
-from .manifest import MANIFEST_NAME, DescribesEncoder, EncoderRecord, Manifest
-from .vectors import Float16, VectorFile, row_checksums, to_stored
+from .manifest import DescribesEncoder, EncoderRecord, Manifest
+from .vectors import Float16, Rows, VectorFile, row_checksums, to_stored
 
 if TYPE_CHECKING:
-    from .exact import ExactIndex
-
-FOLDER_NAME = ".pixmatcher"
-CATALOG_NAME = "catalog.sqlite"
+    from .index import VectorIndex
 
 
 @dataclass
 class _OpenIndex:
-    index: ExactIndex
+    index: VectorIndex
     generation: int
 
 
@@ -53,12 +65,12 @@ class Collection:
             s.name: VectorFile(path / "vectors" / f"{s.name}.f16", s.dimension) for s in self.spaces.values()
         }
         self._indexes: dict[str, _OpenIndex] = {}
-        self._lock = WriterLock(path / "lock")
+        self._lock = WriterLock(path / LOCK_NAME)
+        # Whoever saves an index has this one: a writer as long as it writes, a reader only meanwhile.
+        self._index_lock = WriterLock(path / INDEX_LOCK_NAME)
         self._thread_lock = threading.RLock()
 
-    FILES = frozenset({MANIFEST_NAME, f"{MANIFEST_NAME}.new", "lock", "vectors", "index"}) | {
-        CATALOG_NAME + ending for ending in ("", "-wal", "-shm", "-journal")
-    }
+    FILES = OWN_NAMES
     """Names of all that a collection keeps in its folder."""
 
     # Opening and closing
@@ -67,11 +79,12 @@ class Collection:
     def create(cls, path: str | os.PathLike[str], encoders: Sequence[DescribesEncoder]) -> Collection:
         """Make a new collection in the folder `path` for the spaces of these encoders.
 
-        Raises `CollectionError` if there is one already, `StorageError` if the folder cannot be written.
+        Raises `CollectionError` if there is one already or the folder cannot be written, `StorageError` if the disk is
+        full.
         """
         folder = Path(os.path.abspath(path))
         manifest = Manifest.of(encoders)
-        lock = WriterLock(folder / "lock")
+        lock = WriterLock(folder / LOCK_NAME)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -86,9 +99,7 @@ class Collection:
             with replacing(folder / MANIFEST_NAME) as file:
                 file.write(manifest.text().encode())
         except OSError as error:
-            raise StorageError(
-                f"No collection can be made in {folder} ({error.strerror}): choose another folder with -c."
-            ) from error
+            raise write_error(folder, error) from error
         finally:
             lock.release()
         return cls.open(folder)
@@ -97,13 +108,13 @@ class Collection:
     def open(cls, path: str | os.PathLike[str]) -> Collection:
         """Open the collection in the folder `path`, or in `.pixmatcher` inside it.
 
-        Raises `CollectionError` if there is none, or if it is damaged or of a newer format.
+        Raises `CollectionError` if there is none, or if it cannot be read, is damaged or of a newer format.
         """
         folder = cls.locate(path)
         if folder is None:
             raise CollectionError(f"There is no collection in {path}: make one with `pixmatcher index FOLDER`.")
         manifest = Manifest.read(folder)
-        if not (folder / CATALOG_NAME).exists():
+        if not os.path.lexists(folder / CATALOG_NAME):
             raise CollectionError(f"{folder} has lost its {CATALOG_NAME}: {start_again(folder)}")
         return cls(folder, manifest, Catalog(folder / CATALOG_NAME, folder.parent))
 
@@ -123,25 +134,29 @@ class Collection:
 
     @staticmethod
     def locate(path: str | os.PathLike[str]) -> Path | None:
-        """The folder of the collection that is in the folder `path` or in `.pixmatcher` inside it, if there is one."""
+        """The folder of the collection that is in the folder `path` or in `.pixmatcher` inside it, if there is one.
+
+        Raises `CollectionError` if one of them may not be entered, so that it cannot be known.
+        """
         folder = Path(os.path.abspath(path))
         # Other programs know a collection.json too: where the name of the folder does not tell, the rest does.
-        if os.path.isfile(folder / MANIFEST_NAME) and (
+        if _is_file(folder / MANIFEST_NAME) and (
             folder.name == FOLDER_NAME or any(os.path.exists(folder / name) for name in (CATALOG_NAME, "vectors"))
         ):
             return folder
         folder = folder / FOLDER_NAME
-        return folder if os.path.isfile(folder / MANIFEST_NAME) else None
+        return folder if _is_file(folder / MANIFEST_NAME) else None
 
     def close(self) -> None:
         """Save what is derived, end writing and free the files."""
-        try:
-            if self._lock.held:
-                self.save_indexes()
-        finally:
-            self.catalog.close()
-            self._lock.release()
-            self._indexes.clear()
+        with self._thread_lock:
+            try:
+                if self._lock.held:
+                    self.save_indexes()
+            finally:
+                self.catalog.close()
+                self._give_locks()
+                self._indexes.clear()
 
     def __enter__(self) -> Collection:
         return self
@@ -174,7 +189,7 @@ class Collection:
 
         Raises `CollectionError` if one of the ids is not there.
         """
-        wanted = list(ids)
+        wanted = [_whole_number(item_id, "id") for item_id in ids]
         with self.catalog.reading():
             rows = self.catalog.rows_of(wanted)
             if unknown := [item_id for item_id in wanted if item_id not in rows]:
@@ -182,16 +197,13 @@ class Collection:
             found = self._vectors[self._space(space).name].read([rows[item_id] for item_id in wanted])
         return found.astype(np.float32)
 
-    def search(
-        self, vector: npt.NDArray[np.float32], *, space: str, k: int = 12, min_score: float | None = None
-    ) -> list[Hit]:
+    def search(self, vector: npt.ArrayLike, *, space: str, k: int = 12, min_score: float | None = None) -> list[Hit]:
         """The k items nearest to a vector (dimension,) by inner product, best first; equals in the order of their ids.
 
         Raises `CollectionError` if there is no such space or the vector does not fit it.
         """
-        dimension = self._space(space).dimension
-        if vector.shape != (dimension,) or not np.isfinite(vector).all():
-            raise CollectionError(f"A vector of the space {space} has {dimension} finite values.")
+        query = _query_vector(vector, self._space(space))
+        k = _whole_number(k, "number of results")
         if k < 1:
             raise CollectionError(f"The number of results must be 1 or more, not {k}.")
         with self._thread_lock, self.catalog.reading() as generation:
@@ -199,7 +211,7 @@ class Collection:
             wanted = k
             # Of those that tie for the last place the first ids win, so all of them are needed.
             while True:
-                scores, rows = index.search(vector, wanted + 1)
+                scores, rows = index.search(query, wanted + 1)
                 if len(rows) <= wanted or scores[wanted] < scores[k - 1]:
                     break
                 wanted *= 4
@@ -223,21 +235,39 @@ class Collection:
 
         Raises `CollectionLockedError` if another process has it, `CollectionError` if a vector file was cut.
         """
-        if self._lock.held:
-            return
+        with self._thread_lock:
+            if self._lock.held:
+                return
+            self._take_locks()
+            try:
+                rows = self.catalog.row_count()
+                for file in self._vectors.values():
+                    if file.size_in_rows() < rows:
+                        raise CollectionError(
+                            f"{file.path} is damaged: run `pixmatcher verify --repair -c {self.path}`, then "
+                            "`pixmatcher index` to encode the lost images again."
+                        )
+            except BaseException:
+                self._give_locks()
+                raise
+
+    def _take_locks(self) -> None:
         self._lock.acquire()
         try:
+            for place in (self.catalog.path, self.path):
+                if not os.access(place, os.W_OK):
+                    raise write_error(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place)))
             self.catalog.require_writable()
-            rows = self.catalog.row_count()
-            for file in self._vectors.values():
-                if file.size_in_rows() < rows:
-                    raise CollectionError(
-                        f"{file.path} is damaged: run `pixmatcher verify --repair -c {self.path}`, then "
-                        "`pixmatcher index` to encode the lost images again."
-                    )
+            # So readers leave the index files to the writer. One that saves one just now may finish.
+            with contextlib.suppress(CollectionLockedError):
+                self._index_lock.acquire()
         except BaseException:
-            self._lock.release()
+            self._give_locks()
             raise
+
+    def _give_locks(self) -> None:
+        self._index_lock.release()
+        self._lock.release()
 
     def add(
         self,
@@ -248,8 +278,9 @@ class Collection:
     ) -> list[int]:
         """Store items with their embeddings, for each space (N, dimension); returns their ids.
 
-        An item of a uri that is there already replaces it and keeps its id. All of them are stored or none. Raises
-        `StorageError` if the disk is full, `CollectionError` if the embeddings do not fit.
+        An item of a uri that is there already replaces it and keeps its id. All of them are stored or none. Texts that
+        are not valid Unicode are stored as escapes, but for the uri, which is kept as it is. Raises `StorageError` if
+        the disk is full, `CollectionError` if the embeddings do not fit, or a uri or content hash cannot be one.
         """
         if set(embeddings) != set(self.spaces):
             raise CollectionError(f"Embeddings of the spaces {', '.join(self.spaces)} are needed, no more and no less.")
@@ -260,6 +291,8 @@ class Collection:
 
     def add_copies(self, items: Sequence[Item], *, source_id: int | None = None) -> list[Item]:
         """Store items with the embeddings of others of the same content; returns the items that have none."""
+        for item in items:
+            _check(item)
         with self._thread_lock:
             rows = [self.catalog.row_with_content(item.content_hash) for item in items]
             copied = [item for item, row in zip(items, rows, strict=True) if row is not None]
@@ -272,7 +305,7 @@ class Collection:
         with self._thread_lock:
             self.begin_writing()
             with self.catalog.writing():
-                return self.catalog.remove_items(ids)
+                return self.catalog.remove_items(_whole_number(item_id, "id") for item_id in ids)
 
     def forget(self, source: str | os.PathLike[str]) -> int:
         """Take out a source and all its items; returns how many there were. Files of the user are never touched.
@@ -292,6 +325,8 @@ class Collection:
     def _put(self, items: Sequence[Item], stored: Mapping[str, Float16], source_id: int | None) -> list[int]:
         if not items:
             return []
+        for item in items:
+            _check(item)
         with self._thread_lock:
             self.begin_writing()
             first_row = self.catalog.row_count()
@@ -299,7 +334,7 @@ class Collection:
                 for name, file in self._vectors.items():
                     file.write(first_row, stored[name])
             except OSError as error:
-                raise self._storage_error(error) from error
+                raise write_error(self.path, error) from error
             checksums = row_checksums([stored[name] for name in self.spaces])
             with self.catalog.writing():
                 return self.catalog.put_items(items, first_row, checksums, source_id)
@@ -307,51 +342,85 @@ class Collection:
     # Care
 
     def save_indexes(self) -> None:
-        """Bring the index file of each space up to date. Raises `StorageError` if the disk is full."""
-        from .index import is_intact, read_stamp, save_index
+        """Bring the index file of each space up to date.
 
-        with self._thread_lock, self.catalog.reading() as generation:
+        Raises `StorageError` if the disk is full, `CollectionLockedError` if another process writes.
+        """
+        from .index import intact_stamp, save_index
+
+        with self._thread_lock, self._saving(wait=self._lock.held), self.catalog.reading() as generation:
             for name, space in self.spaces.items():
                 path = self._index_path(name)
-                stamp = read_stamp(path)
-                if stamp and stamp.generation == generation and is_intact(path, stamp):
+                stamp = intact_stamp(path)
+                if stamp and stamp.generation == generation:
                     continue
                 index = self._index(name, generation)
                 try:
                     save_index(index, path, generation, space.dimension)
                 except OSError as error:
-                    raise self._storage_error(error) from error
+                    raise write_error(self.path, error) from error
+
+    @contextlib.contextmanager
+    def _saving(self, *, wait: bool) -> Iterator[None]:
+        """Hold the lock for saving an index during the block; a writer that holds it already keeps it.
+
+        Only a writer may wait: what it waits for is a reader that saves, never another writer.
+        """
+        held = self._index_lock.held
+        self._index_lock.acquire(wait=wait)
+        try:
+            yield
+        finally:
+            if not held:
+                self._index_lock.release()
+
+    def index_name(self, space: str) -> str:
+        """What kind of index a space has, or will have once it is built; nothing is loaded for that.
+
+        Raises `CollectionError` if there is no such space.
+        """
+        from .index import EXACT, read_stamp
+
+        stamp = read_stamp(self._index_path(self._space(space).name))
+        return stamp.index if stamp else EXACT
 
     def verify(self) -> list[Problem]:
         """Read everything and tell what is not whole. The files of the user are not looked at."""
-        from .index import is_intact, read_stamp
+        from .index import check_index
 
         errors = self.catalog.integrity_errors()
         if errors:
             remedy = start_again(self.path)
             return [Problem("catalog", f"{CATALOG_NAME} is damaged: {errors[0]}", remedy[0].upper() + remedy[1:])]
         problems = []
-        with self.catalog.reading() as generation:
-            damaged = self._damaged_rows()
-            if len(damaged):
+        with self.catalog.reading():
+            checksums = self.catalog.checksums()
+            try:
+                damaged = len(self._damaged_rows(*checksums))
+            except CollectionError as error:
+                problems.append(_unreadable("vectors", error))
+                damaged = 0
+            if damaged:
                 problems.append(
                     Problem(
                         "vectors",
-                        f"the embeddings of {len(damaged)} of {len(self)} images are damaged",
+                        f"the embeddings of {damaged} of {len(self)} images are damaged",
                         "Run `pixmatcher verify --repair`, then `pixmatcher index` to encode these images again.",
                     )
                 )
             for name in self.spaces:
                 path = self._index_path(name)
-                stamp = read_stamp(path)
-                # An index that is only behind the catalog is not damaged: it is brought up to date when next used.
-                if (stamp is None and (path.exists() or generation)) or (
-                    stamp is not None and not is_intact(path, stamp, thorough=True)
-                ):
+                # One that is only behind the catalog, or not built yet, is not damaged: that is done when next used.
+                try:
+                    whole = check_index(path)
+                except CollectionError as error:
+                    problems.append(_unreadable("index", error))
+                    continue
+                if not whole:
                     problems.append(
                         Problem(
                             "index",
-                            f"the index of the space {name} is missing or damaged",
+                            f"the index of the space {name} is damaged",
                             "Nothing is lost: run `pixmatcher verify --repair`, or search, and it is built again.",
                         )
                     )
@@ -364,30 +433,48 @@ class Collection:
         """
         if errors := self.catalog.integrity_errors():
             raise CollectionError(f"{CATALOG_NAME} is damaged ({errors[0]}): {start_again(self.path)}")
+        from .index import index_files
+
         with self._thread_lock:
-            self._lock.acquire()
-            self.catalog.require_writable()
-            damaged = self._damaged_rows()
+            self._take_locks()
+            damaged = self._damaged_rows(*self.catalog.checksums())
             try:
                 for file in self._vectors.values():
                     file.extend_with_zeros(self.catalog.row_count())
             except OSError as error:
-                raise self._storage_error(error) from error
+                raise write_error(self.path, error) from error
             if len(damaged):
                 with self.catalog.writing():
                     self.catalog.remove_rows(damaged.tolist())
             self._indexes.clear()
-            for name in self.spaces:
-                self._index_path(name).unlink(missing_ok=True)
-            self.save_indexes()
+            with self._saving(wait=True):
+                try:
+                    for name in self.spaces:
+                        path = self._index_path(name)
+                        if not path.parent.is_dir():
+                            remove(path.parent)
+                        for derived in index_files(path):
+                            remove(derived)
+                except OSError as error:
+                    raise write_error(self.path, error) from error
+                self.save_indexes()
         return len(damaged)
 
     def size_on_disk(self) -> int:
         """Bytes that the collection's own files take."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        found = [self.path / name for name in self.FILES]
+        for name in ("vectors", "index"):
+            found += (Path(folder, file) for folder, _, files in os.walk(self.path / name) for file in files)
+        total = 0
+        for file in found:
+            # Others may remove a file meanwhile.
+            with contextlib.suppress(OSError):
+                status = file.stat()
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+        return total
 
-    def _damaged_rows(self) -> npt.NDArray[np.int64]:
-        rows, expected = self.catalog.checksums()
+    def _damaged_rows(self, rows: Rows, expected: npt.NDArray[np.int64]) -> Rows:
+        """Those of the given rows whose embeddings are not what the checksums (N,) expect."""
         present = min(file.size_in_rows() for file in self._vectors.values())
         readable = rows < present
         damaged = [rows[~readable]]
@@ -399,10 +486,9 @@ class Collection:
             damaged.append(block[found != expected[start : start + 16384]])
         return np.concatenate(damaged)
 
-    def _index(self, space: str, generation: int) -> ExactIndex:
+    def _index(self, space: str, generation: int) -> VectorIndex:
         """The index of a space, of this very generation. Call it inside `catalog.reading()`."""
-        from .exact import ExactIndex
-        from .index import load_index, read_stamp, save_index
+        from .index import intact_stamp, load_index, new_index, save_index
 
         held = self._indexes.get(space)
         if held is not None and held.generation == generation:
@@ -414,20 +500,16 @@ class Collection:
         else:
             loaded, current = load_index(path, generation, vectors)
             damaged = loaded is None
-            index = loaded or ExactIndex(vectors)
+            index = loaded or new_index(vectors)
         if not current:
             index.update(self.catalog.rows())
         self._indexes[space] = _OpenIndex(index, generation)
         if not current and not self._lock.held:
-            # Whoever finds it missing, stale or damaged mends it, unless somebody is writing, who will.
-            with contextlib.suppress(PixMatcherError, OSError):
-                self._lock.acquire()
-                try:
-                    stamp = read_stamp(path)
-                    if damaged or stamp is None or stamp.generation < generation:
-                        save_index(index, path, generation, vectors.dimension)
-                finally:
-                    self._lock.release()
+            # Whoever finds it missing, stale or damaged mends it, unless somebody is writing or saving, who will.
+            with contextlib.suppress(PixMatcherError, OSError), self._saving(wait=False):
+                stamp = intact_stamp(path)
+                if damaged or stamp is None or stamp.generation < generation:
+                    save_index(index, path, generation, vectors.dimension)
         return index
 
     def _index_path(self, space: str) -> Path:
@@ -439,5 +521,55 @@ class Collection:
         except KeyError:
             raise CollectionError(f"There is no space {name!r} here: choose one of {', '.join(self.spaces)}.") from None
 
-    def _storage_error(self, error: OSError) -> StorageError:
-        return StorageError(full_disk(self.path, error.strerror or str(error)))
+
+def _is_file(path: Path) -> bool:
+    """As `os.path.isfile`, but raises `CollectionError` where that cannot be known."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        raise read_error(path.parent, error) from error
+
+
+def _unreadable(part: str, error: CollectionError) -> Problem:
+    """A problem of a file that is there, as the error tells it: what is wrong, then what to do."""
+    message, _, remedy = str(error).rpartition(": ")
+    return Problem(part, message, remedy[0].upper() + remedy[1:])
+
+
+def _check(item: Item) -> None:
+    """Raise `CollectionError` if the item could not be found again by its uri and its content."""
+    if not item.uri:
+        raise CollectionError("An item needs a uri: give the path or the URL of its image.")
+    try:
+        os.fsencode(item.uri)
+    except UnicodeEncodeError:
+        raise CollectionError(
+            f"{item.uri!r} cannot be the uri of an item: give a path as os.fsdecode returns it, or a URL."
+        ) from None
+    if not item.content_hash.isascii():
+        raise CollectionError(f"{item.content_hash!r} cannot be a content hash: give the SHA-256 in hexadecimal.")
+
+
+def _query_vector(vector: npt.ArrayLike, space: Space) -> npt.NDArray[np.float32]:
+    """The vector (dimension,) float32 to search for. Raises `CollectionError` if it does not fit the space."""
+    try:
+        with np.errstate(over="ignore"):
+            query = np.asarray(vector, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        query = np.empty(0, np.float32)
+    # No score may leave float32, whatever is stored.
+    greatest_score = np.abs(query).sum(dtype=np.float64) * np.finfo(np.float16).max
+    if query.shape != (space.dimension,) or not greatest_score < np.finfo(np.float32).max:
+        raise CollectionError(
+            f"A vector of the space {space.name} has {space.dimension} finite values, none of them huge: give such one."
+        )
+    return query
+
+
+def _whole_number(value: SupportsIndex, what: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise CollectionError(f"The {what} must be a whole number, not {value!r}.") from None

@@ -16,13 +16,13 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import faiss
 import numpy as np
 
 from ..cores import usable_cores
+from .files import Writer
 from .vectors import Float32, Rows, VectorFile
 
 _GREATEST_CODE = 127
@@ -40,6 +40,8 @@ class ExactIndex:
 
     A mapped index lies in its file and cannot be updated.
     """
+
+    name: Final = "exact"
 
     def __init__(self, vectors: VectorFile) -> None:
         self._vectors = vectors
@@ -86,6 +88,14 @@ class ExactIndex:
         if k < 1:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         query = np.ascontiguousarray(query, dtype=np.float32)
+        # Brought near 1 by a power of two, which costs no digit: no step may leave the range of float32.
+        exponent = math.frexp(float(np.abs(query).max()))[1]
+        scores, rows = self._nearest(np.ldexp(query, -exponent), k)
+        return np.ldexp(scores, exponent), rows
+
+    def _nearest(self, query: Float32, k: int) -> tuple[Float32, Rows]:
+        """As `search`, for 1 or more rows and a query whose greatest value is about 1."""
+        total = self._index.ntotal
         wanted = max(4 * k, _CANDIDATES)
         while wanted < total // 8:
             coarse, rows = self._scan_codes(query, wanted)
@@ -97,26 +107,25 @@ class ExactIndex:
         scores = np.concatenate([self._true_scores(query, block) for block in np.array_split(rows, total // 4096 + 1)])
         return _best(scores, rows, k)
 
-    def save(self, file: IO[bytes]) -> None:
+    def save(self, file: Writer) -> None:
         """Write the index to an open file: FAISS's own format, and the units behind it."""
         # Given a path, FAISS overlooks that the last of what it wrote found no room.
         faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
         file.write(self._units.astype("<f4").tobytes())
 
     @classmethod
-    def load(cls, path: Path, vectors: VectorFile, *, mapped: bool) -> ExactIndex:
-        """Read a file written by `save`; mapped, it costs no memory of its own but cannot be updated.
+    def load(cls, file: IO[bytes], vectors: VectorFile, *, mapped: bool) -> ExactIndex:
+        """Read an open file written by `save`; mapped, it costs no memory of its own but cannot be updated.
 
         Raises `RuntimeError` if FAISS cannot read it, `ValueError` if it is of another kind.
         """
         index = cls(vectors)
-        with path.open("rb") as file:
-            # FAISS takes no name that is not UTF-8.
-            read = faiss.read_index(f"/dev/fd/{file.fileno()}", faiss.IO_FLAG_MMAP_IFC if mapped else 0)
-            file.seek(-4 * vectors.dimension, os.SEEK_END)
-            index._units = np.frombuffer(file.read(), "<f4").astype(np.float32)
+        # FAISS takes no name that is not UTF-8, and the name may be of another file by now.
+        read = faiss.read_index(f"/dev/fd/{file.fileno()}", faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+        file.seek(-4 * vectors.dimension, os.SEEK_END)
+        index._units = np.frombuffer(file.read(), "<f4").astype(np.float32)
         if type(read) is not faiss.IndexIDMap or read.d != vectors.dimension or read.id_map.size() != read.ntotal:
-            raise ValueError(f"{path} holds another kind of index")
+            raise ValueError("the file holds another kind of index")
         index._index, index.mapped = read, mapped
         return index
 

@@ -1,25 +1,92 @@
-"""Writing files so that a kill or a full disk leaves the old one."""
+"""The files of a collection: their names, what to say when one fails, and writing them so that a kill loses nothing."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
+
+from ..errors import CollectionError, StorageError
+
+FOLDER_NAME = ".pixmatcher"
+MANIFEST_NAME = "collection.json"
+CATALOG_NAME = "catalog.sqlite"
+LOCK_NAME = "lock"
+INDEX_LOCK_NAME = "index.lock"
+OWN_NAMES = frozenset({MANIFEST_NAME, f"{MANIFEST_NAME}.new", LOCK_NAME, INDEX_LOCK_NAME, "vectors", "index"}) | {
+    CATALOG_NAME + ending for ending in ("", "-wal", "-shm", "-journal")
+}
+"""Names of all that a collection keeps in its folder."""
+
+# A limit on the size of files (EFBIG) is one more way to have no room.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Writer(Protocol):
+    """What takes bytes, as an open file does."""
+
+    def write(self, data: bytes, /) -> object: ...
 
 
 def start_again(folder: Path) -> str:
     """What to tell the user when a collection cannot be mended."""
-    return f"delete the folder {folder} and index again; your images are not touched by this."
+    if folder.name == FOLDER_NAME:
+        what = f"the folder {folder}"
+    else:
+        # A folder of another name may hold files of the user's.
+        try:
+            names = sorted(OWN_NAMES.intersection(os.listdir(folder)))
+        except OSError:
+            names = sorted(OWN_NAMES)
+        what = f"{', '.join(names)} in the folder {folder}"
+    return f"delete {what} and index again; your images are not touched by this."
 
 
 def full_disk(folder: Path, reason: str) -> str:
-    """What to tell the user when `folder` could not be written."""
+    """What to tell the user when the disk of `folder` has no room, or fails in a way that SQLite does not tell."""
     return (
         f"The disk of {folder} is full or fails ({reason}): make room and run the same command again; "
         "what was stored before is kept."
     )
+
+
+def write_error(folder: Path, error: OSError) -> CollectionError:
+    """What to raise when something in `folder` could not be written: `StorageError` only where the disk is to blame."""
+    reason = error.strerror or str(error)
+    if error.errno in _NO_ROOM:
+        return StorageError(full_disk(folder, reason))
+    if error.errno == errno.EIO:
+        return StorageError(
+            f"The disk of {folder} fails ({reason}): check the disk, or choose another collection with -c; "
+            "what was stored before is kept."
+        )
+    name = error.filename2 or error.filename
+    place = os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else folder
+    if isinstance(error, (FileExistsError, IsADirectoryError)):
+        return CollectionError(
+            f"{place} is in the way ({reason}): move it elsewhere, or choose another collection with -c."
+        )
+    return CollectionError(
+        f"{place} cannot be written ({reason}): check that you may write there, or choose another collection with -c."
+    )
+
+
+def read_error(path: Path, error: OSError) -> CollectionError:
+    """What to raise when `path` is there but could not be read."""
+    reason = error.strerror or str(error)
+    return CollectionError(f"{path} cannot be read ({reason}): check that you may read it and its folder.")
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it, if there is one. Raises `OSError` as the disk does."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -28,16 +95,37 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     Raises `OSError` as the disk does; the old file stays in that case.
     """
-    temporary = path.with_name(path.name + ".new")
+    with replacing_both(path) as (file,):
+        yield file
+
+
+@contextlib.contextmanager
+def replacing_both(*paths: Path) -> Iterator[list[IO[bytes]]]:
+    """New files in one folder, as of `replacing`, which take their places one right after the other.
+
+    Only a kill between the two steps leaves files that do not belong together.
+    """
+    temporary = [temporary_path(path) for path in paths]
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        with contextlib.ExitStack() as opened:
+            files: list[IO[bytes]] = [opened.enter_context(path.open("wb")) for path in temporary]
+            yield files
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+        for new, path in zip(temporary, paths, strict=True):
+            new.replace(path)
+        sync_folder(paths[0].parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        for new in temporary:
+            # What is in the way there is told by the error that it caused.
+            with contextlib.suppress(OSError):
+                new.unlink()
+
+
+def temporary_path(path: Path) -> Path:
+    """Where the new file lies until it takes the place of `path`."""
+    return path.with_name(path.name + ".new")
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 class Item:
     """One image of a collection.
 
-    `uri` is a path or a URL, `version` the source's token for this state of the file (a changed token means: look
-    again), `content_hash` the SHA-256 of the file's bytes in hexadecimal, `bytes` its length, `width` and `height` are
-    pixels, dates are ISO 8601. A collection gives the `id` and the date `added` itself.
+    `uri` is an absolute path or a URL (a relative path is taken below the folder in which the collection lies),
+    `version` the source's token for this state of the file (a changed token means: look again), `content_hash` the
+    SHA-256 of the file's bytes in hexadecimal, `bytes` its length, `width` and `height` are pixels, dates are ISO 8601.
+    A collection gives the `id` and the date `added` itself.
     """
 
     uri: str

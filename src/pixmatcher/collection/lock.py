@@ -1,4 +1,4 @@
-"""The writer lock of a collection: one writer at a time, and the next one is told who holds it."""
+"""The locks of a collection: one process at a time holds each, and the next one is told who."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import socket
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..errors import CollectionLockedError, StorageError
+from ..errors import CollectionError, CollectionLockedError
+from .files import write_error
 
 
 class WriterLock:
@@ -24,30 +25,19 @@ class WriterLock:
     def held(self) -> bool:
         return self._descriptor is not None
 
-    def acquire(self) -> None:
-        """Take the lock, or raise `CollectionLockedError` at once if another process has it."""
+    def acquire(self, *, wait: bool = False) -> None:
+        """Take the lock. If another process has it, wait until it is free, or raise `CollectionLockedError` at once."""
         if self.held:
             return
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StorageError(
-                f"{self._path.parent} cannot be written ({error.strerror}): choose another collection with -c."
-            ) from error
+            raise write_error(self._path.parent, error) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if not isinstance(error, BlockingIOError):
-                os.close(descriptor)
-                raise StorageError(
-                    f"The disk of {self._path.parent} knows no locks ({error.strerror}): choose another collection "
-                    "with -c."
-                ) from error
-            holder = self._holder(descriptor)
+            self._lock(descriptor, wait)
+        except BaseException:
             os.close(descriptor)
-            raise CollectionLockedError(
-                f"{self._path.parent} is being written by {holder}: wait until it has finished, or stop it."
-            ) from None
+            raise
         self._descriptor = descriptor
         self._write_holder(descriptor)
 
@@ -55,6 +45,19 @@ class WriterLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _lock(self, descriptor: int, wait: bool) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise CollectionLockedError(
+                f"{self._path.parent} is being written by {self._holder(descriptor)}: wait until it has finished, or "
+                "stop it."
+            ) from None
+        except OSError as error:
+            raise CollectionError(
+                f"The disk of {self._path.parent} knows no locks ({error.strerror}): choose another collection with -c."
+            ) from error
 
     @staticmethod
     def _write_holder(descriptor: int) -> None:

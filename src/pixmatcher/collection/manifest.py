@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 from ..errors import CollectionError
 from ..spaces import Space
-from .files import start_again
+from .files import MANIFEST_NAME, read_error, start_again
 
 FORMAT_VERSION = 1
-MANIFEST_NAME = "collection.json"
 
 
 class DescribesEncoder(Protocol):
@@ -80,7 +79,7 @@ class Manifest:
                 raise ValueError("spaces without name or dimension")
             return cls(encoders, str(values["created"]), version)
         except OSError as error:
-            raise CollectionError(f"{file} cannot be read ({error.strerror}).") from error
+            raise read_error(file, error) from error
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise CollectionError(f"{file} is damaged: {start_again(path)}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CollectionError
-from .files import sync_folder
+from .files import read_error, remove, sync_folder
 
 Float32 = npt.NDArray[np.float32]
 Float16 = npt.NDArray[np.float16]
@@ -30,11 +31,17 @@ class VectorFile:
         self.row_bytes = dimension * _STORED.itemsize
 
     def size_in_rows(self) -> int:
-        """The number of whole rows in the file, whether the catalog knows them or not."""
+        """The number of whole rows in the file, whether the catalog knows them or not; 0 where there is no such file.
+
+        Raises `CollectionError` if that cannot be known.
+        """
         try:
-            return self.path.stat().st_size // self.row_bytes
-        except FileNotFoundError:
+            status = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
             return 0
+        except OSError as error:
+            raise read_error(self.path, error) from error
+        return status.st_size // self.row_bytes if stat.S_ISREG(status.st_mode) else 0
 
     def write(self, first_row: int, rows: Float16) -> None:
         """Write rows (N, dimension) from `first_row` on and wait until the disk has them.
@@ -61,7 +68,7 @@ class VectorFile:
             os.close(descriptor)
 
     def read(self, rows: Rows | Sequence[int]) -> Float16:
-        """Return the given rows as (N, dimension) float16."""
+        """Return the given rows as (N, dimension) float16. Raises `CollectionError` if they cannot be read."""
         wanted = np.asarray(rows, dtype=np.int64)
         if not len(wanted):
             return np.empty((0, self.dimension), dtype=_STORED)
@@ -74,7 +81,11 @@ class VectorFile:
             yield block, self.read(block)
 
     def extend_with_zeros(self, row_count: int) -> None:
-        """Make the file at least `row_count` rows long; used to repair one that was cut."""
+        """Make the file at least `row_count` rows long, whatever lies in its place; used to repair one that was cut."""
+        if not self.path.parent.is_dir():
+            remove(self.path.parent)
+        if not self.path.is_file():
+            remove(self.path)
         self._create()
         with self.path.open("ab") as file:
             if file.tell() < row_count * self.row_bytes:
@@ -93,8 +104,11 @@ class VectorFile:
                 f"{self.path} is shorter than the catalog says: run `pixmatcher verify --repair` on the collection, "
                 "then `pixmatcher index` to encode the lost images again."
             )
-        with self.path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), row_count * self.row_bytes, access=mmap.ACCESS_READ)
+        try:
+            with self.path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), row_count * self.row_bytes, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise read_error(self.path, error) from error
         return np.frombuffer(mapped, dtype=_STORED).reshape(row_count, self.dimension)
 
 
