@@ -244,7 +244,7 @@ def info_command(collection: CollectionOption = None) -> None:
                     for s in opened.spaces.values()
                 ),
             ),
-            ("index", "exact"),
+            ("index", ", ".join(f"{opened.index_name(name)} ({name})" for name in opened.spaces)),
             ("on disk", f"{opened.size_on_disk() / 1e6:.1f} MB"),
         ]
     for name, value in lines:

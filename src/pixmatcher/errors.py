@@ -50,6 +50,6 @@ class CollectionLockedError(CollectionError):
 
 
 class StorageError(CollectionError):
-    """The disk is full or refuses to be written; what was stored before stays stored."""
+    """The disk is full or fails; what was stored before stays stored."""
 
     exit_code = 1
