@@ -140,10 +140,10 @@ def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[st
             raise CollectionError("Several sources need a collection to go to: name one with -c FOLDER.")
         return Path(sources[0].spec) / FOLDER_NAME
     path = Path(collection)
-    if not path.exists() or path.name == FOLDER_NAME or Collection.locate(path) is not None:
+    if not path.is_dir() or path.name == FOLDER_NAME or Collection.locate(path) is not None:
         return path
     # A folder of the user's gets the collection inside it, unless all it holds is a collection that was begun.
-    names = set(os.listdir(path)) if path.is_dir() and os.access(path, os.R_OK) else set()
+    names = set(os.listdir(path)) if os.access(path, os.R_OK) else set()
     begun = Collection.FILES.issuperset(names) and not names.isdisjoint({"lock", CATALOG_NAME})
     return path if begun else path / FOLDER_NAME
 

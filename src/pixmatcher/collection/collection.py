@@ -22,6 +22,7 @@ from ..spaces import Space
 from .catalog import Catalog
 from .files import (
     CATALOG_NAME,
+    FOLDER_NAME,
     INDEX_LOCK_NAME,
     LOCK_NAME,
     MANIFEST_NAME,
@@ -32,7 +33,6 @@ from .files import (
     start_again,
     write_error,
 )
-from .files import FOLDER_NAME as FOLDER_NAME
 from .items import Failure, Hit, Item, Problem
 from .lock import WriterLock
 from .manifest import DescribesEncoder, EncoderRecord, Manifest
