@@ -220,8 +220,10 @@ def open_image(
     and floats, which have no agreed range, are scaled by the first of 0-1 (floats only), 0-255 and 0-65535
     that holds them all, otherwise by their own least and greatest; what is not a number becomes black.
 
-    `max_pixels` is checked before memory is taken; a picture takes up to 12 bytes a pixel for a moment. Up to
-    that limit Pillow's own is out of force, except in GIF files.
+    `max_pixels` is checked before memory is taken. A picture takes for a moment, beside the bytes of its file, up to
+    14 bytes a pixel at the scale it is decoded at (a progressive JPEG always at full scale); where the decoder itself
+    needs much, 17 (WebP, TIFF), 21 (HEIF) or 29 (JPEG 2000). Pictures of more than 32 megapixels are decoded one at
+    a time, however many threads there are. Up to `max_pixels` Pillow's own limit is out of force, except in GIF files.
 
     A file that ends too early is refused. Damage that its format cannot tell (pixel data overwritten, or an
     end marker set too early) is not noticed.
