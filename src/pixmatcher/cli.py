@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
@@ -127,7 +127,10 @@ def _options(
 def index_command(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE...", help="Folders of images. Without any: refresh the collection found here."),
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders of images, or other sources: see `pixmatcher sources`. Without any: refresh the collection found here.",
+        ),
     ] = None,
     collection: CollectionOption = None,
     encoder: Annotated[
@@ -193,10 +196,11 @@ def search_command(
     parsed = parse_query(query or [], allow_private=allow_private_hosts)
     with _open(collection) as opened:
         result = search(opened, parsed, k=k, min_score=min_score)
+        names = opened.catalog.label_names()
     if as_json:
         print(json.dumps(result.as_json()))
     else:
-        _print_hits(result)
+        _print_hits(result, names)
     if save_grid is not None:
         from .contact_sheet import save_contact_sheet
 
@@ -273,6 +277,15 @@ def verify_command(
     if problems:
         raise typer.Exit(1)
     print(f"Whole: {count:,} images, their embeddings and indexes are as they were written.")
+
+
+@_command("sources")
+def sources_command() -> None:
+    """Show the kinds of sources that can be indexed, with an example of each."""
+    from .sources import KINDS
+
+    for kind in KINDS:
+        print(f"{kind.prefix:<15}{kind.description}\n{'':<15}pixmatcher index {kind.example}")
 
 
 @_command("forget")
@@ -373,16 +386,18 @@ def _print_failures(failures: Sequence[Failure]) -> None:
         print(printable(f"    {failure.uri}: {failure.reason}{detail}"))
 
 
-def _print_hits(result: SearchResult) -> None:
+def _print_hits(result: SearchResult, label_names: Mapping[str, str] | None = None) -> None:
     name = result.query if isinstance(result.query, str) else " + ".join(result.query.values())
     print(f"{printable(name)}  ({result.space}, {result.took_ms:.0f} ms)")
     if not result.hits:
         print("No hits.")
         return
+    names = label_names or {}
     rows = [("rank", "score", "image", "label")]
     rows += [
-        (str(hit.rank), f"{hit.score:.3f}", printable(_near(hit.item.uri)), printable(hit.item.label or ""))
+        (str(hit.rank), f"{hit.score:.3f}", printable(_near(hit.item.uri)), printable(names.get(label, label)))
         for hit in result.hits
+        for label in [hit.item.label or ""]
     ]
     if not any(label for *_, label in rows[1:]):
         rows = [(*row[:3], "") for row in rows]

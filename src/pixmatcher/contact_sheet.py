@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .errors import InvalidImageError, PixMatcherError
 from .fetch import is_url
 from .images import open_image
+from .sources.zipped import open_path
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -90,7 +91,8 @@ def _paste(sheet: Image.Image, uri: str, left: int, top: int) -> None:
     if is_url(uri):
         return
     try:
-        picture = open_image(uri, min_side=_CELL).image.copy()
+        with open_path(uri) as file:
+            picture = open_image(file, min_side=_CELL).image.copy()
     except InvalidImageError:
         return
     picture.thumbnail((_CELL, _CELL))

@@ -138,7 +138,9 @@ def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[st
     if collection is None:
         if len(sources) != 1:
             raise CollectionError("Several sources need a collection to go to: name one with -c FOLDER.")
-        return Path(sources[0].spec) / FOLDER_NAME
+        if sources[0].folder is None:
+            raise CollectionError(f"{sources[0].spec} is no folder: name one for the collection with -c FOLDER.")
+        return Path(sources[0].folder) / FOLDER_NAME
     path = Path(collection)
     if not path.is_dir() or path.name == FOLDER_NAME or Collection.locate(path) is not None:
         return path
@@ -250,6 +252,8 @@ class _Run:
             [*self._sources], hidden, vanished, means=self._means, retry_failed=retry_failed
         )
         with self._catalog.writing():
+            for source in self._sources.values():
+                self._catalog.put_label_names(source.label_names())
             for source_id, found in unusable.items():
                 self._catalog.put_failures((Failure(u.uri, u.reason, u.detail) for u in found), source_id)
         self._report.unchanged += unchanged
@@ -276,11 +280,11 @@ class _Run:
 
     def _may_be_empty(self, source: Source) -> bool:
         """An empty folder may be a disk that is not mounted; a collection inside it shows that it is."""
-        return self._collection.path.is_relative_to(source.spec)
+        return source.folder is not None and self._collection.path.is_relative_to(source.folder)
 
     def _vanished_of_others(self) -> list[int]:
         """The items of sources that overlap those of this run, which lie in the latter and whose files are gone."""
-        mine = tuple(os.path.join(source.spec, "") for source in self._sources.values())
+        mine = tuple(os.path.join(source.folder, "") for source in self._sources.values() if source.folder)
         others = [
             source_id
             for spec, source_id in self._catalog.sources().items()

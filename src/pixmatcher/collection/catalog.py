@@ -8,7 +8,7 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, fields, replace
 from datetime import datetime, timezone
 from itertools import islice
@@ -33,6 +33,8 @@ CREATE TABLE IF NOT EXISTS items (
     source_id INTEGER REFERENCES sources (id)
 );
 CREATE INDEX IF NOT EXISTS items_by_content ON items (content_hash);
+CREATE INDEX IF NOT EXISTS items_by_label ON items (label) WHERE label IS NOT NULL;
+CREATE TABLE IF NOT EXISTS label_names (label TEXT PRIMARY KEY, name TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (
     uri PRIMARY KEY, reason TEXT NOT NULL, detail TEXT NOT NULL, version TEXT NOT NULL, source_id INTEGER NOT NULL
 );
@@ -302,6 +304,21 @@ class Catalog:
             None if source_ids is None else json.dumps(source_ids),
         )
         return [Failure(self._shown(uri), *rest) for uri, *rest in found]
+
+    # Labels
+
+    def put_label_names(self, names: Mapping[str, str]) -> None:
+        """Note what labels are called."""
+        self._connection.executemany("INSERT OR REPLACE INTO label_names VALUES (?, ?)", names.items())
+
+    def label_names(self) -> dict[str, str]:
+        """What labels are called, for those that have a name beside their code."""
+        return dict(self._query("SELECT label, name FROM label_names"))
+
+    def labelled_rows(self) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """The rows (N,) of all items that have a label, and the label of each."""
+        found = self._query("SELECT row, label FROM items WHERE label IS NOT NULL ORDER BY row")
+        return np.array([row for row, _ in found], np.int64), [label for _, label in found]
 
     # Comparison of the sources with the catalog. The tables are temporary.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, Protocol
+
+from ..errors import SourceError
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Source(Protocol):
 
     spec: str
     """What names this source in a collection; `open_source(spec)` gives it back."""
+    folder: str | None
+    """The folder its images lie in, where a collection of it alone goes too; None for what is no folder."""
 
     def scan(self) -> Iterator[Entry | Unusable]:
         """List the images without opening them. Raises `SourceError` if the source as a whole cannot be read."""
@@ -47,9 +52,54 @@ class Source(Protocol):
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
         """Open the image for reading, seekable. Raises `InvalidImageError` if that cannot be done."""
 
+    def label_names(self) -> Mapping[str, str]:
+        """What the labels are called, where labels are codes; empty otherwise."""
 
-def open_source(spec: str) -> Source:
-    """The source that `spec` names: the path of a folder. Raises `SourceError` if there is none."""
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A kind of source that a spec names by its prefix, `PREFIX:REST`."""
+
+    prefix: str
+    example: str
+    description: str
+    open: Callable[[str], Source]
+    """Makes the source of the rest of a spec."""
+
+
+def _open_folder(rest: str) -> Source:
     from .folder import FolderSource
 
-    return FolderSource(spec)
+    return FolderSource(rest)
+
+
+def _open_tiny_imagenet(rest: str) -> Source:
+    from .tiny_imagenet import TinyImageNetSource
+
+    return TinyImageNetSource(rest)
+
+
+KINDS = (
+    SourceKind("folder", "~/Pictures", "a folder of image files, with the folders below it", _open_folder),
+    SourceKind(
+        "tiny-imagenet",
+        "tiny-imagenet:tiny-imagenet-200.zip?split=val",
+        "Tiny ImageNet, unpacked or the zip file as it is; split train (the default), val, test or all",
+        _open_tiny_imagenet,
+    ),
+)
+
+
+def open_source(spec: str) -> Source:
+    """The source that `spec` names: `KIND:REST` for one of `KINDS`, or the path of a folder.
+
+    Raises `SourceError` if there is none.
+    """
+    prefix, colon, rest = spec.partition(":")
+    if colon and not os.path.lexists(spec):
+        for kind in KINDS:
+            if kind.prefix == prefix:
+                if not rest:
+                    raise SourceError(f"{spec} names no place: write it like {kind.example}.")
+                return kind.open(rest)
+    return _open_folder(spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 from stat import S_ISDIR, S_ISREG
@@ -30,7 +30,7 @@ class FolderSource:
     def __init__(self, path: str) -> None:
         if not path:
             raise SourceError("The name of the source is empty: name a folder of images.")
-        self.spec = os.path.abspath(path)
+        self.spec = self.folder = os.path.abspath(path)
         if not os.path.isdir(self.spec):
             what = "is not a folder" if os.path.lexists(self.spec) else "does not exist"
             raise SourceError(f"{path} {what}: name a folder of images.")
@@ -49,6 +49,9 @@ class FolderSource:
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
         return open_regular_file(uri)
+
+    def label_names(self) -> Mapping[str, str]:
+        return {}
 
     def _walk(self, top: str, visited: set[tuple[int, int]], links: list[str]) -> Iterator[Entry | Unusable]:
         folders = [top]

@@ -1,0 +1,148 @@
+"""Tiny ImageNet: 200 classes of small images, unpacked or in the zip file it comes in.
+
+Its layout: `wnids.txt` (the classes, as WordNet ids), `words.txt` (their names), `train/WNID/images/`, `val/images/` with
+`val/val_annotations.txt`, and `test/images/`, which has no labels. Bounding boxes are not read.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import IO, Protocol
+from urllib.parse import parse_qs
+
+from ..errors import SourceError
+from ..images import is_allowed_extension, open_regular_file
+from . import Entry, Unusable
+from .folder import FolderSource
+from .zipped import open_member
+
+SPLITS = ("train", "val", "test")
+_MARK = "wnids.txt"
+
+
+class TinyImageNetSource:
+    """One split of Tiny ImageNet, or all of them. The rest of the spec is `PATH` or `PATH?split=NAME`."""
+
+    def __init__(self, rest: str) -> None:
+        name, _, query = rest.partition("?")
+        path = os.path.abspath(name)
+        splits = parse_qs(query).get("split", ["train"])
+        if (query and set(parse_qs(query)) != {"split"}) or len(splits) != 1 or splits[0] not in (*SPLITS, "all"):
+            raise SourceError(f"{query} names no split: write ?split= with one of {', '.join(SPLITS)} or all.")
+        self.spec = f"tiny-imagenet:{path}" + ("" if splits[0] == "train" else f"?split={splits[0]}")
+        self._splits = SPLITS if splits[0] == "all" else (splits[0],)
+        self._path = path
+        self._tree: _Tree
+        if os.path.isdir(path):
+            self.folder: str | None = path
+            self._tree = _UnpackedTree(path)
+        else:
+            self.folder = None
+            self._tree = _ZippedTree(path)
+
+    def scan(self) -> Iterator[Entry | Unusable]:
+        for split in self._splits:
+            found = False
+            labels = self._val_labels() if split == "val" else {}
+            for entry in self._tree.images(split):
+                found = True
+                if isinstance(entry, Unusable):
+                    yield entry
+                    continue
+                parts = entry.uri.rsplit("/", 3)
+                label = parts[-3] if split == "train" else labels.get(parts[-1])
+                yield Entry(entry.uri, entry.version, entry.modified, label)
+            if not found and len(self._splits) == 1:
+                raise SourceError(f"{self._path} has no images of the split {split}: name another with ?split=.")
+
+    def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
+        return self._tree.open(uri)
+
+    def label_names(self) -> Mapping[str, str]:
+        """The names of the classes by their WordNet ids."""
+        wanted = set(self._tree.text(_MARK).split())
+        pairs = (line.split("\t", 1) for line in self._tree.text("words.txt").splitlines())
+        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[0] in wanted}
+
+    def _val_labels(self) -> dict[str, str]:
+        """The label of each image of the split val by the name of its file."""
+        lines = (line.split("\t") for line in self._tree.text("val/val_annotations.txt").splitlines())
+        return {fields[0]: fields[1] for fields in lines if len(fields) > 1}
+
+
+class _Tree(Protocol):
+    """The files of the data set, wherever they are."""
+
+    def images(self, split: str) -> Iterable[Entry | Unusable]: ...
+    def open(self, uri: str) -> AbstractContextManager[IO[bytes]]: ...
+    def text(self, name: str) -> str: ...
+
+
+class _UnpackedTree:
+    def __init__(self, path: str) -> None:
+        roots = [path, os.path.join(path, "tiny-imagenet-200")]
+        found = [root for root in roots if os.path.isfile(os.path.join(root, _MARK))]
+        if not found:
+            raise SourceError(f"{path} is no Tiny ImageNet: it has no {_MARK}. Name the folder tiny-imagenet-200.")
+        self._root = found[0]
+
+    def images(self, split: str) -> Iterable[Entry | Unusable]:
+        folder = os.path.join(self._root, split)
+        return FolderSource(folder).scan() if os.path.isdir(folder) else ()
+
+    def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
+        return open_regular_file(uri)
+
+    def text(self, name: str) -> str:
+        try:
+            with open(os.path.join(self._root, name), encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except OSError as error:
+            raise SourceError(
+                f"{self._root} has no {name} that can be read ({error.strerror}): unpack the data set again."
+            ) from error
+
+
+class _ZippedTree:
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise SourceError(f"{path} is no whole zip file ({error}): download it again.") from error
+        except OSError as error:
+            raise SourceError(
+                f"{path} cannot be read ({error.strerror}): name the folder or the zip file of Tiny ImageNet."
+            ) from error
+        marks = [name for name in self._archive.namelist() if name == _MARK or name.endswith("/" + _MARK)]
+        if not marks:
+            raise SourceError(f"{path} is no Tiny ImageNet: it has no {_MARK}.")
+        self._root = min(marks, key=len).removesuffix(_MARK)
+
+    def images(self, split: str) -> Iterable[Entry | Unusable]:
+        below = f"{self._root}{split}/"
+        for info in self._archive.infolist():
+            if info.filename.startswith(below) and is_allowed_extension(info.filename):
+                # The content, not the zip file, tells whether the image has changed.
+                version = f"{info.CRC:08x}-{info.file_size}"
+                yield Entry(f"{self._path}/{info.filename}", version, _date(info.date_time))
+
+    def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
+        return open_member(self._archive, uri.removeprefix(f"{self._path}/"))
+
+    def text(self, name: str) -> str:
+        try:
+            return self._archive.read(self._root + name).decode("utf-8", "replace")
+        except Exception as error:  # of a damaged zip file, of many kinds
+            raise SourceError(f"{self._path} has no {name} that can be read ({error}): download it again.") from error
+
+
+def _date(fields: tuple[int, int, int, int, int, int]) -> str | None:
+    try:
+        return datetime(*fields).isoformat()
+    except ValueError:
+        return None

@@ -1,0 +1,49 @@
+"""Images inside zip files: read without unpacking, at a uri that goes on behind the name of the zip file."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from ..errors import InvalidImageError
+from ..images import open_regular_file
+
+_MAX_BYTES = 256 << 20
+"""Longest image that is unpacked, into memory; a small entry may claim to be of any length."""
+
+
+@contextmanager
+def open_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+    """Open an image of a zip file for reading, seekable. Raises `InvalidImageError` if that cannot be done."""
+    try:
+        if archive.getinfo(name).file_size > _MAX_BYTES:
+            raise InvalidImageError("too large", f"more than {_MAX_BYTES:,} bytes, unpacked")
+        data = archive.read(name)
+    except KeyError as error:
+        raise InvalidImageError("missing", "the zip file has no such image") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InvalidImageError("damaged", f"in the zip file: {error}") from error
+    except (RuntimeError, NotImplementedError) as error:  # a password, an unknown way to compress
+        raise InvalidImageError("unsupported format", f"in the zip file: {error}") from error
+    except OSError as error:
+        raise InvalidImageError("cannot be read", error.strerror or str(error)) from error
+    yield io.BytesIO(data)
+
+
+@contextmanager
+def open_path(path: str) -> Iterator[IO[bytes]]:
+    """Open an image by its path, which may go on behind the name of a zip file. Raises `InvalidImageError`."""
+    above = os.path.dirname(path)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if os.path.isfile(above) and zipfile.is_zipfile(above):
+        with zipfile.ZipFile(above) as archive, open_member(archive, path[len(above) + 1 :]) as file:
+            yield file
+    else:
+        with open_regular_file(path) as file:
+            yield file
