@@ -129,7 +129,7 @@ def index_command(
         list[str] | None,
         typer.Argument(
             metavar="SOURCE...",
-            help="Folders of images, or other sources: see `pixmatcher sources`. Without any: refresh the collection found here.",
+            help="Folders of images, or what `pixmatcher sources` shows. Without any: refresh the collection here.",
         ),
     ] = None,
     collection: CollectionOption = None,

@@ -40,6 +40,8 @@ CREATE TABLE IF NOT EXISTS failures (
 );
 """
 _ITEM_COLUMNS = ", ".join(field.name for field in fields(Item))
+_KIND = re.compile(r"[a-z][a-z0-9-]+:/")
+"""How the spec of a source begins that is no folder."""
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
@@ -274,7 +276,7 @@ class Catalog:
 
     def source_id(self, spec: str) -> int:
         """The id of a source, made known if it is new."""
-        stored = self._stored(spec)
+        stored = spec if _KIND.match(spec) else self._stored(spec)
         self._connection.execute("INSERT OR IGNORE INTO sources (spec) VALUES (?)", (stored,))
         return int(self._connection.execute("SELECT id FROM sources WHERE spec = ?", (stored,)).fetchone()[0])
 
@@ -288,7 +290,11 @@ class Catalog:
 
     def sources(self) -> dict[str, int]:
         """The id of each source by its spec, in the order in which they came."""
-        return {self._shown(spec): i for i, spec in self._query("SELECT id, spec FROM sources ORDER BY id")}
+        found = self._query("SELECT id, spec FROM sources ORDER BY id")
+        return {
+            spec if isinstance(spec, str) and _KIND.match(spec) else self._shown(spec): source_id
+            for source_id, spec in found
+        }
 
     def put_failures(self, failures: Iterable[Failure], source_id: int) -> None:
         self._connection.executemany(

@@ -30,7 +30,8 @@ class FolderSource:
     def __init__(self, path: str) -> None:
         if not path:
             raise SourceError("The name of the source is empty: name a folder of images.")
-        self.spec = self.folder = os.path.abspath(path)
+        self.spec = os.path.abspath(path)
+        self.folder: str | None = self.spec
         if not os.path.isdir(self.spec):
             what = "is not a folder" if os.path.lexists(self.spec) else "does not exist"
             raise SourceError(f"{path} {what}: name a folder of images.")

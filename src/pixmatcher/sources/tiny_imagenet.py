@@ -1,7 +1,7 @@
 """Tiny ImageNet: 200 classes of small images, unpacked or in the zip file it comes in.
 
-Its layout: `wnids.txt` (the classes, as WordNet ids), `words.txt` (their names), `train/WNID/images/`, `val/images/` with
-`val/val_annotations.txt`, and `test/images/`, which has no labels. Bounding boxes are not read.
+Its layout: `wnids.txt` (the classes, as WordNet ids), `words.txt` (their names), `train/WNID/images/`, `val/images/`
+with `val/val_annotations.txt`, and `test/images/`, which has no labels. Bounding boxes are not read.
 """
 
 from __future__ import annotations
