@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pixmatcher import Collection, Item, Query, load_encoder, open_image, search
+from pixmatcher import Collection, Item, Query, classify, load_encoder, open_image, search
 from pixmatcher.encoders.lite import BATCH_SIZE
 from pixmatcher.images import fit_image
 
@@ -154,13 +154,18 @@ def open_query(folder: Path, items: int, repeats: int) -> None:
             picks = random.integers(0, len(photos), 10_000)
             jitter = {name: random.normal(0, 0.02, (10_000, v.shape[1])).astype(np.float32) for name, v in base.items()}
             collection.add(
-                [Item(f"/photos/{start + n}.jpg") for n in range(10_000)],
+                [Item(f"/photos/{start + n}.jpg", label=photos[pick].stem) for n, pick in enumerate(picks)],
                 {name: v[picks] + jitter[name] for name, v in base.items()},
             )
     with Collection.open(folder) as collection:
-        for title, query in (("text", Query("a cat asleep")), ("image", Query(image=photos[0]))):
-            search(collection, query)
-            times = [search(collection, query).took_ms for _ in range(repeats)]
+        image = Query(image=photos[0])
+        for title, ask, query in (
+            ("text", search, Query("a cat asleep")),
+            ("image", search, image),
+            ("categories", classify, image),
+        ):
+            ask(collection, query)
+            times = [ask(collection, query).took_ms for _ in range(repeats)]
             print(
                 f"{title} query, {items:,} items, open: median {statistics.median(times):.1f} ms, "
                 f"fastest {min(times):.1f} ms (asked under 20)"

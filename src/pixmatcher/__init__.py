@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .categories import Category, CategoryResult, classify
     from .collection import Collection, Failure, Hit, Item, Problem
     from .encoders import Encoder, load_encoder
     from .errors import (
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 
 # Names are imported when they are first used, so that `import pixmatcher` costs next to nothing.
 _HOMES = {
+    "categories": ("Category", "CategoryResult", "classify"),
     "collection": ("Collection", "Failure", "Hit", "Item", "Problem"),
     "encoders": ("Encoder", "load_encoder"),
     "errors": (
@@ -71,6 +73,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ALLOWED_EXTENSIONS",
+    "Category",
+    "CategoryResult",
     "Collection",
     "CollectionError",
     "CollectionLockedError",
@@ -90,6 +94,7 @@ __all__ = [
     "SearchResult",
     "SourceError",
     "StorageError",
+    "classify",
     "index",
     "is_allowed_extension",
     "load_encoder",

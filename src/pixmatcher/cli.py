@@ -227,6 +227,34 @@ def _search_batch(batch: str, collection: Path | None, k: int, min_score: float 
         raise typer.Exit(1)
 
 
+@_command("categories")
+def categories_command(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image path, an image URL, or - for stdin.")],
+    collection: CollectionOption = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of categories.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    allow_private_hosts: Annotated[
+        bool, typer.Option("--allow-private-hosts", help="Fetch image URLs from private and loopback addresses too.")
+    ] = False,
+) -> None:
+    """Tell the most likely labels of an image, by those of the nearest labelled images."""
+    from .categories import classify
+    from .query import parse_query
+
+    with _open(collection) as opened:
+        result = classify(opened, parse_query([image], allow_private=allow_private_hosts), k=k)
+    if as_json:
+        print(json.dumps(result.as_json()))
+        return
+    print(f"{printable(result.query)}  ({result.space}, {result.took_ms:.0f} ms)")
+    rows = [("rank", "score", "category", "nearest example")]
+    rows += [
+        (str(c.rank), f"{c.score:.3f}", printable(c.name), printable(_near(c.example.item.uri)))
+        for c in result.categories
+    ]
+    _print_table(rows)
+
+
 @_command("info")
 def info_command(collection: CollectionOption = None) -> None:
     """Show what is in a collection."""
@@ -401,10 +429,15 @@ def _print_hits(result: SearchResult, label_names: Mapping[str, str] | None = No
     ]
     if not any(label for *_, label in rows[1:]):
         rows = [(*row[:3], "") for row in rows]
+    _print_table(rows)
+
+
+def _print_table(rows: Sequence[tuple[str, str, str, str]]) -> None:
+    """Print rows of a rank, a score and two texts, the first of them the header."""
     # Not rich's table, which leaves out columns where a path is longer than the terminal is wide.
-    rank, score, image, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    rank, score, text, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     for row in rows:
-        print(f"{row[0]:>{rank}}  {row[1]:>{score}}  {row[2]:<{image}}  {row[3]}".rstrip())
+        print(f"{row[0]:>{rank}}  {row[1]:>{score}}  {row[2]:<{text}}  {row[3]}".rstrip())
 
 
 def _near(uri: str) -> str:

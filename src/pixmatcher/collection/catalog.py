@@ -321,10 +321,9 @@ class Catalog:
         """What labels are called, for those that have a name beside their code."""
         return dict(self._query("SELECT label, name FROM label_names"))
 
-    def labelled_rows(self) -> tuple[npt.NDArray[np.int64], list[str]]:
-        """The rows (N,) of all items that have a label, and the label of each."""
-        found = self._query("SELECT row, label FROM items WHERE label IS NOT NULL ORDER BY row")
-        return np.array([row for row, _ in found], np.int64), [label for _, label in found]
+    def label_count(self) -> int:
+        """How many different labels the items have."""
+        return self._one("SELECT count(DISTINCT label) FROM items WHERE label IS NOT NULL")
 
     # Comparison of the sources with the catalog. The tables are temporary.
 
