@@ -154,7 +154,7 @@ def open_query(folder: Path, items: int, repeats: int) -> None:
             picks = random.integers(0, len(photos), 10_000)
             jitter = {name: random.normal(0, 0.02, (10_000, v.shape[1])).astype(np.float32) for name, v in base.items()}
             collection.add(
-                [Item(f"/photos/{start + n}.jpg", label=photos[pick].stem) for n, pick in enumerate(picks)],
+                [Item(f"/photos/{start + n}.jpg", label=f"{pick}.{n % 11}") for n, pick in enumerate(picks)],
                 {name: v[picks] + jitter[name] for name, v in base.items()},
             )
     with Collection.open(folder) as collection:

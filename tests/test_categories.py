@@ -54,7 +54,7 @@ def test_the_vote_is_what_the_formula_says(tiny: TinyEncoder, image: Path, vecto
     assert [c.score for c in result.categories] == pytest.approx([score for score, _ in expected], rel=0.01)
     assert sum(c.score for c in result.categories) == pytest.approx(1)
     assert [c.name for c in result.categories] == ["the first", "b", "c"]
-    assert [c.example.item.uri for c in result.categories] == ["/images/0.png", "/images/1.png", "/images/4.png"]
+    assert [c.example.uri for c in result.categories] == ["/images/0.png", "/images/1.png", "/images/4.png"]
 
 
 def test_five_categories_and_not_five_neighbours(

@@ -60,6 +60,22 @@ def test_hits_are_those_of_a_full_comparison(tmp_path: Path, kind: str) -> None:
             assert (scores.tolist(), found.tolist()) == full_comparison(stored, rows, query, k)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.01, 0.0003, 0.0])
+def test_hits_among_some_rows_are_those_of_a_full_comparison(tmp_path: Path, share: float) -> None:
+    random = np.random.default_rng(2)
+    values = clusters(random, 40_000)
+    vectors, stored = write(tmp_path, values)
+    rows = np.sort(random.permutation(len(values))[:39_000])
+    index = ExactIndex(vectors)
+    index.update(rows)
+    among = random.random(len(values)) < share
+    chosen = rows[among[rows]]
+    for query in values[:4]:
+        for k in (1, 12, 300):
+            scores, found = index.search(query, k, among)
+            assert (scores.tolist(), found.tolist()) == full_comparison(stored, chosen, query, k)
+
+
 def test_the_codes_answer_for_real_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On rows like those of images, the candidates of one scan suffice: the full comparison is not needed."""
     random = np.random.default_rng(2)

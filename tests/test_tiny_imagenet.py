@@ -113,8 +113,10 @@ def test_what_names_no_data_set(tmp_path: Path, unpacked: Path, zipped: Path) ->
 def test_damaged_images_of_a_zip_file_are_told(tiny: TinyEncoder, zipped: Path, tmp_path: Path) -> None:
     content = bytearray(zipped.read_bytes())
     with zipfile.ZipFile(zipped) as archive:
-        first = next(info for info in archive.infolist() if info.filename.endswith("_0.JPEG"))
-    content[first.header_offset + 30 + len(first.filename) + 40] ^= 0xFF
+        first = archive.getinfo("tiny-imagenet-200/train/n01443537/images/n01443537_0.JPEG")
+    # Behind the local header, whose length is told in itself, in the middle of the content.
+    extra = int.from_bytes(content[first.header_offset + 28 : first.header_offset + 30], "little")
+    content[first.header_offset + 30 + len(first.filename) + extra + first.compress_size // 2] ^= 0xFF
     zipped.write_bytes(content)
     report = index(f"tiny-imagenet:{zipped}", tmp_path / "c", encoders=["tiny"])
     assert (report.added, len(report.failures)) == (5, 1)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .collection import Collection, Hit
+from .collection import Collection, Item, Neighbour
 from .encoders import load_recorded
 from .errors import CollectionError, QueryError
 from .query import Query, embed_query
@@ -32,7 +31,7 @@ class Category:
     score: float
     label: str
     name: str
-    example: Hit
+    example: Item
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class CategoryResult:
                     "score": round(category.score, 4),
                     "label": category.label,
                     "name": category.name,
-                    "example": category.example.item.uri,
+                    "example": category.example.uri,
                 }
                 for category in self.categories
             ],
@@ -75,40 +74,28 @@ def classify(collection: Collection, query: Query, *, k: int = 5) -> CategoryRes
     started = time.perf_counter()
     encoders = [load_recorded(record.name, record.fingerprint) for record in collection.encoders]
     space, vector = embed_query(query, encoders)
+    neighbours = collection.nearest_labelled(vector, space=space, k=NEIGHBOURS, labels=k)
+    if not neighbours:
+        raise CollectionError(
+            f"No image in {collection.path} has a label: index a source with labels, see `pixmatcher sources`."
+        )
     names = collection.catalog.label_names()
-    found = _vote(_labelled_hits(collection, vector, space, k))[:k]
     ranked = [
-        Category(rank, score, label, names.get(label, label), example)
-        for rank, (label, score, example) in enumerate(found, start=1)
+        Category(rank, share, nearest.label, names.get(nearest.label, nearest.label), nearest.item)
+        for rank, (share, nearest) in enumerate(_vote(neighbours)[:k], start=1)
+        if nearest.item is not None
     ]
     return CategoryResult(query.name, space, (time.perf_counter() - started) * 1000, ranked)
 
 
-def _labelled_hits(collection: Collection, vector: npt.NDArray[np.float32], space: str, k: int) -> list[Hit]:
-    """The nearest items that have a label: as many as vote, or more until they have k different labels."""
-    labels = collection.catalog.label_count()
-    if not labels:
-        raise CollectionError(
-            f"No image in {collection.path} has a label: index a source with labels, see `pixmatcher sources`."
-        )
-    total, wanted = len(collection), NEIGHBOURS
-    while True:
-        hits = [hit for hit in collection.search(vector, space=space, k=wanted) if hit.item.label is not None]
-        different = len({hit.item.label for hit in hits})
-        if wanted >= total or (len(hits) >= NEIGHBOURS and different >= min(k, labels)):
-            return hits
-        wanted *= 4
-
-
-def _vote(hits: list[Hit]) -> list[tuple[str, float, Hit]]:
-    """Each label of the hits with its share of the vote and its nearest hit, the greatest share first."""
-    scores = np.array([hit.score for hit in hits])
+def _vote(neighbours: list[Neighbour]) -> list[tuple[float, Neighbour]]:
+    """The share of the vote of each label, and its nearest neighbour, the greatest share first."""
+    scores = np.array([neighbour.score for neighbour in neighbours])
     weights = np.exp((scores - scores.max()) / TEMPERATURE)
     weights /= weights.sum()
     votes: dict[str, float] = {}
-    nearest: dict[str, Hit] = {}
-    for hit, weight in zip(hits, weights.tolist(), strict=True):
-        label = hit.item.label or ""
-        votes[label] = votes.get(label, 0.0) + weight
-        nearest.setdefault(label, hit)
-    return sorted(((label, share, nearest[label]) for label, share in votes.items()), key=lambda vote: -vote[1])
+    nearest: dict[str, Neighbour] = {}
+    for neighbour, weight in zip(neighbours, weights.tolist(), strict=True):
+        votes[neighbour.label] = votes.get(neighbour.label, 0.0) + weight
+        nearest.setdefault(neighbour.label, neighbour)
+    return sorted(((share, nearest[label]) for label, share in votes.items()), key=lambda vote: -vote[0])

@@ -249,8 +249,7 @@ def categories_command(
     print(f"{printable(result.query)}  ({result.space}, {result.took_ms:.0f} ms)")
     rows = [("rank", "score", "category", "nearest example")]
     rows += [
-        (str(c.rank), f"{c.score:.3f}", printable(c.name), printable(_near(c.example.item.uri)))
-        for c in result.categories
+        (str(c.rank), f"{c.score:.3f}", printable(c.name), printable(_near(c.example.uri))) for c in result.categories
     ]
     _print_table(rows)
 

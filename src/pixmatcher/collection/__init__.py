@@ -2,6 +2,6 @@
 
 from .collection import Collection
 from .files import CATALOG_NAME, FOLDER_NAME
-from .items import Failure, Hit, Item, Problem
+from .items import Failure, Hit, Item, Neighbour, Problem
 
-__all__ = ["CATALOG_NAME", "FOLDER_NAME", "Collection", "Failure", "Hit", "Item", "Problem"]
+__all__ = ["CATALOG_NAME", "FOLDER_NAME", "Collection", "Failure", "Hit", "Item", "Neighbour", "Problem"]

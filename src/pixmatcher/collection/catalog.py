@@ -9,7 +9,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -45,6 +45,14 @@ _KIND = re.compile(r"[a-z][a-z0-9-]+:/")
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
+@dataclass(frozen=True)
+class LabelsByRow:
+    """All labels of a collection, and of each row the position of its label among them (rows,) int32, -1 for none."""
+
+    names: list[str]
+    codes: npt.NDArray[np.int32]
+
+
 class Catalog:
     """All SQL of a collection. Paths below `home` are stored relative to it, so that both can be moved together."""
 
@@ -53,6 +61,7 @@ class Catalog:
         self._home = os.path.join(home, "")
         # One connection may serve several threads; the lock keeps their transactions apart.
         self._lock = threading.RLock()
+        self._labels: tuple[tuple[int, int], LabelsByRow] | None = None
         with _explained(path):
             if create:
                 with contextlib.closing(_connect(path, "mode=rwc")) as connection:
@@ -321,9 +330,19 @@ class Catalog:
         """What labels are called, for those that have a name beside their code."""
         return dict(self._query("SELECT label, name FROM label_names"))
 
-    def label_count(self) -> int:
-        """How many different labels the items have."""
-        return self._one("SELECT count(DISTINCT label) FROM items WHERE label IS NOT NULL")
+    def labels_by_row(self) -> LabelsByRow:
+        """The label of each row, kept until something is written, by whatever process."""
+        with self.reading():
+            # SQLite counts what others write and what this connection writes in two places.
+            state = (self._one("PRAGMA data_version"), self._connection.total_changes)
+            if self._labels is None or self._labels[0] != state:
+                found = self._query("SELECT row, label FROM items WHERE label IS NOT NULL")
+                names = sorted({label for _, label in found})
+                code_of = {label: code for code, label in enumerate(names)}
+                codes = np.full(self.row_count(), -1, np.int32)
+                codes[[row for row, _ in found]] = [code_of[label] for _, label in found]
+                self._labels = (state, LabelsByRow(names, codes))
+            return self._labels[1]
 
     # Comparison of the sources with the catalog. The tables are temporary.
 

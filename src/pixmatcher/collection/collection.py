@@ -33,7 +33,7 @@ from .files import (
     start_again,
     write_error,
 )
-from .items import Failure, Hit, Item, Problem
+from .items import Failure, Hit, Item, Neighbour, Problem
 from .lock import WriterLock
 from .manifest import DescribesEncoder, EncoderRecord, Manifest
 from .vectors import Float16, Rows, VectorFile, row_checksums, to_stored
@@ -227,6 +227,31 @@ class Collection:
         ]
         found.sort(key=lambda pair: (-pair[0], pair[1].id))
         return [Hit(rank, score, item) for rank, (score, item) in enumerate(found[:k], start=1)]
+
+    def nearest_labelled(self, vector: npt.ArrayLike, *, space: str, k: int, labels: int) -> list[Neighbour]:
+        """The k nearest items that have a label, best first.
+
+        If they have fewer than `labels` different ones, the nearest items of the next labels follow. Fewer where there
+        are fewer. Raises `CollectionError` if there is no such space or the vector does not fit it.
+        """
+        query = _query_vector(vector, self._space(space))
+        with self._thread_lock, self.catalog.reading() as generation:
+            known = self.catalog.labels_by_row()
+            index = self._index(space, generation)
+            among = known.codes >= 0
+            scores, rows = index.search(query, k, among)
+            while True:
+                seen, first = np.unique(known.codes[rows], return_index=True)
+                among &= ~np.isin(known.codes, seen)
+                if len(seen) >= labels or not among.any():
+                    break
+                more_scores, more = index.search(query, k, among)
+                nearest = np.sort(np.unique(known.codes[more], return_index=True)[1])
+                scores, rows = np.append(scores, more_scores[nearest]), np.append(rows, more[nearest])
+            items = self.catalog.items_by_row(rows[first].tolist())
+        firsts = {int(position): items[int(rows[position])] for position in first}
+        pairs = zip(known.codes[rows].tolist(), scores.tolist(), strict=True)
+        return [Neighbour(known.names[code], score, firsts.get(n)) for n, (code, score) in enumerate(pairs)]
 
     # Writing
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..cores import usable_cores
 from .files import Writer
-from .vectors import Float32, Rows, VectorFile
+from .vectors import Float32, RowMask, Rows, VectorFile
 
 _GREATEST_CODE = 127
 _HEADROOM = 1.1
@@ -81,31 +81,32 @@ class ExactIndex:
             values += self._random.random(values.shape, np.float32)
             self._index.add_with_ids(np.floor(values, out=values), block)
 
-    def search(self, query: Float32, k: int) -> tuple[Float32, Rows]:
-        """The k rows of the highest inner product with query (D,), best first; fewer if there are fewer."""
-        total = self._index.ntotal
-        k = min(k, total)
+    def search(self, query: Float32, k: int, among: RowMask | None = None) -> tuple[Float32, Rows]:
+        """The k rows of the highest inner product with query (D,), best first; fewer if there are fewer.
+
+        With `among` (rows,) bool, only the rows that are true there.
+        """
+        chosen = self.rows if among is None else self.rows[among[self.rows]]
+        k = min(k, len(chosen))
         if k < 1:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         query = np.ascontiguousarray(query, dtype=np.float32)
         # Brought near 1 by a power of two, which costs no digit: no step may leave the range of float32.
         exponent = math.frexp(float(np.abs(query).max()))[1]
-        scores, rows = self._nearest(np.ldexp(query, -exponent), k)
+        scores, rows = self._nearest(np.ldexp(query, -exponent), k, chosen, among)
         return np.ldexp(scores, exponent), rows
 
-    def _nearest(self, query: Float32, k: int) -> tuple[Float32, Rows]:
+    def _nearest(self, query: Float32, k: int, chosen: Rows, among: RowMask | None) -> tuple[Float32, Rows]:
         """As `search`, for 1 or more rows and a query whose greatest value is about 1."""
-        total = self._index.ntotal
         wanted = max(4 * k, _CANDIDATES)
-        while wanted < total // 8:
-            coarse, rows = self._scan_codes(query, wanted)
+        while wanted < len(chosen) // 8:
+            coarse, rows = self._scan_codes(query, wanted, among)
             scores = self._true_scores(query, rows)
             if coarse.min() + self._reach(query) < np.partition(scores, -k)[-k]:
                 return _best(scores, rows, k)
             wanted *= 4
-        rows = self.rows
-        scores = np.concatenate([self._true_scores(query, block) for block in np.array_split(rows, total // 4096 + 1)])
-        return _best(scores, rows, k)
+        blocks = np.array_split(chosen, len(chosen) // 4096 + 1)
+        return _best(np.concatenate([self._true_scores(query, block) for block in blocks]), chosen, k)
 
     def save(self, file: Writer) -> None:
         """Write the index to an open file: FAISS's own format, and the units behind it."""
@@ -135,18 +136,24 @@ class ExactIndex:
         by_chance = math.sqrt(math.log(1 / _CHANCE) / 2) * float(np.linalg.norm(magnitudes))
         return by_chance + _ROUNDING * _GREATEST_CODE * float(magnitudes.sum())
 
-    def _scan_codes(self, query: Float32, wanted: int) -> tuple[Float32, Rows]:
-        """The `wanted` rows that score highest by their codes, in no particular order."""
+    def _scan_codes(self, query: Float32, wanted: int, among: RowMask | None) -> tuple[Float32, Rows]:
+        """The `wanted` rows, of those in `among`, that score highest by their codes, in no particular order."""
         codes, ids = self._index.index, self.rows
+        bits = None if among is None else np.packbits(among[ids], bitorder="little")
         scaled = (query * self._units)[None, :]
         # FAISS uses one thread a query, and one core alone cannot read memory at its full speed.
         threads = min(usable_cores(), len(ids) // _ROWS_A_THREAD + 1)
         bounds = np.linspace(0, len(ids), threads + 1).astype(int).tolist()
 
         def scan(part: tuple[int, int]) -> tuple[Float32, Rows]:
-            selection = faiss.SearchParameters(sel=faiss.IDSelectorRange(*part))  # type: ignore[call-arg]
+            selector: Any = faiss.IDSelectorRange(*part)
+            if bits is not None:
+                chosen = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
+                selector = faiss.IDSelectorAnd(selector, chosen)
+            selection = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
             scores, positions = codes.search(scaled, min(wanted, part[1] - part[0]), params=selection)
-            return scores[0], ids[positions[0]]
+            found = positions[0] >= 0
+            return scores[0][found], ids[positions[0][found]]
 
         parts = list(itertools.pairwise(bounds))
         found = list(_pool().map(scan, parts))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from .files import Writer, read_error, replacing_both, temporary_path
-from .vectors import Float32, Rows, VectorFile
+from .vectors import Float32, RowMask, Rows, VectorFile
 
 EXACT = "exact"
 """The name of the only kind of index there is today."""
@@ -43,8 +43,11 @@ class VectorIndex(Protocol):
     def update(self, rows: Rows) -> None:
         """Hold exactly the given rows: take out what is not among them, add what is missing."""
 
-    def search(self, query: Float32, k: int) -> tuple[Float32, Rows]:
-        """The k rows of the highest inner product with query (D,), best first; fewer if there are fewer."""
+    def search(self, query: Float32, k: int, among: RowMask | None = None) -> tuple[Float32, Rows]:
+        """The k rows of the highest inner product with query (D,), best first; fewer if there are fewer.
+
+        With `among` (rows,) bool, only the rows that are true there.
+        """
 
     def save(self, file: Writer) -> None:
         """Write the index to an open file."""

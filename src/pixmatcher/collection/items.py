@@ -56,3 +56,12 @@ class Problem:
     part: str
     message: str
     remedy: str
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A labelled item near a query: its label, its score, and the item itself if it is the nearest of that label."""
+
+    label: str
+    score: float
+    item: Item | None

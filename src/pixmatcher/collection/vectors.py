@@ -18,6 +18,7 @@ from .files import read_error, remove, sync_folder
 Float32 = npt.NDArray[np.float32]
 Float16 = npt.NDArray[np.float16]
 Rows = npt.NDArray[np.int64]
+RowMask = npt.NDArray[np.bool_]
 
 _STORED = np.dtype("<f2")
 

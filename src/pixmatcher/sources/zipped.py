@@ -38,11 +38,11 @@ def open_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
 @contextmanager
 def open_path(path: str) -> Iterator[IO[bytes]]:
     """Open an image by its path, which may go on behind the name of a zip file. Raises `InvalidImageError`."""
-    above = os.path.dirname(path)
+    above = os.path.dirname(os.path.abspath(path))
     while not os.path.lexists(above):
         above = os.path.dirname(above)
     if os.path.isfile(above) and zipfile.is_zipfile(above):
-        with zipfile.ZipFile(above) as archive, open_member(archive, path[len(above) + 1 :]) as file:
+        with zipfile.ZipFile(above) as archive, open_member(archive, os.path.abspath(path)[len(above) + 1 :]) as file:
             yield file
     else:
         with open_regular_file(path) as file:
