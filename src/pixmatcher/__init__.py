@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SourceError,
         StorageError,
     )
+    from .evaluation import Evaluation, evaluate
     from .images import (
         ALLOWED_EXTENSIONS,
         Recipe,
@@ -55,6 +56,7 @@ _HOMES = {
         "SourceError",
         "StorageError",
     ),
+    "evaluation": ("Evaluation", "evaluate"),
     "images": (
         "ALLOWED_EXTENSIONS",
         "Recipe",
@@ -76,6 +78,7 @@ __all__ = [
     "CollectionLockedError",
     "Encoder",
     "EncoderError",
+    "Evaluation",
     "Failure",
     "FetchError",
     "Hit",
@@ -90,6 +93,7 @@ __all__ = [
     "SearchResult",
     "SourceError",
     "StorageError",
+    "evaluate",
     "index",
     "is_allowed_extension",
     "load_encoder",
