@@ -229,18 +229,21 @@ def test_memory_is_bounded(tmp_path: Path, tiny: TinyEncoder, monkeypatch: pytes
     assert peak < 20_000_000
 
 
-def test_the_query_itself_is_left_out(collection: Collection, data: Path, tiny: TinyEncoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("k", [3, 15])  # some hits, and all that there are
+def test_the_query_itself_is_left_out(
+    collection: Collection, data: Path, tiny: TinyEncoder, tmp_path: Path, k: int
+) -> None:
     source = open_source(f"tiny-imagenet:{data}")
-    found = evaluate(collection, source, k=3)  # by its uri
+    found = evaluate(collection, source, k=k)  # by its uri
     reckoned = [
-        reckon(collection, "visual", embed_query(tiny, item.uri), item.label or "", 3, frozenset({item.id}))
+        reckon(collection, "visual", embed_query(tiny, item.uri), item.label or "", k, frozenset({item.id}))
         for item in collection.items()
     ]
     figures = np.mean([figures for figures, _ in filter(None, reckoned)], axis=0)
     np.testing.assert_allclose(values(found), figures)
     assert figures[0] < 1
     moved = shutil.copytree(data, tmp_path / "elsewhere" / data.name)  # by its content
-    assert evaluate(collection, open_source(f"tiny-imagenet:{moved}"), k=3).images == found.images
+    assert evaluate(collection, open_source(f"tiny-imagenet:{moved}"), k=k).images == found.images
 
 
 class Listed:
