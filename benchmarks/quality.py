@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pixmatcher.encoders.lite import BATCH_SIZE, RECIPE, LiteEncoder
+from pixmatcher.evaluation import best_columns, precision_at
 from pixmatcher.images import Recipe, fit_image, open_image
 
 Floats = npt.NDArray[np.float32]
@@ -81,8 +82,8 @@ def network_outputs(run: Network, images: Sequence[bytes]) -> tuple[Floats, Floa
 
 def precision(scores: Floats, of_queries: Labels, of_items: Labels) -> float:
     """Return the mean precision@10 of `scores` (queries, items), greater being nearer."""
-    nearest = np.argpartition(-scores, NEAREST, axis=1)[:, :NEAREST]
-    return float((of_items[nearest] == of_queries[:, None]).mean())
+    relevance = of_items[best_columns(scores, NEAREST)] == of_queries[:, None]
+    return float(precision_at(relevance, NEAREST).mean())
 
 
 @dataclass(frozen=True)

@@ -588,7 +588,7 @@ from pixmatcher.cli import main
 
 class Slow(TinyEncoder):
     def encode_images(self, pixels):
-        time.sleep(0.02)
+        time.sleep(0.1)
         return super().encode_images(pixels)
 
 encoders._LOADERS["tiny"] = Slow

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         SourceError,
         StorageError,
     )
+    from .evaluation import Evaluation, evaluate
     from .images import (
         ALLOWED_EXTENSIONS,
         Recipe,
@@ -57,6 +58,7 @@ _HOMES = {
         "SourceError",
         "StorageError",
     ),
+    "evaluation": ("Evaluation", "evaluate"),
     "images": (
         "ALLOWED_EXTENSIONS",
         "Recipe",
@@ -80,6 +82,7 @@ __all__ = [
     "CollectionLockedError",
     "Encoder",
     "EncoderError",
+    "Evaluation",
     "Failure",
     "FetchError",
     "Hit",
@@ -95,6 +98,7 @@ __all__ = [
     "SourceError",
     "StorageError",
     "classify",
+    "evaluate",
     "index",
     "is_allowed_extension",
     "load_encoder",

@@ -21,6 +21,7 @@ from .errors import PixMatcherError, QueryError
 
 if TYPE_CHECKING:
     from .collection import Collection, Failure
+    from .evaluation import CaptionEvaluation, Evaluation, Figures
     from .indexing import IndexReport, ProgressCallback
     from .searching import SearchResult
 
@@ -254,6 +255,53 @@ def categories_command(
     _print_table(rows)
 
 
+@_command("evaluate")
+def evaluate_command(
+    queries: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Images with labels, to search for; see `pixmatcher sources`."),
+    ] = None,
+    collection: CollectionOption = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of results that count.")] = 10,
+    captions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A csv with the columns image and caption, to search for images by caption."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    per_category: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save what each category reaches as csv.")
+    ] = None,
+) -> None:
+    """Measure how well a collection answers queries of which the right answers are known."""
+    from .evaluation import evaluate, evaluate_captions, save_categories
+    from .outputs import check_writable
+    from .sources import open_source
+
+    if queries is None and (captions is None or per_category is not None):
+        raise QueryError("Name a source of images with labels: --queries SOURCE.")
+    if per_category is not None:
+        check_writable(per_category)
+    source = None if queries is None else open_source(queries)
+    with _open(collection) as opened:
+        captioned = evaluation = None
+        if captions is not None:
+            with _progress("Encoding captions", "captions") as progress:
+                captioned = evaluate_captions(opened, captions, progress=progress)
+        if source is not None:
+            with _progress("Encoding queries") as progress:
+                evaluation = evaluate(opened, source, k=k, progress=progress)
+    if as_json:
+        answer = evaluation.as_json() if evaluation else {}
+        print(json.dumps(answer | ({"captions": captioned.as_json()} if captioned else {})))
+    else:
+        _print_evaluation(evaluation, captioned)
+    if evaluation is not None and per_category is not None:
+        save_categories(evaluation, per_category)
+        print(f"Categories saved to {printable(str(per_category))}", file=sys.stderr)
+    if (evaluation and evaluation.failures) or (captioned and captioned.failures):
+        raise typer.Exit(1)
+
+
 @_command("info")
 def info_command(collection: CollectionOption = None) -> None:
     """Show what is in a collection."""
@@ -366,7 +414,7 @@ def _open(collection: Path | None) -> Collection:
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[ProgressCallback | None]:
+def _progress(title: str, what: str = "images") -> Iterator[ProgressCallback | None]:
     """A progress bar on stderr with rate and time left; nothing where stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield None
@@ -386,7 +434,7 @@ def _progress(title: str) -> Iterator[ProgressCallback | None]:
 
         def update(done: int, total: int) -> None:
             speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, rate=f"{speed:.0f} images/s" if speed else "")
+            bar.update(task, completed=done, total=total, rate=f"{speed:.0f} {what}/s" if speed else "")
 
         yield update
 
@@ -437,6 +485,48 @@ def _print_table(rows: Sequence[tuple[str, str, str, str]]) -> None:
     rank, score, text, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     for row in rows:
         print(f"{row[0]:>{rank}}  {row[1]:>{score}}  {row[2]:<{text}}  {row[3]}".rstrip())
+
+
+def _print_evaluation(evaluation: Evaluation | None, captioned: CaptionEvaluation | None) -> None:
+    parts: list[tuple[str, Figures | None]] = []
+    if evaluation is not None:
+        where = printable(str(evaluation.collection))
+        print(f"{evaluation.items:,} labelled images in {where}, {evaluation.seconds:.1f} s")
+        print(f"queries from {printable(evaluation.queries)}")
+        parts += [("images", evaluation.images), ("label names", evaluation.texts)]
+    if captioned is not None:
+        print(f"{captioned.items:,} images in {printable(str(captioned.collection))}, {captioned.seconds:.1f} s")
+        print(f"captions from {printable(captioned.captions)}")
+        parts.append(("captions", captioned.figures))
+    _print_figures([(kind, figures) for kind, figures in parts if figures is not None])
+    if evaluation is not None:
+        unknown = f"of {evaluation.unknown_labels:,} labels that the collection does not have"
+        for count, what in (
+            (evaluation.unlabelled, "without a label"),
+            (evaluation.unknown_queries, unknown),
+            (evaluation.alone, "with a label that no other image has"),
+        ):
+            if count:
+                print(f"left out: {count:,} query images {what}")
+        _print_failures(evaluation.failures)
+    if captioned is not None:
+        _print_failures(captioned.failures)
+
+
+def _print_figures(parts: Sequence[tuple[str, Figures]]) -> None:
+    if not parts:
+        print("No query is left.")
+        return
+    rows = [("queries", "number", "space", "figure", "value", "95 % interval")]
+    for kind, figures in parts:
+        for name, figure in figures.figures.items():
+            digits = 1 if name == "median rank" else 3  # the others are shares of 1
+            value, low, high = (f"{number:.{digits}f}" for number in (figure.value, figure.low, figure.high))
+            rows.append((kind, f"{figures.queries:,}", figures.space, name, value, f"{low} to {high}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{text:{side}{width}}" for text, side, width in zip(row, "<><<><", widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 def _near(uri: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .errors import InvalidImageError, PixMatcherError
 from .fetch import is_url
 from .images import open_image
+from .outputs import check_writable
 from .sources.zipped import open_path
 
 if TYPE_CHECKING:
@@ -32,12 +33,7 @@ def check_sheet_path(path: Path) -> None:
     """
     if path.suffix.lower() not in _FORMATS:
         raise PixMatcherError(f"{path} must end in .png or .jpg.")
-    if os.path.isdir(path):
-        raise PixMatcherError(f"{path} cannot be written (it is a folder).")
-    if not os.path.isdir(path.parent):
-        raise PixMatcherError(f"{path} cannot be written (there is no folder {path.parent}).")
-    if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
-        raise PixMatcherError(f"{path} cannot be written (permission denied).")
+    check_writable(path)
 
 
 def save_contact_sheet(result: SearchResult, path: Path) -> None:

@@ -6,14 +6,15 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from . import __version__
 from .collection import CATALOG_NAME, FOLDER_NAME, Collection, Failure, Item
@@ -26,6 +27,9 @@ from .sources import Source, Unusable, open_source
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 ProgressCallback = Callable[[int, int], None]
 """Called with the images done and the images to do."""
@@ -301,21 +305,8 @@ class _Run:
 
     def _outcomes(self, source_id: int, source: Source) -> Generator[_Outcome, None, None]:
         """Work through the pending entries; at most two batches a worker are under way."""
-        batches = _batches(self._catalog.pending(source_id), self._batch_size)
-        running: set[Future[_Outcome]] = set()
-        try:
-            while True:
-                for batch in islice(batches, 2 * self._workers - len(running)):
-                    running.add(self._executor.submit(self._process, source, batch))
-                if not running:
-                    return
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-        finally:
-            for future in running:
-                future.cancel()
-            wait(running)
+        batches = in_batches(self._catalog.pending(source_id), self._batch_size)
+        return as_completed(self._executor, partial(self._process, source), batches, 2 * self._workers)
 
     def _process(self, source: Source, batch: Sequence[Item], *, encode_known: bool = False) -> _Outcome:
         outcome = _Outcome()
@@ -323,10 +314,8 @@ class _Run:
         for entry in batch:
             try:
                 found = self._decode(source, entry, encode_known)
-            except InvalidImageError as error:
-                outcome.failed.append(self._failure(entry, error.reason, error.detail))
             except Exception as error:  # one file must never end the run
-                outcome.failed.append(self._failure(entry, "unexpected error", f"{type(error).__name__}: {error}"))
+                outcome.failed.append(self._failure(entry, *reason_of(error)))
             else:
                 if isinstance(found, Item):
                     outcome.known.append(found)
@@ -349,10 +338,8 @@ class _Run:
     def _decode(self, source: Source, entry: Item, encode_known: bool) -> _Decoded | Item:
         """Read and decode an image; only its item where an image of the same content is known already."""
         with source.open(entry.uri) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            data: bytes | IO[bytes] = file.read() if size <= _READ_AT_ONCE else file
-            item = replace(entry, bytes=size, content_hash=_sha256(data))
+            data, size, content_hash = read_hashed(file)
+            item = replace(entry, bytes=size, content_hash=content_hash)
             if not encode_known and self._catalog.row_with_content(item.content_hash) is not None:
                 return item
             opened = open_image(data, min_side=self._min_side, max_pixels=self._max_pixels)
@@ -386,7 +373,7 @@ class _Run:
                     lost = [f.uri for f in failures if f.reason not in _UNKNOWN_STATE]
                     self._report.removed += self._catalog.remove_uris(lost)
             # Where the item of that content has itself changed meanwhile, there is nothing left to copy.
-            batches = _batches(without, self._batch_size)
+            batches = in_batches(without, self._batch_size)
             self._buffer = [self._process(source, batch, encode_known=True) for batch in batches]
 
     def _store_encoded(self, outcomes: Sequence[_Outcome], source_id: int) -> None:
@@ -450,10 +437,49 @@ def _holds_something(folder: str) -> bool:
         return False
 
 
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
+# What evaluation does with the images of queries, too
+
+
+def in_batches(entries: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Yield lists of `size` entries; the last may be shorter."""
+    iterator = iter(entries)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def as_completed(
+    executor: Executor, work: Callable[[_T], _R], batches: Iterator[_T], under_way: int
+) -> Generator[_R, None, None]:
+    """Yield what `work` makes of each batch, in the order in which they are done; at most `under_way` are begun."""
+    running: set[Future[_R]] = set()
+    try:
+        while True:
+            for batch in islice(batches, under_way - len(running)):
+                running.add(executor.submit(work, batch))
+            if not running:
+                return
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+    finally:
+        for future in running:
+            future.cancel()
+        wait(running)
+
+
+def read_hashed(file: IO[bytes]) -> tuple[bytes | IO[bytes], int, str]:
+    """What to decode (the bytes of the file, or itself where it is long), its length, and its SHA-256."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    data: bytes | IO[bytes] = file.read() if size <= _READ_AT_ONCE else file
+    return data, size, _sha256(data)
+
+
+def reason_of(error: Exception) -> tuple[str, str]:
+    """Why an image cannot be used: a short fixed phrase to count by, and what says more."""
+    if isinstance(error, InvalidImageError):
+        return error.reason, error.detail
+    return "unexpected error", f"{type(error).__name__}: {error}"
 
 
 def _sha256(data: bytes | IO[bytes]) -> str:

@@ -122,7 +122,7 @@ def embed_query(query: Query, encoders: Sequence[Encoder]) -> tuple[str, npt.NDA
     the first space that knows texts. Raises `QueryError` if the collection has no such space or the text is not valid
     Unicode, `InvalidImageError` if the image cannot be used.
     """
-    encoder, space = _choose_space(query, encoders)
+    encoder, space = image_space(encoders) if query.text is None else text_space(encoders)
     image_vector = None if query.image is None else _embed_image(query, query.image, encoder, space)
     if query.text is None:
         assert image_vector is not None
@@ -133,14 +133,21 @@ def embed_query(query: Query, encoders: Sequence[Encoder]) -> tuple[str, npt.NDA
     return space.name, query.text_weight * text_vector + (1 - query.text_weight) * image_vector
 
 
-def _choose_space(query: Query, encoders: Sequence[Encoder]) -> tuple[Encoder, Space]:
-    spaces = [(encoder, space) for encoder in encoders for space in encoder.spaces]
-    if query.text is not None:
-        spaces = [pair for pair in spaces if pair[1].text]
-        if not spaces:
-            raise QueryError("This collection has no encoder that knows texts: search it by image.")
-        return spaces[0]
-    return min(spaces, key=lambda pair: pair[1].text)
+def image_space(encoders: Sequence[Encoder]) -> tuple[Encoder, Space]:
+    """The space that answers an image alone, and its encoder: the first made for images only, where there is one."""
+    return min(_spaces(encoders), key=lambda pair: pair[1].text)
+
+
+def text_space(encoders: Sequence[Encoder]) -> tuple[Encoder, Space]:
+    """The space that answers a text, and its encoder. Raises `QueryError` if none of them knows texts."""
+    for encoder, space in _spaces(encoders):
+        if space.text:
+            return encoder, space
+    raise QueryError("This collection has no encoder that knows texts: search it by image.")
+
+
+def _spaces(encoders: Sequence[Encoder]) -> list[tuple[Encoder, Space]]:
+    return [(encoder, space) for encoder in encoders for space in encoder.spaces]
 
 
 def _embed_image(query: Query, image: ImageSource, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:

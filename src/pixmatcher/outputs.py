@@ -1,0 +1,18 @@
+"""Files that a user asks for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .errors import PixMatcherError
+
+
+def check_writable(path: Path) -> None:
+    """Find out, before the work is done, whether a file could be saved there. Raises `PixMatcherError` if not."""
+    if os.path.isdir(path):
+        raise PixMatcherError(f"{path} cannot be written (it is a folder).")
+    if not os.path.isdir(path.parent):
+        raise PixMatcherError(f"{path} cannot be written (there is no folder {path.parent}).")
+    if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
+        raise PixMatcherError(f"{path} cannot be written (permission denied).")

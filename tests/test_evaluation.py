@@ -1,0 +1,497 @@
+"""Evaluation: the metrics by hand and against scikit-learn, and whole runs against a plain reckoning of the same."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tracemalloc
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import TinyEncoder, cli, paint
+from pixmatcher import Collection, Evaluation, Item, QueryError, evaluate, evaluation, index, load_encoder
+from pixmatcher.evaluation import (
+    average_precision_at,
+    best_columns,
+    bootstrap_interval,
+    evaluate_captions,
+    mean,
+    median,
+    precision_at,
+    r_precision,
+    recall_at,
+    save_categories,
+)
+from pixmatcher.images import fit_image, open_image, open_regular_file
+from pixmatcher.sources import Entry, Unusable, open_source
+from pixmatcher.spaces import Space
+
+CLASSES = {"n01": "red thing, reddish", "n02": "green thing", "n03": "blue thing"}
+COLOURS = {"n01": (230, 40, 40), "n02": (40, 230, 40), "n03": (40, 40, 230)}
+NAMES = ["precision@1", "precision@3", "mAP@3", "R-precision"]
+
+# Metrics
+
+RELEVANCE = np.array([[1, 0, 1, 0, 1], [0, 0, 0, 0, 0], [0, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=bool)
+RELEVANT = np.array([4, 0, 2, 20])
+
+
+def test_metrics_by_hand() -> None:
+    np.testing.assert_allclose(precision_at(RELEVANCE, 1), [1, 0, 0, 1])
+    np.testing.assert_allclose(precision_at(RELEVANCE, 3), [2 / 3, 0, 2 / 3, 1])
+    np.testing.assert_allclose(precision_at(RELEVANCE, 10), [0.3, 0, 0.2, 0.5])  # five ranks have nothing on them
+    np.testing.assert_allclose(
+        average_precision_at(RELEVANCE, 3, RELEVANT), [(1 + 2 / 3) / 3, 0, (1 / 2 + 2 / 3) / 2, 1]
+    )
+    np.testing.assert_allclose(
+        average_precision_at(RELEVANCE, 10, RELEVANT), [(1 + 2 / 3 + 3 / 5) / 4, 0, (1 / 2 + 2 / 3) / 2, 5 / 10]
+    )
+    np.testing.assert_allclose(r_precision(RELEVANCE, RELEVANT), [2 / 4, 0, 1 / 2, 5 / 20])
+    np.testing.assert_allclose(recall_at([1, 5, 6, 11], 5), [1, 1, 0, 0])
+
+
+def test_average_precision_is_that_of_scikit_learn() -> None:
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(1)
+    scores = rng.permuted(np.tile(np.arange(60.0), (25, 1)), axis=1)  # no ties, which scikit-learn takes together
+    right = rng.random((25, 60)) < rng.uniform(0.05, 0.9, (25, 1))
+    right[:, 7] = True
+    ranked = np.take_along_axis(right, best_columns(scores, 60), axis=1)
+    expected = [average_precision_score(*pair) for pair in zip(right, scores, strict=True)]
+    assert len(set(expected)) == 25
+    np.testing.assert_allclose(average_precision_at(ranked, 60, right.sum(1)), expected)
+    # Beyond the whole ranking nothing changes.
+    np.testing.assert_allclose(average_precision_at(ranked, 500, right.sum(1)), expected)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 5, 8, 20])
+def test_equal_scores_rank_by_column(depth: int) -> None:
+    scores = np.array([1, 3, 2, 3, 2, 3, 0, 2], np.float32)
+    np.testing.assert_array_equal(best_columns(scores, depth), [1, 3, 5, 2, 4, 7, 0, 6][:depth])
+    both = best_columns(np.stack([scores, np.zeros(8, np.float32)]), depth)
+    np.testing.assert_array_equal(both[1], np.arange(8)[:depth])
+
+
+def test_intervals() -> None:
+    values = np.random.default_rng(2).normal([[0.0, 10.0]], [[1.0, 3.0]], (400, 2))
+    low, high = bootstrap_interval(values)
+    # Of a mean, the interval is about as wide as the normal distribution says: 2 x 1.96 standard errors.
+    np.testing.assert_allclose(high - low, 2 * 1.96 * values.std(axis=0) / 20, rtol=0.1)
+    assert (low < mean(values)).all()
+    assert (mean(values) < high).all()
+    again = bootstrap_interval(values)
+    np.testing.assert_array_equal(again, (low, high))
+    assert (bootstrap_interval(values, seed=1)[0] != low).all()
+    np.testing.assert_array_equal(bootstrap_interval(np.full((5, 1), 0.3)), [[0.3], [0.3]])
+    np.testing.assert_array_equal(bootstrap_interval([[7.0]], median), [[7.0], [7.0]])
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap_interval(np.empty((0, 4)))
+
+
+# Whole runs
+
+
+def paint_class(path: Path, label: str, seed: int) -> None:
+    """An image of the colour of its class, but noisy, so that some are taken for others."""
+    rng = np.random.default_rng([seed, sorted(COLOURS).index(label)])
+    fields = np.clip(np.array(COLOURS[label]) + rng.normal(0, 500, (4, 4, 3)), 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(fields).resize((32, 32), Image.Resampling.NEAREST).save(path, "PNG")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A small data set in the layout of Tiny ImageNet: 3 classes, 6 + 5 + 4 images to index, 4 queries of each."""
+    root = tmp_path / "tiny-imagenet-200"
+    for label, count in zip(CLASSES, (6, 5, 4), strict=True):
+        for number in range(count):
+            paint_class(root / "train" / label / "images" / f"{label}_{number}.JPEG", label, number)
+    lines = []
+    for number, label in enumerate([*CLASSES] * 4):
+        paint_class(root / "val" / "images" / f"val_{number}.JPEG", label, 100 + number)
+        lines.append(f"val_{number}.JPEG\t{label}\t0\t0\t31\t31\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    (root / "wnids.txt").write_text("\n".join(CLASSES))
+    (root / "words.txt").write_text("".join(f"{label}\t{name}\n" for label, name in CLASSES.items()))
+    return root
+
+
+@pytest.fixture
+def collection(data: Path, tiny: TinyEncoder, tmp_path: Path) -> Iterator[Collection]:
+    index(f"tiny-imagenet:{data}", tmp_path / "collection", encoders=["tiny"])
+    with Collection.open(tmp_path / "collection") as collection:
+        yield collection
+
+
+def reckon(
+    collection: Collection, space: str, query: np.ndarray, label: str, k: int, own: frozenset[int] = frozenset()
+) -> tuple[list[float], Counter[str]] | None:
+    """The four figures of a query, item by item, and the wrong labels among its first k; None if none is right."""
+    items = [item for item in collection.items() if item.label is not None and item.id not in own]
+    scored = [(-float(query @ collection.embeddings([item.id], space)[0]), item.id, item.label) for item in items]
+    hits = [found == label for _, _, found in sorted(scored)]
+    right = sum(hits)
+    if not right:
+        return None
+    precisions = [sum(hits[: n + 1]) / (n + 1) for n in range(len(hits))]
+    average = sum(p for p, hit in zip(precisions[:k], hits, strict=False) if hit) / min(right, k)
+    wrong = Counter(found for _, _, found in sorted(scored)[:k] if found != label)
+    return [float(hits[0]), sum(hits[:k]) / k, average, sum(hits[:right]) / right], wrong  # type: ignore[return-value]
+
+
+def embed_query(encoder: TinyEncoder, path: str) -> np.ndarray:
+    image = open_image(path, min_side=encoder.recipe.min_side).image
+    return encoder.encode_images(fit_image(image, encoder.recipe)[None])["visual"][0]
+
+
+def values(found: Evaluation, kind: str = "images") -> list[float]:
+    return [figure.value for figure in getattr(found, kind).figures.values()]
+
+
+def test_image_queries_and_label_names(collection: Collection, data: Path, tiny: TinyEncoder) -> None:
+    told: list[tuple[int, int]] = []
+    source = open_source(f"tiny-imagenet:{data}?split=val")
+    found = evaluate(collection, source, k=3, progress=lambda *numbers: told.append(numbers))
+    assert told[-1] == (12, 12)
+    assert (found.items, found.queries, found.k) == (15, source.spec, 3)
+    assert found.images is not None
+    assert found.texts is not None
+    assert [found.images.space, found.texts.space] == ["visual", "semantic"]
+    assert [*found.images.figures] == [*found.texts.figures] == NAMES
+
+    entries = [entry for entry in source.scan() if isinstance(entry, Entry)]
+    reckoned = [reckon(collection, "visual", embed_query(tiny, entry.uri), entry.label or "", 3) for entry in entries]
+    figures = [figure for figure, _ in filter(None, reckoned)]
+    assert len(figures) == found.images.queries == 12
+    np.testing.assert_allclose(values(found), np.mean(figures, axis=0))
+    assert 0 < values(found)[1] < 1  # or the test would tell nothing
+    for figure in found.images.figures.values():
+        assert 0 <= figure.low <= figure.value <= figure.high <= 1
+
+    texts = tiny.encode_texts(["red thing", "green thing", "blue thing"])["semantic"]
+    by_name = [reckon(collection, "semantic", text, label, 3) for text, label in zip(texts, CLASSES, strict=True)]
+    np.testing.assert_allclose(values(found, "texts"), np.mean([f for f, _ in filter(None, by_name)], axis=0))
+    assert found.texts.queries == 3
+
+    assert [(c.label, c.name, c.queries) for c in found.categories] == [
+        ("n01", "red thing", 4),
+        ("n02", "green thing", 4),
+        ("n03", "blue thing", 4),
+    ]
+    for category in found.categories:
+        own = [r for r, e in zip(reckoned, entries, strict=True) if r and e.label == category.label]
+        np.testing.assert_allclose([*category.figures.values()], np.mean([f for f, _ in own], axis=0))
+        wrong = sum((w for _, w in own), Counter())
+        assert category.wrong_label == min(wrong, key=lambda label: (-wrong[label], label), default=None)
+    assert any(category.wrong_label for category in found.categories)
+    assert found.failures == []
+
+
+def test_blocks_change_nothing_but_memory(collection: Collection, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(f"tiny-imagenet:{data}?split=val")
+    whole = evaluate(collection, source, k=4)
+    monkeypatch.setattr(evaluation, "_SCORE_BYTES", 1)  # one query at a time
+    monkeypatch.setattr(evaluation, "_ROWS_AT_ONCE", 4)
+    blocks = evaluate(collection, source, k=4)
+    np.testing.assert_allclose(values(blocks), values(whole))
+    np.testing.assert_allclose(values(blocks, "texts"), values(whole, "texts"))
+    assert blocks.categories == whole.categories
+
+
+def test_memory_is_bounded(tmp_path: Path, tiny: TinyEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of 2,000 queries against 10,000 rows would be 80 MB, here they may be 2 MB."""
+    rng = np.random.default_rng(3)
+    rows, queries = rng.normal(size=(10_000, 48)).astype(np.float32), rng.normal(size=(2000, 48)).astype(np.float32)
+    labels = [f"label {n % 7}" for n in range(10_000)]
+    monkeypatch.setattr(evaluation, "_SCORE_BYTES", 2_000_000)
+    with Collection.create(tmp_path / "c", [tiny]) as collection:
+        items = [Item(f"/x/{n}.png", str(n), label=label) for n, label in enumerate(labels)]
+        collection.add(items, {"visual": rows, "semantic": rows[:, ::2]})
+        listed = evaluation._labelled_items(collection, evaluation._Images([], [], [], queries, []))
+        space = collection.spaces["visual"]
+        tracemalloc.start()
+        try:
+            measured = evaluation._measure(collection, space, listed, queries, labels[:2000], 10)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert measured.values.shape == (2000, 4)
+    assert peak < 20_000_000
+
+
+@pytest.mark.parametrize("k", [3, 15])  # some hits, and all that there are
+def test_the_query_itself_is_left_out(
+    collection: Collection, data: Path, tiny: TinyEncoder, tmp_path: Path, k: int
+) -> None:
+    source = open_source(f"tiny-imagenet:{data}")
+    found = evaluate(collection, source, k=k)  # by its uri
+    reckoned = [
+        reckon(collection, "visual", embed_query(tiny, item.uri), item.label or "", k, frozenset({item.id}))
+        for item in collection.items()
+    ]
+    figures = np.mean([figures for figures, _ in filter(None, reckoned)], axis=0)
+    np.testing.assert_allclose(values(found), figures)
+    assert figures[0] < 1
+    moved = shutil.copytree(data, tmp_path / "elsewhere" / data.name)  # by its content
+    assert evaluate(collection, open_source(f"tiny-imagenet:{moved}"), k=k).images == found.images
+
+
+class Listed:
+    """A source of given entries."""
+
+    spec = "listed"
+    folder = None
+
+    def __init__(self, *entries: Entry | Unusable) -> None:
+        self.entries = entries
+
+    def scan(self) -> Iterator[Entry | Unusable]:
+        yield from self.entries
+
+    def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
+        if uri == "/strange":
+            raise RuntimeError("strange")
+        return open_regular_file(uri)
+
+    def label_names(self) -> Mapping[str, str]:
+        return {}
+
+
+def test_what_is_left_out_and_what_is_broken(collection: Collection, data: Path, tmp_path: Path) -> None:
+    good = str(data / "val" / "images" / "val_0.JPEG")
+    only = paint(tmp_path / "only.png", 1)
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no more")
+    embeddings = {"visual": np.ones((2, 48)), "semantic": np.ones((2, 24))}
+    collection.add([Item(str(only), "aa", label="lonely"), Item("/nobody.png", "bb")], embeddings)
+    source = Listed(
+        Entry(str(tmp_path / "broken.jpg"), "1", label="n01"),
+        Entry(good, "1", label="n01"),
+        Entry(good, "1"),
+        Entry("/never/opened.png", "1", label="n77"),
+        Entry("/never/opened.png", "1", label="n77"),
+        Entry("/never/opened.png", "1", label="n78"),
+        Entry(str(tmp_path / "missing.png"), "1", label="n02"),
+        Entry("/strange", "1", label="n02"),
+        Entry(str(only), "1", label="lonely"),
+        Unusable("/a folder", "folder cannot be read", "why", hides_entries=True),
+    )
+    found = evaluate(collection, source)
+    assert (found.unlabelled, found.unknown_labels, found.unknown_queries, found.alone) == (1, 2, 3, 1)
+    assert found.items == 16  # the one without a label is none of them
+    assert found.images is not None
+    assert found.images.queries == 1
+    assert [category.label for category in found.categories] == ["n01"]
+    assert [(Path(failure.uri).name, failure.reason) for failure in found.failures] == [
+        ("a folder", "folder cannot be read"),
+        ("broken.jpg", found.failures[1].reason),
+        ("missing.png", "missing"),
+        ("strange", "unexpected error"),
+    ]
+    # Only broken ones: a report all the same.
+    broken = evaluate(collection, Listed(source.entries[0]))
+    assert broken.images is None
+    assert broken.texts is not None
+    assert [failure.uri for failure in broken.failures] == [str(tmp_path / "broken.jpg")]
+    assert json.loads(json.dumps(broken.as_json()))["images"] is None
+
+
+def test_a_collection_that_knows_no_texts(
+    collection: Collection, data: Path, tiny: TinyEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(f"tiny-imagenet:{data}?split=val")
+    expected = evaluate(collection, source, k=3)
+    monkeypatch.setattr(tiny, "spaces", (Space("visual", 48),), raising=False)
+    monkeypatch.setattr(tiny, "encode_texts", None, raising=False)
+    with Collection.create(tmp_path / "images only", [tiny]) as images_only:
+        items = list(collection.items())
+        images_only.add(items, {"visual": collection.embeddings([item.id for item in items], "visual")})
+        found = evaluate(images_only, source, k=3)
+        assert found.texts is None
+        assert found.as_json()["texts"] is None
+        assert found.images == expected.images
+        (tmp_path / "captions.csv").write_text("image,caption\nn01_0.JPEG,red\n")
+        with pytest.raises(QueryError, match="knows texts"):
+            evaluate_captions(images_only, tmp_path / "captions.csv")
+
+
+def test_what_cannot_be_evaluated(collection: Collection, data: Path, tiny: TinyEncoder, tmp_path: Path) -> None:
+    val = open_source(f"tiny-imagenet:{data}?split=val")
+    with pytest.raises(QueryError, match="1 or more"):
+        evaluate(collection, val, k=0)
+    with pytest.raises(QueryError, match="no images with labels"):
+        evaluate(collection, open_source(str(data / "val")))
+    with pytest.raises(QueryError, match="whose labels the collection has"):
+        evaluate(collection, Listed(Entry("/a.png", "1", label="n77")))
+    index(str(data / "val"), tmp_path / "unlabelled", encoders=["tiny"])
+    with Collection.open(tmp_path / "unlabelled") as unlabelled, pytest.raises(QueryError, match="no labelled images"):
+        evaluate(unlabelled, val)
+
+
+def test_the_csv_of_categories(collection: Collection, data: Path, tmp_path: Path) -> None:
+    found = evaluate(collection, open_source(f"tiny-imagenet:{data}?split=val"), k=3)
+    save_categories(found, tmp_path / "categories.csv")
+    with open(tmp_path / "categories.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [*rows[0]] == ["label", "name", "queries", *NAMES, "wrong_label"]
+    for row, category in zip(rows, found.categories, strict=True):
+        assert (row["label"], row["name"], row["queries"]) == (category.label, category.name, "4")
+        assert [float(row[name]) for name in NAMES] == pytest.approx([*category.figures.values()], abs=1e-4)
+        assert row["wrong_label"] == (category.wrong_label or "")
+    save_categories(evaluate(collection, open_source(f"tiny-imagenet:{data}?split=val"), k=1), tmp_path / "one.csv")
+    header = (tmp_path / "one.csv").read_text().splitlines()[0]
+    assert header == "label,name,queries,precision@1,mAP@1,R-precision,wrong_label"
+
+
+# Captions
+
+
+def test_captions(collection: Collection, data: Path, tiny: TinyEncoder, tmp_path: Path) -> None:
+    items = list(collection.items())
+    copy = Item("/elsewhere/copy.png", items[0].content_hash)
+    collection.add_copies([copy])
+    folder = data / "train" / "n02" / "images"
+    lines = [
+        (items[0].uri, "first"),  # of a uri
+        ("n02_1.JPEG", "a second one"),  # relative to the csv
+        ("n03_2.JPEG", "something, with a comma"),  # a file name
+        ("copy.png", "first"),  # a copy, as its original
+        ("nowhere.png", "x"),
+        ("n03_3.JPEG", "  "),
+    ]
+    with open(folder / "captions.csv", "w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows([("image", "caption"), *lines])
+    told: list[tuple[int, int]] = []
+    found = evaluate_captions(collection, folder / "captions.csv", progress=lambda *numbers: told.append(numbers))
+    assert told[-1] == (4, 4)
+    assert [(failure.uri, failure.reason, failure.detail) for failure in found.failures] == [
+        ("nowhere.png", "not in the collection", "line 6"),
+        ("n03_3.JPEG", "no caption", "line 7"),
+    ]
+    by_name = {Path(item.uri).name: item for item in items}
+    ranks = []
+    for image, caption in lines[:4]:
+        wanted = items[0] if image == "copy.png" else by_name[Path(image).name]
+        hits = collection.search(tiny.encode_texts([caption])["semantic"][0], space="semantic", k=16)
+        ranks.append(next(hit.rank for hit in hits if hit.item.content_hash == wanted.content_hash))
+    assert len(set(ranks)) > 1
+    assert found.figures is not None
+    assert (found.items, found.figures.queries, found.figures.space) == (16, 4, "semantic")
+    expected = {f"recall@{k}": np.mean(np.array(ranks) <= k) for k in (1, 5, 10)} | {"median rank": np.median(ranks)}
+    assert {name: figure.value for name, figure in found.figures.figures.items()} == pytest.approx(expected)
+    assert found.figures.figures["median rank"].low >= min(ranks)
+
+
+def test_a_file_name_that_several_images_have(collection: Collection, tmp_path: Path) -> None:
+    embeddings = {"visual": np.ones((2, 48)), "semantic": np.ones((2, 24))}
+    collection.add([Item("/a/same.png", "aa"), Item("/b/same.png", "bb")], embeddings)
+    (tmp_path / "captions.csv").write_text("caption,image\nx,same.png\ny,/b/same.png\n")
+    found = evaluate_captions(collection, tmp_path / "captions.csv")
+    assert [failure.reason for failure in found.failures] == ["several images of this name"]
+    assert found.figures is not None
+    assert found.figures.queries == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file"),
+        (b"", "lacks the columns"),
+        (b"image,text\na,b\n", "lacks the columns"),
+        (b"image,caption\n", "has no captions"),
+        (b"image,caption\na,caf\xe9\n", "in UTF-8"),
+        (b"image,caption\na," + b"x" * 200_000, "field larger"),
+    ],
+)
+def test_a_csv_that_cannot_be_read(collection: Collection, tmp_path: Path, content: bytes | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "captions.csv").write_bytes(content)
+    with pytest.raises(QueryError, match=words):
+        evaluate_captions(collection, tmp_path / "captions.csv")
+
+
+# The command line
+
+
+@pytest.fixture
+def zipped(data: Path, tmp_path: Path) -> Path:
+    """The data set as a zip file, one query broken, indexed with the bundled encoder in `c`."""
+    (data / "val" / "images" / "val_3.JPEG").write_bytes(b"no image")
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for path in sorted(data.rglob("*")):
+            archive.write(path, path.relative_to(data.parent))
+    done = cli("index", "tiny-imagenet:data.zip", "-c", "c", cwd=tmp_path)
+    assert done.returncode == 0, done
+    return tmp_path
+
+
+def test_the_command(zipped: Path) -> None:
+    (zipped / "captions.csv").write_text("image,caption\nn01_0.JPEG,a red thing\nn02_0.JPEG,a green thing\n")
+    call = ["evaluate", "-c", "c", "--queries", "tiny-imagenet:data.zip?split=val", "-k", "3"]
+    done = cli(*call, "--per-category", "categories.csv", "--captions", "captions.csv", cwd=zipped)
+    assert done.returncode == 1, done
+    assert done.stderr.splitlines() == ["Categories saved to categories.csv"]
+    lines = done.stdout.splitlines()
+    (header,) = (line for line in lines if line.startswith("queries  "))
+    assert header.split("  ")[-1] == "95 % interval"
+    rows = [line.split() for line in lines if " to " in line]
+    assert [row[-5] for row in rows[:8]] == NAMES * 2
+    assert [line.split()[3] for line in lines if line.startswith("captions  ")] == [
+        "recall@1",
+        "recall@5",
+        "recall@10",
+        "median",
+    ]
+    # Each interval begins below its heading.
+    assert all(line[header.index("95 %") :].split()[1] == "to" for line in lines if " to " in line)
+    assert any("val_3.JPEG: " in line for line in lines)
+    with open(zipped / "categories.csv", encoding="utf-8", newline="") as file:
+        assert [row["queries"] for row in csv.DictReader(file)] == ["3", "4", "4"]
+
+    as_json = cli(*call, "--captions", "captions.csv", "--json", cwd=zipped)
+    assert (as_json.returncode, as_json.stderr) == (1, "")
+    answer = json.loads(as_json.stdout)
+    assert answer["images"]["queries"] == 11
+    assert [*answer["images"]["figures"]] == [*answer["texts"]["figures"]] == NAMES
+    assert [failure["uri"].endswith("val_3.JPEG") for failure in answer["failures"]] == [True]
+    assert answer["captions"]["texts"]["queries"] == 2
+    shown = {row[-5]: row[-4] for row in rows[:4]}
+    for name, figure in answer["images"]["figures"].items():
+        assert shown[name] == f"{figure['value']:.3f}"
+        assert figure["low"] <= figure["value"] <= figure["high"]
+
+    captions_alone = cli("evaluate", "-c", "c", "--captions", "captions.csv", "--json", cwd=zipped)
+    assert captions_alone.returncode == 0, captions_alone
+    assert json.loads(captions_alone.stdout)["captions"]["texts"] == answer["captions"]["texts"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-c", "c"], "--queries SOURCE"),
+        (["-c", "c", "--captions", "captions.csv", "--per-category", "x.csv"], "--queries SOURCE"),
+        (["-c", "c", "--queries", "tiny-imagenet:missing.zip"], "cannot be read"),
+        (["-c", "c", "--queries", "."], "no labelled images"),
+        (["-c", "c", "--queries", ".", "-k", "0"], "-k"),
+        (["-c", "c", "--queries", ".", "--per-category", "no/x.csv"], "no folder no"),
+        (["-c", "c", "--captions", "missing.csv"], "missing.csv cannot be read"),
+        (["-c", "nowhere", "--queries", "."], "no collection"),
+    ],
+)
+def test_a_wrong_call(tmp_path: Path, arguments: list[str], words: str) -> None:
+    with Collection.create(tmp_path / "c", [load_encoder()]):
+        pass
+    done = cli("evaluate", *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done
+    assert len(done.stderr.splitlines()) == 1
+    assert words in done.stderr
+    assert done.stdout == ""
