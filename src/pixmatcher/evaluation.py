@@ -162,7 +162,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Category:
+class CategoryFigures:
     """What the image queries of one label reach. `wrong_label` is the most frequent other label among their first k."""
 
     label: str
@@ -188,7 +188,7 @@ class Evaluation:
     items: int
     images: Figures | None
     texts: Figures | None
-    categories: list[Category] = field(default_factory=list)
+    categories: list[CategoryFigures] = field(default_factory=list)
     unlabelled: int = 0
     unknown_labels: int = 0
     unknown_queries: int = 0
@@ -529,7 +529,7 @@ def _with_ends(names: Sequence[str], values: Float64, low: Float64, high: Float6
     return {name: Figure(*ends) for name, ends in zip(names, columns, strict=True)}
 
 
-def _categories(measured: _Measured, names: Mapping[str, str], k: int) -> list[Category]:
+def _categories(measured: _Measured, names: Mapping[str, str], k: int) -> list[CategoryFigures]:
     """What the queries of each label reach, in the order of the labels."""
     rows: dict[str, list[int]] = {}
     for row, label in enumerate(measured.labels):
@@ -539,7 +539,7 @@ def _categories(measured: _Measured, names: Mapping[str, str], k: int) -> list[C
         figures = dict(zip(figure_names(k), mean(measured.values[rows[label]]).tolist(), strict=True))
         # Of those that are as frequent, the first by name.
         wrong = min(measured.wrong[label].items(), key=lambda pair: (-pair[1], pair[0]), default=(None, 0))[0]
-        found.append(Category(label, names[label], len(rows[label]), figures, wrong))
+        found.append(CategoryFigures(label, names[label], len(rows[label]), figures, wrong))
     return found
 
 
