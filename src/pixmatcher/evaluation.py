@@ -91,7 +91,7 @@ def best_columns(scores: npt.NDArray[np.floating[Any]], depth: int) -> Ints:
     if scores.ndim > 1:
         return np.stack([best_columns(row, depth) for row in scores])
     count = len(scores)
-    candidates = np.arange(count)
+    candidates: npt.NDArray[np.intp] = np.arange(count)
     if depth < count:
         # All that tie for the last place are candidates, so that the first of them wins.
         candidates = np.flatnonzero(scores >= np.partition(scores, count - depth)[count - depth])
