@@ -260,7 +260,7 @@ def evaluate(
     started = time.monotonic()
     if k < 1:
         raise QueryError(f"The number of results must be 1 or more, not {k}.")
-    encoders = [load_recorded(record.name, record.fingerprint) for record in collection.encoders]
+    encoders = load_recorded(collection.encoders)
     known = set(collection.catalog.statistics()["label"]) - {""}
     if not known:
         raise QueryError(
@@ -579,7 +579,7 @@ def evaluate_captions(
     """
     started = time.monotonic()
     path = Path(captions)
-    encoder, space = text_space([load_recorded(record.name, record.fingerprint) for record in collection.encoders])
+    encoder, space = text_space(load_recorded(collection.encoders))
     lines = _read_captions(path)
     with collection.catalog.reading():  # one state from the names of the images to the scores
         ids, targets, failures = _captioned(collection, path, lines)

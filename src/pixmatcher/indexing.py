@@ -118,7 +118,7 @@ def index(
         _open_or_create(path, encoders, executor) as target,
     ):
         target.begin_writing()
-        loaded = [load_recorded(record.name, record.fingerprint) for record in target.encoders]
+        loaded = load_recorded(target.encoders)
         report = IndexReport(target.path)
         run = _Run(opened, target, loaded, max_pixels, executor, workers, report, progress)
         run.refresh(retry_failed)

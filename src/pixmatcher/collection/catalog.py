@@ -61,7 +61,6 @@ class Catalog:
         self._home = os.path.join(home, "")
         # One connection may serve several threads; the lock keeps their transactions apart.
         self._lock = threading.RLock()
-        self._labels: tuple[tuple[int, int], LabelsByRow] | None = None
         with _explained(path):
             if create:
                 with contextlib.closing(_connect(path, "mode=rwc")) as connection:
@@ -79,6 +78,7 @@ class Catalog:
         `_frozen` is None as usual; else it is what the files looked like then, so that a change is noticed.
         """
         self._frozen: tuple[object, ...] | None = None
+        self._labels: tuple[tuple[int, int], LabelsByRow] | None = None  # its state counts from the connection on
         if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
             try:
                 self._connection = _connect(self.path, "mode=rw")

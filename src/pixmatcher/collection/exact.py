@@ -86,21 +86,25 @@ class ExactIndex:
 
         With `among` (rows,) bool, only the rows that are true there.
         """
-        chosen = self.rows if among is None else self.rows[among[self.rows]]
+        ids = self.rows
+        chosen = ids if among is None else ids[among[ids]]
         k = min(k, len(chosen))
         if k < 1:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         query = np.ascontiguousarray(query, dtype=np.float32)
         # Brought near 1 by a power of two, which costs no digit: no step may leave the range of float32.
         exponent = math.frexp(float(np.abs(query).max()))[1]
-        scores, rows = self._nearest(np.ldexp(query, -exponent), k, chosen, among)
+        scores, rows = self._nearest(np.ldexp(query, -exponent), k, ids, chosen, among)
         return np.ldexp(scores, exponent), rows
 
-    def _nearest(self, query: Float32, k: int, chosen: Rows, among: RowMask | None) -> tuple[Float32, Rows]:
-        """As `search`, for 1 or more rows and a query whose greatest value is about 1."""
+    def _nearest(self, query: Float32, k: int, ids: Rows, chosen: Rows, among: RowMask | None) -> tuple[Float32, Rows]:
+        """As `search`, for 1 or more rows and a query whose greatest value is about 1.
+
+        `ids` are all rows that the index holds, `chosen` those of them in `among`.
+        """
         wanted = max(4 * k, _CANDIDATES)
         while wanted < len(chosen) // 8:
-            coarse, rows = self._scan_codes(query, wanted, among)
+            coarse, rows = self._scan_codes(query, wanted, ids, among)
             scores = self._true_scores(query, rows)
             if coarse.min() + self._reach(query) < np.partition(scores, -k)[-k]:
                 return _best(scores, rows, k)
@@ -136,9 +140,9 @@ class ExactIndex:
         by_chance = math.sqrt(math.log(1 / _CHANCE) / 2) * float(np.linalg.norm(magnitudes))
         return by_chance + _ROUNDING * _GREATEST_CODE * float(magnitudes.sum())
 
-    def _scan_codes(self, query: Float32, wanted: int, among: RowMask | None) -> tuple[Float32, Rows]:
+    def _scan_codes(self, query: Float32, wanted: int, ids: Rows, among: RowMask | None) -> tuple[Float32, Rows]:
         """The `wanted` rows, of those in `among`, that score highest by their codes, in no particular order."""
-        codes, ids = self._index.index, self.rows
+        codes = self._index.index
         bits = None if among is None else np.packbits(among[ids], bitorder="little")
         scaled = (query * self._units)[None, :]
         # FAISS uses one thread a query, and one core alone cannot read memory at its full speed.

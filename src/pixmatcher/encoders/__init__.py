@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,12 +71,27 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
     return loader()
 
 
-def load_recorded(name: str, fingerprint: str) -> Encoder:
-    """Return the encoder called `name` if it is the very one of this fingerprint, else raise `EncoderError`."""
-    encoder = load_encoder(name)
-    if encoder.fingerprint != fingerprint:
-        raise EncoderError(
-            f"The collection was made with another version of the encoder {name}: delete its folder and index again, "
-            "or install the version of pixmatcher that made it."
-        )
-    return encoder
+class Recorded(Protocol):
+    """An encoder as a collection remembers it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+
+def load_recorded(records: Iterable[Recorded]) -> list[Encoder]:
+    """Return the encoders that a collection was made with.
+
+    Raises `EncoderError` if there is none of a name, or it has another fingerprint.
+    """
+    encoders = []
+    for record in records:
+        encoder = load_encoder(record.name)
+        if encoder.fingerprint != record.fingerprint:
+            raise EncoderError(
+                f"The collection was made with another version of the encoder {record.name}: delete its folder and "
+                "index again, or install the version of pixmatcher that made it."
+            )
+        encoders.append(encoder)
+    return encoders
