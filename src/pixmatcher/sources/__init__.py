@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Protocol
 
 from ..errors import SourceError
@@ -15,7 +15,10 @@ from ..errors import SourceError
 class Entry:
     """An image that a source has now.
 
-    `version` is a token that changes whenever the image may have changed; `modified` is an ISO 8601 date.
+    `version` is a token that changes whenever the image may have changed; `modified` is an ISO 8601 date. A remote
+    image has `urls`, at which it is fetched, the next where one fails; any other is opened by its source. `rotation`
+    are the degrees (90, 180, 270) by which it must be turned counterclockwise, if its file does not tell that itself.
+    `details` is what else there is to show of it, such as its "author", "license" and "title".
     """
 
     uri: str
@@ -23,6 +26,9 @@ class Entry:
     modified: str | None = None
     label: str | None = None
     caption: str | None = None
+    urls: tuple[str, ...] = ()
+    rotation: int = 0
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Source(Protocol):
         """List the images without opening them. Raises `SourceError` if the source as a whole cannot be read."""
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
-        """Open the image for reading, seekable. Raises `InvalidImageError` if that cannot be done."""
+        """Open an image without `urls` for reading, seekable. Raises `InvalidImageError` if that cannot be done."""
 
     def label_names(self) -> Mapping[str, str]:
         """What the labels are called, where labels are codes; empty otherwise."""
