@@ -251,6 +251,7 @@ class Listed:
 
     spec = "listed"
     folder = None
+    remote = thumbnails = False
 
     def __init__(self, *entries: Entry | Unusable) -> None:
         self.entries = entries

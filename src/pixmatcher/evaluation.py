@@ -25,9 +25,10 @@ from .cores import usable_cores
 from .encoders import Encoder, load_recorded
 from .errors import PixMatcherError, QueryError
 from .images import fit_image, open_image
-from .indexing import ProgressCallback, as_completed, in_batches, read_hashed, reason_of
+from .indexing import ProgressCallback
 from .outputs import check_writable
 from .query import image_space, text_space
+from .reading import Turn, as_completed, in_batches, read_entry, reason_of, take_turns
 from .sources import Entry, Source, Unusable
 from .spaces import Space
 
@@ -247,12 +248,18 @@ def _failures_as_json(failures: Sequence[Failure]) -> list[dict[str, str]]:
 
 
 def evaluate(
-    collection: Collection, queries: Source, *, k: int = 10, progress: ProgressCallback | None = None
+    collection: Collection,
+    queries: Source,
+    *,
+    k: int = 10,
+    allow_private: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Evaluate the images of a source, and the names of their labels, against the labelled items of a collection.
 
     An item is relevant if it has the label of the query. The item that is the query itself, by its uri or its
-    content, is left out. A query image that cannot be used is in `failures` and never ends the run.
+    content, is left out. A query image that cannot be used is in `failures` and never ends the run. URLs of private
+    and loopback addresses are refused unless `allow_private`.
 
     Raises `QueryError` if there is nothing to compare or `k` is below 1, `SourceError` if the source cannot be read,
     `EncoderError` or `CollectionError` if the collection cannot answer.
@@ -287,7 +294,7 @@ def evaluate(
     names = _first_names(labels, {**collection.catalog.label_names(), **queries.label_names()})
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="pixmatcher") as executor:
         encoder, space = image_space(encoders)
-        images = _encode_images(queries, entries, encoder, space, executor, progress)
+        images = _encode_images(queries, entries, encoder, space, executor, allow_private, progress)
         texts = _encode_label_names([names[label] for label in labels], encoders, executor)
 
     with collection.catalog.reading():  # one state for all blocks of queries
@@ -339,6 +346,7 @@ def _encode_images(
     encoder: Encoder,
     space: Space,
     executor: ThreadPoolExecutor,
+    allow_private: bool,
     progress: ProgressCallback | None,
 ) -> _Images:
     """Decode and encode the images of entries with all cores; as when indexing, each thread does both."""
@@ -346,26 +354,25 @@ def _encode_images(
     hashes: dict[int, str] = {}
     failures: dict[int, Failure] = {}
 
-    def work(batch: Sequence[tuple[int, Entry]]) -> int:
+    def work(batch: Sequence[Turn]) -> int:
         positions, pixels = [], []
-        for position, entry in batch:
+        for turn in batch:
             try:
-                with source.open(entry.uri) as file:
-                    data, _, content_hash = read_hashed(file)
-                    image = open_image(data, min_side=encoder.recipe.min_side).image
-                    pixels.append(fit_image(image, encoder.recipe))
+                with read_entry(source, turn) as read:
+                    opened = open_image(read.data, min_side=encoder.recipe.min_side, rotation=turn.entry.rotation)
+                    pixels.append(fit_image(opened.image, encoder.recipe))
             except Exception as error:  # one file must never end the run
-                failures[position] = Failure(entry.uri, *reason_of(error))
+                failures[turn.number] = Failure(turn.entry.uri, *reason_of(error))
             else:
-                positions.append(position)
-                hashes[position] = content_hash
+                positions.append(turn.number)
+                hashes[turn.number] = read.content_hash
         if pixels:
             vectors[positions] = encoder.encode_images(np.stack(pixels))[space.name]
         return len(batch)
 
     done = 0
-    batches = in_batches(enumerate(entries), encoder.batch_size)
-    with closing(as_completed(executor, work, batches, 2 * usable_cores())) as finished:
+    turns = take_turns(source, entries, encoder.batch_size, allow_private=allow_private)
+    with closing(turns), closing(as_completed(executor, work, turns, 2 * usable_cores())) as finished:
         for count in finished:
             done += count
             if progress:
