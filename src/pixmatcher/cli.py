@@ -274,6 +274,9 @@ def evaluate_command(
     per_category: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save what each category reaches as csv.")
     ] = None,
+    confusions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save a picture of the most confused categories (.png, .svg).")
+    ] = None,
     allow_private_hosts: PrivateHostsOption = False,
 ) -> None:
     """Measure how well a collection answers queries of which the right answers are known."""
@@ -281,10 +284,14 @@ def evaluate_command(
     from .outputs import check_writable
     from .sources import open_source
 
-    if queries is None and (captions is None or per_category is not None):
+    if queries is None and (captions is None or per_category is not None or confusions is not None):
         raise QueryError("Name a source of images with labels: --queries SOURCE.")
     if per_category is not None:
         check_writable(per_category)
+    if confusions is not None:
+        from .confusion_plot import check_plot_path, save_confusion_plot
+
+        check_plot_path(confusions)
     source = None if queries is None else open_source(queries)
     with _open(collection) as opened:
         captioned = evaluation = None
@@ -302,6 +309,9 @@ def evaluate_command(
     if evaluation is not None and per_category is not None:
         save_categories(evaluation, per_category)
         print(f"Categories saved to {printable(str(per_category))}", file=sys.stderr)
+    if evaluation is not None and confusions is not None:
+        save_confusion_plot(evaluation, confusions)
+        print(f"Picture saved to {printable(str(confusions))}", file=sys.stderr)
     if (evaluation and evaluation.failures) or (captioned and captioned.failures):
         raise typer.Exit(1)
 
@@ -492,6 +502,8 @@ def _print_table(rows: Sequence[tuple[str, str, str, str]]) -> None:
 
 
 def _print_evaluation(evaluation: Evaluation | None, captioned: CaptionEvaluation | None) -> None:
+    from .evaluation import MOST_CONFUSED
+
     parts: list[tuple[str, Figures | None]] = []
     if evaluation is not None:
         where = printable(str(evaluation.collection))
@@ -504,6 +516,9 @@ def _print_evaluation(evaluation: Evaluation | None, captioned: CaptionEvaluatio
         parts.append(("captions", captioned.figures))
     _print_figures([(kind, figures) for kind, figures in parts if figures is not None])
     if evaluation is not None:
+        for confusion in evaluation.confusions(MOST_CONFUSED):
+            names = f"{printable(confusion.name)} finds {printable(confusion.other_name)}"
+            print(f"most confused: {names}, {confusion.share:.0%} of the first {evaluation.k} hits")
         unknown = f"of {evaluation.unknown_labels:,} labels that the collection does not have"
         for count, what in (
             (evaluation.unlabelled, "without a label"),

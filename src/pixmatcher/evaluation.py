@@ -42,6 +42,8 @@ RESAMPLES = 1000
 CONFIDENCE = 95
 """Per cent of the resamples that lie in an interval."""
 RECALL_AT = (1, 5, 10)
+MOST_CONFUSED = 5
+"""Pairs of labels that a report names."""
 _SEED = 0
 _SCORE_BYTES = 128 << 20
 """Bytes of the scores that are in memory at once: of a block of queries against all rows."""
@@ -164,19 +166,35 @@ class Figures:
 
 @dataclass(frozen=True)
 class CategoryFigures:
-    """What the image queries of one label reach. `wrong_label` is the most frequent other label among their first k."""
+    """What the image queries of one label reach.
+
+    `wrong` are the other labels among the first k hits, each with its share of these hits, the most frequent first.
+    """
 
     label: str
     name: str
     queries: int
     figures: Mapping[str, float]
-    wrong_label: str | None
+    wrong: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often images of one label find another one: its share of the first k hits."""
+
+    name: str
+    other_name: str
+    share: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {"name": self.name, "other_name": self.other_name, "share": round(self.share, 4)}
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What queries with labels reach against the labelled items of a collection.
 
+    `names` has what each label is called.
     `texts` is None where no encoder knows texts, `images` where no image query is left. `unlabelled` query images
     have no label, those of `unknown_queries` one of the `unknown_labels` that no item of the collection has, and of
     `alone` no item but the query itself has the label: all these are left out. `failures` are the query images that
@@ -190,12 +208,19 @@ class Evaluation:
     images: Figures | None
     texts: Figures | None
     categories: list[CategoryFigures] = field(default_factory=list)
+    names: Mapping[str, str] = field(default_factory=dict)
     unlabelled: int = 0
     unknown_labels: int = 0
     unknown_queries: int = 0
     alone: int = 0
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
+
+    def confusions(self, most: int) -> list[Confusion]:
+        """The labels that are most confused, at most so many pairs, the most confused first."""
+        pairs = [(share, c.name, self.names[wrong]) for c in self.categories for wrong, share in c.wrong.items()]
+        pairs.sort(key=lambda pair: (-pair[0], *pair[1:]))
+        return [Confusion(name, other, share) for share, name, other in pairs[:most]]
 
     def as_json(self) -> dict[str, Any]:
         """The form in which every face prints it; the categories are left to their csv."""
@@ -207,6 +232,7 @@ class Evaluation:
             "took_s": round(self.seconds, 2),
             "images": self.images and self.images.as_json(),
             "texts": self.texts and self.texts.as_json(),
+            "most_confused": [confusion.as_json() for confusion in self.confusions(MOST_CONFUSED)],
             "left_out": {
                 "unlabelled": self.unlabelled,
                 "unknown_labels": self.unknown_labels,
@@ -291,7 +317,7 @@ def evaluate(
         raise QueryError(f"{queries.spec} has no images {what}: name a source like those of the collection.")
 
     labels = sorted({entry.label for entry in entries if entry.label is not None})
-    names = _first_names(labels, {**collection.catalog.label_names(), **queries.label_names()})
+    names = _first_names(known, {**collection.catalog.label_names(), **queries.label_names()})
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="pixmatcher") as executor:
         encoder, space = image_space(encoders)
         images = _encode_images(queries, entries, encoder, space, executor, allow_private, progress)
@@ -314,6 +340,7 @@ def evaluate(
         images=_figures(space, measured, k),
         texts=text_figures,
         categories=_categories(measured, names, k),
+        names=names,
         unlabelled=unlabelled,
         unknown_labels=len(unknown),
         unknown_queries=unknown.total(),
@@ -544,9 +571,10 @@ def _categories(measured: _Measured, names: Mapping[str, str], k: int) -> list[C
     found = []
     for label in sorted(rows):
         figures = dict(zip(figure_names(k), mean(measured.values[rows[label]]).tolist(), strict=True))
-        # Of those that are as frequent, the first by name.
-        wrong = min(measured.wrong[label].items(), key=lambda pair: (-pair[1], pair[0]), default=(None, 0))[0]
-        found.append(CategoryFigures(label, names[label], len(rows[label]), figures, wrong))
+        # Of those that are as frequent, the first by name comes first.
+        wrong = sorted(measured.wrong[label].items(), key=lambda pair: (-pair[1], pair[0]))
+        shares = {other: count / (k * len(rows[label])) for other, count in wrong}
+        found.append(CategoryFigures(label, names[label], len(rows[label]), figures, shares))
     return found
 
 
@@ -561,7 +589,7 @@ def save_categories(evaluation: Evaluation, path: Path) -> None:
     writer.writerow(["label", "name", "queries", *names, "wrong_label"])
     for category in evaluation.categories:
         figures = [f"{category.figures[name]:.4f}" for name in names]
-        writer.writerow([category.label, category.name, category.queries, *figures, category.wrong_label or ""])
+        writer.writerow([category.label, category.name, category.queries, *figures, next(iter(category.wrong), "")])
     check_writable(path)
     try:
         path.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))
