@@ -52,7 +52,8 @@ _READ_AT_ONCE = 16 << 20
 _STRIP_PIXELS = 1 << 20
 """About how many pixels of a large picture are converted at once."""
 
-_THUMBNAIL_SIDE = 256
+THUMBNAIL_SIDE = 256
+"""The long side of a thumbnail, at most."""
 
 _TRUNCATED = "the file ends before the picture does"
 _CUT_OFF = re.compile("truncated|not enough|reached eof|requires a buffer|expected to read", re.I)
@@ -882,9 +883,9 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def make_thumbnail(image: Image.Image) -> bytes:
-    """A JPEG of an RGB picture, of at most 256 x 256 pixels and without any metadata."""
+    """A JPEG of an RGB picture, its long side at most `THUMBNAIL_SIDE` pixels, without any metadata."""
     thumbnail = image.copy()
-    thumbnail.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     encoded = io.BytesIO()
     thumbnail.info.clear()  # whatever the camera noted
     thumbnail.save(encoded, "JPEG", quality=80)

@@ -12,20 +12,23 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from . import __version__
 from .collection import CATALOG_NAME, FOLDER_NAME, Collection, Failure, Item
 from .cores import usable_cores
 from .encoders import DEFAULT_ENCODER, Encoder, load_encoder, load_recorded
 from .errors import CollectionError, SourceError
-from .images import DEFAULT_MAX_PIXELS, Recipe, fit_image, make_thumbnail, open_image
+from .images import DEFAULT_MAX_PIXELS, THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image
 from .reading import Turn, as_completed, read_entry, reason_of, take_turns
 from .sources import Entry, Source, Unusable, open_source
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+AnySource: TypeAlias = "str | os.PathLike[str] | Source"
+"""A spec, see `open_source`, a folder, or a source itself."""
 
 ProgressCallback = Callable[[int, int], None]
 """Called with the images done and the images to do."""
@@ -77,7 +80,7 @@ class _Outcome:
 
 
 def index(
-    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    sources: AnySource | Sequence[AnySource] | None = None,
     collection: str | os.PathLike[str] | None = None,
     *,
     encoders: Sequence[str] | None = None,
@@ -104,12 +107,12 @@ def index(
     missing: list[Failure] = []
     if sources is None:
         with Collection.open(collection or Collection.find()) as existing:
-            specs, collection = [*existing.catalog.sources()], existing.path
-        opened = list(_open_present(specs, missing))
+            known, collection = [*existing.catalog.sources()], existing.path
+        opened = list(_open_present(known, missing))
     else:
-        specs = [os.fspath(s) for s in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)]
-        opened = [open_source(spec) for spec in specs]
-    if not specs:
+        listed = sources if isinstance(sources, Sequence) and not isinstance(sources, str) else [sources]
+        opened = [open_source(os.fspath(s)) if isinstance(s, (str, os.PathLike)) else s for s in listed]
+    if not opened and not missing:
         raise SourceError("There is no source to index: name a folder of images.")
     path = _collection_path(opened, collection)
     workers = max(1, workers or usable_cores())
@@ -358,7 +361,10 @@ class _Run:
             ):
                 return item
             opened = open_image(
-                read.data, min_side=self._min_side, max_pixels=self._options.max_pixels, rotation=entry.rotation
+                read.data,
+                min_side=max(self._min_side, THUMBNAIL_SIDE if keeps_thumbnail else 0),
+                max_pixels=self._options.max_pixels,
+                rotation=entry.rotation,
             )
         item = replace(item, width=opened.width, height=opened.height, format=opened.format, taken=opened.taken)
         thumbnail = make_thumbnail(opened.image) if keeps_thumbnail else None
