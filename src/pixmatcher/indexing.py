@@ -137,8 +137,8 @@ def _open_present(specs: Sequence[str], missing: list[Failure]) -> Iterator[Sour
     for spec in specs:
         try:
             yield open_source(spec)
-        except SourceError:
-            missing.append(Failure(spec, "missing source", _IF_GONE))
+        except SourceError as error:
+            missing.append(Failure(spec, "missing source", f"{str(error).rstrip('.')}; {_IF_GONE}"))
 
 
 def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[str] | None) -> Path:
