@@ -58,19 +58,21 @@ def normal_url(text: str) -> str:
         query = quote(_LONE_PERCENT.sub("%25", parts.query), safe=_UNQUOTED + "?")
     except UnicodeEncodeError:
         raise ValueError(f"{shown(text)}: it holds what is no character") from None
-    host = _normal_host(parts.hostname or "", text)
+    host = _normal_host(parts.netloc, parts.hostname or "", text)
     return (
         f"{scheme}://{user + '@' if user else ''}{host}{'' if port is None else f':{port}'}{path}"
         f"{'?' if query else ''}{query}"
     )
 
 
-def _normal_host(host: str, text: str) -> str:
-    if ":" in host:
+def _normal_host(netloc: str, host: str, text: str) -> str:
+    if "[" in netloc:
         try:
             return f"[{IPv6Address(host).compressed}]"
         except ValueError as error:
             raise ValueError(f"{shown(text)}: {error}") from None
+    if "\\" in netloc:  # browsers take it for a slash, others for a part of the name of a user
+        host = ""
     if not host.isascii() and len(host) < 256:
         import httpx  # whoever fetches it must understand the host in the same way
 

@@ -34,7 +34,13 @@ _LABEL = re.compile(r"/[a-z]+/\S+")
 _IMAGE_ID = re.compile(r"(?:[a-z0-9]+/)?[0-9a-f]{16}")
 _ROTATIONS = {"": 0, "nan": 0, **{f"{degrees}{end}": degrees for degrees in (0, 90, 180, 270) for end in ("", ".0")}}
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-_DETAILS = (("author", "author"), ("license", "license"), ("title", "title"), ("page", "originallandingurl"))
+_DETAILS = (
+    ("id", "imageid"),
+    ("author", "author"),
+    ("license", "license"),
+    ("title", "title"),
+    ("page", "originallandingurl"),
+)
 _MOST_LABELS = 50
 """Labels of an image that are kept, the most confident ones; the data set has up to some thirty."""
 _CACHE_KIB = 65_536
@@ -199,12 +205,12 @@ def _entry(
     if small:
         with suppress(ValueError):  # there is the original
             urls = tuple(dict.fromkeys((normal_url(small), url)))
-    details = {"id": fields[columns["imageid"]].strip()}
+    details: dict[str, str] = {}
     for name, column in _DETAILS:
         text = fields[columns[column]].strip() if column in columns else ""
         if text:
             details[name] = text
-    found = labels.get(details["id"], ())
+    found = labels.get(details.get("id", ""), ())
     label = found[0] if found else None
     if len(found) > 1:
         details["labels"] = ", ".join([names.get(other, other) for other in found[1:]])
@@ -225,10 +231,11 @@ class _Labels:
         """Take in the labels of a file, and yield what is wrong with it."""
         if self._connection is None:
             # A database without a name is temporary: SQLite deletes its file when it opens it.
-            self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode = OFF")
-            self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-            self._connection.execute("CREATE TABLE labels (image TEXT, labels TEXT)")
+            with _explained():
+                self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+                self._connection.execute("PRAGMA journal_mode = OFF")
+                self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+                self._connection.execute("CREATE TABLE labels (image TEXT, labels TEXT)")
         rows = read_rows(path, ",")
         columns = _columns(first_row(rows, path)[1])
         image_id, name, confidence = (columns[name] for name in ("imageid", "labelname", "confidence"))
@@ -256,8 +263,9 @@ class _Labels:
                     if len(waiting) >= 10_000:
                         self._put(waiting)
                 current = fields[image_id]
-            if sure:
-                found.append((sure, fields[name].strip().replace("\n", " ")))
+            label = fields[name].strip().replace("\n", " ")
+            if sure and label:
+                found.append((sure, label))
         if found:
             waiting.append((current.strip(), _packed(found)))
         self._put(waiting)

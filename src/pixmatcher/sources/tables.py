@@ -180,23 +180,37 @@ def read_rows(path: str, delimiter: str) -> Iterator[Row]:
         if '"' not in text:
             fields = text.split(delimiter)
         else:
-            taken: list[Line] = []
-            try:
-                fields = next(csv.reader(_from(text, lines, again, taken), delimiter=delimiter, strict=True))
-                if taken and width and (len(fields) != width or _holds_rows(taken, delimiter, width)):
-                    raise csv.Error("the quote that is open at its end closes in another row")
-            except csv.Error as error:
-                again.extendleft(reversed(taken))
-                fields = text.split("\t")
-                if delimiter != "\t" or len(fields) != (width or len(fields)):
-                    yield Unusable(f"{path}:{number}", "broken quotes", str(error))
-                    continue
+            unquoted = _unquoted(text, lines, again, delimiter, width)
+            if unquoted is None and delimiter == "\t" and width in (0, text.count("\t") + 1):
+                unquoted = text.split("\t")
+            if unquoted is None:
+                detail = "one is not closed, or text stands behind a closed one"
+                yield Unusable(f"{path}:{number}", "broken quotes", detail)
+                continue
+            fields = unquoted
         if not width:
             width = len(fields)
         if len(fields) != width:
             yield Unusable(f"{path}:{number}", "wrong number of fields", f"{len(fields)} where the header has {width}")
             continue
         yield number, fields
+
+
+def _unquoted(text: str, lines: Iterator[Line], again: deque[Line], delimiter: str, width: int) -> list[str] | None:
+    """The fields of a row that begins with the line `text` and takes more lines as it needs them.
+
+    None if its quotes are broken: then the lines that were taken are back in `again`.
+    """
+    taken: list[Line] = []
+    try:
+        fields = next(csv.reader(_from(text, lines, again, taken), delimiter=delimiter, strict=True))
+    except csv.Error:
+        pass
+    else:
+        if not taken or not width or (len(fields) == width and not _holds_rows(taken, delimiter, width)):
+            return fields
+    again.extendleft(reversed(taken))
+    return None
 
 
 def _from(text: str, lines: Iterator[Line], again: deque[Line], taken: list[Line]) -> Iterator[str]:

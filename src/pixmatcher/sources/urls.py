@@ -231,7 +231,7 @@ class UrlListSource:
         with open_list(self._path) as file:
             try:
                 # With a buffer the pages of a column are read one by one, not all of a row group.
-                table = parquet.ParquetFile(file, buffer_size=1 << 20)
+                table = parquet.ParquetFile(file, buffer_size=1 << 20, page_checksum_verification=True)
                 names: list[str] = table.schema_arrow.names
             except Exception as error:  # of many kinds, for a file that may hold anything
                 raise SourceError(
