@@ -91,7 +91,7 @@ class OpenImagesSource:
             labels.complete()
             for path in files.images:
                 for entry in self._read_images(path, labels, names, others):
-                    found = found or isinstance(entry, Entry)
+                    found = found or isinstance(entry, Entry) or entry.hides_entries
                     yield entry
         if not found and others:
             listed = ", ".join(sorted(others)[:_SPLITS_SHOWN])

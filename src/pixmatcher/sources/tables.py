@@ -9,13 +9,14 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import io
 import os
 import re
 import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import IO, TypeAlias, cast
+from typing import TypeAlias
 
 from ..errors import SourceError
 from . import Unusable
@@ -45,14 +46,14 @@ def plain_name(name: str) -> str:
 
 
 @contextmanager
-def open_list(path: str) -> Iterator[IO[bytes]]:
+def open_list(path: str) -> Iterator[io.BufferedIOBase]:
     """Open a file for reading, unpacked if it is of gzip. Raises `SourceError` if that cannot be done."""
     with ExitStack() as stack:
         try:
             if not os.path.isfile(path):
                 what = "is no regular file" if os.path.lexists(path) else "does not exist"
                 raise SourceError(f"{path} {what}: name a file.")
-            file: IO[bytes] = stack.enter_context(open(path, "rb"))
+            file: io.BufferedIOBase = stack.enter_context(open(path, "rb"))
             head = file.read(2)
             file.seek(0)
         except OSError as error:
@@ -62,7 +63,7 @@ def open_list(path: str) -> Iterator[IO[bytes]]:
         if not head:
             raise SourceError(f"{path} is empty: was it copied or downloaded to its end?")
         if head == b"\x1f\x8b":
-            file = cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=file)))
+            file = stack.enter_context(gzip.GzipFile(fileobj=file))
         yield file
 
 
@@ -99,15 +100,18 @@ def read_lines(path: str) -> Iterator[Line]:
                 return
 
 
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
     """The content in UTF-8, without its mark, in blocks that are not empty."""
-    block = file.read(_BLOCK)
+    # What can still be unpacked in front of a damage comes out with read1, but not with read.
+    block = file.read1(_BLOCK)
+    while len(block) < 4 and (more := file.read1(_BLOCK)):
+        block += more
     encoding = next((name for mark, name in _MARKS if block.startswith(mark)), None)
     if encoding is None:
-        block = block.removeprefix(codecs.BOM_UTF8) or file.read(_BLOCK)
+        block = block.removeprefix(codecs.BOM_UTF8) or file.read1(_BLOCK)
         while block:
             yield block
-            block = file.read(_BLOCK)
+            block = file.read1(_BLOCK)
         return
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     while True:
@@ -117,7 +121,7 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
             yield text.encode().replace("\ufffd".encode(), b"\xff")
         if not block:
             return
-        block = file.read(_BLOCK)
+        block = file.read1(_BLOCK)
 
 
 def _end_of_lines(data: bytes) -> int:
