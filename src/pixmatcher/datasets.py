@@ -129,7 +129,7 @@ def get_tiny_imagenet(
     note = {"url": shown(source)}
     unpacked, archive = folder / _TINY_IMAGENET_FOLDER, folder / _zip_name(source)
     original = source == TINY_IMAGENET_URL
-    with _filling(folder):
+    with _filling(folder, progress):
         if unpack and _is_unpacked(unpacked, note):
             return unpacked
         fresh = download(
@@ -139,6 +139,7 @@ def get_tiny_imagenet(
             sha256=_TINY_IMAGENET_SHA256 if original else None,
             max_bytes=_LONGEST_ZIP,
             check=partial(_check_tiny_imagenet, source, original, progress),
+            check_finds_all=True,
             progress=_named(progress, "Downloading"),
         )
         if not unpack:
@@ -174,7 +175,7 @@ def get_open_images(
         raise SourceError(f"Open Images has no split {split}: name one of {', '.join(_OPEN_IMAGES)}.")
     base = (base_url or OPEN_IMAGES_URL).rstrip("/")
     images, labels = (f"{base}/{name}" for name in _OPEN_IMAGES[split])
-    with _filling(folder):
+    with _filling(folder, progress):
         note, path = {"url": shown(base), "limit": limit, "done": True}, folder / f".pixmatcher-{split}.json"
         if _read_note(path) == note:
             return folder
@@ -193,12 +194,17 @@ def get_open_images(
 
 
 @contextlib.contextmanager
-def _filling(folder: Path) -> Iterator[None]:
+def _filling(folder: Path, progress: DatasetProgress | None) -> Iterator[None]:
     """Make the folder and keep other processes from filling it; what the disk has against that is told."""
+
+    def waiting() -> None:
+        if progress is not None:
+            progress("Waiting for another process", 0, None)
+
     with telling_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = folder / ".pixmatcher.lock"
-        with locked(lock):
+        with locked(lock, waiting):
             try:
                 yield
             finally:
@@ -240,7 +246,8 @@ def _check_tiny_imagenet(url: str, hashed: bool, progress: DatasetProgress | Non
                 check_contents(archive, _named(progress, "Checking"))
     except zipfile.BadZipFile as error:
         raise FetchError(
-            f"What {shown(url)} gave is of no use, and it was deleted ({error}): give another URL with --url."
+            f"What {shown(url)} gave is of no use, and it was deleted ({error}): run the same command again, or give "
+            "another URL with --url."
         ) from error
 
 

@@ -79,47 +79,52 @@ def download(
     sha256: str | None = None,
     max_bytes: int | None = None,
     check: Callable[[Path], None] | None = None,
+    check_finds_all: bool = False,
     progress: ByteProgress | None = None,
     stall_seconds: float = STALL_SECONDS,
 ) -> bool:
     """Download `url` to `path`, going on where a call before was stopped; whether there was anything to do.
 
     The file must have the `size` in bytes and the `sha256` in hexadecimal, where they are given, and pass `check`,
-    which is called with the path of the received file and raises a `PixMatcherError`; what is wrong is deleted. A file
-    that is at `path` already must have that size and hash too, and is left alone. Of two processes that download the
-    same file, one waits for the other. See `stream` for what is tried again, what is refused, and proxies.
+    which is called with the path of the received file and raises a `PixMatcherError`; what is wrong is deleted. With
+    `check_finds_all` it finds every wrong byte, as a hash does: then it is gone on also where the server does not vouch
+    for the same bytes. A file that is at `path` already must have that size and hash too, and is left alone. Of two
+    processes that download the same file, one waits for the other. See `stream` for what is tried again, what is
+    refused, and proxies.
 
     Raises `FetchError` if the URL does not give the file, `StorageError` if the disk is full, and `PixMatcherError` if
     something is in the way or may not be written. What was received stays, except what is wrong.
     """
-    if _is_there(path, size, sha256):
-        return False
     part, note = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
-    with telling_disk(path.parent), locked(part) as file:
-        try:
-            if _is_there(path, size, sha256):
-                return False
-            _receive(url, file, note, size, sha256, max_bytes, progress, stall_seconds)
+    with telling_disk(path.parent):
+        if _is_there(path, size, sha256):
+            return False
+        with locked(part) as file:
             try:
-                _verify(url, file, size, sha256)
-                if check is not None:
-                    check(part)
-            except PixMatcherError:
-                file.truncate(0)
-                raise
-            os.fsync(file.fileno())
-            part.replace(path)
-            note.unlink(missing_ok=True)
-            return True
-        finally:
-            if not os.fstat(file.fileno()).st_size:
-                part.unlink(missing_ok=True)
+                if _is_there(path, size, sha256):
+                    return False
+                trusting = sha256 is not None or check_finds_all
+                _receive(url, file, note, size, max_bytes, progress, stall_seconds, trusting)
+                try:
+                    _verify(url, file, size, sha256)
+                    if check is not None:
+                        check(part)
+                except PixMatcherError:
+                    file.truncate(0)
+                    raise
+                os.fsync(file.fileno())
+                part.replace(path)
                 note.unlink(missing_ok=True)
+                return True
+            finally:
+                if not os.fstat(file.fileno()).st_size:
+                    part.unlink(missing_ok=True)
+                    note.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[IO[bytes]]:
-    """The file at `path`, made if need be, while no other process has it locked; waits for that.
+def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[IO[bytes]]:
+    """The file at `path`, made if need be, while no other process has it locked; calls `waiting` and waits if one has.
 
     Whoever has the lock may rename or delete the file: who waits for it then takes the next of that name.
     """
@@ -127,7 +132,11 @@ def locked(path: Path) -> Iterator[IO[bytes]]:
         # A link of that name may be somebody else's, in a folder open to all.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with open(os.open(path, flags, 0o666), "r+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
             if _is_at(path, file):
                 yield file
                 return
@@ -154,7 +163,7 @@ def telling_disk(folder: Path) -> Iterator[None]:
                 "it goes on where it stopped."
             ) from error
         place = folder if error.filename is None else os.fsdecode(error.filename)
-        raise PixMatcherError(f"{place} cannot be written ({reason}): choose another folder.") from error
+        raise PixMatcherError(f"{place} cannot be read or written ({reason}): choose another folder.") from error
 
 
 def _is_there(path: Path, size: int | None, sha256: str | None) -> bool:
@@ -180,10 +189,10 @@ def _receive(
     file: IO[bytes],
     note: Path,
     size: int | None,
-    sha256: str | None,
     max_bytes: int | None,
     progress: ByteProgress | None,
     stall_seconds: float,
+    trusting: bool,
 ) -> None:
     """Bring `file` to its full length."""
     offset = os.fstat(file.fileno()).st_size
@@ -192,7 +201,6 @@ def _receive(
         known, offset = None, 0
     elif offset and offset == known.length:
         return  # the call before was stopped right at the end
-    # Whatever is glued together, a hash tells whether that was right.
     pieces = stream(
         url,
         known=known,
@@ -200,7 +208,7 @@ def _receive(
         size=size,
         max_bytes=max_bytes,
         stall_seconds=stall_seconds,
-        trusting=sha256 is not None,
+        trusting=trusting,
     )
     file.seek(offset)
     with contextlib.closing(pieces):
@@ -455,7 +463,9 @@ def _goes_on(response: httpx.Response, known: Version, offset: int) -> bool:
         and told is not None
         and int(told[1]) == offset
         and (told[2] == "*" or known.length in (None, int(told[2])))
+        # There are servers that know Range and not If-Range.
         and response.headers.get("ETag", known.etag) == known.etag
+        and response.headers.get("Last-Modified", known.modified) == known.modified
     )
 
 

@@ -144,6 +144,8 @@ def _wrong_with(info: zipfile.ZipInfo) -> str | None:
         return "has the name of a device"
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or no plain file"
+    if info.header_offset < 0:
+        return "is damaged: it lies before the beginning"
     if info.flag_bits & 1:
         return "is encrypted"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
