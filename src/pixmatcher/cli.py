@@ -46,6 +46,9 @@ CollectionOption = Annotated[
     Path | None,
     typer.Option("--collection", "-c", help="The collection's folder, or the folder it lies in.", show_default=False),
 ]
+PrivateHostsOption = Annotated[
+    bool, typer.Option("--allow-private-hosts", help="Fetch image URLs from private and loopback addresses too.")
+]
 
 
 def main() -> None:
@@ -146,6 +149,10 @@ def index_command(
     ] = None,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Refuse images larger than this.")] = 512,
     retry_failed: Annotated[bool, typer.Option(help="Try again what failed before, changed or not.")] = False,
+    thumbnails: Annotated[
+        bool, typer.Option(help="Keep a small picture of each image of a remote or tar source, to show it later.")
+    ] = True,
+    allow_private_hosts: PrivateHostsOption = False,
 ) -> None:
     """Index images, or refresh what is indexed: added, changed, moved and deleted files."""
     from .indexing import index
@@ -159,6 +166,8 @@ def index_command(
             encoders=encoder,
             max_pixels=int(max_megapixels * 1e6),
             retry_failed=retry_failed,
+            thumbnails=thumbnails,
+            allow_private=allow_private_hosts,
             progress=progress,
         )
     _print_report(report)
@@ -182,9 +191,7 @@ def search_command(
     save_grid: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save the hits as a contact sheet (.png or .jpg).")
     ] = None,
-    allow_private_hosts: Annotated[
-        bool, typer.Option("--allow-private-hosts", help="Fetch image URLs from private and loopback addresses too.")
-    ] = False,
+    allow_private_hosts: PrivateHostsOption = False,
 ) -> None:
     """Search by text, by image, or by both together."""
     from .query import parse_query
@@ -198,22 +205,20 @@ def search_command(
         _search_batch(batch, collection, k, min_score, allow_private_hosts)
         return
     if save_grid is not None:
-        from .contact_sheet import check_sheet_path
+        from .contact_sheet import check_sheet_path, save_contact_sheet
 
         check_sheet_path(save_grid)
     parsed = parse_query(query or [], allow_private=allow_private_hosts)
     with _open(collection) as opened:
         result = search(opened, parsed, k=k, min_score=min_score)
         names = opened.catalog.label_names()
-    if as_json:
-        print(json.dumps(result.as_json()))
-    else:
-        _print_hits(result, names)
-    if save_grid is not None:
-        from .contact_sheet import save_contact_sheet
-
-        save_contact_sheet(result, save_grid)
-        print(f"Contact sheet saved to {printable(str(save_grid))}", file=sys.stderr)
+        if as_json:
+            print(json.dumps(result.as_json()))
+        else:
+            _print_hits(result, names)
+        if save_grid is not None:
+            save_contact_sheet(result, save_grid, opened)
+            print(f"Contact sheet saved to {printable(str(save_grid))}", file=sys.stderr)
 
 
 def _search_batch(batch: str, collection: Path | None, k: int, min_score: float | None, allow_private: bool) -> None:
@@ -241,9 +246,7 @@ def categories_command(
     collection: CollectionOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of categories.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    allow_private_hosts: Annotated[
-        bool, typer.Option("--allow-private-hosts", help="Fetch image URLs from private and loopback addresses too.")
-    ] = False,
+    allow_private_hosts: PrivateHostsOption = False,
 ) -> None:
     """Tell the most likely labels of an image, by those of the nearest labelled images."""
     from .categories import classify
@@ -278,16 +281,24 @@ def evaluate_command(
     per_category: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save what each category reaches as csv.")
     ] = None,
+    confusions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save a picture of the most confused categories (.png, .svg).")
+    ] = None,
+    allow_private_hosts: PrivateHostsOption = False,
 ) -> None:
     """Measure how well a collection answers queries of which the right answers are known."""
     from .evaluation import evaluate, evaluate_captions, save_categories
     from .outputs import check_writable
     from .sources import open_source
 
-    if queries is None and (captions is None or per_category is not None):
+    if queries is None and (captions is None or per_category is not None or confusions is not None):
         raise QueryError("Name a source of images with labels: --queries SOURCE.")
     if per_category is not None:
         check_writable(per_category)
+    if confusions is not None:
+        from .confusion_plot import check_plot_path, save_confusion_plot
+
+        check_plot_path(confusions)
     source = None if queries is None else open_source(queries)
     with _open(collection) as opened:
         captioned = evaluation = None
@@ -296,7 +307,7 @@ def evaluate_command(
                 captioned = evaluate_captions(opened, captions, progress=progress)
         if source is not None:
             with _progress("Encoding queries") as progress:
-                evaluation = evaluate(opened, source, k=k, progress=progress)
+                evaluation = evaluate(opened, source, k=k, allow_private=allow_private_hosts, progress=progress)
     if as_json:
         answer = evaluation.as_json() if evaluation else {}
         print(json.dumps(answer | ({"captions": captioned.as_json()} if captioned else {})))
@@ -305,6 +316,9 @@ def evaluate_command(
     if evaluation is not None and per_category is not None:
         save_categories(evaluation, per_category)
         print(f"Categories saved to {printable(str(per_category))}", file=sys.stderr)
+    if evaluation is not None and confusions is not None:
+        save_confusion_plot(evaluation, confusions)
+        print(f"Picture saved to {printable(str(confusions))}", file=sys.stderr)
     if (evaluation and evaluation.failures) or (captioned and captioned.failures):
         raise typer.Exit(1)
 
@@ -560,6 +574,8 @@ def _print_table(rows: Sequence[tuple[str, str, str, str]]) -> None:
 
 
 def _print_evaluation(evaluation: Evaluation | None, captioned: CaptionEvaluation | None) -> None:
+    from .evaluation import MOST_CONFUSED
+
     parts: list[tuple[str, Figures | None]] = []
     if evaluation is not None:
         where = printable(str(evaluation.collection))
@@ -572,6 +588,9 @@ def _print_evaluation(evaluation: Evaluation | None, captioned: CaptionEvaluatio
         parts.append(("captions", captioned.figures))
     _print_figures([(kind, figures) for kind, figures in parts if figures is not None])
     if evaluation is not None:
+        for confusion in evaluation.confusions(MOST_CONFUSED):
+            names = f"{printable(confusion.name)} finds {printable(confusion.other_name)}"
+            print(f"most confused: {names}, {confusion.share:.0%} of the first {evaluation.k} hits")
         unknown = f"of {evaluation.unknown_labels:,} labels that the collection does not have"
         for count, what in (
             (evaluation.unlabelled, "without a label"),

@@ -51,6 +51,10 @@ class Source(Protocol):
     """What names this source in a collection; `open_source(spec)` gives it back."""
     folder: str | None
     """The folder its images lie in, where a collection of it alone goes too; None for what is no folder."""
+    remote: bool
+    """Whether its images have `urls`."""
+    thumbnails: bool
+    """Whether thumbnails are to be kept, as its images may be out of reach when results are shown."""
 
     def scan(self) -> Iterator[Entry | Unusable]:
         """List the images without opening them. Raises `SourceError` if the source as a whole cannot be read."""

@@ -27,6 +27,8 @@ _MARK = "wnids.txt"
 class TinyImageNetSource:
     """One split of Tiny ImageNet, or all of them. The rest of the spec is `PATH` or `PATH?split=NAME`."""
 
+    remote = thumbnails = False
+
     def __init__(self, rest: str) -> None:
         name, _, query = rest.partition("?")
         path = os.path.abspath(name)
