@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,10 @@ import typer
 from .errors import PixMatcherError, QueryError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from .collection import Collection, Failure
+    from .datasets import DatasetProgress
     from .evaluation import CaptionEvaluation, Evaluation, Figures
     from .indexing import IndexReport, ProgressCallback
     from .searching import SearchResult
@@ -31,6 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+datasets_app = typer.Typer(help="Download public data sets to index.")
+app.add_typer(datasets_app, name="datasets")
 
 _P = ParamSpec("_P")
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # has no public name
@@ -69,7 +76,7 @@ def _mend_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _command(name: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+def _command(name: str, group: typer.Typer = app) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
     """Register a command; every error that a user can cause ends in one line and an exit code."""
 
     def register(function: Callable[_P, None]) -> Callable[_P, None]:
@@ -90,7 +97,7 @@ def _command(name: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
                 _drop_output()
                 _fail(f"the system refused: {error}. Mend that and run the same command again.", 1)
 
-        return app.command(name)(guarded)
+        return group.command(name)(guarded)
 
     return register
 
@@ -377,6 +384,44 @@ def sources_command() -> None:
         print(f"{kind.prefix:<15}{kind.description}\n{'':<15}pixmatcher index {kind.example}")
 
 
+@_command("list", datasets_app)
+def datasets_list_command() -> None:
+    """Show the data sets that can be downloaded, their terms and sizes."""
+    from .datasets import DATASETS
+
+    for dataset in DATASETS:
+        lines = (dataset.description, f"terms: {dataset.terms}", f"size: {dataset.size}", dataset.example)
+        print(f"{dataset.name:<15}" + f"\n{'':<15}".join(lines))
+
+
+@_command("get", datasets_app)
+def datasets_get_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `pixmatcher datasets list` shows.")],
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where it goes; a new folder here of the data set's name.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Another URL of the zip file, or of the folder of the lists.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of open-images: train, validation (if none is named) or test.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Of open-images: so many images of the list only.")] = None,
+    no_unpack: Annotated[bool, typer.Option("--no-unpack", help="Of tiny-imagenet: keep it as a zip file.")] = False,
+) -> None:
+    """Download a data set, or the rest of it if that was stopped before."""
+    from .datasets import get_dataset
+
+    with _byte_progress() as progress:
+        path = get_dataset(
+            name, to, url=url, split=split, limit=limit, unpack=False if no_unpack else None, progress=progress
+        )
+    where = _near(str(path.absolute()))
+    print(f"{name} is in {printable(where)}\n\nType next:")
+    collection = os.path.join(os.path.dirname(where) if path.is_file() else where, ".pixmatcher")
+    print(f"  pixmatcher index {shlex.quote(f'{name}:{where}')} -c {shlex.quote(collection)}")
+
+
 @_command("forget")
 def forget_command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The source, as `pixmatcher info` names it.")],
@@ -449,6 +494,33 @@ def _progress(title: str, what: str = "images") -> Iterator[ProgressCallback | N
         def update(done: int, total: int) -> None:
             speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
             bar.update(task, completed=done, total=total, rate=f"{speed:.0f} {what}/s" if speed else "")
+
+        yield update
+
+
+@contextmanager
+def _byte_progress() -> Iterator[DatasetProgress | None]:
+    """A progress bar in bytes on stderr; nothing where stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def update(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, completed=done)
+            bar.update(tasks[what], completed=done, total=total)
 
         yield update
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the `OSError` of a full disk; a limit on the size of files (EFBIG) is one more way to have no room."""
+
 
 class PixMatcherError(Exception):
     """Base of all errors raised on purpose. `exit_code` is the command line's exit status for it."""

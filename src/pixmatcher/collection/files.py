@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
-from ..errors import CollectionError, StorageError
+from ..errors import NO_ROOM, CollectionError, StorageError
 
 FOLDER_NAME = ".pixmatcher"
 MANIFEST_NAME = "collection.json"
@@ -24,9 +24,6 @@ OWN_NAMES = frozenset(
     | {THUMBNAILS_NAME + ending for ending in ("", "-journal")}
 )
 """Names of all that a collection keeps in its folder."""
-
-# A limit on the size of files (EFBIG) is one more way to have no room.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Writer(Protocol):
@@ -60,7 +57,7 @@ def full_disk(folder: Path, reason: str) -> str:
 def write_error(folder: Path, error: OSError) -> CollectionError:
     """What to raise when something in `folder` could not be written: `StorageError` only where the disk is to blame."""
     reason = error.strerror or str(error)
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return StorageError(full_disk(folder, reason))
     if error.errno == errno.EIO:
         return StorageError(
