@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import NO_ROOM, FetchError, PixMatcherError, StorageError
-from .fetch import _is_public
+from .addresses import is_public
 
 if TYPE_CHECKING:
     import httpx
@@ -445,7 +445,7 @@ def _is_private(url: httpx.URL) -> bool:
         found = socket.getaddrinfo(url.host, None, type=socket.SOCK_STREAM)
     except OSError:  # a name that only the proxy knows, or nobody
         return False
-    return not all(_is_public(str(sockaddr[0])) for *_, sockaddr in found)
+    return not all(is_public(str(sockaddr[0])) for *_, sockaddr in found)
 
 
 def _range_headers(known: Version | None, offset: int, trusting: bool) -> dict[str, str]:
