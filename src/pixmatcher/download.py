@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import NO_ROOM, FetchError, PixMatcherError, StorageError
 from .addresses import is_public
+from .errors import NO_ROOM, FetchError, PixMatcherError, StorageError
 
 if TYPE_CHECKING:
     import httpx
