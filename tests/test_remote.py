@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import gzip
 import io
 import json
 import os
@@ -19,7 +20,7 @@ import pytest
 from PIL import Image
 
 from conftest import TinyEncoder, cli, paint
-from pixmatcher import Collection, IndexReport, Query, downloading, evaluate, index, search
+from pixmatcher import Collection, IndexReport, Query, downloading, evaluate, index, indexing, search
 from pixmatcher.images import fit_image
 from pixmatcher.sources import open_source
 from servers import Server, serve_watched
@@ -142,6 +143,35 @@ def test_an_image_that_is_gone_from_its_server_stays(
         assert len(collection) == 1
 
 
+def test_a_list_that_breaks_off_takes_nothing_away(
+    server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport]
+) -> None:
+    listed = tmp_path / "list.txt.gz"
+    text = "\n".join(f"{server.url}/{n}.jpg" for n in range(20)).encode()
+    listed.write_bytes(gzip.compress(text))
+    refresh(listed)
+    other = paint(tmp_path / "photos" / "other.png", 50)
+    refresh(str(other.parent))
+    for content, reason in ((gzip.compress(text)[:-20], "damaged"), (b"", "source cannot be read")):
+        listed.write_bytes(content)
+        report = index([f"urls:{listed}", other.parent], path, allow_private=True)
+        assert (report.removed, report.total) == (0, 21)
+        assert {failure.reason for failure in report.failures} == {reason}
+    listed.write_bytes(gzip.compress(text[: text.index(b"5.jpg") + 5]))
+    assert refresh(listed).removed == 14
+
+
+def test_of_millions_of_bad_rows_not_all_are_named(
+    tmp_path: Path, refresh: Callable[..., IndexReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "_MOST_UNUSABLE", 10)
+    listed = tmp_path / "list.txt"
+    listed.write_text("no url\n" * 1000)
+    failures = refresh(listed).failures
+    assert len(failures) == 11
+    assert [f.detail for f in failures if f.reason == "more of these"] == ["990 entries that are not named"]
+
+
 def test_open_images_are_turned_and_keep_their_authors(
     server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport], tiny: TinyEncoder
 ) -> None:
@@ -163,6 +193,7 @@ def test_open_images_are_turned_and_keep_their_authors(
     (folder / "oidv7-class-descriptions.csv").write_text("LabelName,DisplayName\n/m/01,Cat\n")
     report = refresh(f"open-images:{folder}")
     assert (report.added, report.failures) == (3, [])
+    assert "/gone.jpg" not in server.requests  # the thumbnail comes first, but for what must be turned
     with Collection.open(path) as collection:
         items = {item.details["id"]: item for item in collection.items()}
         assert collection.catalog.label_names() == {"/m/01": "Cat"}

@@ -34,6 +34,8 @@ ProgressCallback = Callable[[int, int], None]
 """Called with the images done and the images to do."""
 
 _IF_GONE = "is its disk mounted? its images stay; `pixmatcher forget` takes them out"
+_MOST_UNUSABLE = 100_000
+"""Entries of a source that are named in the report because they cannot be used."""
 _FLUSH_ITEMS = 512
 _FLUSH_SECONDS = 1.0
 # After these the image may well be what it was: its item stays, and every run tries again.
@@ -264,10 +266,12 @@ class _Run:
             self._catalog.put_seen(self._scan(source, unusable[source_id]), source_id)
             if not self._found and self._catalog.item_count(source_id) and not self._may_be_empty(source):
                 unusable[source_id].append(Unusable(source.spec, "no images any more", _IF_GONE, hides_entries=True))
-        hidden = [u.uri for found in unusable.values() for u in found if u.hides_entries]
+        hiding = [(source_id, u.uri) for source_id, found in unusable.items() for u in found if u.hides_entries]
+        hidden = [uri for _, uri in hiding]
+        unsure = [source_id for source_id, uri in hiding if uri == self._sources[source_id].spec]
         vanished = self._vanished_of_others()
         unchanged, told, pending = self._catalog.compare(
-            [*self._sources], hidden, vanished, means=self._means, retry_failed=retry_failed
+            [*self._sources], hidden, vanished, unsure=unsure, means=self._means, retry_failed=retry_failed
         )
         with self._catalog.writing():
             for source in self._sources.values():
@@ -279,10 +283,15 @@ class _Run:
         return pending
 
     def _scan(self, source: Source, unusable: list[Unusable]) -> Iterator[Entry]:
+        unnamed = 0
         try:
             for found in source.scan():
                 if isinstance(found, Unusable):
-                    unusable.append(found)
+                    # A list that is none may have millions of bad rows.
+                    if len(unusable) < _MOST_UNUSABLE or found.hides_entries:
+                        unusable.append(found)
+                    else:
+                        unnamed += 1
                 else:
                     self._found += 1
                     yield found
@@ -290,6 +299,8 @@ class _Run:
             if len(self._sources) == 1:
                 raise
             unusable.append(Unusable(source.spec, "source cannot be read", str(error), hides_entries=True))
+        if unnamed:
+            unusable.append(Unusable(source.spec, "more of these", f"{unnamed:,} entries that are not named"))
 
     def _may_be_empty(self, source: Source) -> bool:
         """An empty folder may be a disk that is not mounted; a collection inside it shows that it is."""

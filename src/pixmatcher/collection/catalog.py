@@ -393,6 +393,7 @@ class Catalog:
         hidden: Sequence[str],
         vanished: Sequence[int] = (),
         *,
+        unsure: Sequence[int] = (),
         means: str = "",
         retry_failed: bool = False,
     ) -> tuple[int, int, int]:
@@ -400,7 +401,8 @@ class Catalog:
 
         Returns how many entries are unchanged, tell something new of an image that is unchanged, and are pending.
 
-        Items at or below a path in `hidden` are not gone: nobody knows. Items of other sources in `vanished` are.
+        Items at or below a path in `hidden`, and those of the sources `unsure`, are not gone: nobody knows. Items of
+        other sources in `vanished` are.
         What failed at the same version, or at the same version with the same `means` to open images, is not pending.
         Failures that no longer hold are forgotten.
         """
@@ -420,7 +422,7 @@ class Catalog:
                 "CREATE TEMP TABLE gone AS SELECT id, uri, content_hash FROM items "
                 "WHERE (source_id IN (SELECT value FROM json_each(?)) OR id IN (SELECT value FROM json_each(?))) "
                 "AND NOT EXISTS (SELECT 1 FROM temp.seen WHERE seen.uri = items.uri)",
-                (sources, json.dumps(vanished)),
+                (json.dumps([source_id for source_id in source_ids if source_id not in unsure]), json.dumps(vanished)),
             )
             if hidden:
                 gone = ((item_id, self._shown(uri)) for item_id, uri in run("SELECT id, uri FROM temp.gone").fetchall())

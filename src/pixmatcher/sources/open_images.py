@@ -205,7 +205,9 @@ def _entry(
     small = fields[columns["thumbnail300kurl"]] if "thumbnail300kurl" in columns else ""
     if small:
         with suppress(ValueError):  # there is the original
-            urls = tuple(dict.fromkeys((normal_url(small), url)))
+            # Flickr's smaller sizes are upright, so what must be turned is the original, if that is to be had.
+            both = (url, normal_url(small)) if rotation else (normal_url(small), url)
+            urls = tuple(dict.fromkeys(both))
     details: dict[str, str] = {}
     for name, column in _DETAILS:
         text = fields[columns[column]].strip() if column in columns else ""
