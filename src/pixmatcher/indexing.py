@@ -264,7 +264,8 @@ class _Run:
             unusable[source_id] = []
             self._found = 0
             self._catalog.put_seen(self._scan(source, unusable[source_id]), source_id)
-            if not self._found and self._catalog.item_count(source_id) and not self._may_be_empty(source):
+            known = any(u.hides_entries and u.uri == source.spec for u in unusable[source_id])
+            if not (self._found or known or self._may_be_empty(source)) and self._catalog.item_count(source_id):
                 unusable[source_id].append(Unusable(source.spec, "no images any more", _IF_GONE, hides_entries=True))
         hiding = [(source_id, u.uri) for source_id, found in unusable.items() for u in found if u.hides_entries]
         hidden = [uri for _, uri in hiding]
