@@ -22,7 +22,8 @@ from .cores import usable_cores
 from .encoders import DEFAULT_ENCODER, Encoder, load_encoder, load_recorded
 from .errors import CollectionError, InvalidImageError, SourceError
 from .images import DEFAULT_MAX_PIXELS, Recipe, fit_image, open_image
-from .sources import Source, Unusable, open_source
+from .sources import HoldsEmbeddings, Source, Unusable, open_source
+from .spaces import EncoderRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,12 +114,14 @@ def index(
         raise SourceError("There is no source to index: name a folder of images.")
     path = _collection_path(opened, collection)
     workers = max(1, workers or usable_cores())
+    saved = [source for source in opened if isinstance(source, HoldsEmbeddings)]
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
-        _open_or_create(path, encoders, executor) as target,
+        _open_or_create(path, encoders, saved, executor) as target,
     ):
         target.begin_writing()
-        loaded = load_recorded(target.encoders)
+        # Saved embeddings may be of an encoder that is not there.
+        loaded = load_recorded(target.encoders) if len(saved) < len(opened) else []
         report = IndexReport(target.path)
         run = _Run(opened, target, loaded, max_pixels, executor, workers, report, progress)
         run.refresh(retry_failed)
@@ -154,19 +157,50 @@ def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[st
     return path if begun else path / FOLDER_NAME
 
 
-def _open_or_create(path: Path, encoders: Sequence[str] | None, executor: ThreadPoolExecutor) -> Collection:
+def _open_or_create(
+    path: Path, encoders: Sequence[str] | None, saved: Sequence[HoldsEmbeddings], executor: ThreadPoolExecutor
+) -> Collection:
+    """Open the collection, or make it for these encoders, or for those of saved embeddings."""
     if Collection.locate(path) is None:
+        if saved:
+            _check_fit(path, saved[0].describes, encoders, saved)
+            return Collection.create(path, saved[0].describes)
         loaded = [load_encoder(name) for name in encoders or (DEFAULT_ENCODER,)]
         executor.submit(_load, loaded)  # all images will be new
         return Collection.create(path, loaded)
     existing = Collection.open(path)
-    names = [record.name for record in existing.encoders]
-    if encoders is not None and list(encoders) != names:
+    try:
+        _check_fit(existing.path, existing.encoders, encoders, saved)
+    except CollectionError:
         existing.close()
-        raise CollectionError(
-            f"{existing.path} was made with the encoders {', '.join(names)}: name another collection with -c."
-        )
+        raise
     return existing
+
+
+def _check_fit(
+    path: Path,
+    records: Sequence[EncoderRecord],
+    encoders: Sequence[str] | None,
+    saved: Sequence[HoldsEmbeddings],
+) -> None:
+    """Raise `CollectionError` if a collection of these encoders cannot take what it is given."""
+    names = [record.name for record in records]
+    if encoders is not None and list(encoders) != names:
+        raise CollectionError(f"{path} was made with the encoders {', '.join(names)}: name another collection with -c.")
+    for source in saved:
+        offered = {record.name: record for record in source.describes}
+        for record in records:
+            offer = offered.get(record.name)
+            if offer is None or len({offer.fingerprint, record.fingerprint} - {""}) > 1:
+                raise CollectionError(
+                    f"{source.spec} has no embeddings of the encoder {record.name} ({record.fingerprint or 'any'}), of "
+                    f"which {path} is made: name another collection with -c."
+                )
+            if missing := [space.name for space in record.spaces if space not in offer.spaces]:
+                raise CollectionError(
+                    f"{source.spec} has no embeddings of the space {missing[0]}, which {path} has: name another "
+                    "collection with -c."
+                )
 
 
 class _Run:
@@ -191,8 +225,8 @@ class _Run:
         self._catalog = collection.catalog
         self._encoders = encoders
         self._recipes: list[Recipe] = list(dict.fromkeys(encoder.recipe for encoder in encoders))
-        self._min_side = max(recipe.min_side for recipe in self._recipes)
-        self._batch_size = max(encoder.batch_size for encoder in encoders)
+        self._min_side = max((recipe.min_side for recipe in self._recipes), default=1)
+        self._batch_size = max((encoder.batch_size for encoder in encoders), default=1)
         self._max_pixels = max_pixels
         self._means = f"{max_pixels} {__version__} {find_spec('pillow_heif') is not None}"
         self._executor = executor
@@ -305,10 +339,13 @@ class _Run:
 
     def _outcomes(self, source_id: int, source: Source) -> Generator[_Outcome, None, None]:
         """Work through the pending entries; at most two batches a worker are under way."""
-        batches = in_batches(self._catalog.pending(source_id), self._batch_size)
+        size = source.batch_size if isinstance(source, HoldsEmbeddings) else self._batch_size
+        batches = in_batches(self._catalog.pending(source_id), size)
         return as_completed(self._executor, partial(self._process, source), batches, 2 * self._workers)
 
     def _process(self, source: Source, batch: Sequence[Item], *, encode_known: bool = False) -> _Outcome:
+        if isinstance(source, HoldsEmbeddings):
+            return self._take_saved(source, batch, encode_known)
         outcome = _Outcome()
         decoded: list[_Decoded] = []
         for entry in batch:
@@ -324,6 +361,20 @@ class _Run:
         outcome.encoded = [d.item for d in decoded]
         if decoded:
             outcome.embeddings = self._encode(decoded)
+        return outcome
+
+    def _take_saved(self, source: HoldsEmbeddings, batch: Sequence[Item], take_known: bool) -> _Outcome:
+        """What becomes of entries whose embeddings the source has: their version is the hash of these."""
+        outcome = _Outcome()
+        known = set() if take_known else self._catalog.known_contents([entry.version for entry in batch])
+        for entry in batch:
+            item = replace(entry, content_hash=entry.version)
+            (outcome.known if item.content_hash in known else outcome.encoded).append(item)
+        try:
+            outcome.embeddings = source.embeddings([item.uri for item in outcome.encoded])
+        except SourceError as error:
+            outcome.failed = [self._failure(item, "cannot be read", str(error)) for item in outcome.encoded]
+            outcome.encoded = []
         return outcome
 
     def _failure(self, entry: Item, reason: str, detail: str) -> Failure:

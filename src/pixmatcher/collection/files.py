@@ -23,7 +23,7 @@ OWN_NAMES = frozenset({MANIFEST_NAME, f"{MANIFEST_NAME}.new", LOCK_NAME, INDEX_L
 """Names of all that a collection keeps in its folder."""
 
 # A limit on the size of files (EFBIG) is one more way to have no room.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Writer(Protocol):
@@ -57,7 +57,7 @@ def full_disk(folder: Path, reason: str) -> str:
 def write_error(folder: Path, error: OSError) -> CollectionError:
     """What to raise when something in `folder` could not be written: `StorageError` only where the disk is to blame."""
     reason = error.strerror or str(error)
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return StorageError(full_disk(folder, reason))
     if error.errno == errno.EIO:
         return StorageError(
