@@ -95,10 +95,23 @@ def open_reference(reference: str, allow_private: bool = False) -> ImageSource:
     if is_url(reference):
         return fetch(reference, allow_private=allow_private)
     if not os.path.lexists(reference):
-        raise QueryError(f"There is no file {reference!r}: check the path.")
+        return _inside_archive(reference)
     if os.path.isdir(reference):
         raise QueryError(f"{reference!r} is a folder, not an image: index it, or name an image in it.")
     return Path(reference)
+
+
+def _inside_archive(path: str) -> bytes:
+    """The image at a path that goes on behind the name of a zip or tar file, as the uris of such images do."""
+    from .sources.zipped import open_path
+
+    try:
+        with open_path(path) as file:
+            return file.read()
+    except InvalidImageError as error:
+        if error.reason == "missing":
+            raise QueryError(f"There is no file {path!r}: check the path.") from error
+        raise
 
 
 def query_from_json(values: object, *, allow_private: bool = False) -> Query:
