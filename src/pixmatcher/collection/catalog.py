@@ -241,27 +241,27 @@ class Catalog:
     ) -> list[int]:
         """Insert items, or replace those of the same uri; their rows count from `first_row`. Returns their ids."""
         added = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        ids = []
         uris = [self._stored(item.uri) for item in items]
+        rows = []
         for position, (item, uri) in enumerate(zip(items, uris, strict=True)):
             values = [_as_text(value) if isinstance(value, str) else value for value in _ITEM_VALUES(item)]
             values[-1] = added
-            placeholders = ", ".join("?" * (len(values) + 4))
-            cursor = self._connection.execute(
-                f"INSERT INTO items ({_ITEM_COLUMNS.removesuffix(', id')}, row, checksum, source_id) "
-                f"VALUES ({placeholders}) "
-                "ON CONFLICT (uri) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version, "
-                "bytes = excluded.bytes, width = excluded.width, height = excluded.height, format = excluded.format, "
-                "label = excluded.label, caption = excluded.caption, modified = excluded.modified, "
-                "taken = excluded.taken, row = excluded.row, checksum = excluded.checksum, "
-                "source_id = excluded.source_id RETURNING id",
-                (uri, *values, first_row + position, checksums[position], source_id),
-            )
-            ids.append(int(cursor.fetchone()[0]))
+            rows.append((uri, *values, first_row + position, checksums[position], source_id))
+        columns = f"{_ITEM_COLUMNS.removesuffix(', id')}, row, checksum, source_id"
+        self._connection.executemany(
+            f"INSERT INTO items ({columns}) VALUES ({', '.join('?' * (columns.count(',') + 1))}) "
+            "ON CONFLICT (uri) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version, "
+            "bytes = excluded.bytes, width = excluded.width, height = excluded.height, format = excluded.format, "
+            "label = excluded.label, caption = excluded.caption, modified = excluded.modified, "
+            "taken = excluded.taken, row = excluded.row, checksum = excluded.checksum, "
+            "source_id = excluded.source_id",
+            rows,
+        )
         self._connection.executemany("DELETE FROM failures WHERE uri = ?", ((uri,) for uri in uris))
         self._connection.execute("UPDATE state SET rows = ?", (first_row + len(items),))
         self._rows_changed()
-        return ids
+        ids = dict(self._connection.execute("SELECT uri, id FROM items WHERE row >= ?", (first_row,)))
+        return [ids[uri] for uri in uris]
 
     def update_item(self, item: Item, source_id: int | None) -> None:
         """Give the item of this id the new uri, version and dates; its content stays what it is."""
