@@ -2,20 +2,104 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+CERTIFICATE = Path(__file__).with_name("server.pem")
+"""Of one.example and two.example."""
+
+
+@dataclass
+class Server:
+    """A server, and what it has seen."""
+
+    url: str
+    at_most: int | None = None
+    """Requests at once; above that it answers 429."""
+    requests: Counter[str] = field(default_factory=Counter)
+    """How often each path, query included, was asked for."""
+    hosts: list[list[str]] = field(default_factory=list)
+    """For each connection the hosts named in its requests; first the one named to TLS."""
+    most_at_once: int = 0
+    _at_once: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, path: str) -> bool:
+        """Count a request; whether it may go on."""
+        with self._lock:
+            self.requests[path] += 1
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            return self.at_most is None or self._at_once <= self.at_most
+
+    def end(self) -> None:
+        with self._lock:
+            self._at_once -= 1
 
 
 class _Handler(BaseHTTPRequestHandler):
     image: bytes
+    latency: float
+    server_seen: Server
+    wbufsize = -1  # headers and body in one piece
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        if isinstance(self.request, ssl.SSLSocket):
+            self.request.do_handshake()
+        super().setup()
+        self.hosts = [getattr(self.request, "sni", "")]
+        self.server_seen.hosts.append(self.hosts)
 
     def do_GET(self) -> None:
+        self.hosts.append((self.headers["Host"] or "").partition(":")[0])
+        welcome = self.server_seen.begin(self.path)
+        try:
+            time.sleep(self.latency)
+            if welcome:
+                self._respond()
+            else:
+                self._answer(429, b"")
+        finally:
+            self.server_seen.end()
+
+    def _respond(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/image.jpg":
             self._answer(200, self.image)
+        elif path == "/flaky.jpg":
+            self._flaky(**{name: int(values[0]) for name, values in parse_qs(urlsplit(self.path).query).items()})
+        elif path == "/kilobytes":
+            self._answer(200, bytes(int(urlsplit(self.path).query) << 10))
+        elif path == "/empty-page":
+            self._answer(200, b"No image here.", **{"Content-Type": "text/html; charset=utf-8"})
+        elif path == "/called-a-page.jpg":
+            self._answer(200, self.image, **{"Content-Type": "text/html"})
+        elif path == "/to-private":
+            self._redirect("http://10.0.0.1/image.jpg")
+        elif path == "/to-nowhere":
+            self._redirect("http://a:b/")
+        elif path == "/large":
+            self._start(200, 10 << 30)
+            self._pour()
+        elif path == "/close":  # without having said so
+            self._answer(200, self.image)
+            self.close_connection = True
+        elif path == "/hang-up":
+            self.close_connection = True
+        elif path == "/no-http":
+            self.wfile.write(b"220 ready\r\n")
+            self.close_connection = True
+        elif path == "/authorization":
+            self._answer(200, (self.headers["Authorization"] or "").encode())
         elif path == "/page.html":
             self._answer(200, b"<!doctype html><html><body>No image here.</body></html>")
         elif path == "/to-image":
@@ -40,35 +124,49 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(0.05)
         elif path == "/endless":
             self._start(200, None)
-            while True:
-                self.wfile.write(bytes(1 << 16))
+            self._pour()
         elif path == "/cut":
             self._start(200, len(self.image))
             self.wfile.write(self.image[:100])
+            self.close_connection = True
         elif path == "/host":
             self._answer(200, (self.headers["Host"] or "").encode())
         else:
             self._answer(404, b"")
 
-    def _start(self, status: int, length: int | None) -> None:
+    def _start(self, status: int, length: int | None, **headers: str) -> None:
         self.send_response(status)
         if length is not None:
             self.send_header("Content-Length", str(length))
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
 
-    def _answer(self, status: int, body: bytes) -> None:
-        self._start(status, len(body))
+    def _answer(self, status: int, body: bytes, **headers: str) -> None:
+        self._start(status, len(body), **headers)
         self.wfile.write(body)
 
     def _redirect(self, location: str) -> None:
-        self.send_response(302)
-        self.send_header("Location", location)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self._answer(302, b"", Location=location)
+
+    def _flaky(self, times: int, status: int = 503, after: int | None = None, **_: int) -> None:
+        """The image, but not the first so many times."""
+        if self.server_seen.requests[self.path] > times:
+            self._answer(200, self.image)
+        else:
+            self._answer(status, b"not now", **({} if after is None else {"Retry-After": str(after)}))
+
+    def _pour(self) -> None:
+        while True:
+            self.wfile.write(bytes(1 << 16))
 
     def handle(self) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # the client has had enough
+        with suppress(ConnectionError):  # the client has had enough
             super().handle()
+
+    def finish(self) -> None:
+        with suppress(ConnectionError):
+            super().finish()
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -77,14 +175,42 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve(image: bytes) -> Iterator[str]:
     """Serve `image` under /image.jpg and other things under other names; gives the server's URL."""
-    handler = type("Handler", (_Handler,), {"image": image})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    with serve_watched(image, protocol="HTTP/1.0") as server:
+        yield server.url
+
+
+@contextmanager
+def serve_watched(
+    image: bytes,
+    *,
+    latency: float = 0.0,
+    at_most: int | None = None,
+    tls: bool = False,
+    protocol: str = "HTTP/1.1",
+) -> Iterator[Server]:
+    """The same, with connections that are kept: each answer comes after `latency` seconds."""
+    seen = Server("", at_most)
+    members = {"image": image, "latency": latency, "server_seen": seen, "protocol_version": protocol}
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), members))
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        context.sni_callback = lambda opened, name, _: setattr(opened, "sni", name or "")
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
+    seen.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield seen
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # a client that trusts no such certificate

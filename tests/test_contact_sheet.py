@@ -101,7 +101,7 @@ def test_what_goes_wrong_when_saving_is_one_sentence(tmp_path: Path, monkeypatch
             save_contact_sheet(result_of([]), full)
     old = tmp_path / "old.jpg"
     old.write_bytes(b"old")
-    monkeypatch.setattr(contact_sheet, "draw_contact_sheet", lambda _: Image.new("RGB", (70_000, 1)))
+    monkeypatch.setattr(contact_sheet, "draw_contact_sheet", lambda *_: Image.new("RGB", (70_000, 1)))
     with pytest.raises(PixMatcherError, match=r"cannot be written \(.+\)\.$"):  # more than a JPEG may have
         save_contact_sheet(result_of([]), old)
     assert old.read_bytes() == b"old"

@@ -192,8 +192,13 @@ def test_image_queries_and_label_names(collection: Collection, data: Path, tiny:
         own = [r for r, e in zip(reckoned, entries, strict=True) if r and e.label == category.label]
         np.testing.assert_allclose([*category.figures.values()], np.mean([f for f, _ in own], axis=0))
         wrong = sum((w for _, w in own), Counter())
-        assert category.wrong_label == min(wrong, key=lambda label: (-wrong[label], label), default=None)
-    assert any(category.wrong_label for category in found.categories)
+        assert [*category.wrong] == sorted(wrong, key=lambda label: (-wrong[label], label))
+        assert category.wrong == pytest.approx({label: count / (3 * 4) for label, count in wrong.items()})
+    assert any(category.wrong for category in found.categories)
+    shares = {(c.name, found.names[other]): share for c in found.categories for other, share in c.wrong.items()}
+    most = found.confusions(2)
+    assert [confusion.share for confusion in most] == sorted(shares.values(), reverse=True)[:2]
+    assert all(shares[confusion.name, confusion.other_name] == confusion.share for confusion in most)
     assert found.failures == []
 
 
@@ -251,6 +256,7 @@ class Listed:
 
     spec = "listed"
     folder = None
+    remote = thumbnails = False
 
     def __init__(self, *entries: Entry | Unusable) -> None:
         self.entries = entries
@@ -346,7 +352,7 @@ def test_the_csv_of_categories(collection: Collection, data: Path, tmp_path: Pat
     for row, category in zip(rows, found.categories, strict=True):
         assert (row["label"], row["name"], row["queries"]) == (category.label, category.name, "4")
         assert [float(row[name]) for name in NAMES] == pytest.approx([*category.figures.values()], abs=1e-4)
-        assert row["wrong_label"] == (category.wrong_label or "")
+        assert row["wrong_label"] == next(iter(category.wrong), "")
     save_categories(evaluate(collection, open_source(f"tiny-imagenet:{data}?split=val"), k=1), tmp_path / "one.csv")
     header = (tmp_path / "one.csv").read_text().splitlines()[0]
     assert header == "label,name,queries,precision@1,mAP@1,R-precision,wrong_label"
@@ -437,10 +443,15 @@ def zipped(data: Path, tmp_path: Path) -> Path:
 def test_the_command(zipped: Path) -> None:
     (zipped / "captions.csv").write_text("image,caption\nn01_0.JPEG,a red thing\nn02_0.JPEG,a green thing\n")
     call = ["evaluate", "-c", "c", "--queries", "tiny-imagenet:data.zip?split=val", "-k", "3"]
-    done = cli(*call, "--per-category", "categories.csv", "--captions", "captions.csv", cwd=zipped)
+    files = ["--per-category", "categories.csv", "--confusions", "confusions.png"]
+    done = cli(*call, *files, "--captions", "captions.csv", cwd=zipped)
     assert done.returncode == 1, done
-    assert done.stderr.splitlines() == ["Categories saved to categories.csv"]
+    assert done.stderr.splitlines() == ["Categories saved to categories.csv", "Picture saved to confusions.png"]
+    with Image.open(zipped / "confusions.png") as picture:
+        picture.load()
+        assert min(picture.size) > 300
     lines = done.stdout.splitlines()
+    assert any(line.startswith("most confused: ") and " thing finds " in line for line in lines)
     (header,) = (line for line in lines if line.startswith("queries  "))
     assert header.split("  ")[-1] == "95 % interval"
     rows = [line.split() for line in lines if " to " in line]
@@ -464,6 +475,7 @@ def test_the_command(zipped: Path) -> None:
     assert [*answer["images"]["figures"]] == [*answer["texts"]["figures"]] == NAMES
     assert [failure["uri"].endswith("val_3.JPEG") for failure in answer["failures"]] == [True]
     assert answer["captions"]["texts"]["queries"] == 2
+    assert answer["most_confused"][0].keys() == {"name", "other_name", "share"}
     shown = {row[-5]: row[-4] for row in rows[:4]}
     for name, figure in answer["images"]["figures"].items():
         assert shown[name] == f"{figure['value']:.3f}"
@@ -483,6 +495,9 @@ def test_the_command(zipped: Path) -> None:
         (["-c", "c", "--queries", "."], "no labelled images"),
         (["-c", "c", "--queries", ".", "-k", "0"], "-k"),
         (["-c", "c", "--queries", ".", "--per-category", "no/x.csv"], "no folder no"),
+        (["-c", "c", "--queries", ".", "--confusions", "no/x.png"], "no folder no"),
+        (["-c", "c", "--queries", ".", "--confusions", "x.txt"], "must end in .png"),
+        (["-c", "c", "--captions", "captions.csv", "--confusions", "x.png"], "--queries SOURCE"),
         (["-c", "c", "--captions", "missing.csv"], "missing.csv cannot be read"),
         (["-c", "nowhere", "--queries", "."], "no collection"),
     ],

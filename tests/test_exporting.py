@@ -175,10 +175,13 @@ def test_parquet(labelled: Collection, tmp_path: Path, monkeypatch: pytest.Monke
         for space in ("visual", "semantic"):
             assert row.pop(space) == labelled.embeddings([item.id], space)[0].tolist()
         uri = item.uri.encode("utf-8", "backslashreplace").decode()
-        assert row == {name: getattr(item, name) for name in row} | {"uri": uri}
+        assert row == {name: getattr(item, name) for name in row} | {"uri": uri, "details": None}
         assert row["id"] == item.id
     assert str(file.schema_arrow.field("visual").type) == "fixed_size_list<element: float>[48]"
+    vectors = {"visual": np.ones((1, 48)), "semantic": np.ones((1, 24))}
+    labelled.add([Item("https://images.example/1.jpg", "0", details={"author": "A. Author"})], vectors)
     assert export_parquet(labelled, tmp_path / "one.parquet", space="visual") == [tmp_path / "one.parquet"]
+    assert json.loads(parquet.read_table(tmp_path / "one.parquet")["details"][9].as_py()) == {"author": "A. Author"}
     assert "semantic" not in parquet.read_schema(tmp_path / "one.parquet").names
 
 

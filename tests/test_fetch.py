@@ -6,16 +6,17 @@ import io
 import socket
 import subprocess
 import sys
-import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from pixmatcher.addresses import is_public
 from pixmatcher.errors import FetchError
-from pixmatcher.fetch import THREAD_NAME, _is_public, fetch, is_url
+from pixmatcher.fetch import fetch, is_url
 from servers import serve
 
 
@@ -36,6 +37,12 @@ def test_fetches_what_is_there(server: str, image: bytes) -> None:
     assert fetch(f"{server}/image.jpg", allow_private=True) == image
     assert fetch(f"{server}/image.jpg?size=large", allow_private=True) == image
     assert fetch(f"{server}/to-image", allow_private=True) == image
+
+
+def test_a_name_and_password_in_the_url_are_sent(server: str) -> None:
+    url = server.replace("://", "://ann:s%20cret@") + "/authorization"
+    assert fetch(url, allow_private=True) == b"Basic " + b64encode(b"ann:s cret")
+    assert fetch(f"{server}/authorization", allow_private=True) == b""
 
 
 def test_the_server_is_told_the_name_of_its_host(server: str) -> None:
@@ -108,25 +115,28 @@ def test_an_address_that_never_answers_gives_way_to_the_next(
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
-    assert _is_public(address) is public
+    assert is_public(address) is public
 
 
 @pytest.mark.parametrize(
-    ("path", "message"),
+    ("path", "message", "reason"),
     [
-        ("/nothing", "answered 404"),
-        ("/300", "answered 300 Multiple Choices"),
-        ("/301", "answered 301 Moved Permanently"),
-        ("/304", "answered 304 Not Modified"),
-        ("/forever", "redirects more than"),
-        ("/to-file", "only http and https"),
-        ("/cut", "cannot be fetched"),
+        ("/nothing", "answered 404", "HTTP 404"),
+        ("/300", "answered 300 Multiple Choices", "HTTP 300"),
+        ("/301", "answered 301 Moved Permanently", "HTTP 301"),
+        ("/304", "answered 304 Not Modified", "HTTP 304"),
+        ("/forever", "redirects more than", "too many redirects"),
+        ("/to-file", "only http and https", "not an http URL"),
+        ("/page.html", "is a web page, not an image", "not an image"),
+        ("/large", "longer than 25 MB", "too large"),
+        ("/cut", "cannot be fetched", "cannot be fetched"),
     ],
 )
-def test_bad_answers_are_one_sentence(server: str, path: str, message: str) -> None:
+def test_bad_answers_are_one_sentence(server: str, path: str, message: str, reason: str) -> None:
     with pytest.raises(FetchError, match=message) as caught:
         fetch(server + path, allow_private=True)
     assert "\n" not in str(caught.value)
+    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("path", ["/trickle", "/trickle-header"])
@@ -135,10 +145,6 @@ def test_a_server_that_trickles_is_given_up(server: str, path: str) -> None:
     with pytest.raises(FetchError, match=r"longer than 0\.5 seconds"):
         fetch(server + path, allow_private=True, timeout=0.5)
     assert time.monotonic() - started < 5  # it would trickle on for a minute and more
-    for thread in threading.enumerate():
-        if thread.name == THREAD_NAME:
-            thread.join(20)
-            assert not thread.is_alive(), "a fetch that was given up goes on"
 
 
 def test_a_resolver_that_hangs_is_given_up_and_lets_the_process_end() -> None:

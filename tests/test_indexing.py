@@ -284,6 +284,7 @@ def test_a_refresh_goes_on_without_a_source_that_is_missing(
     report = index(collection=tmp_path / "c")
     assert counts(report) == {"added": 1, "unchanged": 2, "failed": 1}
     assert [(failure.uri, failure.reason) for failure in report.failures] == [(str(folder), "missing source")]
+    assert "does not exist" in report.failures[0].detail
     assert report.total == 11
     with Collection.open(tmp_path / "c") as collection:
         with pytest.raises(CollectionError, match="is no source"):

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,10 @@ import typer
 from .errors import PixMatcherError, QueryError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from .collection import Collection, Failure
+    from .datasets import DatasetProgress
     from .evaluation import CaptionEvaluation, Evaluation, Figures
     from .indexing import IndexReport, ProgressCallback
     from .searching import SearchResult
@@ -32,12 +36,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+datasets_app = typer.Typer(help="Download public data sets to index.")
+app.add_typer(datasets_app, name="datasets")
+
 _P = ParamSpec("_P")
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # has no public name
 
 CollectionOption = Annotated[
     Path | None,
     typer.Option("--collection", "-c", help="The collection's folder, or the folder it lies in.", show_default=False),
+]
+PrivateHostsOption = Annotated[
+    bool, typer.Option("--allow-private-hosts", help="Fetch image URLs from private and loopback addresses too.")
 ]
 
 
@@ -66,7 +76,7 @@ def _mend_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _command(name: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+def _command(name: str, group: typer.Typer = app) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
     """Register a command; every error that a user can cause ends in one line and an exit code."""
 
     def register(function: Callable[_P, None]) -> Callable[_P, None]:
@@ -87,7 +97,7 @@ def _command(name: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
                 _drop_output()
                 _fail(f"the system refused: {error}. Mend that and run the same command again.", 1)
 
-        return app.command(name)(guarded)
+        return group.command(name)(guarded)
 
     return register
 
@@ -148,6 +158,10 @@ def index_command(
     base: Annotated[
         str | None, typer.Option(metavar="PLACE", help="Of saved embeddings: the folder or URL that uris are below.")
     ] = None,
+    thumbnails: Annotated[
+        bool, typer.Option(help="Keep a small picture of each image of a remote or tar source, to show it later.")
+    ] = True,
+    allow_private_hosts: PrivateHostsOption = False,
 ) -> None:
     """Index images, or refresh what is indexed: added, changed, moved and deleted files."""
     from .indexing import index
@@ -162,6 +176,8 @@ def index_command(
             encoders=encoder,
             max_pixels=int(max_megapixels * 1e6),
             retry_failed=retry_failed,
+            thumbnails=thumbnails,
+            allow_private=allow_private_hosts,
             progress=progress,
         )
     _print_report(report)
@@ -202,9 +218,7 @@ def search_command(
     save_grid: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save the hits as a contact sheet (.png or .jpg).")
     ] = None,
-    allow_private_hosts: Annotated[
-        bool, typer.Option("--allow-private-hosts", help="Fetch image URLs from private and loopback addresses too.")
-    ] = False,
+    allow_private_hosts: PrivateHostsOption = False,
 ) -> None:
     """Search by text, by image, or by both together."""
     from .query import parse_query
@@ -218,22 +232,20 @@ def search_command(
         _search_batch(batch, collection, k, min_score, allow_private_hosts)
         return
     if save_grid is not None:
-        from .contact_sheet import check_sheet_path
+        from .contact_sheet import check_sheet_path, save_contact_sheet
 
         check_sheet_path(save_grid)
     parsed = parse_query(query or [], allow_private=allow_private_hosts)
     with _open(collection) as opened:
         result = search(opened, parsed, k=k, min_score=min_score)
         names = opened.catalog.label_names()
-    if as_json:
-        print(json.dumps(result.as_json()))
-    else:
-        _print_hits(result, names)
-    if save_grid is not None:
-        from .contact_sheet import save_contact_sheet
-
-        save_contact_sheet(result, save_grid)
-        print(f"Contact sheet saved to {printable(str(save_grid))}", file=sys.stderr)
+        if as_json:
+            print(json.dumps(result.as_json()))
+        else:
+            _print_hits(result, names)
+        if save_grid is not None:
+            save_contact_sheet(result, save_grid, opened)
+            print(f"Contact sheet saved to {printable(str(save_grid))}", file=sys.stderr)
 
 
 def _search_batch(batch: str, collection: Path | None, k: int, min_score: float | None, allow_private: bool) -> None:
@@ -261,9 +273,7 @@ def categories_command(
     collection: CollectionOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of categories.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    allow_private_hosts: Annotated[
-        bool, typer.Option("--allow-private-hosts", help="Fetch image URLs from private and loopback addresses too.")
-    ] = False,
+    allow_private_hosts: PrivateHostsOption = False,
 ) -> None:
     """Tell the most likely labels of an image, by those of the nearest labelled images."""
     from .categories import classify
@@ -298,16 +308,24 @@ def evaluate_command(
     per_category: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save what each category reaches as csv.")
     ] = None,
+    confusions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save a picture of the most confused categories (.png, .svg).")
+    ] = None,
+    allow_private_hosts: PrivateHostsOption = False,
 ) -> None:
     """Measure how well a collection answers queries of which the right answers are known."""
     from .evaluation import evaluate, evaluate_captions, save_categories
     from .outputs import check_writable
     from .sources import open_source
 
-    if queries is None and (captions is None or per_category is not None):
+    if queries is None and (captions is None or per_category is not None or confusions is not None):
         raise QueryError("Name a source of images with labels: --queries SOURCE.")
     if per_category is not None:
         check_writable(per_category)
+    if confusions is not None:
+        from .confusion_plot import check_plot_path, save_confusion_plot
+
+        check_plot_path(confusions)
     source = None if queries is None else open_source(queries)
     with _open(collection) as opened:
         captioned = evaluation = None
@@ -316,7 +334,7 @@ def evaluate_command(
                 captioned = evaluate_captions(opened, captions, progress=progress)
         if source is not None:
             with _progress("Encoding queries") as progress:
-                evaluation = evaluate(opened, source, k=k, progress=progress)
+                evaluation = evaluate(opened, source, k=k, allow_private=allow_private_hosts, progress=progress)
     if as_json:
         answer = evaluation.as_json() if evaluation else {}
         print(json.dumps(answer | ({"captions": captioned.as_json()} if captioned else {})))
@@ -325,6 +343,9 @@ def evaluate_command(
     if evaluation is not None and per_category is not None:
         save_categories(evaluation, per_category)
         print(f"Categories saved to {printable(str(per_category))}", file=sys.stderr)
+    if evaluation is not None and confusions is not None:
+        save_confusion_plot(evaluation, confusions)
+        print(f"Picture saved to {printable(str(confusions))}", file=sys.stderr)
     if (evaluation and evaluation.failures) or (captioned and captioned.failures):
         raise typer.Exit(1)
 
@@ -407,6 +428,44 @@ def sources_command() -> None:
         print(f"{kind.prefix:<15}{kind.description}\n{'':<15}pixmatcher index {kind.example}")
 
 
+@_command("list", datasets_app)
+def datasets_list_command() -> None:
+    """Show the data sets that can be downloaded, their terms and sizes."""
+    from .datasets import DATASETS
+
+    for dataset in DATASETS:
+        lines = (dataset.description, f"terms: {dataset.terms}", f"size: {dataset.size}", dataset.example)
+        print(f"{dataset.name:<15}" + f"\n{'':<15}".join(lines))
+
+
+@_command("get", datasets_app)
+def datasets_get_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `pixmatcher datasets list` shows.")],
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where it goes; a new folder here of the data set's name.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Another URL of the zip file, or of the folder of the lists.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of open-images: train, validation (if none is named) or test.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Of open-images: so many images of the list only.")] = None,
+    no_unpack: Annotated[bool, typer.Option("--no-unpack", help="Of tiny-imagenet: keep it as a zip file.")] = False,
+) -> None:
+    """Download a data set, or the rest of it if that was stopped before."""
+    from .datasets import get_dataset
+
+    with _byte_progress() as progress:
+        path = get_dataset(
+            name, to, url=url, split=split, limit=limit, unpack=False if no_unpack else None, progress=progress
+        )
+    where = _near(str(path.absolute()))
+    print(f"{name} is in {printable(where)}\n\nType next:")
+    collection = os.path.join(os.path.dirname(where) if path.is_file() else where, ".pixmatcher")
+    print(f"  pixmatcher index {shlex.quote(f'{name}:{where}')} -c {shlex.quote(collection)}")
+
+
 @_command("forget")
 def forget_command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The source, as `pixmatcher info` names it.")],
@@ -483,6 +542,33 @@ def _progress(title: str, what: str = "images") -> Iterator[ProgressCallback | N
         yield update
 
 
+@contextmanager
+def _byte_progress() -> Iterator[DatasetProgress | None]:
+    """A progress bar in bytes on stderr; nothing where stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def update(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, completed=done)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield update
+
+
 def _print_report(report: IndexReport) -> None:
     counts = [
         (report.added, "added"),
@@ -532,6 +618,8 @@ def _print_table(rows: Sequence[tuple[str, str, str, str]]) -> None:
 
 
 def _print_evaluation(evaluation: Evaluation | None, captioned: CaptionEvaluation | None) -> None:
+    from .evaluation import MOST_CONFUSED
+
     parts: list[tuple[str, Figures | None]] = []
     if evaluation is not None:
         where = printable(str(evaluation.collection))
@@ -544,6 +632,9 @@ def _print_evaluation(evaluation: Evaluation | None, captioned: CaptionEvaluatio
         parts.append(("captions", captioned.figures))
     _print_figures([(kind, figures) for kind, figures in parts if figures is not None])
     if evaluation is not None:
+        for confusion in evaluation.confusions(MOST_CONFUSED):
+            names = f"{printable(confusion.name)} finds {printable(confusion.other_name)}"
+            print(f"most confused: {names}, {confusion.share:.0%} of the first {evaluation.k} hits")
         unknown = f"of {evaluation.unknown_labels:,} labels that the collection does not have"
         for count, what in (
             (evaluation.unlabelled, "without a label"),

@@ -17,6 +17,7 @@ from .sources.zipped import open_path
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
+    from .collection import Collection, Item
     from .searching import SearchResult
 
 _CELL, _MARGIN, _LINE = 240, 12, 20
@@ -36,13 +37,15 @@ def check_sheet_path(path: Path) -> None:
     check_writable(path)
 
 
-def save_contact_sheet(result: SearchResult, path: Path) -> None:
+def save_contact_sheet(result: SearchResult, path: Path, collection: Collection | None = None) -> None:
     """Draw the hits in a grid and save it as .png or .jpg; an image that cannot be shown leaves an empty cell.
+
+    Images that are remote or gone are shown by the thumbnails that `collection` kept of them.
 
     Raises `PixMatcherError` if the file cannot be written.
     """
     check_sheet_path(path)
-    sheet = draw_contact_sheet(result)
+    sheet = draw_contact_sheet(result, collection)
     try:
         # Encoded in memory first, so that a picture which cannot be encoded leaves an old one as it was.
         encoded = io.BytesIO()
@@ -52,7 +55,7 @@ def save_contact_sheet(result: SearchResult, path: Path) -> None:
         raise PixMatcherError(f"{path} cannot be written ({error.strerror or error}).") from error
 
 
-def draw_contact_sheet(result: SearchResult) -> Image.Image:
+def draw_contact_sheet(result: SearchResult, collection: Collection | None = None) -> Image.Image:
     """The hits of a result as one RGB picture: the first 400, and if there are more, a last line that says so."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -72,27 +75,37 @@ def draw_contact_sheet(result: SearchResult) -> Image.Image:
     for position, hit in enumerate(hits):
         left = _MARGIN + position % columns * (_CELL + _MARGIN)
         top = 2 * _MARGIN + _LINE + position // columns * cell_height
-        _paste(sheet, hit.item.uri, left, top)
+        picture = _picture(hit.item, collection)
+        sheet.paste(_EMPTY, (left, top, left + _CELL, top + _CELL))
+        if picture is not None:
+            sheet.paste(picture, (left + (_CELL - picture.width) // 2, top + (_CELL - picture.height) // 2))
         below = top + _CELL + 4
         _write(draw, (left, below), os.path.basename(hit.item.uri), text, _INK, _CELL)
-        _write(draw, (left, below + _LINE), f"{hit.rank}   {hit.score:.3f}", text, _FAINT, _CELL)
+        told = f"{hit.rank}   {hit.score:.3f}   {hit.item.details.get('author', '')}"
+        _write(draw, (left, below + _LINE), told.rstrip(), text, _FAINT, _CELL)
     if more:
         told = f"These are the first {len(hits):,} of {len(result.hits):,} hits."
         _write(draw, (_MARGIN, height), told, text, _INK, width - 2 * _MARGIN)
     return sheet
 
 
-def _paste(sheet: Image.Image, uri: str, left: int, top: int) -> None:
-    sheet.paste(_EMPTY, (left, top, left + _CELL, top + _CELL))
-    if is_url(uri):
-        return
+def _picture(item: Item, collection: Collection | None) -> Image.Image | None:
+    """The image of an item, at most as large as a cell, or what is left of it."""
     try:
-        with open_path(uri) as file:
+        if is_url(item.uri):
+            raise InvalidImageError("remote")
+        with open_path(item.uri) as file:
             picture = open_image(file, min_side=_CELL).image.copy()
     except InvalidImageError:
-        return
+        thumbnail = collection and collection.thumbnail(item.content_hash)
+        if not thumbnail:
+            return None
+        try:
+            picture = open_image(thumbnail).image.copy()
+        except InvalidImageError:
+            return None
     picture.thumbnail((_CELL, _CELL))
-    sheet.paste(picture, (left + (_CELL - picture.width) // 2, top + (_CELL - picture.height) // 2))
+    return picture
 
 
 def _write(

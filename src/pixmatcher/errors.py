@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the `OSError` of a full disk; a limit on the size of files (EFBIG) is one more way to have no room."""
+
 
 class PixMatcherError(Exception):
     """Base of all errors raised on purpose. `exit_code` is the command line's exit status for it."""
@@ -28,9 +33,28 @@ class QueryError(PixMatcherError):
 
 
 class FetchError(PixMatcherError):
-    """A URL was refused or could not be fetched."""
+    """A URL was refused or could not be fetched.
+
+    `reason` is a short fixed phrase, so that failures can be counted by reason; `detail` tells more of this one.
+    `transient` tells that trying again may help, `retry_after` how many seconds the server asks to wait before that.
+    """
 
     exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        reason: str = "cannot be fetched",
+        detail: str = "",
+        *,
+        transient: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.detail = detail
+        self.transient = transient
+        self.retry_after = retry_after
 
 
 class EncoderError(PixMatcherError):

@@ -25,9 +25,10 @@ from .cores import usable_cores
 from .encoders import Encoder, load_recorded
 from .errors import PixMatcherError, QueryError
 from .images import fit_image, open_image
-from .indexing import ProgressCallback, as_completed, in_batches, read_hashed, reason_of
+from .indexing import ProgressCallback
 from .outputs import check_writable
 from .query import image_space, text_space
+from .reading import Turn, as_completed, in_batches, read_entry, reason_of, take_turns
 from .sources import Entry, Source, Unusable
 from .spaces import Space
 
@@ -41,6 +42,8 @@ RESAMPLES = 1000
 CONFIDENCE = 95
 """Per cent of the resamples that lie in an interval."""
 RECALL_AT = (1, 5, 10)
+MOST_CONFUSED = 5
+"""Pairs of labels that a report names."""
 _SEED = 0
 _SCORE_BYTES = 128 << 20
 """Bytes of the scores that are in memory at once: of a block of queries against all rows."""
@@ -163,19 +166,35 @@ class Figures:
 
 @dataclass(frozen=True)
 class CategoryFigures:
-    """What the image queries of one label reach. `wrong_label` is the most frequent other label among their first k."""
+    """What the image queries of one label reach.
+
+    `wrong` are the other labels among the first k hits, each with its share of these hits, the most frequent first.
+    """
 
     label: str
     name: str
     queries: int
     figures: Mapping[str, float]
-    wrong_label: str | None
+    wrong: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often images of one label find another one: its share of the first k hits."""
+
+    name: str
+    other_name: str
+    share: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {"name": self.name, "other_name": self.other_name, "share": round(self.share, 4)}
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What queries with labels reach against the labelled items of a collection.
 
+    `names` has what each label is called.
     `texts` is None where no encoder knows texts, `images` where no image query is left. `unlabelled` query images
     have no label, those of `unknown_queries` one of the `unknown_labels` that no item of the collection has, and of
     `alone` no item but the query itself has the label: all these are left out. `failures` are the query images that
@@ -189,12 +208,19 @@ class Evaluation:
     images: Figures | None
     texts: Figures | None
     categories: list[CategoryFigures] = field(default_factory=list)
+    names: Mapping[str, str] = field(default_factory=dict)
     unlabelled: int = 0
     unknown_labels: int = 0
     unknown_queries: int = 0
     alone: int = 0
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
+
+    def confusions(self, most: int) -> list[Confusion]:
+        """The labels that are most confused, at most so many pairs, the most confused first."""
+        pairs = [(share, c.name, self.names[wrong]) for c in self.categories for wrong, share in c.wrong.items()]
+        pairs.sort(key=lambda pair: (-pair[0], *pair[1:]))
+        return [Confusion(name, other, share) for share, name, other in pairs[:most]]
 
     def as_json(self) -> dict[str, Any]:
         """The form in which every face prints it; the categories are left to their csv."""
@@ -206,6 +232,7 @@ class Evaluation:
             "took_s": round(self.seconds, 2),
             "images": self.images and self.images.as_json(),
             "texts": self.texts and self.texts.as_json(),
+            "most_confused": [confusion.as_json() for confusion in self.confusions(MOST_CONFUSED)],
             "left_out": {
                 "unlabelled": self.unlabelled,
                 "unknown_labels": self.unknown_labels,
@@ -247,12 +274,18 @@ def _failures_as_json(failures: Sequence[Failure]) -> list[dict[str, str]]:
 
 
 def evaluate(
-    collection: Collection, queries: Source, *, k: int = 10, progress: ProgressCallback | None = None
+    collection: Collection,
+    queries: Source,
+    *,
+    k: int = 10,
+    allow_private: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Evaluate the images of a source, and the names of their labels, against the labelled items of a collection.
 
     An item is relevant if it has the label of the query. The item that is the query itself, by its uri or its
-    content, is left out. A query image that cannot be used is in `failures` and never ends the run.
+    content, is left out. A query image that cannot be used is in `failures` and never ends the run. URLs of private
+    and loopback addresses are refused unless `allow_private`.
 
     Raises `QueryError` if there is nothing to compare or `k` is below 1, `SourceError` if the source cannot be read,
     `EncoderError` or `CollectionError` if the collection cannot answer.
@@ -284,10 +317,10 @@ def evaluate(
         raise QueryError(f"{queries.spec} has no images {what}: name a source like those of the collection.")
 
     labels = sorted({entry.label for entry in entries if entry.label is not None})
-    names = _first_names(labels, {**collection.catalog.label_names(), **queries.label_names()})
+    names = _first_names(known, {**collection.catalog.label_names(), **queries.label_names()})
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="pixmatcher") as executor:
         encoder, space = image_space(encoders, collection.spaces)
-        images = _encode_images(queries, entries, encoder, space, executor, progress)
+        images = _encode_images(queries, entries, encoder, space, executor, allow_private, progress)
         texts = _encode_label_names([names[label] for label in labels], collection, encoders, executor)
 
     with collection.catalog.reading():  # one state for all blocks of queries
@@ -307,6 +340,7 @@ def evaluate(
         images=_figures(space, measured, k),
         texts=text_figures,
         categories=_categories(measured, names, k),
+        names=names,
         unlabelled=unlabelled,
         unknown_labels=len(unknown),
         unknown_queries=unknown.total(),
@@ -339,6 +373,7 @@ def _encode_images(
     encoder: Encoder,
     space: Space,
     executor: ThreadPoolExecutor,
+    allow_private: bool,
     progress: ProgressCallback | None,
 ) -> _Images:
     """Decode and encode the images of entries with all cores; as when indexing, each thread does both."""
@@ -346,26 +381,25 @@ def _encode_images(
     hashes: dict[int, str] = {}
     failures: dict[int, Failure] = {}
 
-    def work(batch: Sequence[tuple[int, Entry]]) -> int:
+    def work(batch: Sequence[Turn]) -> int:
         positions, pixels = [], []
-        for position, entry in batch:
+        for turn in batch:
             try:
-                with source.open(entry.uri) as file:
-                    data, _, content_hash = read_hashed(file)
-                    image = open_image(data, min_side=encoder.recipe.min_side).image
-                    pixels.append(fit_image(image, encoder.recipe))
+                with read_entry(source, turn) as read:
+                    opened = open_image(read.data, min_side=encoder.recipe.min_side, rotation=turn.entry.rotation)
+                    pixels.append(fit_image(opened.image, encoder.recipe))
             except Exception as error:  # one file must never end the run
-                failures[position] = Failure(entry.uri, *reason_of(error))
+                failures[turn.number] = Failure(turn.entry.uri, *reason_of(error))
             else:
-                positions.append(position)
-                hashes[position] = content_hash
+                positions.append(turn.number)
+                hashes[turn.number] = read.content_hash
         if pixels:
             vectors[positions] = encoder.encode_images(np.stack(pixels))[space.name]
         return len(batch)
 
     done = 0
-    batches = in_batches(enumerate(entries), encoder.batch_size)
-    with closing(as_completed(executor, work, batches, 2 * usable_cores())) as finished:
+    turns = take_turns(source, entries, encoder.batch_size, allow_private=allow_private)
+    with closing(turns), closing(as_completed(executor, work, turns, 2 * usable_cores())) as finished:
         for count in finished:
             done += count
             if progress:
@@ -537,9 +571,10 @@ def _categories(measured: _Measured, names: Mapping[str, str], k: int) -> list[C
     found = []
     for label in sorted(rows):
         figures = dict(zip(figure_names(k), mean(measured.values[rows[label]]).tolist(), strict=True))
-        # Of those that are as frequent, the first by name.
-        wrong = min(measured.wrong[label].items(), key=lambda pair: (-pair[1], pair[0]), default=(None, 0))[0]
-        found.append(CategoryFigures(label, names[label], len(rows[label]), figures, wrong))
+        # Of those that are as frequent, the first by name comes first.
+        wrong = sorted(measured.wrong[label].items(), key=lambda pair: (-pair[1], pair[0]))
+        shares = {other: count / (k * len(rows[label])) for other, count in wrong}
+        found.append(CategoryFigures(label, names[label], len(rows[label]), figures, shares))
     return found
 
 
@@ -554,7 +589,7 @@ def save_categories(evaluation: Evaluation, path: Path) -> None:
     writer.writerow(["label", "name", "queries", *names, "wrong_label"])
     for category in evaluation.categories:
         figures = [f"{category.figures[name]:.4f}" for name in names]
-        writer.writerow([category.label, category.name, category.queries, *figures, category.wrong_label or ""])
+        writer.writerow([category.label, category.name, category.queries, *figures, next(iter(category.wrong), "")])
     check_writable(path)
     try:
         path.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,9 +17,9 @@ import numpy.typing as npt
 
 from . import __version__
 from .collection import Collection, Item
-from .collection.files import NO_ROOM, replacing_both
-from .errors import CollectionError, PixMatcherError, StorageError
-from .indexing import in_batches
+from .collection.files import replacing_both
+from .errors import NO_ROOM, CollectionError, PixMatcherError, StorageError
+from .reading import in_batches
 from .sources.arrays import CARD, CATEGORIES, EMBEDDINGS, URIS, SavedSpace
 
 _ROWS_AT_ONCE = 2048
@@ -29,7 +28,6 @@ _COLUMNS = {
     "id": "int64",
     "uri": "string",
     "label": "string",
-    "label_name": "string",
     "caption": "string",
     "width": "int64",
     "height": "int64",
@@ -39,8 +37,9 @@ _COLUMNS = {
     "modified": "string",
     "taken": "string",
     "added": "string",
+    "details": "string",
 }
-"""What a Parquet file tells of an item, in the names of Arrow's types; the embeddings follow."""
+"""What a Parquet file tells of an item, in the names of Arrow's types; the label's name and the embeddings follow."""
 _UNIT_TOLERANCE = 1e-2
 """How far from 1 the length of a row may be: each of its values was rounded to float16."""
 
@@ -106,7 +105,7 @@ def export_parquet(collection: Collection, path: str | os.PathLike[str], *, spac
     except ImportError as error:
         raise PixMatcherError("Parquet files need pyarrow: run `pip install 'pixmatcher[parquet]'`.") from error
     saved = _saved_spaces(collection, space)
-    columns = [(name, getattr(pyarrow, kind)()) for name, kind in _COLUMNS.items()]
+    columns = [(name, getattr(pyarrow, kind)()) for name, kind in {**_COLUMNS, "label_name": "string"}.items()]
     columns += [(one.space.name, pyarrow.list_(pyarrow.float32(), one.space.dimension)) for one in saved]
     schema = pyarrow.schema(columns)
     target = Path(path)
@@ -115,10 +114,12 @@ def export_parquet(collection: Collection, path: str | os.PathLike[str], *, spac
         label_names = collection.catalog.label_names()
         with parquet.ParquetWriter(file, schema) as writer:
             for items in _blocks(collection):
-                records = [asdict(item) | {"label_name": label_names.get(item.label or "")} for item in items]
+                told = [
+                    (*(getattr(item, name) for name in _COLUMNS), label_names.get(item.label or "")) for item in items
+                ]
                 arrays = [
-                    pyarrow.array([_valid(record[name]) for record in records], schema.field(name).type)
-                    for name in _COLUMNS
+                    pyarrow.array([_plain(value) for value in values], schema.field(number).type)
+                    for number, values in enumerate(zip(*told, strict=True))
                 ]
                 for one in saved:
                     block = collection.embeddings([item.id for item in items], one.space.name)
@@ -162,8 +163,10 @@ def _are_units(rows: npt.NDArray[np.float32]) -> bool:
     return bool((np.abs(np.linalg.norm(rows, axis=1) - 1) < _UNIT_TOLERANCE).all())
 
 
-def _valid(value: object) -> object:
-    """The value; a file name that is not valid Unicode with escapes."""
+def _plain(value: object) -> object:
+    """A value for a column: details as JSON, and a file name that is not valid Unicode with escapes."""
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value)) if value else None
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 

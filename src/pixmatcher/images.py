@@ -52,6 +52,9 @@ _READ_AT_ONCE = 16 << 20
 _STRIP_PIXELS = 1 << 20
 """About how many pixels of a large picture are converted at once."""
 
+THUMBNAIL_SIDE = 256
+"""The long side of a thumbnail, at most."""
+
 _TRUNCATED = "the file ends before the picture does"
 _CUT_OFF = re.compile("truncated|not enough|reached eof|requires a buffer|expected to read", re.I)
 _UNSUPPORTED = re.compile("unsupported|unknown pixel mode|not available|not installed", re.I)
@@ -206,7 +209,7 @@ class OpenedImage:
 
 
 def open_image(
-    source: ImageSource, *, min_side: int | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
+    source: ImageSource, *, min_side: int | None = None, max_pixels: int = DEFAULT_MAX_PIXELS, rotation: int = 0
 ) -> OpenedImage:
     """Decode one image, upright and in RGB. Of a file with many frames or pages, only the first is touched.
 
@@ -215,6 +218,9 @@ def open_image(
 
     With `min_side`, the caller needs a short side of only so many pixels, and the picture may come back
     smaller than it is, but not below that.
+
+    `rotation` are the degrees, 0, 90, 180 or 270, by which a picture is turned counterclockwise that does not tell
+    itself how it must be turned to be upright.
 
     Transparency is laid over white. 16-bit values are scaled by their whole range. Values of 32-bit integers
     and floats, which have no agreed range, are scaled by the first of 0-1 (floats only), 0-255 and 0-65535
@@ -235,24 +241,26 @@ def open_image(
 
     if min_side is not None and min_side < 1:
         raise ValueError(f"min_side must be at least 1, not {min_side}")
+    if rotation not in _ORIENTATION_OF:
+        raise ValueError(f"rotation must be 0, 90, 180 or 270, not {rotation}")
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), min_side, max_pixels)
+        return _decode(io.BytesIO(source), min_side, max_pixels, rotation)
     if isinstance(source, (str, os.PathLike)):
         with open_regular_file(os.fspath(source)) as file:
-            return _decode(file, min_side, max_pixels)
+            return _decode(file, min_side, max_pixels, rotation)
     if isinstance(source, Image.Image):
-        return _from_pil(source, min_side, max_pixels)
+        return _from_pil(source, min_side, max_pixels, rotation)
     numpy = sys.modules.get("numpy")  # whoever holds an array has imported it
     if numpy is not None and isinstance(source, numpy.ndarray):
-        return _from_pil(_array_to_pil(source, max_pixels), min_side, max_pixels)
+        return _from_pil(_array_to_pil(source, max_pixels), min_side, max_pixels, rotation)
     if isinstance(source, io.BufferedReader) and source.seekable() and source.tell() == 0:
-        return _decode(source, min_side, max_pixels)
+        return _decode(source, min_side, max_pixels, rotation)
     if hasattr(source, "read"):
-        return _decode(io.BytesIO(_read_all(cast("IO[bytes]", source))), min_side, max_pixels)
+        return _decode(io.BytesIO(_read_all(cast("IO[bytes]", source))), min_side, max_pixels, rotation)
     raise TypeError(f"cannot open an image from {type(source).__name__}: give a path, bytes, file, PIL image or array")
 
 
-def _decode(file: IO[bytes], min_side: int | None, max_pixels: int) -> OpenedImage:
+def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: int) -> OpenedImage:
     """Decode the encoded image in `file`, which is seekable and stands at 0."""
     try:
         image_format, claimed_pixels = _identify(file, max_pixels)
@@ -279,6 +287,8 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int) -> OpenedIma
                     image.load()
                 if image_format is not _TIFF:  # Pillow turns TIFF files upright by itself
                     orientation, taken = _exif_fields(image.info.get("exif"))
+                if orientation == 1:
+                    orientation = _ORIENTATION_OF[rotation]
                 rgb = _to_rgb(image, min_side)
                 del image  # turning a large picture takes memory for another one
                 rgb = _upright(rgb, orientation)
@@ -312,13 +322,15 @@ def _identify(file: IO[bytes], max_pixels: int) -> tuple[_Format, int]:
     return image_format, width * height
 
 
-def _from_pil(image: Image.Image, min_side: int | None, max_pixels: int) -> OpenedImage:
+def _from_pil(image: Image.Image, min_side: int | None, max_pixels: int, rotation: int) -> OpenedImage:
     _check_pixels(*image.size, max_pixels)
     with _pillow_is_quiet:
         try:
             with _turn(image.width * image.height):
                 image.load()
                 orientation, taken = _exif_fields(image.info.get("exif"))
+                if orientation == 1:
+                    orientation = _ORIENTATION_OF[rotation]
                 rgb = _upright(_to_rgb(image, min_side), orientation)
         except Exception as error:
             _raise_invalid(error)
@@ -846,6 +858,10 @@ def _tiff_taken(image: Any) -> str | None:
     return _iso_time(ifd.get(_TAKEN), ifd.get(_TAKEN_OFFSET))
 
 
+# The EXIF orientation that says the same as degrees counterclockwise.
+_ORIENTATION_OF = {0: 1, 90: 8, 180: 3, 270: 6}
+
+
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     if orientation == 1:
         return image
@@ -861,6 +877,19 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
         8: Transpose.ROTATE_90,
     }
     return image.transpose(steps[orientation])
+
+
+# ---- Thumbnails ----
+
+
+def make_thumbnail(image: Image.Image) -> bytes:
+    """A JPEG of an RGB picture, its long side at most `THUMBNAIL_SIDE` pixels, without any metadata."""
+    thumbnail = image.copy()
+    thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    encoded = io.BytesIO()
+    thumbnail.info.clear()  # whatever the camera noted
+    thumbnail.save(encoded, "JPEG", quality=80)
+    return encoded.getvalue()
 
 
 # ---- Preparing for an encoder ----

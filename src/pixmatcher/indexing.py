@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 from . import __version__
 from .collection import CATALOG_NAME, FOLDER_NAME, Collection, Failure, Item
 from .cores import usable_cores
 from .encoders import DEFAULT_ENCODER, Encoder, load_encoder, load_recorded
-from .errors import CollectionError, InvalidImageError, SourceError
-from .images import DEFAULT_MAX_PIXELS, Recipe, fit_image, open_image
-from .sources import HoldsEmbeddings, Source, Unusable, open_source
+from .errors import CollectionError, SourceError
+from .images import DEFAULT_MAX_PIXELS, THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image
+from .reading import Turn, as_completed, read_entry, reason_of, take_turns
+from .sources import Entry, HoldsEmbeddings, Source, Unusable, open_source
 from .spaces import EncoderRecord
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_T = TypeVar("_T")
-_R = TypeVar("_R")
+AnySource: TypeAlias = "str | os.PathLike[str] | Source"
+"""A spec, see `open_source`, a folder, or a source itself."""
 
 ProgressCallback = Callable[[int, int], None]
 """Called with the images done and the images to do."""
 
-_READ_AT_ONCE = 64 << 20
-"""Files up to this many bytes are read once, into memory; longer ones twice, to be hashed and to be decoded."""
 _IF_GONE = "is its disk mounted? its images stay; `pixmatcher forget` takes them out"
 _FLUSH_ITEMS = 512
 _FLUSH_SECONDS = 1.0
@@ -66,6 +63,7 @@ class _Decoded:
     item: Item
     pixels: list[npt.NDArray[np.uint8]]
     """One array (H, W, 3) for each recipe."""
+    thumbnail: bytes | None
 
 
 @dataclass
@@ -74,7 +72,8 @@ class _Outcome:
 
     encoded: list[Item] = field(default_factory=list)
     embeddings: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    known: list[Item] = field(default_factory=list)
+    thumbnails: dict[str, bytes] = field(default_factory=dict)
+    known: list[tuple[Item, Entry]] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -82,12 +81,14 @@ class _Outcome:
 
 
 def index(
-    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    sources: AnySource | Sequence[AnySource] | None = None,
     collection: str | os.PathLike[str] | None = None,
     *,
     encoders: Sequence[str] | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     retry_failed: bool = False,
+    thumbnails: bool = True,
+    allow_private: bool = False,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> IndexReport:
@@ -96,7 +97,9 @@ def index(
     Without `sources` those that the collection has are refreshed; one that is missing is reported and its images stay.
     Without `collection` it lies in `.pixmatcher` inside the one folder that is indexed, or, without `sources`, at or
     above the current folder; it is made if need be. Images that failed before are tried again when they or the reason
-    change, or with `retry_failed`. What is stored stays stored, whenever the run ends; the next run goes on from there.
+    change, or with `retry_failed`; remote ones in every run. Of images that may be out of reach later a small picture
+    is kept, unless `thumbnails` is false. URLs of private and loopback addresses are refused unless `allow_private`.
+    What is stored stays stored, whenever the run ends; the next run goes on from there.
 
     Raises `SourceError`, `CollectionError`, `CollectionLockedError` or `StorageError` if it cannot begin or go on;
     a broken image never does that, it is in the report.
@@ -105,12 +108,12 @@ def index(
     missing: list[Failure] = []
     if sources is None:
         with Collection.open(collection or Collection.find()) as existing:
-            specs, collection = [*existing.catalog.sources()], existing.path
-        opened = list(_open_present(specs, missing))
+            known, collection = [*existing.catalog.sources()], existing.path
+        opened = list(_open_present(known, missing))
     else:
-        specs = [os.fspath(s) for s in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)]
-        opened = [open_source(spec) for spec in specs]
-    if not specs:
+        listed = sources if isinstance(sources, Sequence) and not isinstance(sources, str) else [sources]
+        opened = [open_source(os.fspath(s)) if isinstance(s, (str, os.PathLike)) else s for s in listed]
+    if not opened and not missing:
         raise SourceError("There is no source to index: name a folder of images.")
     path = _collection_path(opened, collection)
     workers = max(1, workers or usable_cores())
@@ -123,7 +126,8 @@ def index(
         # Saved embeddings may be of an encoder that is not there.
         loaded = load_recorded(target.encoders) if len(saved) < len(opened) else []
         report = IndexReport(target.path)
-        run = _Run(opened, target, loaded, max_pixels, executor, workers, report, progress)
+        options = _Options(max_pixels, thumbnails, allow_private)
+        run = _Run(opened, target, loaded, options, executor, workers, report, progress)
         run.refresh(retry_failed)
         report.failures = missing + run.failures()
         report.total = len(target)
@@ -136,8 +140,8 @@ def _open_present(specs: Sequence[str], missing: list[Failure]) -> Iterator[Sour
     for spec in specs:
         try:
             yield open_source(spec)
-        except SourceError:
-            missing.append(Failure(spec, "missing source", _IF_GONE))
+        except SourceError as error:
+            missing.append(Failure(spec, "missing source", f"{str(error).rstrip('.')}; {_IF_GONE}"))
 
 
 def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[str] | None) -> Path:
@@ -203,6 +207,13 @@ def _check_fit(
                 )
 
 
+@dataclass(frozen=True)
+class _Options:
+    max_pixels: int
+    thumbnails: bool
+    allow_private: bool
+
+
 class _Run:
     """The indexing of some sources.
 
@@ -215,7 +226,7 @@ class _Run:
         sources: Sequence[Source],
         collection: Collection,
         encoders: Sequence[Encoder],
-        max_pixels: int,
+        options: _Options,
         executor: ThreadPoolExecutor,
         workers: int,
         report: IndexReport,
@@ -227,8 +238,8 @@ class _Run:
         self._recipes: list[Recipe] = list(dict.fromkeys(encoder.recipe for encoder in encoders))
         self._min_side = max((recipe.min_side for recipe in self._recipes), default=1)
         self._batch_size = max((encoder.batch_size for encoder in encoders), default=1)
-        self._max_pixels = max_pixels
-        self._means = f"{max_pixels} {__version__} {find_spec('pillow_heif') is not None}"
+        self._options = options
+        self._means = f"{options.max_pixels} {__version__} {find_spec('pillow_heif') is not None}"
         self._executor = executor
         self._workers = workers
         self._report = report
@@ -254,8 +265,11 @@ class _Run:
 
     def _index_pending(self, source_id: int, source: Source) -> None:
         last_flush = time.monotonic()
+        turns = self._take_turns(source, self._catalog.pending(source_id))
+        # At most two batches a worker are under way.
+        work = partial(self._process, source)
         try:
-            with closing(self._outcomes(source_id, source)) as outcomes:
+            with closing(turns), closing(as_completed(self._executor, work, turns, 2 * self._workers)) as outcomes:
                 for outcome in outcomes:
                     self._buffer.append(outcome)
                     self._done += len(outcome)
@@ -286,7 +300,7 @@ class _Run:
                 unusable[source_id].append(Unusable(source.spec, "no images any more", _IF_GONE, hides_entries=True))
         hidden = [u.uri for found in unusable.values() for u in found if u.hides_entries]
         vanished = self._vanished_of_others()
-        unchanged, pending = self._catalog.compare(
+        unchanged, told, pending = self._catalog.compare(
             [*self._sources], hidden, vanished, means=self._means, retry_failed=retry_failed
         )
         with self._catalog.writing():
@@ -295,22 +309,17 @@ class _Run:
             for source_id, found in unusable.items():
                 self._catalog.put_failures((Failure(u.uri, u.reason, u.detail) for u in found), source_id)
         self._report.unchanged += unchanged
+        self._report.changed += told
         return pending
 
-    def _scan(self, source: Source, unusable: list[Unusable]) -> Iterator[Item]:
+    def _scan(self, source: Source, unusable: list[Unusable]) -> Iterator[Entry]:
         try:
             for found in source.scan():
                 if isinstance(found, Unusable):
                     unusable.append(found)
                 else:
                     self._found += 1
-                    yield Item(
-                        found.uri,
-                        version=found.version,
-                        label=found.label,
-                        caption=found.caption,
-                        modified=found.modified,
-                    )
+                    yield found
         except SourceError as error:
             if len(self._sources) == 1:
                 raise
@@ -337,65 +346,70 @@ class _Run:
 
     # Decoding and encoding, in the worker threads
 
-    def _outcomes(self, source_id: int, source: Source) -> Generator[_Outcome, None, None]:
-        """Work through the pending entries; at most two batches a worker are under way."""
-        size = source.batch_size if isinstance(source, HoldsEmbeddings) else self._batch_size
-        batches = in_batches(self._catalog.pending(source_id), size)
-        return as_completed(self._executor, partial(self._process, source), batches, 2 * self._workers)
-
-    def _process(self, source: Source, batch: Sequence[Item], *, encode_known: bool = False) -> _Outcome:
+    def _process(self, source: Source, turns: Sequence[Turn], *, encode_known: bool = False) -> _Outcome:
         if isinstance(source, HoldsEmbeddings):
-            return self._take_saved(source, batch, encode_known)
+            return self._take_saved(source, [turn.entry for turn in turns], encode_known)
         outcome = _Outcome()
         decoded: list[_Decoded] = []
-        for entry in batch:
+        for turn in turns:
             try:
-                found = self._decode(source, entry, encode_known)
+                found = self._decode(source, turn, encode_known)
             except Exception as error:  # one file must never end the run
-                outcome.failed.append(self._failure(entry, *reason_of(error)))
+                outcome.failed.append(self._failure(source, turn.entry, *reason_of(error)))
             else:
                 if isinstance(found, Item):
-                    outcome.known.append(found)
+                    outcome.known.append((found, turn.entry))
                 else:
                     decoded.append(found)
         outcome.encoded = [d.item for d in decoded]
+        outcome.thumbnails = {d.item.content_hash: d.thumbnail for d in decoded if d.thumbnail is not None}
         if decoded:
             outcome.embeddings = self._encode(decoded)
         return outcome
 
-    def _take_saved(self, source: HoldsEmbeddings, batch: Sequence[Item], take_known: bool) -> _Outcome:
+    def _take_saved(self, source: HoldsEmbeddings, batch: Sequence[Entry], take_known: bool) -> _Outcome:
         """What becomes of entries whose embeddings the source has: their version is the hash of these."""
         outcome = _Outcome()
         known = set() if take_known else self._catalog.known_contents([entry.version for entry in batch])
-        for entry in batch:
-            item = replace(entry, content_hash=entry.version)
-            (outcome.known if item.content_hash in known else outcome.encoded).append(item)
+        taken = [entry for entry in batch if entry.version not in known]
+        outcome.known = [(_item_of(entry, entry.version), entry) for entry in batch if entry.version in known]
         try:
-            outcome.embeddings = source.embeddings([item.uri for item in outcome.encoded])
+            outcome.embeddings = source.embeddings([entry.uri for entry in taken])
+            outcome.encoded = [_item_of(entry, entry.version) for entry in taken]
         except SourceError as error:
-            outcome.failed = [self._failure(item, "cannot be read", str(error)) for item in outcome.encoded]
-            outcome.encoded = []
+            outcome.failed = [self._failure(source, entry, "cannot be read", str(error)) for entry in taken]
         return outcome
 
-    def _failure(self, entry: Item, reason: str, detail: str) -> Failure:
+    def _failure(self, source: Source, entry: Entry, reason: str, detail: str) -> Failure:
         """The failure, with a version that tells when to try again."""
         version = entry.version
-        if reason in _UNKNOWN_STATE:
+        if source.remote or reason in _UNKNOWN_STATE:
             version = ""
         elif reason in _BEYOND_MEANS:
             version = f"{entry.version} {self._means}"
         return Failure(entry.uri, reason, detail, version)
 
-    def _decode(self, source: Source, entry: Item, encode_known: bool) -> _Decoded | Item:
+    def _decode(self, source: Source, turn: Turn, encode_known: bool) -> _Decoded | Item:
         """Read and decode an image; only its item where an image of the same content is known already."""
-        with source.open(entry.uri) as file:
-            data, size, content_hash = read_hashed(file)
-            item = replace(entry, bytes=size, content_hash=content_hash)
-            if not encode_known and self._catalog.row_with_content(item.content_hash) is not None:
+        entry = turn.entry
+        keeps_thumbnail = source.thumbnails and self._options.thumbnails
+        with read_entry(source, turn) as read:
+            item = replace(_item_of(entry, read.content_hash), bytes=read.bytes)
+            if (
+                not encode_known
+                and self._catalog.row_with_content(item.content_hash) is not None
+                and (not keeps_thumbnail or self._collection.thumbnail(item.content_hash) is not None)
+            ):
                 return item
-            opened = open_image(data, min_side=self._min_side, max_pixels=self._max_pixels)
+            opened = open_image(
+                read.data,
+                min_side=max(self._min_side, THUMBNAIL_SIDE if keeps_thumbnail else 0),
+                max_pixels=self._options.max_pixels,
+                rotation=entry.rotation,
+            )
         item = replace(item, width=opened.width, height=opened.height, format=opened.format, taken=opened.taken)
-        return _Decoded(item, [fit_image(opened.image, recipe) for recipe in self._recipes])
+        thumbnail = make_thumbnail(opened.image) if keeps_thumbnail else None
+        return _Decoded(item, [fit_image(opened.image, recipe) for recipe in self._recipes], thumbnail)
 
     def _encode(self, decoded: Sequence[_Decoded]) -> dict[str, npt.NDArray[np.float32]]:
         import numpy as np
@@ -414,18 +428,23 @@ class _Run:
         """Store all outcomes that wait. Where that is interrupted they wait on, and can be stored again."""
         while outcomes := self._buffer:
             # Known ones come first: what they are copies of may be among those that change now.
-            known = [item for outcome in outcomes for item in outcome.known]
-            without = self._store_known(known, source_id)
+            known = [pair for outcome in outcomes for pair in outcome.known]
+            again = self._store_known(known, source_id)
             self._store_encoded(outcomes, source_id)
             failures = [failure for outcome in outcomes for failure in outcome.failed]
             if failures:
                 with self._catalog.writing():
                     self._catalog.put_failures(failures, source_id)
-                    lost = [f.uri for f in failures if f.reason not in _UNKNOWN_STATE]
+                    # What a server says now is no proof that an image is lost.
+                    lost = [] if source.remote else [f.uri for f in failures if f.reason not in _UNKNOWN_STATE]
                     self._report.removed += self._catalog.remove_uris(lost)
             # Where the item of that content has itself changed meanwhile, there is nothing left to copy.
-            batches = in_batches(without, self._batch_size)
-            self._buffer = [self._process(source, batch, encode_known=True) for batch in batches]
+            turns = self._take_turns(source, again)
+            self._buffer = [self._process(source, batch, encode_known=True) for batch in turns]
+
+    def _take_turns(self, source: Source, entries: Iterable[Entry]) -> Generator[list[Turn], None, None]:
+        size = source.batch_size if isinstance(source, HoldsEmbeddings) else self._batch_size
+        return take_turns(source, entries, size, allow_private=self._options.allow_private)
 
     def _store_encoded(self, outcomes: Sequence[_Outcome], source_id: int) -> None:
         import numpy as np
@@ -439,17 +458,18 @@ class _Run:
             for space in self._collection.spaces
         }
         replaced = self._catalog.count_uris(item.uri for item in items)
-        self._collection.add(items, embeddings, source_id=source_id)
+        thumbnails = {key: jpeg for outcome in outcomes for key, jpeg in outcome.thumbnails.items()}
+        self._collection.add(items, embeddings, source_id=source_id, thumbnails=thumbnails)
         self._count_new(len(items), replaced)
 
-    def _store_known(self, items: Sequence[Item], source_id: int) -> list[Item]:
+    def _store_known(self, known: Sequence[tuple[Item, Entry]], source_id: int) -> list[Entry]:
         """Store items whose content is in the collection: touched, moved, or copies.
 
-        Returns those whose content was there a moment ago, but is no longer.
+        Returns the entries of those whose content was there a moment ago, but is no longer.
         """
         copies = []
         with self._catalog.writing():
-            for item in items:
+            for item, _ in known:
                 current = self._catalog.item_at(item.uri)
                 if current is not None and current.content_hash == item.content_hash:
                     self._report.unchanged += 1
@@ -462,14 +482,26 @@ class _Run:
                 else:
                     self._catalog.update_item(replace(item, id=same), source_id)
         replaced = {item.uri for item in copies if self._catalog.item_at(item.uri) is not None}
-        without = self._collection.add_copies(copies, source_id=source_id)
-        stored = {item.uri for item in copies} - {item.uri for item in without}
+        without = {item.uri for item in self._collection.add_copies(copies, source_id=source_id)}
+        stored = {item.uri for item in copies} - without
         self._count_new(len(stored), len(stored & replaced))
-        return without
+        return [entry for item, entry in known if item.uri in without]
 
     def _count_new(self, stored: int, replaced: int) -> None:
         self._report.changed += replaced
         self._report.added += stored - replaced
+
+
+def _item_of(entry: Entry, content_hash: str) -> Item:
+    return Item(
+        entry.uri,
+        content_hash,
+        entry.version,
+        label=entry.label,
+        caption=entry.caption,
+        modified=entry.modified,
+        details=entry.details,
+    )
 
 
 def _load(encoders: Sequence[Encoder]) -> None:
@@ -486,59 +518,3 @@ def _holds_something(folder: str) -> bool:
             return any(listing)
     except OSError:
         return False
-
-
-# What evaluation does with the images of queries, too
-
-
-def in_batches(entries: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """Yield lists of `size` entries; the last may be shorter."""
-    iterator = iter(entries)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def as_completed(
-    executor: Executor, work: Callable[[_T], _R], batches: Iterator[_T], under_way: int
-) -> Generator[_R, None, None]:
-    """Yield what `work` makes of each batch, in the order in which they are done; at most `under_way` are begun."""
-    running: set[Future[_R]] = set()
-    try:
-        while True:
-            for batch in islice(batches, under_way - len(running)):
-                running.add(executor.submit(work, batch))
-            if not running:
-                return
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
-    finally:
-        for future in running:
-            future.cancel()
-        wait(running)
-
-
-def read_hashed(file: IO[bytes]) -> tuple[bytes | IO[bytes], int, str]:
-    """What to decode (the bytes of the file, or itself where it is long), its length, and its SHA-256."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    data: bytes | IO[bytes] = file.read() if size <= _READ_AT_ONCE else file
-    return data, size, _sha256(data)
-
-
-def reason_of(error: Exception) -> tuple[str, str]:
-    """Why an image cannot be used: a short fixed phrase to count by, and what says more."""
-    if isinstance(error, InvalidImageError):
-        return error.reason, error.detail
-    return "unexpected error", f"{type(error).__name__}: {error}"
-
-
-def _sha256(data: bytes | IO[bytes]) -> str:
-    """The SHA-256, in hexadecimal, of bytes or of a file, which is left at its beginning."""
-    if isinstance(data, bytes):
-        return hashlib.sha256(data).hexdigest()
-    digest = hashlib.sha256()
-    while block := data.read(1 << 20):
-        digest.update(block)
-    data.seek(0)
-    return digest.hexdigest()

@@ -29,17 +29,18 @@ class SearchResult:
             "query": self.query,
             "space": self.space,
             "took_ms": round(self.took_ms, 2),
-            "hits": [
-                {
-                    "rank": hit.rank,
-                    "score": round(hit.score, 4),
-                    "id": hit.item.id,
-                    "uri": hit.item.uri,
-                    "label": hit.item.label,
-                }
-                for hit in self.hits
-            ],
+            "hits": [_hit_as_json(hit) for hit in self.hits],
         }
+
+
+def _hit_as_json(hit: Hit) -> dict[str, Any]:
+    item = hit.item
+    values = {"rank": hit.rank, "score": round(hit.score, 4), "id": item.id, "uri": item.uri, "label": item.label}
+    if item.caption is not None:
+        values["caption"] = item.caption
+    if item.details:
+        values["details"] = dict(item.details)
+    return values
 
 
 def search(collection: Collection, query: Query | str, *, k: int = 12, min_score: float | None = None) -> SearchResult:

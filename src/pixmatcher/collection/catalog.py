@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CollectionError, CollectionLockedError, StorageError
+from ..sources import Entry
 from .files import full_disk, start_again
 from .items import Failure, Item
 
@@ -29,7 +30,7 @@ INSERT INTO state SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM state);
 CREATE TABLE IF NOT EXISTS sources (id INTEGER PRIMARY KEY, spec UNIQUE NOT NULL);
 CREATE TABLE IF NOT EXISTS items (
     uri UNIQUE NOT NULL, content_hash TEXT NOT NULL, version TEXT NOT NULL, bytes INTEGER, width INTEGER,
-    height INTEGER, format TEXT, label TEXT, caption TEXT, modified TEXT, taken TEXT, added TEXT NOT NULL,
+    height INTEGER, format TEXT, label TEXT, caption TEXT, modified TEXT, taken TEXT, details TEXT, added TEXT NOT NULL,
     id INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER UNIQUE NOT NULL, checksum INTEGER NOT NULL,
     source_id INTEGER REFERENCES sources (id)
 );
@@ -64,7 +65,7 @@ class Catalog:
         self._home = os.path.join(home, "")
         # One connection may serve several threads; the lock keeps their transactions apart.
         self._lock = threading.RLock()
-        with _explained(path):
+        with explained(path):
             if create:
                 with contextlib.closing(_connect(path, "mode=rwc")) as connection:
                     connection.execute("PRAGMA journal_mode = WAL")
@@ -105,6 +106,9 @@ class Catalog:
             # There is no log and no right to make one. SQLite takes the file for constant then.
             self._frozen = self._looks()
             self._connection = _connect(self.path, "mode=ro&immutable=1")
+        # A collection made before items had details gets the column when it is next written to.
+        known = [name for _, name, *_ in self._connection.execute("PRAGMA table_info (items)")]
+        self._columns = _ITEM_COLUMNS if "details" in known else _ITEM_COLUMNS.replace("details", "NULL")
 
     @property
     def _log(self) -> Path:
@@ -122,24 +126,27 @@ class Catalog:
 
     def require_writable(self) -> None:
         """Raise `StorageError` if the database can only be read."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             self._thaw()
             if self._frozen is not None:
                 raise sqlite3.OperationalError("database or disk is full")
+            if self._columns != _ITEM_COLUMNS:
+                self._connection.execute("ALTER TABLE items ADD COLUMN details TEXT")
+                self._columns = _ITEM_COLUMNS
 
     # Transactions
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[int]:
         """One consistent view for all reads inside; gives the generation, which counts the changes to rows of items."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             if self._connection.in_transaction:
                 yield self._generation()
                 return
             if self._frozen is not None and self._frozen != self._looks():
                 self._thaw()
-            self._connection.execute("BEGIN")
             try:
+                self._connection.execute("BEGIN")  # in the block: an interrupt may come right after it
                 yield self._generation()
             finally:
                 self._connection.rollback()
@@ -147,9 +154,9 @@ class Catalog:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """All writes inside happen together or not at all."""
-        with self._lock, _explained(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
+        with self._lock, explained(self.path):
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield
                 self._connection.commit()
             except BaseException:
@@ -185,7 +192,7 @@ class Catalog:
 
     def rows(self) -> npt.NDArray[np.int64]:
         """The rows of all items, ascending (N,) int64."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             cursor = self._connection.execute("SELECT row FROM items ORDER BY row")
             return np.fromiter((row for (row,) in cursor), dtype=np.int64)
 
@@ -198,7 +205,7 @@ class Catalog:
         """All items in the order of their ids, read in pages so that writers may go on meanwhile."""
         last = 0
         while True:
-            page = self._query(f"SELECT {_ITEM_COLUMNS} FROM items WHERE id > ? ORDER BY id LIMIT 1000", last)
+            page = self._query(f"SELECT {self._columns} FROM items WHERE id > ? ORDER BY id LIMIT 1000", last)
             items = [self._item(values) for values in page]
             if not items:
                 return
@@ -207,14 +214,14 @@ class Catalog:
 
     def items_by_row(self, rows: Sequence[int]) -> dict[int, Item]:
         found = self._query(
-            f"SELECT {_ITEM_COLUMNS}, row FROM items WHERE row IN (SELECT value FROM json_each(?))",
+            f"SELECT {self._columns}, row FROM items WHERE row IN (SELECT value FROM json_each(?))",
             json.dumps(list(rows)),
         )
         return {row: self._item(values) for *values, row in found}
 
     def item_at(self, uri: str) -> Item | None:
         """The item of this uri, if there is one."""
-        found = self._query(f"SELECT {_ITEM_COLUMNS} FROM items WHERE uri = ?", self._stored(uri))
+        found = self._query(f"SELECT {self._columns} FROM items WHERE uri = ?", self._stored(uri))
         return self._item(found[0]) if found else None
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, int]:
@@ -244,7 +251,7 @@ class Catalog:
         uris = [self._stored(item.uri) for item in items]
         rows = []
         for position, (item, uri) in enumerate(zip(items, uris, strict=True)):
-            values = [_as_text(value) if isinstance(value, str) else value for value in _ITEM_VALUES(item)]
+            values = [_as_value(value) for value in _ITEM_VALUES(item)]
             values[-1] = added
             rows.append((uri, *values, first_row + position, checksums[position], source_id))
         columns = f"{_ITEM_COLUMNS.removesuffix(', id')}, row, checksum, source_id"
@@ -253,8 +260,8 @@ class Catalog:
             "ON CONFLICT (uri) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version, "
             "bytes = excluded.bytes, width = excluded.width, height = excluded.height, format = excluded.format, "
             "label = excluded.label, caption = excluded.caption, modified = excluded.modified, "
-            "taken = excluded.taken, row = excluded.row, checksum = excluded.checksum, "
-            "source_id = excluded.source_id",
+            "taken = excluded.taken, details = excluded.details, row = excluded.row, "
+            "checksum = excluded.checksum, source_id = excluded.source_id",
             rows,
         )
         self._connection.executemany("DELETE FROM failures WHERE uri = ?", ((uri,) for uri in uris))
@@ -269,8 +276,14 @@ class Catalog:
         if self._connection.execute("DELETE FROM items WHERE uri = ? AND id != ?", (uri, item.id)).rowcount:
             self._rows_changed()
         self._connection.execute(
-            "UPDATE items SET uri = ?, version = ?, label = ?, caption = ?, modified = ?, source_id = ? WHERE id = ?",
-            (uri, item.version, item.label, item.caption, item.modified, source_id, item.id),
+            "UPDATE items SET uri = ?, version = ?, label = ?, caption = ?, modified = ?, details = ?, source_id = ? "
+            "WHERE id = ?",
+            (
+                uri,
+                *map(_as_value, (item.version, item.label, item.caption, item.modified, item.details)),
+                source_id,
+                item.id,
+            ),
         )
         self._connection.execute("DELETE FROM failures WHERE uri = ?", (uri,))
 
@@ -364,18 +377,31 @@ class Catalog:
         for table in ("seen", "pending", "gone"):
             self._query(f"DROP TABLE IF EXISTS temp.{table}")
         self._query(
-            "CREATE TEMP TABLE seen (uri PRIMARY KEY, version, label, caption, modified, source_id) WITHOUT ROWID"
+            "CREATE TEMP TABLE seen (uri PRIMARY KEY, version, modified, label, caption, urls, rotation, details, "
+            "source_id) WITHOUT ROWID"
         )
 
-    def put_seen(self, items: Iterable[Item], source_id: int) -> None:
-        """Note what a source has now: of each item its uri, version, label, caption and date.
-
-        What two sources have is noted for the first of them.
-        """
-        stored = ((self._stored(i.uri), i.version, i.label, i.caption, i.modified, source_id) for i in items)
+    def put_seen(self, entries: Iterable[Entry], source_id: int) -> None:
+        """Note what a source has now. What two sources have is noted for the first of them."""
+        stored = (
+            (
+                self._stored(entry.uri),
+                _as_text(entry.version),
+                entry.modified,
+                _as_value(entry.label),
+                _as_value(entry.caption),
+                json.dumps(entry.urls) if entry.urls else None,
+                entry.rotation,
+                _as_value(entry.details),
+                source_id,
+            )
+            for entry in entries
+        )
         while block := list(islice(stored, 1000)):
             with self.writing():
-                self._connection.executemany("INSERT OR IGNORE INTO temp.seen VALUES (?, ?, ?, ?, ?, ?)", block)
+                self._connection.executemany(
+                    "INSERT OR IGNORE INTO temp.seen VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", block
+                )
 
     def compare(
         self,
@@ -385,8 +411,10 @@ class Catalog:
         *,
         means: str = "",
         retry_failed: bool = False,
-    ) -> tuple[int, int]:
-        """Sort out which entries need work and which items are gone; returns (entries unchanged, entries pending).
+    ) -> tuple[int, int, int]:
+        """Sort out which entries need work and which items are gone, and note what is new to tell of the others.
+
+        Returns how many entries are unchanged, tell something new of an image that is unchanged, and are pending.
 
         Items at or below a path in `hidden` are not gone: nobody knows. Items of other sources in `vanished` are.
         What failed at the same version, or at the same version with the same `means` to open images, is not pending.
@@ -422,7 +450,14 @@ class Catalog:
                 (sources,),
             )
             unchanged = self._one("SELECT count(*) FROM temp.seen JOIN items USING (uri, version)")
-            return unchanged, self._one("SELECT count(*) FROM temp.pending")
+            told = run(
+                "UPDATE items SET (label, caption, details) = "
+                "(SELECT label, caption, details FROM temp.seen WHERE seen.uri = items.uri) WHERE EXISTS "
+                "(SELECT 1 FROM temp.seen WHERE seen.uri = items.uri AND seen.version = items.version "
+                "AND seen.source_id = items.source_id AND (seen.label IS NOT items.label "
+                "OR seen.caption IS NOT items.caption OR seen.details IS NOT items.details))"
+            ).rowcount
+            return unchanged - told, told, self._one("SELECT count(*) FROM temp.pending")
 
     def unseen_of(self, source_ids: Sequence[int]) -> Iterator[tuple[int, str]]:
         """The id and uri of the items of these sources that no source of the comparison has."""
@@ -433,17 +468,18 @@ class Catalog:
         )
         return ((item_id, self._shown(uri)) for item_id, uri in found)
 
-    def pending(self, source_id: int) -> Iterator[Item]:
+    def pending(self, source_id: int) -> Iterator[Entry]:
         """Yield the entries of a source that need work, in pages, while writes go on."""
         last = 0
         while entries := self._query(
-            "SELECT rowid, uri, version, label, caption, modified FROM temp.pending "
+            "SELECT rowid, uri, version, modified, label, caption, urls, rotation, details FROM temp.pending "
             "WHERE rowid > ? AND source_id = ? ORDER BY rowid LIMIT 1000",
             last,
             source_id,
         ):
-            for _, uri, version, label, caption, modified in entries:
-                yield Item(self._shown(uri), version=version, label=label, caption=caption, modified=modified)
+            for _, uri, version, modified, label, caption, urls, rotation, details in entries:
+                places = tuple(json.loads(urls)) if urls else ()
+                yield Entry(self._shown(uri), version, modified, label, caption, places, rotation, _from_json(details))
             last = entries[-1][0]
 
     def take_gone(self, content_hash: str) -> int | None:
@@ -475,7 +511,7 @@ class Catalog:
         return {column: dict(self._query(counted.format(column))) for column in ("format", "label")}
 
     def _query(self, sql: str, *values: object) -> list[Any]:
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             return self._connection.execute(sql, values).fetchall()
 
     def _one(self, sql: str, *values: object) -> int:
@@ -483,7 +519,7 @@ class Catalog:
 
     def _item(self, values: Sequence[object]) -> Item:
         item = Item(*values)  # type: ignore[arg-type]
-        return replace(item, uri=self._shown(item.uri))
+        return replace(item, uri=self._shown(item.uri), details=_from_json(item.details))
 
     def _stored(self, uri: str) -> str | bytes:
         """A uri as stored: relative below home, and as bytes where a file name is not valid Unicode."""
@@ -528,7 +564,7 @@ def _connect_to_copy(path: Path, parameters: str) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours, which say what to do."""
     try:
         yield
@@ -545,6 +581,18 @@ def _explained(path: Path) -> Iterator[None]:
         if "unable to open" in text:
             raise CollectionError(f"{path} cannot be opened: check that you may read it and its folder.") from error
         raise CollectionError(f"{path} is damaged ({text}): {start_again(path.parent)}") from error
+
+
+def _as_value(value: object) -> object:
+    """A value of an item that SQLite can store; of no details none."""
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value)) if value else None
+    return _as_text(value) if isinstance(value, str) else value
+
+
+def _from_json(details: object) -> dict[str, str]:
+    known: dict[str, str] = json.loads(details) if isinstance(details, str) else {}
+    return known
 
 
 def _as_text(text: str) -> str:

@@ -27,6 +27,7 @@ from .files import (
     LOCK_NAME,
     MANIFEST_NAME,
     OWN_NAMES,
+    THUMBNAILS_NAME,
     read_error,
     remove,
     replacing,
@@ -36,6 +37,7 @@ from .files import (
 from .items import Failure, Hit, Item, Neighbour, Problem
 from .lock import WriterLock
 from .manifest import DescribesEncoder, Manifest
+from .thumbnails import Thumbnails
 from .vectors import Float16, Rows, VectorFile, row_checksums, to_stored
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Collection:
         self._vectors = {
             s.name: VectorFile(path / "vectors" / f"{s.name}.f16", s.dimension) for s in self.spaces.values()
         }
+        self._thumbnails = Thumbnails(path / THUMBNAILS_NAME)
         self._indexes: dict[str, _OpenIndex] = {}
         self._lock = WriterLock(path / LOCK_NAME)
         # Whoever saves an index has this one: a writer as long as it writes, a reader only meanwhile.
@@ -152,8 +155,12 @@ class Collection:
         with self._thread_lock:
             try:
                 if self._lock.held:
+                    # Thumbnails too many do no harm; another run can take them out.
+                    with contextlib.suppress(PixMatcherError):
+                        self._thumbnails.keep_those_in(self.catalog.path)
                     self.save_indexes()
             finally:
+                self._thumbnails.close()
                 self.catalog.close()
                 self._give_locks()
                 self._indexes.clear()
@@ -196,6 +203,10 @@ class Collection:
                 raise CollectionError(f"There is no image with the id {unknown[0]} here.")
             found = self._vectors[self._space(space).name].read([rows[item_id] for item_id in wanted])
         return found.astype(np.float32)
+
+    def thumbnail(self, content_hash: str) -> bytes | None:
+        """A small JPEG of the image of this content, for images that may be out of reach; None where none was kept."""
+        return self._thumbnails.get(content_hash)
 
     def search(self, vector: npt.ArrayLike, *, space: str, k: int = 12, min_score: float | None = None) -> list[Hit]:
         """The k items nearest to a vector (dimension,) by inner product, best first; equals in the order of their ids.
@@ -300,19 +311,25 @@ class Collection:
         embeddings: Mapping[str, npt.ArrayLike],
         *,
         source_id: int | None = None,
+        thumbnails: Mapping[str, bytes] | None = None,
     ) -> list[int]:
         """Store items with their embeddings, for each space (N, dimension); returns their ids.
 
         An item of a uri that is there already replaces it and keeps its id. All of them are stored or none. Texts that
-        are not valid Unicode are stored as escapes, but for the uri, which is kept as it is. Raises `StorageError` if
-        the disk is full, `CollectionError` if the embeddings do not fit, or a uri or content hash cannot be one.
+        are not valid Unicode are stored as escapes, but for the uri, which is kept as it is. `thumbnails` are JPEG
+        files by the content hash of their images. Raises `StorageError` if the disk is full, `CollectionError` if the
+        embeddings do not fit, or a uri or content hash cannot be one.
         """
         if set(embeddings) != set(self.spaces):
             raise CollectionError(f"Embeddings of the spaces {', '.join(self.spaces)} are needed, no more and no less.")
         stored = {name: to_stored(embeddings[name], space.dimension) for name, space in self.spaces.items()}
         if any(len(rows) != len(items) for rows in stored.values()):
             raise CollectionError("There must be as many embeddings as items in each space.")
-        return self._put(items, stored, source_id)
+        with self._thread_lock:
+            self.begin_writing()
+            # Before the items, so that a kill leaves no item without.
+            self._thumbnails.put(thumbnails or {})
+            return self._put(items, stored, source_id)
 
     def add_copies(self, items: Sequence[Item], *, source_id: int | None = None) -> list[Item]:
         """Store items with the embeddings of others of the same content; returns the items that have none."""
@@ -433,6 +450,14 @@ class Collection:
                         "Run `pixmatcher verify --repair`, then `pixmatcher index` to encode these images again.",
                     )
                 )
+            if not self._thumbnails.whole():
+                problems.append(
+                    Problem(
+                        "thumbnails",
+                        f"{THUMBNAILS_NAME} is damaged",
+                        "Run `pixmatcher verify --repair`, which deletes it: only pictures of remote images are lost.",
+                    )
+                )
             for name in self.spaces:
                 path = self._index_path(name)
                 # One that is only behind the catalog, or not built yet, is not damaged: that is done when next used.
@@ -472,6 +497,11 @@ class Collection:
                 with self.catalog.writing():
                     self.catalog.remove_rows(damaged.tolist())
             self._indexes.clear()
+            if not self._thumbnails.whole():
+                try:
+                    self._thumbnails.clear()
+                except OSError as error:
+                    raise write_error(self.path, error) from error
             with self._saving(wait=True):
                 try:
                     for name in self.spaces:

@@ -10,20 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
-from ..errors import CollectionError, StorageError
+from ..errors import NO_ROOM, CollectionError, StorageError
 
 FOLDER_NAME = ".pixmatcher"
 MANIFEST_NAME = "collection.json"
 CATALOG_NAME = "catalog.sqlite"
+THUMBNAILS_NAME = "thumbnails.sqlite"
 LOCK_NAME = "lock"
 INDEX_LOCK_NAME = "index.lock"
-OWN_NAMES = frozenset({MANIFEST_NAME, f"{MANIFEST_NAME}.new", LOCK_NAME, INDEX_LOCK_NAME, "vectors", "index"}) | {
-    CATALOG_NAME + ending for ending in ("", "-wal", "-shm", "-journal")
-}
+OWN_NAMES = frozenset(
+    {MANIFEST_NAME, f"{MANIFEST_NAME}.new", LOCK_NAME, INDEX_LOCK_NAME, "vectors", "index"}
+    | {CATALOG_NAME + ending for ending in ("", "-wal", "-shm", "-journal")}
+    | {THUMBNAILS_NAME + ending for ending in ("", "-journal")}
+)
 """Names of all that a collection keeps in its folder."""
-
-# A limit on the size of files (EFBIG) is one more way to have no room.
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Writer(Protocol):

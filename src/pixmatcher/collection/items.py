@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -11,8 +12,9 @@ class Item:
 
     `uri` is an absolute path or a URL (a relative path is taken below the folder in which the collection lies),
     `version` the source's token for this state of the file (a changed token means: look again), `content_hash` the
-    SHA-256 of the file's bytes in hexadecimal, `bytes` its length, `width` and `height` are pixels, dates are ISO 8601.
-    A collection gives the `id` and the date `added` itself.
+    SHA-256 of the file's bytes in hexadecimal (and "+90" and the like where the source had it turned), `bytes` its
+    length, `width` and `height` are pixels, dates are ISO 8601. `details` is what else its source told, such as its
+    "author" and "license". A collection gives the `id` and the date `added` itself.
     """
 
     uri: str
@@ -26,6 +28,7 @@ class Item:
     caption: str | None = None
     modified: str | None = None
     taken: str | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
     added: str | None = None
     id: int = 0
 

@@ -56,6 +56,10 @@ class Source(Protocol):
     """What names this source in a collection; `open_source(spec)` gives it back."""
     folder: str | None
     """The folder its images lie in, where a collection of it alone goes too; None for what is no folder."""
+    remote: bool
+    """Whether its images have `urls`."""
+    thumbnails: bool
+    """Whether thumbnails are to be kept, as its images may be out of reach when results are shown."""
 
     def scan(self) -> Iterator[Entry | Unusable]:
         """List the images without opening them. Raises `SourceError` if the source as a whole cannot be read."""
@@ -109,16 +113,28 @@ def _open_tiny_imagenet(rest: str) -> Source:
     return TinyImageNetSource(rest)
 
 
-def _open_arrays(rest: str) -> Source:
-    from .arrays import ArraysSource
+def _open_open_images(rest: str) -> Source:
+    from .open_images import OpenImagesSource
 
-    return ArraysSource(rest)
+    return OpenImagesSource(rest)
+
+
+def _open_urls(rest: str) -> Source:
+    from .urls import UrlListSource
+
+    return UrlListSource(rest)
 
 
 def _open_webdataset(rest: str) -> Source:
     from .webdataset import WebDatasetSource
 
     return WebDatasetSource(rest)
+
+
+def _open_arrays(rest: str) -> Source:
+    from .arrays import ArraysSource
+
+    return ArraysSource(rest)
 
 
 KINDS = (
@@ -128,6 +144,19 @@ KINDS = (
         "tiny-imagenet:tiny-imagenet-200.zip?split=val",
         "Tiny ImageNet, unpacked or the zip file as it is; split train (the default), val, test or all",
         _open_tiny_imagenet,
+    ),
+    SourceKind(
+        "open-images",
+        "open-images:open-images-v7?split=validation",
+        "Open Images, fetched: the folder of its csv files, or its image list alone; split train, validation or test",
+        _open_open_images,
+    ),
+    SourceKind(
+        "urls",
+        "urls:photos.csv?url=link&caption=title",
+        "a list of URLs, fetched: txt, csv, tsv, json, jsonl or parquet with a column url and, if you like, caption, "
+        "label, id; each can be chosen; ?base=https://host/folder/ goes before names without host",
+        _open_urls,
     ),
     SourceKind(
         "webdataset",

@@ -100,6 +100,7 @@ class ArraysSource:
         path, options = parse_spec(rest)
         self.spec = spec_of(path, options)
         self.folder: str | None = None
+        self.remote = self.thumbnails = False
         self._path = os.path.abspath(path)
         place, name = os.path.split(self._path)
         first = _open_array(self._path)

@@ -27,6 +27,8 @@ class FolderSource:
     reported and not entered.
     """
 
+    remote = thumbnails = False
+
     def __init__(self, path: str) -> None:
         if not path:
             raise SourceError("The name of the source is empty: name a folder of images.")

@@ -27,6 +27,8 @@ _MARK = "wnids.txt"
 class TinyImageNetSource:
     """One split of Tiny ImageNet, or all of them. The rest of the spec is `PATH` or `PATH?split=NAME`."""
 
+    remote = thumbnails = False
+
     def __init__(self, rest: str) -> None:
         name, _, query = rest.partition("?")
         path = os.path.abspath(name)
@@ -74,6 +76,12 @@ class TinyImageNetSource:
         return {fields[0]: fields[1] for fields in lines if len(fields) > 1}
 
 
+def root_among(names: Iterable[str]) -> str | None:
+    """The folder of the data set, empty or with a slash at its end, among the names in a zip file; None without it."""
+    marks = [name for name in names if name == _MARK or name.endswith("/" + _MARK)]
+    return min(marks, key=len).removesuffix(_MARK) if marks else None
+
+
 class _Tree(Protocol):
     """The files of the data set, wherever they are."""
 
@@ -118,10 +126,10 @@ class _ZippedTree:
             raise SourceError(
                 f"{path} cannot be read ({error.strerror}): name the folder or the zip file of Tiny ImageNet."
             ) from error
-        marks = [name for name in self._archive.namelist() if name == _MARK or name.endswith("/" + _MARK)]
-        if not marks:
+        root = root_among(self._archive.namelist())
+        if root is None:
             raise SourceError(f"{path} is no Tiny ImageNet: it has no {_MARK}.")
-        self._root = min(marks, key=len).removesuffix(_MARK)
+        self._root = root
 
     def images(self, split: str) -> Iterable[Entry | Unusable]:
         below = f"{self._root}{split}/"

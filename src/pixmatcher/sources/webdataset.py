@@ -41,6 +41,7 @@ class WebDatasetSource:
         path = os.path.abspath(rest)
         self.spec = f"webdataset:{path}"
         self.folder: str | None = path if os.path.isdir(path) else None
+        self.remote, self.thumbnails = False, True
         self._shards = dict.fromkeys(_shards(path))
         if not any(os.path.lexists(shard) for shard in self._shards):
             raise SourceError(f"{path} has no tar files: name a tar file, a folder of them or a pattern.")
