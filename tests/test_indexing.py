@@ -18,7 +18,7 @@ import pytest
 from conftest import TinyEncoder, bound_by_permissions, cli, paint, paint_many
 from pixmatcher import Collection, CollectionError, EncoderError, IndexReport, SourceError, index
 from pixmatcher.images import fit_image, open_image
-from pixmatcher.sources.folder import _as_date
+from pixmatcher.sources.folder import as_date
 
 
 @pytest.fixture
@@ -312,8 +312,8 @@ def test_the_folder_of_the_photos_is_no_collection(tiny: TinyEncoder, tmp_path: 
 
 
 def test_a_date_that_no_calendar_has() -> None:
-    assert _as_date(300_000_000_000) is None
-    assert _as_date(0) == "1970-01-01T00:00:00+00:00"
+    assert as_date(300_000_000_000) is None
+    assert as_date(0) == "1970-01-01T00:00:00+00:00"
 
 
 def test_three_sources_and_a_move_between_them(tiny: TinyEncoder, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         StorageError,
     )
     from .evaluation import Evaluation, evaluate
+    from .exporting import export_arrays, export_parquet
     from .images import (
         ALLOWED_EXTENSIONS,
         Recipe,
@@ -59,6 +60,7 @@ _HOMES = {
         "StorageError",
     ),
     "evaluation": ("Evaluation", "evaluate"),
+    "exporting": ("export_arrays", "export_parquet"),
     "images": (
         "ALLOWED_EXTENSIONS",
         "Recipe",
@@ -99,6 +101,8 @@ __all__ = [
     "StorageError",
     "classify",
     "evaluate",
+    "export_arrays",
+    "export_parquet",
     "index",
     "is_allowed_extension",
     "load_encoder",

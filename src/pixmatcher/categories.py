@@ -73,7 +73,7 @@ def classify(collection: Collection, query: Query, *, k: int = 5) -> CategoryRes
         raise QueryError(f"The number of categories must be 1 or more, not {k}.")
     started = time.perf_counter()
     encoders = load_recorded(collection.encoders)
-    space, vector = embed_query(query, encoders)
+    space, vector = embed_query(query, encoders, collection.spaces)
     neighbours = collection.nearest_labelled(vector, space=space, k=NEIGHBOURS, labels=k)
     if not neighbours:
         raise CollectionError(

@@ -149,6 +149,15 @@ def index_command(
     ] = None,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Refuse images larger than this.")] = 512,
     retry_failed: Annotated[bool, typer.Option(help="Try again what failed before, changed or not.")] = False,
+    categories: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Of saved embeddings: the label of each row, .npy or JSON.")
+    ] = None,
+    uris: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Of saved embeddings: the path or URL of each row, JSON or .npy.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="Of saved embeddings: the folder or URL that uris are below.")
+    ] = None,
     thumbnails: Annotated[
         bool, typer.Option(help="Keep a small picture of each image of a remote or tar source, to show it later.")
     ] = True,
@@ -157,6 +166,7 @@ def index_command(
     """Index images, or refresh what is indexed: added, changed, moved and deleted files."""
     from .indexing import index
 
+    sources, encoder = _with_array_options(sources, categories, uris, base, encoder)
     if not math.isfinite(max_megapixels):
         raise QueryError("--max-megapixels must be a number.")
     with _progress("Indexing") as progress:
@@ -173,6 +183,23 @@ def index_command(
     _print_report(report)
     if report.failures:
         raise typer.Exit(1)
+
+
+def _with_array_options(
+    sources: list[str] | None, categories: str | None, uris: str | None, base: str | None, encoder: list[str] | None
+) -> tuple[list[str] | None, list[str] | None]:
+    """The sources and encoders to index, where options tell of the one source of saved embeddings."""
+    given = {name: value for name, value in (("categories", categories), ("uris", uris), ("base", base)) if value}
+    if sources is None or len(sources) != 1 or not sources[0].startswith("arrays:"):
+        if given:
+            raise QueryError(f"--{next(iter(given))} goes with one source of saved embeddings: arrays:EMBEDDINGS.npy.")
+        return sources, encoder
+    if encoder and len(encoder) > 1:
+        raise QueryError("Saved embeddings are of one encoder: give --encoder once.")
+    from .sources.arrays import parse_spec, spec_of
+
+    path, options = parse_spec(sources[0].partition(":")[2])
+    return [spec_of(path, options | given | ({"encoder": encoder[0]} if encoder else {}))], None
 
 
 @_command("search")
@@ -336,7 +363,7 @@ def info_command(collection: CollectionOption = None) -> None:
             ("failed", f"{len(failures):,}"),
             ("formats", ", ".join(f"{name} {count:,}" for name, count in statistics["format"].items()) or "none"),
             ("labels", f"{len(statistics['label']):,}"),
-            ("encoders", ", ".join(f"{e.name} ({e.fingerprint})" for e in opened.encoders)),
+            ("encoders", ", ".join(f"{e.name} ({e.fingerprint or 'version not known'})" for e in opened.encoders)),
             (
                 "spaces",
                 ", ".join(
@@ -373,6 +400,23 @@ def verify_command(
     if problems:
         raise typer.Exit(1)
     print(f"Whole: {count:,} images, their embeddings and indexes are as they were written.")
+
+
+@_command("export")
+def export_command(
+    kind: Annotated[str, typer.Argument(metavar="arrays|parquet", help="NumPy's arrays, or one Parquet file.")],
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where the files go; made if need be.")],
+    collection: CollectionOption = None,
+    space: Annotated[str | None, typer.Option(help="Export this space alone.", show_default=False)] = None,
+) -> None:
+    """Save the embeddings, labels and uris of a collection for other tools."""
+    from .exporting import export_arrays, export_parquet
+
+    if kind not in ("arrays", "parquet"):
+        raise QueryError(f"There is no export {kind!r}: choose arrays or parquet.")
+    with _open(collection) as opened:
+        files = (export_arrays if kind == "arrays" else export_parquet)(opened, to, space=space)
+        print(f"{len(opened):,} images saved to {', '.join(printable(str(file)) for file in files)}")
 
 
 @_command("sources")

@@ -319,9 +319,9 @@ def evaluate(
     labels = sorted({entry.label for entry in entries if entry.label is not None})
     names = _first_names(known, {**collection.catalog.label_names(), **queries.label_names()})
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="pixmatcher") as executor:
-        encoder, space = image_space(encoders)
+        encoder, space = image_space(encoders, collection.spaces)
         images = _encode_images(queries, entries, encoder, space, executor, allow_private, progress)
-        texts = _encode_label_names([names[label] for label in labels], encoders, executor)
+        texts = _encode_label_names([names[label] for label in labels], collection, encoders, executor)
 
     with collection.catalog.reading():  # one state for all blocks of queries
         items = _labelled_items(collection, images)
@@ -415,10 +415,10 @@ def _encode_images(
 
 
 def _encode_label_names(
-    names: Sequence[str], encoders: Sequence[Encoder], executor: ThreadPoolExecutor
+    names: Sequence[str], collection: Collection, encoders: Sequence[Encoder], executor: ThreadPoolExecutor
 ) -> tuple[Space, Float32] | None:
     try:
-        encoder, space = text_space(encoders)
+        encoder, space = text_space(encoders, collection.spaces)
     except QueryError:
         return None
     return space, _encode_texts(names, encoder, space, executor)
@@ -614,7 +614,7 @@ def evaluate_captions(
     """
     started = time.monotonic()
     path = Path(captions)
-    encoder, space = text_space(load_recorded(collection.encoders))
+    encoder, space = text_space(load_recorded(collection.encoders), collection.spaces)
     lines = _read_captions(path)
     with collection.catalog.reading():  # one state from the names of the images to the scores
         ids, targets, failures = _captioned(collection, path, lines)

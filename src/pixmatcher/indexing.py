@@ -21,7 +21,8 @@ from .encoders import DEFAULT_ENCODER, Encoder, load_encoder, load_recorded
 from .errors import CollectionError, SourceError
 from .images import DEFAULT_MAX_PIXELS, THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image
 from .reading import Turn, as_completed, read_entry, reason_of, take_turns
-from .sources import Entry, Source, Unusable, open_source
+from .sources import Entry, HoldsEmbeddings, Source, Unusable, open_source
+from .spaces import EncoderRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,12 +119,14 @@ def index(
         raise SourceError("There is no source to index: name a folder of images.")
     path = _collection_path(opened, collection)
     workers = max(1, workers or usable_cores())
+    saved = [source for source in opened if isinstance(source, HoldsEmbeddings)]
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
-        _open_or_create(path, encoders, executor) as target,
+        _open_or_create(path, encoders, saved, executor) as target,
     ):
         target.begin_writing()
-        loaded = load_recorded(target.encoders)
+        # Saved embeddings may be of an encoder that is not there.
+        loaded = load_recorded(target.encoders) if len(saved) < len(opened) else []
         report = IndexReport(target.path)
         options = _Options(max_pixels, thumbnails, allow_private)
         run = _Run(opened, target, loaded, options, executor, workers, report, progress)
@@ -160,19 +163,50 @@ def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[st
     return path if begun else path / FOLDER_NAME
 
 
-def _open_or_create(path: Path, encoders: Sequence[str] | None, executor: ThreadPoolExecutor) -> Collection:
+def _open_or_create(
+    path: Path, encoders: Sequence[str] | None, saved: Sequence[HoldsEmbeddings], executor: ThreadPoolExecutor
+) -> Collection:
+    """Open the collection, or make it for these encoders, or for those of saved embeddings."""
     if Collection.locate(path) is None:
+        if saved:
+            _check_fit(path, saved[0].describes, encoders, saved)
+            return Collection.create(path, saved[0].describes)
         loaded = [load_encoder(name) for name in encoders or (DEFAULT_ENCODER,)]
         executor.submit(_load, loaded)  # all images will be new
         return Collection.create(path, loaded)
     existing = Collection.open(path)
-    names = [record.name for record in existing.encoders]
-    if encoders is not None and list(encoders) != names:
+    try:
+        _check_fit(existing.path, existing.encoders, encoders, saved)
+    except CollectionError:
         existing.close()
-        raise CollectionError(
-            f"{existing.path} was made with the encoders {', '.join(names)}: name another collection with -c."
-        )
+        raise
     return existing
+
+
+def _check_fit(
+    path: Path,
+    records: Sequence[EncoderRecord],
+    encoders: Sequence[str] | None,
+    saved: Sequence[HoldsEmbeddings],
+) -> None:
+    """Raise `CollectionError` if a collection of these encoders cannot take what it is given."""
+    names = [record.name for record in records]
+    if encoders is not None and list(encoders) != names:
+        raise CollectionError(f"{path} was made with the encoders {', '.join(names)}: name another collection with -c.")
+    for source in saved:
+        offered = {record.name: record for record in source.describes}
+        for record in records:
+            offer = offered.get(record.name)
+            if offer is None or len({offer.fingerprint, record.fingerprint} - {""}) > 1:
+                raise CollectionError(
+                    f"{source.spec} has no embeddings of the encoder {record.name} ({record.fingerprint or 'any'}), of "
+                    f"which {path} is made: name another collection with -c."
+                )
+            if missing := [space.name for space in record.spaces if space not in offer.spaces]:
+                raise CollectionError(
+                    f"{source.spec} has no embeddings of the space {missing[0]}, which {path} has: name another "
+                    "collection with -c."
+                )
 
 
 @dataclass(frozen=True)
@@ -204,8 +238,8 @@ class _Run:
         self._catalog = collection.catalog
         self._encoders = encoders
         self._recipes: list[Recipe] = list(dict.fromkeys(encoder.recipe for encoder in encoders))
-        self._min_side = max(recipe.min_side for recipe in self._recipes)
-        self._batch_size = max(encoder.batch_size for encoder in encoders)
+        self._min_side = max((recipe.min_side for recipe in self._recipes), default=1)
+        self._batch_size = max((encoder.batch_size for encoder in encoders), default=1)
         self._options = options
         self._means = f"{options.max_pixels} {__version__} {find_spec('pillow_heif') is not None}"
         self._executor = executor
@@ -325,6 +359,8 @@ class _Run:
     # Decoding and encoding, in the worker threads
 
     def _process(self, source: Source, turns: Sequence[Turn], *, encode_known: bool = False) -> _Outcome:
+        if isinstance(source, HoldsEmbeddings):
+            return self._take_saved(source, [turn.entry for turn in turns], encode_known)
         outcome = _Outcome()
         decoded: list[_Decoded] = []
         for turn in turns:
@@ -343,6 +379,19 @@ class _Run:
             outcome.embeddings = self._encode(decoded)
         return outcome
 
+    def _take_saved(self, source: HoldsEmbeddings, batch: Sequence[Entry], take_known: bool) -> _Outcome:
+        """What becomes of entries whose embeddings the source has: their version is the hash of these."""
+        outcome = _Outcome()
+        known = set() if take_known else self._catalog.known_contents([entry.version for entry in batch])
+        taken = [entry for entry in batch if entry.version not in known]
+        outcome.known = [(_item_of(entry, entry.version), entry) for entry in batch if entry.version in known]
+        try:
+            outcome.embeddings = source.embeddings([entry.uri for entry in taken])
+            outcome.encoded = [_item_of(entry, entry.version) for entry in taken]
+        except SourceError as error:
+            outcome.failed = [self._failure(source, entry, "cannot be read", str(error)) for entry in taken]
+        return outcome
+
     def _failure(self, source: Source, entry: Entry, reason: str, detail: str) -> Failure:
         """The failure, with a version that tells when to try again."""
         version = entry.version
@@ -356,16 +405,8 @@ class _Run:
         """Read and decode an image; only its item where an image of the same content is known already."""
         entry = turn.entry
         keeps_thumbnail = source.thumbnails and self._options.thumbnails
-        item = Item(
-            entry.uri,
-            version=entry.version,
-            label=entry.label,
-            caption=entry.caption,
-            modified=entry.modified,
-            details=entry.details,
-        )
         with read_entry(source, turn) as read:
-            item = replace(item, bytes=read.bytes, content_hash=read.content_hash)
+            item = replace(_item_of(entry, read.content_hash), bytes=read.bytes)
             if (
                 not encode_known
                 and self._catalog.row_with_content(item.content_hash) is not None
@@ -414,7 +455,8 @@ class _Run:
             self._buffer = [self._process(source, batch, encode_known=True) for batch in turns]
 
     def _take_turns(self, source: Source, entries: Iterable[Entry]) -> Generator[list[Turn], None, None]:
-        return take_turns(source, entries, self._batch_size, allow_private=self._options.allow_private)
+        size = source.batch_size if isinstance(source, HoldsEmbeddings) else self._batch_size
+        return take_turns(source, entries, size, allow_private=self._options.allow_private)
 
     def _store_encoded(self, outcomes: Sequence[_Outcome], source_id: int) -> None:
         import numpy as np
@@ -460,6 +502,18 @@ class _Run:
     def _count_new(self, stored: int, replaced: int) -> None:
         self._report.changed += replaced
         self._report.added += stored - replaced
+
+
+def _item_of(entry: Entry, content_hash: str) -> Item:
+    return Item(
+        entry.uri,
+        content_hash,
+        entry.version,
+        label=entry.label,
+        caption=entry.caption,
+        modified=entry.modified,
+        details=entry.details,
+    )
 
 
 def _load(encoders: Sequence[Encoder]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,10 +95,23 @@ def open_reference(reference: str, allow_private: bool = False) -> ImageSource:
     if is_url(reference):
         return fetch(reference, allow_private=allow_private)
     if not os.path.lexists(reference):
-        raise QueryError(f"There is no file {reference!r}: check the path.")
+        return _inside_archive(reference)
     if os.path.isdir(reference):
         raise QueryError(f"{reference!r} is a folder, not an image: index it, or name an image in it.")
     return Path(reference)
+
+
+def _inside_archive(path: str) -> bytes:
+    """The image at a path that goes on behind the name of a zip or tar file, as the uris of such images do."""
+    from .sources.zipped import open_path
+
+    try:
+        with open_path(path) as file:
+            return file.read()
+    except InvalidImageError as error:
+        if error.reason == "missing":
+            raise QueryError(f"There is no file {path!r}: check the path.") from error
+        raise
 
 
 def query_from_json(values: object, *, allow_private: bool = False) -> Query:
@@ -115,14 +128,16 @@ def query_from_json(values: object, *, allow_private: bool = False) -> Query:
     return Query(text, open_reference(image, allow_private), weight, image_name=image)
 
 
-def embed_query(query: Query, encoders: Sequence[Encoder]) -> tuple[str, npt.NDArray[np.float32]]:
-    """The space that answers the query, and its vector there (dimension,) float32.
+def embed_query(
+    query: Query, encoders: Sequence[Encoder], spaces: Container[str]
+) -> tuple[str, npt.NDArray[np.float32]]:
+    """The one of `spaces` that answers the query, and its vector there (dimension,) float32.
 
     An image alone goes to the first space made for images only, where there is one; a text, alone or with an image, to
     the first space that knows texts. Raises `QueryError` if the collection has no such space or the text is not valid
     Unicode, `InvalidImageError` if the image cannot be used.
     """
-    encoder, space = image_space(encoders) if query.text is None else text_space(encoders)
+    encoder, space = (image_space if query.text is None else text_space)(encoders, spaces)
     image_vector = None if query.image is None else _embed_image(query, query.image, encoder, space)
     if query.text is None:
         assert image_vector is not None
@@ -133,21 +148,24 @@ def embed_query(query: Query, encoders: Sequence[Encoder]) -> tuple[str, npt.NDA
     return space.name, query.text_weight * text_vector + (1 - query.text_weight) * image_vector
 
 
-def image_space(encoders: Sequence[Encoder]) -> tuple[Encoder, Space]:
-    """The space that answers an image alone, and its encoder: the first made for images only, where there is one."""
-    return min(_spaces(encoders), key=lambda pair: pair[1].text)
+def image_space(encoders: Sequence[Encoder], spaces: Container[str]) -> tuple[Encoder, Space]:
+    """The one of `spaces` that answers an image, and its encoder: the first made for images only, if there is one.
+
+    A collection of saved embeddings may have fewer spaces than its encoders fill.
+    """
+    return min(_among(encoders, spaces), key=lambda pair: pair[1].text)
 
 
-def text_space(encoders: Sequence[Encoder]) -> tuple[Encoder, Space]:
-    """The space that answers a text, and its encoder. Raises `QueryError` if none of them knows texts."""
-    for encoder, space in _spaces(encoders):
+def text_space(encoders: Sequence[Encoder], spaces: Container[str]) -> tuple[Encoder, Space]:
+    """The one of `spaces` that answers a text, and its encoder. Raises `QueryError` if none of them knows texts."""
+    for encoder, space in _among(encoders, spaces):
         if space.text:
             return encoder, space
     raise QueryError("This collection has no encoder that knows texts: search it by image.")
 
 
-def _spaces(encoders: Sequence[Encoder]) -> list[tuple[Encoder, Space]]:
-    return [(encoder, space) for encoder in encoders for space in encoder.spaces]
+def _among(encoders: Sequence[Encoder], spaces: Container[str]) -> list[tuple[Encoder, Space]]:
+    return [(encoder, space) for encoder in encoders for space in encoder.spaces if space.name in spaces]
 
 
 def _embed_image(query: Query, image: ImageSource, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:

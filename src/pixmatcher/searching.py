@@ -52,7 +52,7 @@ def search(collection: Collection, query: Query | str, *, k: int = 12, min_score
     if isinstance(query, str):
         query = Query(query)
     encoders = load_recorded(collection.encoders)
-    space, vector = embed_query(query, encoders)
+    space, vector = embed_query(query, encoders, collection.spaces)
     hits = collection.search(vector, space=space, k=k, min_score=min_score)
     return SearchResult(query.name, space, (time.perf_counter() - started) * 1000, hits)
 

@@ -1,4 +1,4 @@
-"""The description of an embedding space, shared by encoders, which fill it, and collections, which store it."""
+"""The descriptions of spaces and encoders, shared by encoders, which fill spaces, and collections, which store them."""
 
 from __future__ import annotations
 
@@ -12,3 +12,12 @@ class Space:
     name: str
     dimension: int
     text: bool = False
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """An encoder as a collection, or a file of saved embeddings, remembers it; `fingerprint` is "" where not known."""
+
+    name: str
+    fingerprint: str
+    spaces: tuple[Space, ...]

@@ -9,9 +9,10 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ CREATE TABLE IF NOT EXISTS failures (
 );
 """
 _ITEM_COLUMNS = ", ".join(field.name for field in fields(Item))
+_ITEM_VALUES = attrgetter(*[field.name for field in fields(Item)][1:-1])
+"""The values of an item between its uri and its id; the date `added` is the last of them."""
 _KIND = re.compile(r"[a-z][a-z0-9-]+:/")
 """How the spec of a source begins that is no folder."""
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -181,7 +184,11 @@ class Catalog:
 
     def count_uris(self, uris: Iterable[str]) -> int:
         """How many of these uris are in the catalog."""
-        return sum(self._one("SELECT count(*) FROM items WHERE uri = ?", self._stored(uri)) for uri in uris)
+        stored, count = iter([self._stored(uri) for uri in uris]), 0
+        while block := list(islice(stored, 500)):
+            places = ", ".join("?" * len(block))
+            count += self._one(f"SELECT count(*) FROM items WHERE uri IN ({places})", *block)
+        return count
 
     def rows(self) -> npt.NDArray[np.int64]:
         """The rows of all items, ascending (N,) int64."""
@@ -228,31 +235,40 @@ class Catalog:
         found = self._query("SELECT row FROM items WHERE content_hash = ? LIMIT 1", content_hash)
         return found[0][0] if found else None
 
+    def known_contents(self, content_hashes: Sequence[str]) -> set[str]:
+        """Those of these contents that an item has."""
+        found = self._query(
+            "SELECT DISTINCT content_hash FROM items WHERE content_hash IN (SELECT value FROM json_each(?))",
+            json.dumps(content_hashes),
+        )
+        return {content_hash for (content_hash,) in found}
+
     def put_items(
         self, items: Sequence[Item], first_row: int, checksums: Sequence[int], source_id: int | None
     ) -> list[int]:
         """Insert items, or replace those of the same uri; their rows count from `first_row`. Returns their ids."""
         added = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        ids = []
-        for position, item in enumerate(items):
-            values = [_as_value(value) for value in astuple(replace(item, added=added))[1:-1]]
-            uri = self._stored(item.uri)
-            placeholders = ", ".join("?" * (len(values) + 4))
-            cursor = self._connection.execute(
-                f"INSERT INTO items ({_ITEM_COLUMNS.removesuffix(', id')}, row, checksum, source_id) "
-                f"VALUES ({placeholders}) "
-                "ON CONFLICT (uri) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version, "
-                "bytes = excluded.bytes, width = excluded.width, height = excluded.height, format = excluded.format, "
-                "label = excluded.label, caption = excluded.caption, modified = excluded.modified, "
-                "taken = excluded.taken, details = excluded.details, row = excluded.row, "
-                "checksum = excluded.checksum, source_id = excluded.source_id RETURNING id",
-                (uri, *values, first_row + position, checksums[position], source_id),
-            )
-            ids.append(int(cursor.fetchone()[0]))
-            self._connection.execute("DELETE FROM failures WHERE uri = ?", (uri,))
+        uris = [self._stored(item.uri) for item in items]
+        rows = []
+        for position, (item, uri) in enumerate(zip(items, uris, strict=True)):
+            values = [_as_value(value) for value in _ITEM_VALUES(item)]
+            values[-1] = added
+            rows.append((uri, *values, first_row + position, checksums[position], source_id))
+        columns = f"{_ITEM_COLUMNS.removesuffix(', id')}, row, checksum, source_id"
+        self._connection.executemany(
+            f"INSERT INTO items ({columns}) VALUES ({', '.join('?' * (columns.count(',') + 1))}) "
+            "ON CONFLICT (uri) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version, "
+            "bytes = excluded.bytes, width = excluded.width, height = excluded.height, format = excluded.format, "
+            "label = excluded.label, caption = excluded.caption, modified = excluded.modified, "
+            "taken = excluded.taken, details = excluded.details, row = excluded.row, "
+            "checksum = excluded.checksum, source_id = excluded.source_id",
+            rows,
+        )
+        self._connection.executemany("DELETE FROM failures WHERE uri = ?", ((uri,) for uri in uris))
         self._connection.execute("UPDATE state SET rows = ?", (first_row + len(items),))
         self._rows_changed()
-        return ids
+        ids = dict(self._connection.execute("SELECT uri, id FROM items WHERE row >= ?", (first_row,)))
+        return [ids[uri] for uri in uris]
 
     def update_item(self, item: Item, source_id: int | None) -> None:
         """Give the item of this id the new uri, version and dates; its content stays what it is."""

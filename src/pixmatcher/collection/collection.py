@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CollectionError, CollectionLockedError, PixMatcherError
-from ..spaces import Space
+from ..spaces import EncoderRecord, Space
 from .catalog import Catalog
 from .files import (
     CATALOG_NAME,
@@ -36,7 +36,7 @@ from .files import (
 )
 from .items import Failure, Hit, Item, Neighbour, Problem
 from .lock import WriterLock
-from .manifest import DescribesEncoder, EncoderRecord, Manifest
+from .manifest import DescribesEncoder, Manifest
 from .thumbnails import Thumbnails
 from .vectors import Float16, Rows, VectorFile, row_checksums, to_stored
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import CollectionError
-from ..spaces import Space
+from ..spaces import EncoderRecord, Space
 from .files import MANIFEST_NAME, read_error, start_again
 
 FORMAT_VERSION = 1
@@ -26,15 +26,6 @@ class DescribesEncoder(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def spaces(self) -> Sequence[Space]: ...
-
-
-@dataclass(frozen=True)
-class EncoderRecord:
-    """An encoder as a collection remembers it."""
-
-    name: str
-    fingerprint: str
-    spaces: tuple[Space, ...]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import EncoderError
-from ..spaces import Space
+from ..spaces import EncoderRecord, Space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,16 @@ def _load_lite() -> Encoder:
 _LOADERS: dict[str, Callable[[], Encoder]] = {"lite": _load_lite}
 DEFAULT_ENCODER = "lite"
 
-__all__ = ["DEFAULT_ENCODER", "Encoder", "Space", "load_encoder", "load_recorded"]
+_KNOWN = {
+    record.name: record
+    for record in (
+        EncoderRecord("mobilenet_v3_large", "", (Space("visual", 960),)),
+        EncoderRecord("clip-vit-b-32", "", (Space("clip", 512, text=True),)),
+    )
+}
+"""Encoders whose embeddings can be kept and searched, though this version cannot load them."""
+
+__all__ = ["DEFAULT_ENCODER", "Encoder", "Space", "describe_encoder", "load_encoder", "load_recorded"]
 
 
 @cache
@@ -71,6 +80,21 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
     return loader()
 
 
+def describe_encoder(name: str) -> EncoderRecord:
+    """What is known of the encoder called `name`, also where this version cannot load it.
+
+    Raises `EncoderError` if nothing is.
+    """
+    if name in _LOADERS:
+        encoder = load_encoder(name)
+        return EncoderRecord(encoder.name, encoder.fingerprint, encoder.spaces)
+    try:
+        return _KNOWN[name]
+    except KeyError:
+        names = ", ".join(sorted({*_LOADERS, *_KNOWN}))
+        raise EncoderError(f"There is no encoder {name!r}: choose one of {names}.") from None
+
+
 class Recorded(Protocol):
     """An encoder as a collection remembers it."""
 
@@ -83,12 +107,18 @@ class Recorded(Protocol):
 def load_recorded(records: Iterable[Recorded]) -> list[Encoder]:
     """Return the encoders that a collection was made with.
 
-    Raises `EncoderError` if there is none of a name, or it has another fingerprint.
+    Where the fingerprint is not known, whichever version is there will do. Raises `EncoderError` if there is no encoder
+    of a name, or it has another fingerprint.
     """
     encoders = []
     for record in records:
+        if record.name not in _LOADERS:
+            raise EncoderError(
+                f"The collection was made with the encoder {record.name}, which this version of pixmatcher does not "
+                "have: upgrade with `pip install --upgrade pixmatcher`, or search the collection by vector in Python."
+            )
         encoder = load_encoder(record.name)
-        if encoder.fingerprint != record.fingerprint:
+        if record.fingerprint not in ("", encoder.fingerprint):
             raise EncoderError(
                 f"The collection was made with another version of the encoder {record.name}: delete its folder and "
                 "index again, or install the version of pixmatcher that made it."

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..errors import SourceError
+from ..spaces import EncoderRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,25 @@ class Source(Protocol):
         """What the labels are called, where labels are codes; empty otherwise."""
 
 
+@runtime_checkable
+class HoldsEmbeddings(Source, Protocol):
+    """A source of embeddings that are there already: nothing is decoded or encoded.
+
+    The version of an entry is the SHA-256 of its embeddings, in hexadecimal.
+    """
+
+    describes: tuple[EncoderRecord, ...]
+    """The encoders that made the embeddings, and those of their spaces that are there."""
+    batch_size: int
+    """How many embeddings to ask for in one call."""
+
+    def embeddings(self, uris: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+        """The embeddings of entries that `scan` listed: for each space (N, dimension) float32.
+
+        Raises `SourceError` if they can no longer be read. May be called from several threads at once.
+        """
+
+
 @dataclass(frozen=True)
 class SourceKind:
     """A kind of source that a spec names by its prefix, `PREFIX:REST`."""
@@ -101,6 +125,18 @@ def _open_urls(rest: str) -> Source:
     return UrlListSource(rest)
 
 
+def _open_webdataset(rest: str) -> Source:
+    from .webdataset import WebDatasetSource
+
+    return WebDatasetSource(rest)
+
+
+def _open_arrays(rest: str) -> Source:
+    from .arrays import ArraysSource
+
+    return ArraysSource(rest)
+
+
 KINDS = (
     SourceKind("folder", "~/Pictures", "a folder of image files, with the folders below it", _open_folder),
     SourceKind(
@@ -121,6 +157,18 @@ KINDS = (
         "a list of URLs, fetched: txt, csv, tsv, json, jsonl or parquet with a column url and, if you like, caption, "
         "label, id; each can be chosen; ?base=https://host/folder/ goes before names without host",
         _open_urls,
+    ),
+    SourceKind(
+        "webdataset",
+        "webdataset:'laion/{00000..00012}.tar'",
+        "tar files of images with captions, as img2dataset writes them: one, several ({a..b}, *) or a folder of them",
+        _open_webdataset,
+    ),
+    SourceKind(
+        "arrays",
+        "arrays:embeddings.npy --categories categories.npy --uris uris.json --encoder lite",
+        "saved embeddings, as `pixmatcher export arrays` writes them, or of MobileNetV3 or CLIP",
+        _open_arrays,
     ),
 )
 

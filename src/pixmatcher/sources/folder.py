@@ -114,7 +114,7 @@ class FolderSource:
         if not S_ISREG(status.st_mode):
             return Unusable(child.path, "not a regular file")
         return Entry(
-            child.path, f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}", _as_date(status.st_mtime)
+            child.path, f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}", as_date(status.st_mtime)
         )
 
 
@@ -135,7 +135,7 @@ def _may_be_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in ALLOWED_EXTENSIONS
 
 
-def _as_date(seconds: float) -> str | None:
+def as_date(seconds: float) -> str | None:
     """The time as an ISO 8601 date, or None for a year that has none."""
     try:
         return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Images inside zip files: read without unpacking, at a uri that goes on behind the name of the zip file."""
+"""Images inside zip and tar files: read without unpacking, at a uri that goes on behind the name of the file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import IO
 
 from ..errors import InvalidImageError
 from ..images import open_regular_file
+from . import tarred
 
 _MAX_BYTES = 256 << 20
 """Longest image that is unpacked, into memory; a small entry may claim to be of any length."""
@@ -37,12 +38,19 @@ def open_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_path(path: str) -> Iterator[IO[bytes]]:
-    """Open an image by its path, which may go on behind the name of a zip file. Raises `InvalidImageError`."""
+    """Open an image by its path, which may go on behind the name of a zip or tar file.
+
+    Raises `InvalidImageError` if that cannot be done.
+    """
     above = os.path.dirname(os.path.abspath(path))
     while not os.path.lexists(above):
         above = os.path.dirname(above)
-    if os.path.isfile(above) and zipfile.is_zipfile(above):
-        with zipfile.ZipFile(above) as archive, open_member(archive, os.path.abspath(path)[len(above) + 1 :]) as file:
+    inside = os.path.abspath(path)[len(above) + 1 :]
+    if os.path.isfile(above) and tarred.is_tar(above):
+        with tarred.open_member(above, inside) as file:
+            yield file
+    elif os.path.isfile(above) and zipfile.is_zipfile(above):
+        with zipfile.ZipFile(above) as archive, open_member(archive, inside) as file:
             yield file
     else:
         with open_regular_file(path) as file:

@@ -1,0 +1,224 @@
+"""WebDataset: tar files of images with captions and details beside them, as img2dataset writes them.
+
+The files of a sample follow one another and have one key, the name up to the first dot: KEY.jpg, KEY.txt (the caption),
+KEY.json (caption, label, url, author, license, title), KEY.cls (the label). Nothing is unpacked to the disk.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import IO, Any
+
+from ..errors import InvalidImageError, SourceError
+from . import Entry, Unusable
+from .folder import as_date
+from .tarred import Member, may_be_image, members, open_member, open_tar, read_at
+
+_REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://|pipe:")
+_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+"""What counts as a shard in a folder; those that are compressed cannot be read, and are told."""
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d{1,12})\.\.(\d{1,12})")
+_MAX_SHARDS = 100_000
+_MAX_TEXT_BYTES = 1 << 20
+_DETAILS = ("url", "author", "license", "title")
+
+
+class WebDatasetSource:
+    """Tar files of images; the rest of the spec is one, a folder of them, or a pattern with {a..b}, {a,b} or *."""
+
+    def __init__(self, rest: str) -> None:
+        if _REMOTE.match(rest):
+            raise SourceError(f"{rest} is remote: download the shards and name the files, they are read from a disk.")
+        path = os.path.abspath(rest)
+        self.spec = f"webdataset:{path}"
+        self.folder: str | None = path if os.path.isdir(path) else None
+        self.remote, self.thumbnails = False, True
+        self._shards = dict.fromkeys(_shards(path))
+        if not any(os.path.lexists(shard) for shard in self._shards):
+            raise SourceError(f"{path} has no tar files: name a tar file, a folder of them or a pattern.")
+
+    def scan(self) -> Iterator[Entry | Unusable]:
+        for shard in self._shards:
+            found: list[InvalidImageError] = []
+            try:
+                with open_tar(shard) as descriptor:
+                    yield from _scan_shard(shard, descriptor, found)
+            except InvalidImageError as error:
+                found.append(error)
+            for damage in found:
+                # Nobody knows what else was in it.
+                reason = "missing shard" if damage.reason == "missing" else damage.reason
+                yield Unusable(shard, reason, damage.detail, hides_entries=True)
+
+    def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
+        shard = os.path.dirname(uri)
+        while shard not in self._shards:
+            above = os.path.dirname(shard)
+            if above == shard:
+                raise InvalidImageError("missing", "no tar file of this source holds it")
+            shard = above
+        return open_member(shard, uri[len(shard) + 1 :])
+
+    def label_names(self) -> Mapping[str, str]:
+        return {}
+
+
+def _shards(path: str) -> list[str]:
+    """The tar files that a path means, be they there or not. Raises `SourceError` if a pattern means too many."""
+    if os.path.isdir(path):
+        try:
+            names = sorted(os.listdir(path))
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read ({error.strerror}).") from error
+        return [os.path.join(path, name) for name in names if name.lower().endswith(_ENDINGS)]
+    if os.path.lexists(path):
+        return [path]
+    shards: list[str] = []
+    for one in _without_braces(path):
+        shards += (sorted(glob.glob(one)) if glob.has_magic(one) and not os.path.lexists(one) else None) or [one]
+    return shards
+
+
+def _without_braces(pattern: str) -> list[str]:
+    """All that a pattern with {a..b} and {a,b} means, as a shell would understand it."""
+    patterns, done = [pattern], False
+    while not done:
+        expanded = [text for one in patterns for text in _expanded(one)]
+        if len(expanded) > _MAX_SHARDS:
+            raise SourceError(f"{pattern} means more than {_MAX_SHARDS:,} tar files: name fewer at once.")
+        done = expanded == patterns
+        patterns = expanded
+    return list(dict.fromkeys(patterns))
+
+
+def _expanded(pattern: str) -> Sequence[str]:
+    """What the first braces mean that mean anything."""
+    for braces in _BRACES.finditer(pattern):
+        before, inside, after = pattern[: braces.start()], braces[1], pattern[braces.end() :]
+        if bounds := _RANGE.fullmatch(inside):
+            first, last = int(bounds[1]), int(bounds[2])
+            # As in a shell: zeros in front say how many digits there are.
+            width = max(map(len, bounds.groups())) if any(re.match("0.", b) for b in bounds.groups()) else 0
+            step = 1 if first <= last else -1
+            numbers = range(first, last + step, step)[: _MAX_SHARDS + 1]
+            return [f"{before}{number:0{width}}{after}" for number in numbers]
+        if "," in inside:
+            return [before + choice + after for choice in inside.split(",")]
+    return [pattern]
+
+
+def _scan_shard(shard: str, descriptor: int, found: list[InvalidImageError]) -> Iterator[Entry | Unusable]:
+    """The images of a tar file; what ends it early is noted in `found`."""
+
+    def whole() -> Iterator[Member]:
+        try:
+            yield from members(descriptor)
+        except InvalidImageError as error:
+            found.append(error)
+
+    status = os.fstat(descriptor)
+    # Whatever changed the file may have changed any image in it; its content then decides.
+    state = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+    seen: set[str] = set()
+    for _, sample in groupby(whole(), lambda member: _key_and_ending(member.name)[0]):
+        images: list[Member] = []
+        beside: dict[str, Member] = {}
+        for member in sample:
+            base, ending = posixpath.basename(member.name), _key_and_ending(member.name)[1]
+            is_image = may_be_image(member.name)
+            if base.startswith(".") or not (is_image or ending in ("txt", "json", "cls")):
+                continue
+            if member.problem:
+                yield Unusable(
+                    f"{shard}#{member.offset}", "not a usable file", f"{member.name[:200]}: {member.problem}"
+                )
+            elif member.name in seen:
+                yield Unusable(f"{shard}#{member.offset}", "same name twice", member.name[:200])
+            else:
+                seen.add(member.name)
+                if is_image:
+                    images.append(member)
+                else:
+                    beside[ending] = member
+        if images:
+            told, unusable = _told(shard, descriptor, beside)
+            yield from unusable
+            for image in images:
+                yield Entry(
+                    f"{shard}/{image.name}",
+                    f"{state}-{image.offset}-{image.size}",
+                    as_date(image.modified),
+                    told.label,
+                    told.caption,
+                    details=told.details,
+                )
+
+
+def _key_and_ending(name: str) -> tuple[str, str]:
+    """The key of a sample, and what follows it in lower case."""
+    folder, base = posixpath.split(name)
+    key, _, ending = base.partition(".")
+    return f"{folder}/{key}", ending.lower()
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the files beside an image tell of it."""
+
+    label: str | None
+    caption: str | None
+    details: Mapping[str, str]
+
+
+def _told(shard: str, descriptor: int, beside: Mapping[str, Member]) -> tuple[_Told, list[Unusable]]:
+    """What the files of a sample, by their endings, tell of its image, and those that cannot be used."""
+    texts: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    unusable = []
+    for ending, member in beside.items():
+        try:
+            texts[ending] = _text(descriptor, member)
+            if ending == "json":
+                values = _object(texts[ending])
+        except (InvalidImageError, ValueError, RecursionError) as error:
+            unusable.append(Unusable(f"{shard}/{member.name}", "text cannot be read", str(error)[:200]))
+    label = values.get("label")
+    told = _Told(
+        _clean(texts.get("cls")) or _clean(str(label) if type(label) is int else label),
+        _clean(texts.get("txt")) or _clean(values.get("caption")),
+        {name: text for name in _DETAILS if (text := _clean(values.get(name)))},
+    )
+    return told, unusable
+
+
+def _object(text: str) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    return values
+
+
+def _text(descriptor: int, member: Member) -> str:
+    """The text of a file. Raises `ValueError` if it is too long or not UTF-8."""
+    if member.size > _MAX_TEXT_BYTES:
+        raise ValueError(f"longer than {_MAX_TEXT_BYTES:,} bytes")
+    try:
+        return read_at(descriptor, member.size, member.offset).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8") from error
+
+
+def _clean(text: object) -> str | None:
+    """A text that can be stored, without blanks around it; None for what is empty or no text."""
+    if not isinstance(text, str):
+        return None
+    return text.encode("utf-8", "replace").decode().replace("\0", " ").strip() or None
