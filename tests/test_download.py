@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import signal
+import threading
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ from pathlib import Path
 import pytest
 
 import pixmatcher.download as module
-from conftest import fill_up
+from conftest import fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
 from pixmatcher import FetchError, PixMatcherError
-from pixmatcher.download import download
+from pixmatcher.download import download, locked
 
 BODY = random.Random(1).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -304,6 +305,7 @@ def test_an_endless_answer_is_not_read_to_the_end(server: FileServer, tmp_path: 
     url = serve(server, bytes(100_000), length=False, hold_after=50_000)  # whoever reads on, waits for ever
     with pytest.raises(FetchError, match="bytes instead of 10,000"):
         download(url, tmp_path / "file.bin", size=10_000, stall_seconds=600)
+    assert listing(tmp_path) == []
 
 
 def test_a_file_that_a_check_refuses_is_deleted(server: FileServer, tmp_path: Path) -> None:
@@ -366,7 +368,7 @@ def test_a_server_that_stalls_or_trickles_is_given_up(
         ("file:///etc/hostname", "only http and https"),
         ("a.zip", "only http and https"),
         ("", "only http and https"),
-        ("http://", "only http and https"),
+        ("http://", "names no host"),
         ("http://[::1", "check the URL"),
         ("http://exa mple/", "check the URL"),
         ("http://127.0.0.1:9/", "cannot be downloaded"),
@@ -520,6 +522,7 @@ def test_two_processes_download_one_file_once(server: FileServer, tmp_path: Path
         with start(url, path) as second:
             assert second.stdout is not None
             assert second.stdout.readline() == "started\n"
+            wait_for_lock(second)
             server.files["/file.bin"].held.set()
             answers = [first.communicate(timeout=60)[0].split()[-1], second.communicate(timeout=60)[0].strip()]
     assert answers == ["True", "False"]
@@ -551,6 +554,27 @@ def holds(process: subprocess.Popen[str], path: Path) -> bool:
     locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     inode = str(path.stat().st_ino)
     return any(lock[1] == "FLOCK" and int(lock[4]) == process.pid and lock[5].endswith(f":{inode}") for lock in locks)
+
+
+def test_a_lock_is_of_what_lies_there(tmp_path: Path) -> None:
+    path, waits, done = tmp_path / "file", threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with locked(path, waits.set) as file:
+            file.write(b"second")
+            done.set()
+
+    with locked(path) as file:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert waits.wait(30)
+        file.write(b"first")
+        path.rename(tmp_path / "elsewhere")
+        assert not done.is_set()
+    thread.join(30)
+    assert done.is_set()
+    assert path.read_bytes() == b"second"
+    assert (tmp_path / "elsewhere").read_bytes() == b"first"
 
 
 LIMIT = 100_000
