@@ -190,6 +190,11 @@ def test_another_file_of_a_server_that_passes_over_if_range(
     assert server.ranges("/file.bin") == ["bytes=70000-", None]
 
 
+def test_a_validator_that_cannot_be_sent_is_none(server: FileServer, tmp_path: Path) -> None:
+    assert download(serve(server, etag='"caf\u00e9"', cuts=[50_000]), tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == BODY
+
+
 def test_a_server_that_knows_no_ranges_begins_anew(server: FileServer, tmp_path: Path) -> None:
     assert download(serve(server, ranges=False, cuts=[50_000, 40_000]), tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == BODY

@@ -50,7 +50,8 @@ class Version:
     @property
     def validator(self) -> str | None:
         """What `If-Range` takes, None if nothing guarantees that two answers have the same bytes (RFC 9110, 13.1.5)."""
-        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
+        found = self.etag if self.etag and not self.etag.startswith("W/") else self.modified
+        return found if found and found.isascii() else None  # what else there is cannot be sent
 
 
 @dataclass(frozen=True)
