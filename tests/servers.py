@@ -24,6 +24,8 @@ class Server:
     url: str
     at_most: int | None = None
     """Requests at once; above that it answers 429."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """What else it serves, by path."""
     requests: Counter[str] = field(default_factory=Counter)
     """How often each path, query included, was asked for."""
     hosts: list[list[str]] = field(default_factory=list)
@@ -73,7 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _respond(self) -> None:
         path = self.path.partition("?")[0]
-        if path == "/image.jpg":
+        if path in self.server_seen.files:
+            self._answer(200, self.server_seen.files[path])
+        elif path == "/image.jpg":
             self._answer(200, self.image)
         elif path == "/flaky.jpg":
             self._flaky(**{name: int(values[0]) for name, values in parse_qs(urlsplit(self.path).query).items()})

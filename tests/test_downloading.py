@@ -377,7 +377,7 @@ def test_a_redirect_to_a_private_address_is_refused(server: Server, monkeypatch:
     # Only the loopback server counts as public here.
     monkeypatch.setattr(connections, "is_public", lambda text: text == "127.0.0.1" or addresses.is_public(text))
     error = failure(fetch_one(f"{server.url}/to-private", allow_private=False))
-    assert (error.reason, error.detail) == ("private address", "10.0.0.1")
+    assert (error.reason, error.detail) == ("private address", "10.0.0.1; --allow-private-hosts allows it")
     assert server.requests == Counter({"/to-private": 1})
 
 

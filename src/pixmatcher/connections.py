@@ -199,7 +199,7 @@ class Connections:
                 f"{limits.url} is refused: {host} is a private or reserved address. "
                 "Allow it with --allow-private-hosts.",
                 "private address",
-                host,
+                f"{host}; --allow-private-hosts allows it",
             )
         return addresses
 

@@ -89,6 +89,18 @@ def _open_tiny_imagenet(rest: str) -> Source:
     return TinyImageNetSource(rest)
 
 
+def _open_open_images(rest: str) -> Source:
+    from .open_images import OpenImagesSource
+
+    return OpenImagesSource(rest)
+
+
+def _open_urls(rest: str) -> Source:
+    from .urls import UrlListSource
+
+    return UrlListSource(rest)
+
+
 KINDS = (
     SourceKind("folder", "~/Pictures", "a folder of image files, with the folders below it", _open_folder),
     SourceKind(
@@ -96,6 +108,19 @@ KINDS = (
         "tiny-imagenet:tiny-imagenet-200.zip?split=val",
         "Tiny ImageNet, unpacked or the zip file as it is; split train (the default), val, test or all",
         _open_tiny_imagenet,
+    ),
+    SourceKind(
+        "open-images",
+        "open-images:open-images-v7?split=validation",
+        "Open Images, fetched: the folder of its csv files, or its image list alone; split train, validation or test",
+        _open_open_images,
+    ),
+    SourceKind(
+        "urls",
+        "urls:photos.csv?url=link&caption=title",
+        "a list of URLs, fetched: txt, csv, tsv, json, jsonl or parquet with a column url and, if you like, caption, "
+        "label, id; each can be chosen; ?base=https://host/folder/ goes before names without host",
+        _open_urls,
     ),
 )
 

@@ -1,0 +1,251 @@
+"""Lists in text files, read line by line: whatever is in them, the good rows come out and the bad ones are named.
+
+Lines may end with LF, CR LF or CR. They are UTF-8 or, if the file begins with its mark, UTF-16 or UTF-32; the file may
+be compressed with gzip. Nothing longer than `MAX_LINE` is ever held.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import os
+import re
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TypeAlias
+
+from ..errors import SourceError
+from . import Unusable
+
+MAX_LINE = 131_072
+"""Longest line, and longest row over several lines, in characters: as long as Python's csv module takes a field."""
+_MAX_LINES = 100
+"""Most lines of one row, inside quotes. An open quote is never looked for further than this."""
+_BLOCK = 1 << 18
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as that of UTF-16 does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_URL_FIELD = re.compile(r'\s*"?https?://\S+\s*')
+
+Line: TypeAlias = "tuple[int, str] | Unusable"
+"""The number of a line, from 1, and its text without its end; or what is wrong with it."""
+Row: TypeAlias = "tuple[int, list[str]] | Unusable"
+"""The number of the first line of a row, and its fields; or what is wrong with it."""
+
+
+def plain_name(name: str) -> str:
+    """The name of a column as names are compared: "Image_URL", "image url" and "imageURL" are one."""
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+@contextmanager
+def open_list(path: str) -> Iterator[io.BufferedIOBase]:
+    """Open a file for reading, unpacked if it is of gzip. Raises `SourceError` if that cannot be done."""
+    with ExitStack() as stack:
+        try:
+            if not os.path.isfile(path):
+                what = "is no regular file" if os.path.lexists(path) else "does not exist"
+                raise SourceError(f"{path} {what}: name a file.")
+            file: io.BufferedIOBase = stack.enter_context(open(path, "rb"))
+            head = file.read(2)
+            file.seek(0)
+        except OSError as error:
+            raise SourceError(
+                f"{path} cannot be read ({error.strerror or error}): check that you may read it."
+            ) from error
+        if not head:
+            raise SourceError(f"{path} is empty: was it copied or downloaded to its end?")
+        if head == b"\x1f\x8b":
+            file = stack.enter_context(gzip.GzipFile(fileobj=file))
+        yield file
+
+
+def read_lines(path: str) -> Iterator[Line]:
+    """Yield the lines of a text file.
+
+    Named instead are lines that are too long, hold a NUL byte or are not in the encoding of the file, and, last, a
+    damage that hides the lines behind it. Raises `SourceError` if the file cannot be opened.
+    """
+    number = 0
+    rest = b""
+    with open_list(path) as file:
+        blocks = _blocks(file)
+        while True:
+            try:
+                block = next(blocks, b"")
+            except (OSError, EOFError, zlib.error) as error:
+                yield Unusable(path, "damaged", f"behind line {number:,}: {error}", hides_entries=True)
+                return
+            data = rest + block
+            end = _end_of_lines(data) if block else len(data)
+            # Of a line without end only so much is kept that its length is told.
+            rest = data[end : end + 4 * MAX_LINE + 1]
+            if end:
+                lines, good = _split(data[:end])
+                if good:
+                    yield from enumerate(lines, number + 1)
+                else:
+                    for position, line in enumerate(lines, number + 1):
+                        fault = _fault(line)
+                        yield Unusable(f"{path}:{position}", *fault) if fault else (position, line)
+                number += len(lines)
+            if not block:
+                return
+
+
+def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
+    """The content in UTF-8, without its mark, in blocks that are not empty."""
+    # What can still be unpacked in front of a damage comes out with read1, but not with read.
+    block = file.read1(_BLOCK)
+    while len(block) < 4 and (more := file.read1(_BLOCK)):
+        block += more
+    encoding = next((name for mark, name in _MARKS if block.startswith(mark)), None)
+    if encoding is None:
+        block = block.removeprefix(codecs.BOM_UTF8) or file.read1(_BLOCK)
+        while block:
+            yield block
+            block = file.read1(_BLOCK)
+        return
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    while True:
+        text = decoder.decode(block, final=not block)
+        if text:
+            # What could not be decoded must not pass for text further on.
+            yield text.encode().replace("\ufffd".encode(), b"\xff")
+        if not block:
+            return
+        block = file.read1(_BLOCK)
+
+
+def _end_of_lines(data: bytes) -> int:
+    """Where the last line of the data ends, if any does."""
+    end = data.rfind(b"\n") + 1
+    # A CR at the very end may be the first half of CR LF.
+    return end or data.rfind(b"\r", 0, len(data) - 1) + 1
+
+
+def _split(data: bytes) -> tuple[list[str], bool]:
+    """The lines, and whether all of them are good; bytes that are no UTF-8 become lone surrogates."""
+    try:
+        text = data.decode()
+        good = "\0" not in text
+    except UnicodeDecodeError:
+        text = data.decode(errors="surrogateescape")
+        good = False
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines, good and max(map(len, lines), default=0) <= MAX_LINE
+
+
+def _fault(line: str) -> tuple[str, str] | None:
+    """What is wrong with a line: a reason and more of it."""
+    if len(line) > MAX_LINE:
+        return "too long", f"more than {MAX_LINE:,} characters in a line"
+    if "\0" in line:
+        return "NUL byte", "is it a text file?"
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        return "wrong encoding", f"byte 0x{ord(line[error.start]) - 0xDC00:02X}: save the file as UTF-8"
+    return None
+
+
+def read_rows(path: str, delimiter: str) -> Iterator[Row]:
+    """Yield the rows of a table, its header first; blank lines are passed over.
+
+    A field may be in double quotes, with doubled ones inside (RFC 4180), over several lines. Where quotes are broken
+    only the line that opens them is given up, so that no row is swallowed; in a table with tabs, where quotes often are
+    text, it is taken as it stands. Rows that have not as many fields as the first are named.
+    Raises `SourceError` if the file cannot be opened.
+    """
+    lines = read_lines(path)
+    again: deque[Line] = deque()
+    width = 0
+    while True:
+        line = again.popleft() if again else next(lines, None)
+        if line is None:
+            return
+        if isinstance(line, Unusable):
+            yield line
+            continue
+        number, text = line
+        if not text or text.isspace():
+            continue
+        if '"' not in text:
+            fields = text.split(delimiter)
+        else:
+            unquoted = _unquoted(text, lines, again, delimiter, width)
+            if unquoted is None and delimiter == "\t" and width in (0, text.count("\t") + 1):
+                unquoted = text.split("\t")
+            if unquoted is None:
+                detail = "one is not closed, or text stands behind a closed one"
+                yield Unusable(f"{path}:{number}", "broken quotes", detail)
+                continue
+            fields = unquoted
+        if not width:
+            width = len(fields)
+        if len(fields) != width:
+            yield Unusable(f"{path}:{number}", "wrong number of fields", f"{len(fields)} where the header has {width}")
+            continue
+        yield number, fields
+
+
+def _unquoted(text: str, lines: Iterator[Line], again: deque[Line], delimiter: str, width: int) -> list[str] | None:
+    """The fields of a row that begins with the line `text` and takes more lines as it needs them.
+
+    None if its quotes are broken: then the lines that were taken are back in `again`.
+    """
+    taken: list[Line] = []
+    try:
+        fields = next(csv.reader(_from(text, lines, again, taken), delimiter=delimiter, strict=True))
+    except csv.Error:
+        pass
+    else:
+        if not taken or not width or (len(fields) == width and not _holds_rows(taken, delimiter, width)):
+            return fields
+    again.extendleft(reversed(taken))
+    return None
+
+
+def _from(text: str, lines: Iterator[Line], again: deque[Line], taken: list[Line]) -> Iterator[str]:
+    """Give the csv module a line and, as it asks for more, those behind it, which are noted in `taken`."""
+    yield text + "\n"
+    length = len(text)
+    while len(taken) < _MAX_LINES and length <= MAX_LINE:
+        line = again.popleft() if again else next(lines, None)
+        if line is None:
+            return
+        taken.append(line)
+        if isinstance(line, Unusable):
+            return
+        length += len(line[1])
+        yield line[1] + "\n"
+
+
+def _holds_rows(taken: list[Line], delimiter: str, width: int) -> bool:
+    """Whether lines inside quotes look like rows with a URL: then it was a quote too many that began them."""
+    for line in taken:
+        fields = line[1].split(delimiter) if isinstance(line, tuple) else []
+        if len(fields) >= width and any(map(_URL_FIELD.fullmatch, fields)):
+            return True
+    return False
+
+
+def first_row(rows: Iterator[Row], path: str) -> tuple[int, list[str]]:
+    """The first row, for a header. Raises `SourceError` if there is none that can be read."""
+    row = next(rows, None)
+    if row is None:
+        raise SourceError(f"{path} is empty: was it copied or downloaded to its end?")
+    if isinstance(row, Unusable):
+        raise SourceError(f"{path} cannot be read: its first line is not good ({row.reason}: {row.detail}).")
+    return row

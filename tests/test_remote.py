@@ -1,0 +1,252 @@
+"""Remote images from end to end: listed, fetched from a real server, indexed, searched when the server is gone."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import TinyEncoder, cli, paint
+from pixmatcher import Collection, IndexReport, Query, downloading, evaluate, index, search
+from pixmatcher.images import fit_image
+from pixmatcher.sources import open_source
+from servers import Server, serve_watched
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server of twenty painted images, /0.jpg to /19.jpg."""
+    image = paint(tmp_path / "first.jpg", 0, size=(320, 240)).read_bytes()
+    with serve_watched(image) as server:
+        for seed in range(20):
+            server.files[f"/{seed}.jpg"] = paint(tmp_path / "painted.jpg", seed, size=(320, 240)).read_bytes()
+        yield server
+
+
+@pytest.fixture
+def path(tmp_path: Path, tiny: TinyEncoder) -> Path:
+    return tmp_path / "collection"
+
+
+@pytest.fixture
+def refresh(path: Path) -> Callable[..., IndexReport]:
+    """Index a list of URLs, or another source, into the collection."""
+
+    def run(listed: Path | str, **options: object) -> IndexReport:
+        spec = listed if isinstance(listed, str) else f"urls:{listed}"
+        return index(spec, path, encoders=["tiny"], **{"allow_private": True, **options})  # type: ignore[arg-type]
+
+    return run
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_a_list_is_indexed_and_answers_when_the_network_is_gone(
+    server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport], tiny: TinyEncoder
+) -> None:
+    rows = [{"url": f"{server.url}/{n}.jpg", "caption": f"number {n}", "label": f"l{n % 2}"} for n in range(20)]
+    listed = write_csv(tmp_path / "list.csv", rows)
+    report = refresh(listed)
+    assert (report.added, report.failures) == (20, [])
+    assert tiny.encoded == 20
+    # Nothing is fetched again, and what the list tells anew is noted all the same.
+    rows[3]["caption"] = "another"
+    write_csv(listed, [*rows[:19]])
+    report = refresh(listed)
+    assert (report.unchanged, report.changed, report.removed) == (18, 1, 1)
+    assert max(server.requests.values()) == 1
+
+    server.files.clear()
+    with Collection.open(path) as collection:
+        query = tmp_path / "query.png"
+        paint(query, 3, size=(320, 240))
+        (hit,) = search(collection, Query(image=query), k=1).hits
+        assert (hit.item.uri, hit.item.caption, hit.item.label) == (f"{server.url}/3.jpg", "another", "l1")
+        jpeg = collection.thumbnail(hit.item.content_hash)
+        assert jpeg is not None
+        with Image.open(io.BytesIO(jpeg)) as thumbnail, Image.open(query) as painted:
+            difference = np.asarray(thumbnail).astype(int) - np.asarray(painted.resize(thumbnail.size)).astype(int)
+            assert np.abs(difference).mean() < 8
+
+
+def test_each_bad_url_is_named_and_none_ends_the_run(
+    server: Server, tmp_path: Path, refresh: Callable[..., IndexReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloading, "fetch_all", functools.partial(downloading.fetch_all, seconds=1))
+    reasons = {
+        "/nothing.jpg": "HTTP 404",
+        "/forever": "too many redirects",
+        "/page.html": "not an image",
+        "/trickle": "took too long",
+        "/endless": "too large",
+        "/text.jpg": "not an image",
+    }
+    server.files["/text.jpg"] = b"no image at all"
+    good = [f"{server.url}/{n}.jpg" for n in range(10)]
+    bad = {f"{server.url}{path}": reason for path, reason in reasons.items()}
+    bad["http://127.0.0.1:9/closed.jpg"] = "host does not answer"
+    bad["http://nowhere.invalid/a.jpg"] = "host not known"
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join([*bad, *good, "file:///etc/hostname", "no url"]))
+    report = refresh(listed)
+    assert report.added == 10
+    found = {failure.uri: failure.reason for failure in report.failures}
+    assert found == bad | {f"{listed}:{len(bad) + 11}": "not a URL", f"{listed}:{len(bad) + 12}": "not a URL"}
+    # What was dead may live again: it is tried in every run.
+    server.files["/nothing.jpg"] = server.files["/15.jpg"]
+    report = refresh(listed)
+    assert (report.added, report.unchanged) == (1, 10)
+    assert f"{server.url}/nothing.jpg" not in {failure.uri for failure in report.failures}
+
+
+def test_private_addresses_are_refused_unless_allowed(
+    server: Server, tmp_path: Path, refresh: Callable[..., IndexReport]
+) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{server.url}/0.jpg\n{server.url}/1.jpg")
+    report = refresh(listed, allow_private=False)
+    assert (report.added, [failure.reason for failure in report.failures]) == (0, ["private address"] * 2)
+    assert not server.requests
+    assert refresh(listed).added == 2
+
+
+def test_an_image_that_is_gone_from_its_server_stays(
+    server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport]
+) -> None:
+    listed = tmp_path / "images.csv"
+    row = {"ImageID": "a", "OriginalURL": f"{server.url}/0.jpg", "Rotation": "0.0"}
+    refresh(f"open-images:{write_csv(listed, [row])}")
+    # Another rotation: it has to be fetched again, but cannot be.
+    server.files.clear()
+    report = refresh(f"open-images:{write_csv(listed, [row | {'Rotation': '90.0'}])}")
+    assert (report.removed, [failure.reason for failure in report.failures]) == (0, ["HTTP 404"])
+    with Collection.open(path) as collection:
+        assert len(collection) == 1
+
+
+def test_open_images_are_turned_and_keep_their_authors(
+    server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport], tiny: TinyEncoder
+) -> None:
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    plain = {"Subset": "validation", "License": "CC BY 2.0", "Author": "Anna", "Title": "A picture"}
+    rows = [
+        {"ImageID": "a", "OriginalURL": f"{server.url}/0.jpg", "Thumbnail300KURL": "", "Rotation": "90.0"} | plain,
+        {"ImageID": "b", "OriginalURL": f"{server.url}/gone.jpg", "Thumbnail300KURL": f"{server.url}/1.jpg"}
+        | {"Rotation": "nan"}
+        | plain,
+        {"ImageID": "c", "OriginalURL": f"{server.url}/2.jpg", "Thumbnail300KURL": f"{server.url}/gone.jpg"}
+        | {"Rotation": "180.0"}
+        | plain,
+    ]
+    write_csv(folder / "validation-images-with-rotation.csv", rows)
+    labels = [{"ImageID": i, "Source": "verification", "LabelName": "/m/01", "Confidence": "1"} for i in "abc"]
+    write_csv(folder / "labels.csv", labels)
+    (folder / "oidv7-class-descriptions.csv").write_text("LabelName,DisplayName\n/m/01,Cat\n")
+    report = refresh(f"open-images:{folder}")
+    assert (report.added, report.failures) == (3, [])
+    with Collection.open(path) as collection:
+        items = {item.details["id"]: item for item in collection.items()}
+        assert collection.catalog.label_names() == {"/m/01": "Cat"}
+        for key, (seed, rotation) in {"a": (0, 90), "b": (1, 0), "c": (2, 180)}.items():
+            item = items[key]
+            assert item.uri == rows["abc".index(key)]["OriginalURL"]
+            assert (item.label, item.details["author"], item.details["license"]) == ("/m/01", "Anna", "CC BY 2.0")
+            image = Image.open(io.BytesIO(server.files[f"/{seed}.jpg"])).convert("RGB").rotate(rotation, expand=True)
+            assert (item.width, item.height) == image.size
+            vector = tiny.encode_images(fit_image(image, tiny.recipe)[None])["visual"]
+            np.testing.assert_allclose(collection.embeddings([item.id], "visual"), vector, atol=0.02)
+
+
+def test_a_remote_source_can_be_evaluated(
+    server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport]
+) -> None:
+    rows = [{"url": f"{server.url}/{n}.jpg", "label": str(n // 4)} for n in range(20)]
+    refresh(write_csv(tmp_path / "list.csv", rows))
+    queries = open_source(f"urls:{write_csv(tmp_path / 'queries.csv', [*rows[::4], {**rows[0], 'url': 'x'}])}")
+    with Collection.open(path) as collection:
+        found = evaluate(collection, queries, k=3, allow_private=True)
+        refused = evaluate(collection, queries, k=3)
+    assert found.images is not None
+    assert found.images.queries == 5
+    assert [failure.reason for failure in found.failures] == ["not a URL"]
+    assert sorted(failure.reason for failure in refused.failures) == ["not a URL", *["private address"] * 5]
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import TinyEncoder
+from pixmatcher import encoders, index
+
+encoders._LOADERS["tiny"] = TinyEncoder
+index(f"urls:{sys.argv[2]}", sys.argv[3], encoders=["tiny"], allow_private=True)
+"""
+
+
+def test_a_kill_loses_nothing_that_was_fetched(
+    server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport]
+) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(f"{server.url}/{n}.jpg?{m}" for m in range(30) for n in range(20)))
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(listed), str(path)]
+    with subprocess.Popen(command) as process:
+        deadline = time.monotonic() + 60
+        while not (path / "thumbnails.sqlite").exists() or sum(server.requests.values()) < 200:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    with Collection.open(path) as collection:
+        assert collection.verify() == []
+        stored = {item.uri for item in collection.items()}
+    server.requests.clear()
+    report = refresh(listed)
+    assert (report.total, report.failures) == (600, [])
+    assert report.unchanged == len(stored)
+    asked = {f"{server.url}{asked}" for asked in server.requests}
+    assert len(asked) == 600 - len(stored)
+    assert not asked & stored
+    with Collection.open(path) as collection:
+        assert len({item.uri for item in collection.items()}) == 600
+        assert all(collection.thumbnail(item.content_hash) for item in collection.items())
+
+
+def test_the_command_line(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text(
+        "".join(json.dumps({"url": f"{server.url}/{name}.jpg", "author": "Anna"}) + "\n" for name in (0, 1, "gone"))
+    )
+    refused = cli("index", "urls:list.jsonl", "-c", "c", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "3 x private address" in refused.stdout
+    assert "--allow-private-hosts" in refused.stdout
+    done = cli("index", "urls:list.jsonl", "-c", "c", "--allow-private-hosts", "--no-thumbnails", cwd=tmp_path)
+    assert done.returncode == 1, done
+    assert "2 added, 1 failed" in done.stdout
+    assert f"{server.url}/gone.jpg: HTTP 404" in done.stdout
+    assert not os.path.exists(tmp_path / "c" / "thumbnails.sqlite")
+    (tmp_path / "query.jpg").write_bytes(server.files["/1.jpg"])
+    found = cli("search", "query.jpg", "-c", "c", "-k", "1", "--json", cwd=tmp_path)
+    (hit,) = json.loads(found.stdout)["hits"]
+    assert (hit["uri"], hit["details"]) == (f"{server.url}/1.jpg", {"author": "Anna"})
+    wrong = cli("index", "urls:list.jsonl", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "-c FOLDER" in wrong.stderr
