@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -113,6 +114,16 @@ def open_folder() -> Iterator[Path]:
         with contextlib.suppress(OSError):
             os.chmod(inner, 0o755)
     shutil.rmtree(folder)
+
+
+def wait_for_lock(process: subprocess.Popen[str]) -> None:
+    """Wait until the process waits for a lock, where that can be seen."""
+    locks = Path("/proc/locks")
+    while locks.exists() and process.poll() is None:
+        waiting = [line.split() for line in locks.read_text().splitlines() if "->" in line]
+        if any(int(fields[5]) == process.pid for fields in waiting):
+            return
+        time.sleep(0.01)
 
 
 @pytest.fixture

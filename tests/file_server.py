@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from servers import CERTIFICATE
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Request:
     path: str
     range: str | None
     if_range: str | None
+    encodings: str | None
     sent: int = 0
 
 
@@ -82,7 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         # As a proxy it is asked for whole URLs.
         path = self.path
-        request = Request(path, self.headers["Range"], self.headers["If-Range"])
+        headers = self.headers
+        request = Request(path, headers["Range"], headers["If-Range"], headers["Accept-Encoding"])
         self.files.requests.append(request)
         file = self.files.files.get(path)
         if file is None:
@@ -159,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def handle(self) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # the client has had enough, or was killed
+        with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):  # the client has had enough, or was killed
             super().handle()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -167,15 +172,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve_files(address: str = "127.0.0.1") -> Iterator[FileServer]:
-    """Serve what is put into `files` of the server that this gives."""
+def serve_files(tls: bool = False) -> Iterator[FileServer]:
+    """Serve what is put into `files` of the server that this gives; with `tls` the server is called one.example."""
     files = FileServer()
     handler = type("Handler", (_Handler,), {"files": files})
-    server = ThreadingHTTPServer((address, 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    files.url = f"http://{address}:{server.server_port}"
+    files.url = f"https://one.example:{server.server_port}" if tls else f"http://127.0.0.1:{server.server_port}"
     try:
         yield files
     finally:

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 import pixmatcher.download as download_module
-from conftest import cli, fill_up
+from conftest import cli, fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
 from pixmatcher import FetchError, PixMatcherError, SourceError, datasets, unzip
 from pixmatcher.datasets import get_open_images, get_tiny_imagenet
@@ -585,6 +585,7 @@ def test_two_processes_get_one_data_set_once(server: FileServer, tmp_path: Path)
     with start("tiny-imagenet", "--url", url, "--to", tmp_path) as first:
         server.wait_for("/tiny.zip", 100_000)
         with start("tiny-imagenet", "--url", url, "--to", tmp_path) as second:
+            wait_for_lock(second)
             server.files["/tiny.zip"].held.set()
             assert first.communicate(timeout=60) == second.communicate(timeout=60)
     assert (first.returncode, second.returncode) == (0, 0)

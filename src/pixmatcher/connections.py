@@ -28,9 +28,9 @@ from . import __version__
 from .addresses import Resolver, is_public
 from .errors import FetchError
 
-_MAX_REDIRECTS = 5
+MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
-_MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
+MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
 """The answers after which the same request may well be answered otherwise."""
 _KEEP_SECONDS = 15.0
 _SHORT = 64 << 10
@@ -78,9 +78,9 @@ class Limits:
     def redirected(self) -> None:
         """Count a redirect. Raises `FetchError` if it is one too many."""
         self.redirects += 1
-        if self.redirects > _MAX_REDIRECTS:
+        if self.redirects > MAX_REDIRECTS:
             raise FetchError(
-                f"{self.url} redirects more than {_MAX_REDIRECTS} times: give the final URL.", "too many redirects"
+                f"{self.url} redirects more than {MAX_REDIRECTS} times: give the final URL.", "too many redirects"
             )
 
     def received(self, count: int) -> None:
@@ -329,7 +329,7 @@ def _outcome(url: httpx.URL, response: httpcore.Response, limits: Limits) -> byt
         f"{limits.url} answered {f'{status} {phrase}'.rstrip()}: check the URL.",
         f"HTTP {status}",
         phrase,
-        transient=status in _MAY_PASS,
+        transient=status in MAY_PASS,
         retry_after=_retry_after(response),
     )
 
@@ -344,7 +344,7 @@ def _body(response: httpcore.Response, limits: Limits) -> bytes:
         raise too_large
     body = bytearray()
     for chunk in response.iter_stream():
-        if not body and _is_web_page(response, chunk):
+        if not body and is_web_page(_header(response, b"content-type"), chunk):
             raise FetchError(
                 f"{limits.url} is a web page, not an image: give the URL of the image itself.",
                 "not an image",
@@ -358,12 +358,12 @@ def _body(response: httpcore.Response, limits: Limits) -> bytes:
     return bytes(body)
 
 
-def _is_web_page(response: httpcore.Response, beginning: bytes) -> bool:
+def is_web_page(kind: str, beginning: bytes) -> bool:
+    """Whether an answer of that Content-Type, empty if there is none, that begins so is a web page."""
     if _WEB_PAGE.match(beginning):
         return True
     # Some servers call everything HTML. No text has a zero byte, and hardly an image has none at its beginning.
-    kind = _header(response, b"content-type").strip().lower()
-    return kind.startswith(("text/html", "application/xhtml+xml")) and b"\0" not in beginning
+    return kind.strip().lower().startswith(("text/html", "application/xhtml+xml")) and b"\0" not in beginning
 
 
 def _drain(response: httpcore.Response) -> None:

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from . import __version__
 from .addresses import is_public
 from .errors import NO_ROOM, FetchError, PixMatcherError, StorageError
 
@@ -34,8 +35,6 @@ STALL_SECONDS = 30.0
 _SLOWEST = 1000  # bytes a second; what is slower for STALL_SECONDS is given up
 _RETRIES = 5
 _BACKOFF_SECONDS = 0.5
-_MAX_REDIRECTS = 5
-_MAY_PASS = {408, 429, 500, 502, 503, 504}
 _BLOCK = 1 << 20
 
 
@@ -51,7 +50,8 @@ class Version:
     @property
     def validator(self) -> str | None:
         """What `If-Range` takes, None if nothing guarantees that two answers have the same bytes (RFC 9110, 13.1.5)."""
-        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
+        found = self.etag if self.etag and not self.etag.startswith("W/") else self.modified
+        return found if found and found.isascii() else None  # what else there is cannot be sent
 
 
 @dataclass(frozen=True)
@@ -291,10 +291,10 @@ def stream(
 ) -> Generator[Piece, None, None]:
     """Read what lies at `url`, an http or https URL, in pieces, from `offset` on if it still is the version `known`.
 
-    Cut connections, time-outs and statuses that may pass (408, 429, 5xx) are tried again with growing pauses, as long
-    as something more is received: from where it stopped if the server can do that and vouches for the same bytes (or
-    if the caller is `trusting`, because it checks them), otherwise from the beginning. A server that gives less than
-    1 KB/s for `stall_seconds` is given up.
+    Cut connections, time-outs and statuses that may pass are tried again with growing pauses, as long as something more
+    is received: from where it stopped if the server can do that and vouches for the same bytes (or if the caller is
+    `trusting`, because it checks them), otherwise from the beginning. A server that gives less than 1 KB/s for
+    `stall_seconds` is given up.
 
     Certificates are checked and the proxies of the environment used. Redirects are followed up to five times, but not
     from https to http, and from a public address not to a private one; a private one that the user gives is as good as
@@ -304,6 +304,8 @@ def stream(
     """
     import httpx
 
+    from .connections import MAY_PASS, is_web_page
+
     furthest, failures, reached = offset, 0, False
     longest = min((limit for limit in (size, max_bytes) if limit is not None), default=sys.maxsize)
     with _client(stall_seconds) as client, _StallWatch(stall_seconds) as watch:
@@ -312,7 +314,7 @@ def stream(
                 headers = _range_headers(known, offset, trusting)
                 with contextlib.closing(_answer(client, url, headers, watch)) as response:
                     reached = True
-                    if response.status_code in _MAY_PASS:
+                    if response.status_code in MAY_PASS:
                         raise _PassingError(f"it answered {response.status_code} {response.reason_phrase}")
                     if known is None or not headers or not _goes_on(response, known, offset):
                         asked, offset = bool(headers), 0
@@ -321,7 +323,11 @@ def stream(
                         known = _new_version(response, url, size, max_bytes)
                     for data in response.iter_raw():
                         if offset == 0:
-                            _refuse_page(response, data, url)  # before the caller lets go of what it has
+                            # Before the caller lets go of what it has: a login page may be gone the next time.
+                            if is_web_page(response.headers.get("Content-Type", ""), data):
+                                raise FetchError(
+                                    f"{shown(url)} gives a web page instead of a file: check the URL and the network."
+                                )
                             yield Piece(known, 0, b"")
                         if offset + len(data) > longest:
                             misfit = _misfit(offset + len(data), size, max_bytes)
@@ -408,8 +414,9 @@ def _client(seconds: float) -> Iterator[httpx.Client]:
     import httpx
 
     timeout = httpx.Timeout(seconds, connect=min(10.0, seconds))
+    headers = {"User-Agent": f"pixmatcher/{__version__}", "Accept-Encoding": "identity"}
     try:
-        client = httpx.Client(trust_env=True, verify=True, timeout=timeout, headers={"Accept-Encoding": "identity"})
+        client = httpx.Client(trust_env=True, verify=True, timeout=timeout, headers=headers)
     except (ImportError, ValueError, OSError) as error:  # SOCKS without its package, no URL, no such file
         raise FetchError(f"The environment's proxy or certificates cannot be used ({error}): mend that.") from error
     with client:
@@ -418,18 +425,16 @@ def _client(seconds: float) -> Iterator[httpx.Client]:
 
 def _answer(client: httpx.Client, url: str, headers: Mapping[str, str], watch: _StallWatch) -> httpx.Response:
     """The answer, its body not read yet, at the end of the redirects."""
-    import httpx
+    from .connections import MAX_REDIRECTS, parse_url
 
-    first = target = httpx.URL(url)
-    for _ in range(_MAX_REDIRECTS + 1):
-        if target.scheme not in ("http", "https") or not target.host:
-            raise FetchError(f"{shown(str(target))} is refused: only http and https URLs of a host are downloaded.")
+    first = target = parse_url(url)
+    for _ in range(MAX_REDIRECTS + 1):
         request = client.build_request("GET", target, headers=headers, extensions={"trace": watch.trace})
         response = client.send(request, stream=True)
         if not response.has_redirect_location:
             return response
         response.close()
-        before, target = target, target.join(response.headers["Location"])
+        before, target = target, parse_url(str(target.join(response.headers["Location"])))
         if before.scheme == "https" and target.scheme == "http":
             raise FetchError(f"{shown(url)} leads to {shown(str(target))}, which is not encrypted: give another URL.")
         if _is_private(target) and not _is_private(first):
@@ -437,7 +442,7 @@ def _answer(client: httpx.Client, url: str, headers: Mapping[str, str], watch: _
                 f"{shown(url)} leads to {shown(str(target))}, a private or reserved address, which is refused: give "
                 "that URL itself if it is the right one."
             )
-    raise FetchError(f"{shown(url)} redirects more than {_MAX_REDIRECTS} times: give the final URL.")
+    raise FetchError(f"{shown(url)} redirects more than {MAX_REDIRECTS} times: give the final URL.")
 
 
 def _is_private(url: httpx.URL) -> bool:
@@ -481,11 +486,3 @@ def _new_version(response: httpx.Response, url: str, size: int | None, max_bytes
     if length is not None and (misfit := _misfit(length, size, max_bytes)):
         raise FetchError(f"{shown(url)} {misfit}.")
     return Version(shown(url), headers.get("ETag"), headers.get("Last-Modified"), length)
-
-
-def _refuse_page(response: httpx.Response, data: bytes, url: str) -> None:
-    """Raise `FetchError` if the file begins like a web page: what a login page or a notice of an error gives."""
-    start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    typed = response.headers.get("Content-Type", "").lower().startswith("text/html")
-    if start.startswith((b"<!doctype html", b"<html")) or (typed and start.startswith(b"<")):
-        raise FetchError(f"{shown(url)} gives a web page instead of a file: check the URL and the network.")
