@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from conftest import TinyEncoder, cli, paint
-from pixmatcher import Collection, IndexReport, Query, downloading, evaluate, index, indexing, search
+from pixmatcher import Collection, IndexReport, Query, evaluate, fetching, index, indexing, search
 from pixmatcher.images import fit_image
 from pixmatcher.sources import open_source
 from servers import Server, serve_watched
@@ -91,7 +91,7 @@ def test_a_list_is_indexed_and_answers_when_the_network_is_gone(
 def test_each_bad_url_is_named_and_none_ends_the_run(
     server: Server, tmp_path: Path, refresh: Callable[..., IndexReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(downloading, "fetch_all", functools.partial(downloading.fetch_all, seconds=1))
+    monkeypatch.setattr(fetching, "fetch_all", functools.partial(fetching.fetch_all, seconds=1))
     reasons = {
         "/nothing.jpg": "HTTP 404",
         "/forever": "too many redirects",

@@ -50,7 +50,7 @@ def take_turns(
     if not source.remote:
         yield from in_batches((Turn(number, entry) for number, entry in enumerate(entries)), batch_size)
         return
-    from .downloading import fetch_all
+    from .fetching import fetch_all
 
     requests = (((number, entry), entry.urls) for number, entry in enumerate(entries))
     with closing(fetch_all(requests, batch_size=batch_size, allow_private=allow_private)) as fetched:

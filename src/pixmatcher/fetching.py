@@ -23,7 +23,7 @@ SECONDS = 20.0
 CONNECTIONS = 64
 PER_HOST = 16
 """A host that answers after 50 ms gives 300 images a second with 16 connections, more than two cores can encode."""
-THREAD_NAME = "pixmatcher-download"
+THREAD_NAME = "pixmatcher-fetching"
 _WINDOW = 1000
 """Requests looked at ahead, so that one host's do not keep the others' waiting."""
 _HELD_BYTES = 128 << 20

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pixmatcher import addresses, connections, downloading
-from pixmatcher.downloading import THREAD_NAME, fetch_all
+from pixmatcher import addresses, connections, fetching
 from pixmatcher.errors import FetchError
+from pixmatcher.fetching import THREAD_NAME, fetch_all
 from servers import CERTIFICATE, Server, serve_watched
 
 CLOSED = "http://127.0.0.1:9"
@@ -43,7 +43,7 @@ def server(image: bytes) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pauses are shorter than usual; at the end nothing of a run may be left."""
-    monkeypatch.setattr(downloading, "_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(fetching, "_PAUSE_SECONDS", 0.02)
     yield
     for thread in threading.enumerate():
         if thread.name == THREAD_NAME:
@@ -163,7 +163,7 @@ def test_a_slow_host_does_not_keep_the_others_waiting(image: bytes) -> None:
 
 
 def test_bodies_that_wait_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloading, "_HELD_BYTES", 1 << 20)
+    monkeypatch.setattr(fetching, "_HELD_BYTES", 1 << 20)
     requests = [(number, [f"{server.url}/kilobytes?200"]) for number in range(60)]
     with closing(fetch_all(requests, batch_size=1, allow_private=True, per_host=4)) as batches:
         next(batches)
@@ -173,7 +173,7 @@ def test_bodies_that_wait_are_bounded(server: Server, monkeypatch: pytest.Monkey
 
 
 def test_bodies_that_fill_the_memory_all_come(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloading, "_HELD_BYTES", 1 << 20)
+    monkeypatch.setattr(fetching, "_HELD_BYTES", 1 << 20)
     outcomes = fetch_urls(*[f"{server.url}/kilobytes?900"] * 20, batch_size=20)
     assert outcomes == [bytes(900 << 10)] * 20
 
@@ -224,7 +224,7 @@ def test_a_server_that_wants_fewer_requests_gets_fewer(image: bytes) -> None:
 def test_a_connection_closed_between_two_requests_is_no_failure(
     server: Server, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(downloading, "_TRIES", 1)
+    monkeypatch.setattr(fetching, "_TRIES", 1)
     assert fetch_urls(*[f"{server.url}/close"] * 30, per_host=2) == [image] * 30
 
 
@@ -245,8 +245,8 @@ def test_a_host_that_does_not_answer_is_given_up(server: Server, image: bytes) -
 
 
 def test_a_host_that_comes_back_is_not_given_up(image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloading, "_PAUSE_SECONDS", 0.3)
-    monkeypatch.setattr(downloading, "_TRIES", 5)
+    monkeypatch.setattr(fetching, "_PAUSE_SECONDS", 0.3)
+    monkeypatch.setattr(fetching, "_TRIES", 5)
     with serve_watched(image) as server:
         url = server.url
     # It is gone now, and will be there again.
@@ -440,7 +440,7 @@ def test_closing_ends_what_is_under_way(server: Server) -> None:
 def test_an_interrupt_ends_the_process(server: Server, trouble: str) -> None:
     code = f"""
 import socket, sys, time
-from pixmatcher.downloading import fetch_all
+from pixmatcher.fetching import fetch_all
 if {trouble == "resolver"}:
     socket.getaddrinfo = lambda *args, **options: time.sleep(600)
 requests = [(n, ["{server.url}/trickle"]) for n in range(50)]
