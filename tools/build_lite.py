@@ -356,7 +356,7 @@ def write_card(folder: Path, data: Path, figures: Mapping[str, object]) -> None:
         }
         | {
             f"WordNet 3.0, {name}": {
-                "package": lite_words.PACKAGES,
+                "package": lite_words.PACKAGES[name],
                 "path": f"/usr/share/wordnet/{name}",
                 "sha256": sha256,
                 "licence": "WordNet 3.0 licence",

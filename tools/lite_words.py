@@ -23,7 +23,6 @@ from pixmatcher.encoders import lite
 Floats = npt.NDArray[np.float32]
 Row = tuple[tuple[int, int], ...]
 
-PACKAGES = "wordnet-base and wordnet-sense-index of Debian, 1:3.0-37"
 FOLDER = Path("/usr/share/wordnet")
 FILES = {
     "data.noun": "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2",
@@ -31,6 +30,14 @@ FILES = {
     "noun.exc": "2b5d675c380b39ecf595af9fa9d4e7feb1d58c643b0bff08c40ed5bfe41fab7a",
 }
 """The files of WordNet that are read, and their sha256."""
+PACKAGES = {
+    name: f"{package}=1:3.0-37 (Debian)"
+    for name, package in (
+        ("data.noun", "wordnet-base"),
+        ("index.sense", "wordnet-sense-index"),
+        ("noun.exc", "wordnet-base"),
+    )
+}
 
 LEAST_MEMBERS, MOST_MEMBERS = 4, 450
 """Classes of a group: fewer are told by the classes themselves, more say nothing of what is to be seen."""
