@@ -2,11 +2,13 @@
 come from.
 
     python3 -m venv build-lite && build-lite/bin/pip install --no-deps -r tools/requirements-lite.txt
+    apt-get install wordnet-base wordnet-sense-index
     build-lite/bin/python tools/build_lite.py --data tiny-imagenet-mini.zip
 
-Takes some minutes on two cores. Every source file is checked by its sha256 before it is used. Nothing is
+Takes about a quarter of an hour on two cores. Every source file is checked by its sha256 before it is used. Nothing is
 random: running it again gives the same files on the same kind of processor, and embeddings equal within 1e-3
-elsewhere.
+elsewhere. With `--keep-networks` the two large networks stay, byte for byte, and only what turns their outputs
+into embeddings is fitted anew.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import distribution, version
 from pathlib import Path
 
@@ -31,6 +34,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks"), str(HERE.parent / "s
 import lite_int8  # noqa: E402
 import lite_textual  # noqa: E402
 import lite_visual  # noqa: E402
+import lite_words  # noqa: E402
 import quality  # noqa: E402
 
 from pixmatcher.encoders import lite  # noqa: E402
@@ -39,6 +43,8 @@ Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
 
 CALIBRATION_IMAGES = 260
+WITHIN_SHRINKAGE = 0.2
+"""How far the scatter within classes is taken for the same in all directions."""
 TORCH_THREADS = 2  # fixed, since the order of a sum depends on it
 WORDS = "words.bin"
 MODELS = ("visual.onnx", "heads.onnx", "textual.onnx", WORDS, "tokenizer.json", "texts.npz")
@@ -130,22 +136,29 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Class:
-    """One of the 1,000 classes of the image network."""
+    """One of the 1,000 classes of the image network, or another synset that ImageNet has images of."""
 
+    synset: str
     names: tuple[str, ...]
     definition: str
 
+    @property
+    def texts(self) -> list[str]:
+        """Each name with the definition."""
+        return [f"{name}: {self.definition}" for name in self.names]
 
-def read_classes() -> list[Class]:
-    """Return the classes in the order of the network's outputs."""
+
+def read_classes() -> tuple[list[Class], list[Class]]:
+    """Return the classes in the order of the network's outputs, and all that ImageNet has."""
     names, definitions = (
         dict(line.split("\t") for line in SOURCES[source].read().decode().splitlines())
         for source in ("class names", "class definitions")
     )
-    return [
-        Class(tuple(name.strip() for name in names[wnid].split(",")), definitions[wnid])
-        for wnid in SOURCES["classes"].read().decode().split()
-    ]
+    everything = {
+        wnid: Class(wnid, tuple(name.strip() for name in names[wnid].split(",")), definition)
+        for wnid, definition in definitions.items()
+    }
+    return [everything[wnid] for wnid in SOURCES["classes"].read().decode().split()], list(everything.values())
 
 
 def build_visual(data: quality.TinyImageNet, folder: Path) -> dict[str, float]:
@@ -207,54 +220,97 @@ def build_textual(folder: Path) -> dict[str, float]:
     return {"cosine_of_embeddings_to_float32": float(np.mean(cosines)), "least": float(np.min(cosines))}
 
 
-def embed_texts(folder: Path, texts: list[str]) -> Floats:
-    """Return the MiniLM embeddings (N, 384) of `texts`, by the quantised network that embeds the queries."""
+def text_embedder(folder: Path) -> Callable[[list[str]], Floats]:
+    """Return what gives the MiniLM embeddings (N, 384) of texts, by the quantised network that embeds queries."""
     from tokenizers import Tokenizer
 
     session = lite.open_network(folder / "textual.onnx", optimise=False)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    ids = (np.array(tokenizer.encode(text).ids, np.int64) for text in texts)
-    return np.stack([session.run(None, {"ids": one})[0] for one in ids])
+
+    @cache
+    def embed(text: str) -> Floats:
+        embedding: Floats = session.run(None, {"ids": np.array(tokenizer.encode(text).ids, np.int64)})[0]
+        return embedding
+
+    return lambda texts: np.stack([embed(text) for text in texts])
 
 
-def log_evidence(logits: Floats) -> Floats:
-    """Return from `logits` (N, 1000) the floored log probability of each class, over that of the floor."""
+def log_evidence(logits: Floats, groups: npt.NDArray[np.uint8]) -> Floats:
+    """Return the floored log probability of each class and group, over that of the floor: (N, classes + groups).
+
+    `logits` are (N, classes), `groups` (classes, groups) tells which classes each group has.
+    """
     floor = lite_visual.PROBABILITY_FLOOR
-    return np.log(lite.softmax(logits) + np.float32(floor)) / np.float32(-np.log(floor))
+    probability = lite.softmax(logits)
+    both = np.concatenate([probability, probability @ groups.astype(np.float32)], 1)
+    return np.log(both + np.float32(floor)) / np.float32(-np.log(floor))
 
 
-def fit_visual(features: Floats) -> tuple[Halves, Floats]:
-    """Fit PCA and half-whitening to features (N, 1280): a matrix (1280, 384) and an offset (384,)."""
-    mean = features.mean(0, dtype=np.float64)
-    variance, axes = np.linalg.eigh(np.cov(features.T.astype(np.float64)))
+def fit_visual(features: Floats, labels: quality.Labels) -> tuple[Halves, Floats]:
+    """Fit to features (N, 1280) and their labels a matrix (1280, 384) and an offset (384,), for square roots.
+
+    In whichever direction images of one class differ, differences count for less: the scatter within classes
+    is made a sphere (linear discriminant analysis, R. A. Fisher, 1936). Of what is left the principal axes are
+    taken, and half-whitened (Jégou and Chum, "Negative evidences and co-occurences in image retrieval", 2012,
+    who whiten fully). Square roots, since features are like the bins of a histogram (Arandjelović and
+    Zisserman, "Three things everyone should know to improve object retrieval", 2012).
+    """
+    roots = np.sqrt(features.astype(np.float64))
+    mean = roots.mean(0)
+    _, of_image = np.unique(labels, return_inverse=True)
+    sums = np.zeros((of_image.max() + 1, roots.shape[1]))
+    np.add.at(sums, of_image, roots)
+    within = np.cov((roots - (sums / np.bincount(of_image)[:, None])[of_image]).T)
+    ball = np.trace(within) / len(within) * np.eye(len(within))
+    scatter, directions = np.linalg.eigh((1 - WITHIN_SHRINKAGE) * within + WITHIN_SHRINKAGE * ball)
+    to_ball = directions / np.sqrt(scatter)
+    variance, axes = np.linalg.eigh(np.cov(((roots - mean) @ to_ball).T))
     strongest = np.argsort(-variance)[: lite.VISUAL_DIMENSION]
-    axes = axes[:, strongest]
+    # Half-whitening: by the fourth root of the variance, where whitening divides by the square root.
+    axes = to_ball @ axes[:, strongest] / variance[strongest] ** 0.25
     # The sign of an axis is arbitrary: let its greatest entry be above 0.
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
-    # Half-whitening: by the fourth root of the variance, where whitening divides by the square root.
-    projection = (axes / variance[strongest] ** 0.25).astype(np.float16)
+    projection = axes.astype(np.float16)
     return projection, (-mean @ projection.astype(np.float64)).astype(np.float32)
 
 
-def fit_semantic(
-    classes: list[Class], logits: Floats, folder: Path
-) -> tuple[tuple[Halves, Floats, float], dict[str, npt.NDArray[np.generic]]]:
-    """Return what `semantic` needs for images and for texts; `logits` (N, 1000) are of example images.
+@dataclass(frozen=True)
+class Semantic:
+    """What `semantic` needs: for images as `lite_visual.Heads` tells, for texts the arrays of `texts.npz`."""
 
-    For images: the meanings of the classes (1000, 248), the mean evidence (1000,), and the scale of both.
-    """
-    names = [name for one in classes for name in one.names]
-    counts = np.array([len(one.names) for one in classes])
-    first_names = np.cumsum(counts) - counts
-    described = embed_texts(folder, [f"{name}: {one.definition}" for one in classes for name in one.names])
-    meanings = np.add.reduceat(described.astype(np.float64), first_names) / counts[:, None]
+    concepts: Halves  # (classes, 248)
+    groups: npt.NDArray[np.uint8]  # (classes, groups)
+    evidence_mean: Floats  # (classes + groups,)
+    scale: float
+    texts: dict[str, npt.NDArray[np.generic]]
+
+
+def fit_semantic(
+    classes: list[Class],
+    everything: list[Class],
+    wordnet: lite_words.WordNet,
+    logits: Floats,
+    embed: Callable[[list[str]], Floats],
+) -> Semantic:
+    """Fit `semantic` to the classes; `logits` (N, classes) are of example images, `embed` is of texts."""
+    tree = lite_words.Classes(wordnet, [one.synset for one in classes])
+    groups = tree.groups()
+    members = np.zeros((len(classes), len(groups)), np.uint8)
+    for number, group in enumerate(groups):
+        members[sorted(group.members), number] = 1
+    names = [list(one.names) for one in classes]
+    names += [[name for synset in group.synsets for name in wordnet.synsets[synset].lemmas] for group in groups]
+    counts = np.array([len(own) for own in names])
+
+    described = [embed(one.texts) for one in classes]
+    meanings = np.stack([own.mean(0, dtype=np.float64) for own in described])
     # The mean of the classes, so that nothing here depends on what the example images show.
     mean = meanings.mean(0)
     axes = np.linalg.svd(meanings - mean, full_matrices=False)[2][: lite.CONCEPT_DIMENSION]
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
-    concepts = ((meanings - mean) @ axes.T).astype(np.float16)
+    lexicon = lite_words.Lexicon(tree, groups, {one.synset: one.texts[0] for one in everything}, meanings, embed)
 
-    evidence = log_evidence(logits)
+    evidence = log_evidence(logits, members)
     evidence_mean = evidence.mean(0, dtype=np.float64).astype(np.float32)
     # Images score 1 against themselves on average, and 1 is the most that a text can score.
     squares = 1 + ((evidence - evidence_mean) ** 2).sum(1).mean(dtype=np.float64)
@@ -262,11 +318,27 @@ def fit_semantic(
     texts = {
         "basis": axes.T.astype(np.float16),
         "mean": mean.astype(np.float32),
-        "names": embed_texts(folder, names).astype(np.float16),
-        "first_names": first_names.astype(np.int32),
+        "names": embed([name for own in names for name in own]).astype(np.float16),
+        "first_names": (np.cumsum(counts) - counts).astype(np.int32),
         "scale": np.float32(1 / (scale * (1 + lite.NAME_WEIGHT))),
+        **lexicon.arrays(),
     }
-    return (concepts, evidence_mean, scale), texts
+    return Semantic(((meanings - mean) @ axes.T).astype(np.float16), members, evidence_mean, scale, texts)
+
+
+def fit_heads(
+    folder: Path, wordnet: lite_words.WordNet, outputs: tuple[Floats, Floats], labels: quality.Labels
+) -> None:
+    """Write what turns the outputs of both networks into embeddings, fitted to those for labelled images."""
+    features, logits = outputs
+    semantic = fit_semantic(*read_classes(), wordnet, logits, text_embedder(folder))
+    if semantic.groups.shape[1] != lite.GROUPS:
+        raise SystemExit(f"{semantic.groups.shape[1]} groups of classes, where lite.GROUPS is {lite.GROUPS}")
+    heads = lite_visual.Heads(
+        *fit_visual(features, labels), semantic.concepts, semantic.groups, semantic.evidence_mean, semantic.scale
+    )
+    (folder / "heads.onnx").write_bytes(lite_visual.write_heads(heads).SerializeToString())
+    np.savez(folder / "texts.npz", **semantic.texts)
 
 
 def write_card(folder: Path, data: Path, figures: Mapping[str, object]) -> None:
@@ -281,12 +353,21 @@ def write_card(folder: Path, data: Path, figures: Mapping[str, object]) -> None:
         "sources": {
             role: {**asdict(source), "package": f"{source.package}=={version(source.package)}"}
             for role, source in SOURCES.items()
+        }
+        | {
+            f"WordNet 3.0, {name}": {
+                "package": lite_words.PACKAGES[name],
+                "path": f"/usr/share/wordnet/{name}",
+                "sha256": sha256,
+                "licence": "WordNet 3.0 licence",
+            }
+            for name, sha256 in lite_words.FILES.items()
         },
         "fitted_on": {
             "data": "a part of Tiny ImageNet: 20,000 images of its train part, 100 of each of 200 classes",
             "file": data.name,
             "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
-            "used_for": "quantisation, PCA and half-whitening of `visual`, centring and scale of `semantic`",
+            "used_for": "quantisation, the projection of `visual`, centring and scale of `semantic`",
             "terms": "ImageNet: research and educational use; no image and no part of one is shipped",
         },
         "quantisation": {
@@ -314,17 +395,24 @@ def write_card(folder: Path, data: Path, figures: Mapping[str, object]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=quality.DEFAULT_DATA, help="tiny-imagenet-mini.zip")
+    parser.add_argument("--keep-networks", action="store_true", help="take both networks as they are in --out")
+    parser.add_argument("--wordnet", type=Path, default=lite_words.FOLDER, help="folder of the files of WordNet 3.0")
     parser.add_argument("--out", type=Path, default=lite.FILES, help="folder to write to")
     arguments = parser.parse_args()
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
     data = quality.TinyImageNet(arguments.data)
+    wordnet = lite_words.WordNet(arguments.wordnet)
 
     figures: dict[str, object] = {}
-    figures["textual.onnx"] = build_textual(folder)
-    print("text network:", figures["textual.onnx"])
-    figures["visual.onnx"] = build_visual(data, folder)
-    print("image network:", figures["visual.onnx"])
+    if arguments.keep_networks:
+        known = json.loads((folder / "card.json").read_bytes())["figures"]
+        figures |= {name: known[name] for name in ("textual.onnx", "visual.onnx")}
+    else:
+        figures["textual.onnx"] = build_textual(folder)
+        print("text network:", figures["textual.onnx"])
+        figures["visual.onnx"] = build_visual(data, folder)
+        print("image network:", figures["visual.onnx"])
 
     # The arrays are fitted to what the quantised network gives.
     session = lite.open_network(folder / "visual.onnx")
@@ -334,10 +422,7 @@ def main() -> None:
         images, of_images = data.part(part)
         outputs.append(quality.network_outputs(lambda pixels: session.run(None, {"pixels": pixels}), images))
         labels.append(of_images)
-    images, texts = fit_semantic(read_classes(), outputs[0][1], folder)
-    heads = lite_visual.write_heads(lite_visual.Heads(*fit_visual(outputs[0][0]), *images))
-    (folder / "heads.onnx").write_bytes(heads.SerializeToString())
-    np.savez(folder / "texts.npz", **texts)
+    fit_heads(folder, wordnet, outputs[0], labels[0])
 
     write_card(folder, arguments.data, figures)
     reached = quality.measure(lite.LiteEncoder(folder), data, outputs[0], outputs[1], (labels[0], labels[1]))

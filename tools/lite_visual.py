@@ -332,16 +332,17 @@ class Heads:
     projection: npt.NDArray[np.float16]  # (1280, d)
     offset: npt.NDArray[np.float32]  # (d,)
     concepts: npt.NDArray[np.float16]  # (1000, k): the meaning of each class
-    evidence_mean: npt.NDArray[np.float32]  # (1000,)
+    groups: npt.NDArray[np.uint8]  # (1000, g): which classes belong to which group
+    evidence_mean: npt.NDArray[np.float32]  # (1000 + g,)
     scale: float
 
 
 def write_heads(heads: Heads) -> onnx.ModelProto:
-    """Write the graph: `features` (N, 1280), `logits` (N, 1000) -> `visual` (N, d), `semantic` (N, k + 1000).
+    """Write the graph: `features` (N, 1280), `logits` (N, 1000) -> `visual` (N, d), `semantic` (N, k + 1000 + g).
 
-    `visual` is the projected features, of length 1. `semantic` is, side by side and scaled, the mean of the
-    classes' meanings as softened probabilities weigh them, of length 1, and the logarithm of each class's
-    probability, floored, centred, and in units of the floor's.
+    `visual` is the square roots of the features, projected, of length 1. `semantic` is, side by side and scaled,
+    the mean of the classes' meanings as softened probabilities weigh them, of length 1, and the logarithm of each
+    class's and each group's probability, floored, centred, and in units of the floor's.
     """
     graph = Writer()
 
@@ -352,7 +353,9 @@ def write_heads(heads: Heads) -> onnx.ModelProto:
         return graph.add("Cast", [graph.constant(f"{name}_half", value)], name, to=TensorProto.FLOAT)
 
     offset = graph.constant("offset", heads.offset)
-    projected = graph.add("Gemm", ["features", single("projection", heads.projection), offset], "projected")
+    # The features are means of what left a ReLU6: none is below 0.
+    roots = graph.add("Sqrt", ["features"], "roots")
+    projected = graph.add("Gemm", [roots, single("projection", heads.projection), offset], "projected")
     graph.add("LpNormalization", [projected], "visual", axis=1, p=2)
 
     softened = graph.add("Mul", ["logits", number("sharpness", 1 / CONCEPT_TEMPERATURE)], "softened")
@@ -361,7 +364,10 @@ def write_heads(heads: Heads) -> onnx.ModelProto:
     meaning = graph.add("LpNormalization", [mean], "meaning", axis=1, p=2)
 
     probability = graph.add("Softmax", ["logits"], "probability", axis=1)
-    floored = graph.add("Add", [probability, number("floor", PROBABILITY_FLOOR)], "floored")
+    members = graph.add("Cast", [graph.constant("groups", heads.groups)], "members", to=TensorProto.FLOAT)
+    of_groups = graph.add("MatMul", [probability, members], "of_groups")
+    probabilities = graph.add("Concat", [probability, of_groups], "probabilities", axis=1)
+    floored = graph.add("Add", [probabilities, number("floor", PROBABILITY_FLOOR)], "floored")
     unit = number("unit", -1 / np.log(PROBABILITY_FLOOR))
     evidence = graph.add("Mul", [graph.add("Log", [floored], "log"), unit], "evidence")
     evidence_mean = graph.constant("evidence_mean", heads.evidence_mean)
@@ -374,6 +380,6 @@ def write_heads(heads: Heads) -> onnx.ModelProto:
         {"features": (np.float32, ["n", CHANNELS]), "logits": (np.float32, ["n", CLASSES])},
         {
             "visual": (np.float32, ["n", heads.projection.shape[1]]),
-            "semantic": (np.float32, ["n", heads.concepts.shape[1] + CLASSES]),
+            "semantic": (np.float32, ["n", heads.concepts.shape[1] + len(heads.evidence_mean)]),
         },
     )
