@@ -1,138 +1,64 @@
-"""How good the bundled encoder is on Tiny ImageNet: image to image, and class name to image.
+"""How good every encoder at hand is on Tiny ImageNet: image to image, and class name to image.
 
-    python benchmarks/quality.py [tiny-imagenet-mini.zip]
+    python benchmarks/quality.py [tiny-imagenet-mini.zip] [--encoder NAME ...]
 
-Image to image: each image of the `val` part against the images of the `train` part; right is what has the
-same label. Text to image: the first name of each class against the images of the `val` part. Both are given
-as the mean precision@10, with the raw features of the same network compared by Euclidean distance beside
-them.
+Image to image: each image of the `val` part against the images of the `train` part. Text to image: the first name of
+each class against the images of the `val` part. Right is what has the same label. It is what `pixmatcher evaluate`
+gives, with its 95 % intervals; docs/evaluation.md tells what the figures mean.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import time
-import zipfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import tempfile
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from pixmatcher.encoders.lite import BATCH_SIZE, RECIPE, LiteEncoder
-from pixmatcher.evaluation import best_columns, precision_at
-from pixmatcher.images import Recipe, fit_image, open_image
-
-Floats = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.str_]
-Network = Callable[[npt.NDArray[np.uint8]], tuple[Floats, Floats]]
+from pixmatcher import Collection, evaluate, index
+from pixmatcher.encoders import encoder_names
+from pixmatcher.evaluation import Figures
+from pixmatcher.sources import open_source
 
 DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data" / "tiny-imagenet-mini.zip"
-ROOT = "tiny-imagenet-200/"
-NEAREST = 10
+K = 10
+ASKED = {"images": 0.38, "class names": 0.51}
+"""Of precision@10, on the mini set."""
 LITE0_BASELINE = 0.254
-"""Raw features of EfficientNet-Lite0, by Euclidean distance, as the issue gives it; not measured here."""
+"""Raw features of EfficientNet-Lite0, by Euclidean distance: an older figure, see docs/lite.md."""
 
 
-class TinyImageNet:
-    """A zip file in the layout of Tiny ImageNet."""
-
-    def __init__(self, path: Path) -> None:
-        self._zip = zipfile.ZipFile(path)
-        self.wnids = self._text("wnids.txt").split()
-        self._words = dict(line.split("\t") for line in self._text("words.txt").splitlines())
-
-    def _text(self, name: str) -> str:
-        return self._zip.read(ROOT + name).decode()
-
-    def class_names(self) -> list[str]:
-        """Return the first name of each class, in the order of `wnids`."""
-        return [self._words[wnid].split(",")[0] for wnid in self.wnids]
-
-    def part(self, name: str) -> tuple[list[bytes], Labels]:
-        """Return the JPEG files of the part `train` or `val`, sorted by name, and the class of each."""
-        files = sorted(f for f in self._zip.namelist() if f.startswith(f"{ROOT}{name}/") and f.endswith(".JPEG"))
-        if name == "train":
-            labels = [file.split("/")[2] for file in files]
-        else:
-            lines = self._text("val/val_annotations.txt").splitlines()
-            by_name = dict(line.split("\t")[:2] for line in lines)
-            labels = [by_name[Path(file).name] for file in files]
-        return [self._zip.read(file) for file in files], np.array(labels)
+def print_figures(encoder: str, queries: str, figures: Figures | None) -> None:
+    if figures is None:
+        print(f"{encoder}, {queries}: it knows no texts")
+        return
+    print(f"{encoder}, {figures.queries:,} {queries}, space {figures.space} (precision@{K} asked: {ASKED[queries]})")
+    for name, figure in figures.figures.items():
+        print(f"  {name:<14}{figure.value:.4f}   {figure.low:.4f} to {figure.high:.4f}")
 
 
-def prepare(images: Sequence[bytes], recipe: Recipe) -> npt.NDArray[np.uint8]:
-    """Decode images and size them by `recipe`: (N, size, size, 3)."""
-    return np.stack([fit_image(open_image(image, min_side=recipe.min_side).image, recipe) for image in images])
-
-
-def network_outputs(run: Network, images: Sequence[bytes]) -> tuple[Floats, Floats]:
-    """Return features (N, 1280) and logits (N, 1000) that `run` gives for JPEG files, on all cores."""
-
-    def work(start: int) -> tuple[Floats, Floats]:
-        return run(prepare(images[start : start + BATCH_SIZE], RECIPE))
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outputs = list(pool.map(work, range(0, len(images), BATCH_SIZE)))
-    return np.concatenate([features for features, _ in outputs]), np.concatenate([logits for _, logits in outputs])
-
-
-def precision(scores: Floats, of_queries: Labels, of_items: Labels) -> float:
-    """Return the mean precision@10 of `scores` (queries, items), greater being nearer."""
-    relevance = of_items[best_columns(scores, NEAREST)] == of_queries[:, None]
-    return float(precision_at(relevance, NEAREST).mean())
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Mean precision@10 of each way to search."""
-
-    visual: float
-    raw_features: float
-    semantic: float
-
-
-def measure(
-    encoder: LiteEncoder,
-    data: TinyImageNet,
-    train: tuple[Floats, Floats],
-    val: tuple[Floats, Floats],
-    labels: tuple[Labels, Labels],
-) -> Quality:
-    """Measure from the raw outputs of the network for both parts, and their labels (train, val)."""
-    items, queries = encoder.embed_outputs(*train), encoder.embed_outputs(*val)
-    features, wanted = train[0], val[0]
-    # Squared distances, less the query's own square, which is the same for all.
-    distances = (features**2).sum(1) - 2 * wanted @ features.T
-    names = encoder.encode_texts(data.class_names())["semantic"]
-    return Quality(
-        visual=precision(queries["visual"] @ items["visual"].T, labels[1], labels[0]),
-        raw_features=precision(-distances, labels[1], labels[0]),
-        semantic=precision(names @ queries["semantic"].T, np.array(data.wnids), labels[1]),
-    )
+def measure(encoder: str, data: Path, folder: Path) -> None:
+    """Index both parts with an encoder and print what they reach."""
+    queries = open_source(f"tiny-imagenet:{data}?split=val")
+    reports = [
+        index(f"tiny-imagenet:{data}", folder / "train", encoders=[encoder]),
+        index(queries, folder / "val", encoders=[encoder]),
+    ]
+    with Collection.open(folder / "train") as train:
+        print_figures(encoder, "images", evaluate(train, queries, k=K).images)
+    with Collection.open(folder / "val") as val:
+        print_figures(encoder, "class names", evaluate(val, queries, k=K).texts)
+    count, seconds = sum(report.total for report in reports), sum(report.seconds for report in reports)
+    print(f"  indexed {count:,} images at {count / seconds:.0f} images/s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, nargs="?", default=DEFAULT_DATA, help="tiny-imagenet-mini.zip")
-    data = TinyImageNet(parser.parse_args().data)
-    encoder = LiteEncoder()
-    (train, train_labels), (val, val_labels) = data.part("train"), data.part("val")
-    started = time.perf_counter()
-    outputs = [network_outputs(encoder.run_network, images) for images in (train, val)]
-    seconds = time.perf_counter() - started
-    quality = measure(encoder, data, outputs[0], outputs[1], (train_labels, val_labels))
-    print(f"{len(val)} val images against {len(train)} train images, precision@10, same label")
-    print(f"  lite, visual                              {quality.visual:.4f}   asked: 0.38")
-    print(f"  raw EfficientNet-Lite2 features, L2       {quality.raw_features:.4f}")
-    print(f"  raw EfficientNet-Lite0 features, L2       {LITE0_BASELINE:.3f}    an older figure: docs/lite.md")
-    print(f"{len(data.wnids)} class names against {len(val)} val images, precision@10")
-    print(f"  lite, semantic                            {quality.semantic:.4f}   asked: 0.51")
-    count = len(train) + len(val)
-    print(f"Decoded and encoded {count} images at {count / seconds:.0f} images/s.")
+    parser.add_argument("--encoder", choices=encoder_names(), nargs="+", default=encoder_names())
+    arguments = parser.parse_args()
+    for encoder in arguments.encoder:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(encoder, arguments.data, Path(folder))
+    print(f"raw EfficientNet-Lite0 features, L2, images: precision@10 {LITE0_BASELINE} (an older figure: docs/lite.md)")
 
 
 if __name__ == "__main__":

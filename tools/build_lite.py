@@ -29,13 +29,13 @@ import numpy.typing as npt
 import onnx
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks"), str(HERE.parent / "src")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 
 import lite_int8  # noqa: E402
+import lite_quality  # noqa: E402
 import lite_textual  # noqa: E402
 import lite_visual  # noqa: E402
 import lite_words  # noqa: E402
-import quality  # noqa: E402
 
 from pixmatcher.encoders import lite  # noqa: E402
 
@@ -161,7 +161,7 @@ def read_classes() -> tuple[list[Class], list[Class]]:
     return [everything[wnid] for wnid in SOURCES["classes"].read().decode().split()], list(everything.values())
 
 
-def build_visual(data: quality.TinyImageNet, folder: Path) -> dict[str, float]:
+def build_visual(data: lite_quality.TinyImageNet, folder: Path) -> dict[str, float]:
     """Write the image network; return how near it is to float32 on images it was not calibrated on."""
     import torch
 
@@ -178,10 +178,10 @@ def build_visual(data: quality.TinyImageNet, folder: Path) -> dict[str, float]:
     seen = lite_visual.Calibration()
     with torch.inference_mode():
         for part in np.array_split(chosen, 26):
-            network.run(quality.prepare([images[i] for i in part], lite.RECIPE), seen)
+            network.run(lite_quality.prepare([images[i] for i in part], lite.RECIPE), seen)
     (folder / "visual.onnx").write_bytes(lite_visual.write_graph(network, seen).SerializeToString())
 
-    pixels = quality.prepare([images[i] for i in held_out], lite.RECIPE)
+    pixels = lite_quality.prepare([images[i] for i in held_out], lite.RECIPE)
     session = lite.open_network(folder / "visual.onnx")
     with torch.inference_mode():
         expected = np.concatenate([network.run(part)[0].numpy() for part in np.array_split(pixels, 10)])
@@ -246,7 +246,7 @@ def log_evidence(logits: Floats, groups: npt.NDArray[np.uint8]) -> Floats:
     return np.log(both + np.float32(floor)) / np.float32(-np.log(floor))
 
 
-def fit_visual(features: Floats, labels: quality.Labels) -> tuple[Halves, Floats]:
+def fit_visual(features: Floats, labels: lite_quality.Labels) -> tuple[Halves, Floats]:
     """Fit to features (N, 1280) and their labels a matrix (1280, 384) and an offset (384,), for square roots.
 
     In whichever direction images of one class differ, differences count for less: the scatter within classes
@@ -327,7 +327,7 @@ def fit_semantic(
 
 
 def fit_heads(
-    folder: Path, wordnet: lite_words.WordNet, outputs: tuple[Floats, Floats], labels: quality.Labels
+    folder: Path, wordnet: lite_words.WordNet, outputs: tuple[Floats, Floats], labels: lite_quality.Labels
 ) -> None:
     """Write what turns the outputs of both networks into embeddings, fitted to those for labelled images."""
     features, logits = outputs
@@ -394,14 +394,14 @@ def write_card(folder: Path, data: Path, figures: Mapping[str, object]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=quality.DEFAULT_DATA, help="tiny-imagenet-mini.zip")
+    parser.add_argument("--data", type=Path, default=lite_quality.DEFAULT_DATA, help="tiny-imagenet-mini.zip")
     parser.add_argument("--keep-networks", action="store_true", help="take both networks as they are in --out")
     parser.add_argument("--wordnet", type=Path, default=lite_words.FOLDER, help="folder of the files of WordNet 3.0")
     parser.add_argument("--out", type=Path, default=lite.FILES, help="folder to write to")
     arguments = parser.parse_args()
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
-    data = quality.TinyImageNet(arguments.data)
+    data = lite_quality.TinyImageNet(arguments.data)
     wordnet = lite_words.WordNet(arguments.wordnet)
 
     figures: dict[str, object] = {}
@@ -420,12 +420,12 @@ def main() -> None:
     print("encoding both parts")
     for part in ("train", "val"):
         images, of_images = data.part(part)
-        outputs.append(quality.network_outputs(lambda pixels: session.run(None, {"pixels": pixels}), images))
+        outputs.append(lite_quality.network_outputs(lambda pixels: session.run(None, {"pixels": pixels}), images))
         labels.append(of_images)
     fit_heads(folder, wordnet, outputs[0], labels[0])
 
     write_card(folder, arguments.data, figures)
-    reached = quality.measure(lite.LiteEncoder(folder), data, outputs[0], outputs[1], (labels[0], labels[1]))
+    reached = lite_quality.measure(lite.LiteEncoder(folder), data, outputs[0], outputs[1], (labels[0], labels[1]))
     figures["tiny-imagenet-mini, precision@10"] = asdict(reached)
     write_card(folder, arguments.data, figures)
     print(json.dumps(asdict(reached), indent=2))

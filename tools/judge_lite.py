@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import build_lite
+import lite_quality
 import lite_words
 import numpy as np
 import numpy.typing as npt
-import quality
 from build_lite import Class, Floats
 
 from pixmatcher.encoders import lite
@@ -90,13 +90,13 @@ def sentences(folder: Path, wordnet: lite_words.WordNet, asked: list[Class]) -> 
 
 
 def precisions(
-    texts: list[Query], naming: lite.Naming, embedded: Floats, images: Floats, labels: quality.Labels
+    texts: list[Query], naming: lite.Naming, embedded: Floats, images: Floats, labels: lite_quality.Labels
 ) -> npt.NDArray[np.float64]:
     """Return the precision@10 of each text among `images`, vectors of `semantic`; `embedded` are of the texts."""
     vectors = np.stack([naming.embed(one.text, own) for one, own in zip(texts, embedded, strict=True)])
     right = np.stack([np.isin(labels, list(one.meant)) for one in texts])
-    best = best_columns(vectors @ images.T, quality.NEAREST)
-    return precision_at(np.take_along_axis(right, best, 1), quality.NEAREST)
+    best = best_columns(vectors @ images.T, lite_quality.NEAREST)
+    return precision_at(np.take_along_axis(right, best, 1), lite_quality.NEAREST)
 
 
 def tell(what: str, values: npt.NDArray[np.float64]) -> None:
@@ -105,16 +105,16 @@ def tell(what: str, values: npt.NDArray[np.float64]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=quality.DEFAULT_DATA, help="tiny-imagenet-mini.zip")
+    parser.add_argument("--data", type=Path, default=lite_quality.DEFAULT_DATA, help="tiny-imagenet-mini.zip")
     parser.add_argument("--wordnet", type=Path, default=lite_words.FOLDER, help="folder of the files of WordNet 3.0")
     arguments = parser.parse_args()
-    data, wordnet = quality.TinyImageNet(arguments.data), lite_words.WordNet(arguments.wordnet)
+    data, wordnet = lite_quality.TinyImageNet(arguments.data), lite_words.WordNet(arguments.wordnet)
     classes, everything = build_lite.read_classes()
     wanted = dict(zip(data.wnids, data.class_names(), strict=True))
     asked = [one for one in classes if one.synset in wanted]
     encoder, embed = lite.LiteEncoder(), build_lite.text_embedder(lite.FILES)
     images, labels = data.part("val")
-    features, logits = quality.network_outputs(encoder.run_network, images)
+    features, logits = lite_quality.network_outputs(encoder.run_network, images)
     names = [Query(wanted[one.synset], frozenset([one.synset])) for one in asked]
     definitions = [Query(one.definition, frozenset([one.synset])) for one in asked]
 

@@ -64,7 +64,12 @@ _KNOWN = {
 }
 """Encoders whose embeddings can be kept and searched, though this version cannot load them."""
 
-__all__ = ["DEFAULT_ENCODER", "Encoder", "Space", "describe_encoder", "load_encoder", "load_recorded"]
+__all__ = ["DEFAULT_ENCODER", "Encoder", "Space", "describe_encoder", "encoder_names", "load_encoder", "load_recorded"]
+
+
+def encoder_names() -> list[str]:
+    """The encoders that this version can load."""
+    return sorted(_LOADERS)
 
 
 @cache
@@ -76,7 +81,7 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
     try:
         loader = _LOADERS[name]
     except KeyError:
-        raise EncoderError(f"There is no encoder {name!r}: choose one of {', '.join(sorted(_LOADERS))}.") from None
+        raise EncoderError(f"There is no encoder {name!r}: choose one of {', '.join(encoder_names())}.") from None
     return loader()
 
 
