@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pixmatcher import load_encoder
+from pixmatcher.demo import demo_paths
 from servers import serve
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "photos"
@@ -284,6 +286,16 @@ def test_the_demonstration(tmp_path: Path) -> None:
     assert output.count("rank") == 2
     assert "Type next:" in output
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
+
+
+def test_the_demonstration_of_a_former_version_is_made_anew(tmp_path: Path) -> None:
+    manifest = demo_paths()[1] / "collection.json"
+    assert run("demo", cwd=tmp_path).returncode == 0
+    manifest.write_text(manifest.read_text().replace(load_encoder().fingerprint, "former"))
+    done = run("demo", cwd=tmp_path)
+    assert done.returncode == 0, done
+    assert b"18 added" in done.stdout
+    assert load_encoder().fingerprint in manifest.read_text()
 
 
 def test_help_and_version(tmp_path: Path) -> None:

@@ -484,12 +484,13 @@ def demo_command(
     """Index the example photos and search them by text and by image."""
     from .collection import Collection
     from .contact_sheet import save_contact_sheet
-    from .demo import IMAGE_QUERY, TEXT_QUERY, demo_paths
+    from .demo import IMAGE_QUERY, TEXT_QUERY, clear_outdated, demo_paths
     from .indexing import index
     from .query import Query
     from .searching import search
 
     photos, path = demo_paths()
+    clear_outdated(path)
     with _progress("Indexing the example photos") as progress:
         report = index(photos, path, progress=progress)
     _print_report(report)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import platformdirs
 
-from .collection import FOLDER_NAME
-from .errors import SourceError
+from .collection import FOLDER_NAME, Collection
+from .collection.files import remove
+from .encoders import load_recorded
+from .errors import EncoderError, SourceError
 
 TEXT_QUERY = "a cat looking at you"
 IMAGE_QUERY = "coffee.jpg"
@@ -29,3 +31,16 @@ def demo_paths() -> tuple[Path, Path]:
         place = hashlib.sha256(os.fsencode(installed)).hexdigest()[:8]
         return installed, platformdirs.user_cache_path("pixmatcher") / f"demo-{place}"
     raise SourceError("The example photos are missing: install pixmatcher again.")
+
+
+def clear_outdated(path: Path) -> None:
+    """Delete the demonstration's collection if another version of the encoder has made it."""
+    if Collection.locate(path) is None:
+        return
+    with Collection.open(path) as collection:
+        records = collection.encoders
+    try:
+        load_recorded(records)
+    except EncoderError:
+        for name in Collection.FILES:
+            remove(path / name)
