@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 SECONDS = 20.0
 CONNECTIONS = 64
 PER_HOST = 16
-"""A host that answers after 50 ms gives 300 images a second with 16 connections, more than two cores can encode."""
+"""A host that answers after 50 ms gives 300 images a second with 16 connections, about as many as two cores encode."""
 THREAD_NAME = "pixmatcher-download"
 _WINDOW = 1000
 """Requests looked at ahead, so that one host's do not keep the others' waiting."""
