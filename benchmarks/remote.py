@@ -89,6 +89,7 @@ def serving(images: list[bytes], latency: float) -> Iterator[str]:
     mine, its = context.Pipe()
     process = context.Process(target=answer_requests, args=(images, latency, its), daemon=True)
     process.start()
+    its.close()  # so that nobody waits for a server that is gone
     try:
         yield f"http://127.0.0.1:{mine.recv()}"
         mine.send("end")

@@ -55,11 +55,12 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def setup(self) -> None:
+        self.hosts: list[str] = []
+        self.server_seen.hosts.append(self.hosts)
         if isinstance(self.request, ssl.SSLSocket):
             self.request.do_handshake()
+        self.hosts.append(getattr(self.request, "sni", ""))
         super().setup()
-        self.hosts = [getattr(self.request, "sni", "")]
-        self.server_seen.hosts.append(self.hosts)
 
     def do_GET(self) -> None:
         self.hosts.append((self.headers["Host"] or "").partition(":")[0])
@@ -93,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._redirect("http://a:b/")
         elif path == "/large":
             self._start(200, 10 << 30)
-            self._pour()
+            self._trickle(bytes(1000))
         elif path == "/close":  # without having said so
             self._answer(200, self.image)
             self.close_connection = True
@@ -116,16 +117,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._redirect("file:///etc/hostname")
         elif path == "/trickle":
             self._start(200, len(self.image))
-            for byte in self.image:
-                self.wfile.write(bytes([byte]))
-                self.wfile.flush()
-                time.sleep(0.05)
+            self._trickle(self.image)
         elif path == "/trickle-header":
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-            while True:
-                self.wfile.write(b"x")
-                self.wfile.flush()
-                time.sleep(0.05)
+            self._trickle(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 2000)
         elif path == "/endless":
             self._start(200, None)
             self._pour()
@@ -159,6 +153,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, self.image)
         else:
             self._answer(status, b"not now", **({} if after is None else {"Retry-After": str(after)}))
+
+    def _trickle(self, data: bytes) -> None:
+        for byte in data:
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            time.sleep(0.05)
 
     def _pour(self) -> None:
         while True:

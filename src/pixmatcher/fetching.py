@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 SECONDS = 20.0
 CONNECTIONS = 64
 PER_HOST = 16
-"""A host that answers after 50 ms gives 300 images a second with 16 connections, more than two cores can encode."""
+"""A host that answers after 50 ms gives 300 images a second with 16 connections, about as many as two cores encode."""
 THREAD_NAME = "pixmatcher-fetching"
 _WINDOW = 1000
 """Requests looked at ahead, so that one host's do not keep the others' waiting."""
@@ -225,7 +225,7 @@ class _Downloads(Generic[_T]):
                     if waited is not None:
                         self._queue(waited, host)
                     self._list(host)
-                if self._ready and self._held < _HELD_BYTES:
+                if self._ready:
                     host = self._ready.popleft()
                     host.listed = False
                     job = host.jobs.popleft()
@@ -351,8 +351,7 @@ class _Downloads(Generic[_T]):
 
     def _is_enough(self) -> bool:
         """Whether the caller is to get what is done: as much as it wants, or no more can come because of the memory."""
-        full = self._starved or self._held >= _HELD_BYTES
-        return len(self._done) >= (min(1, self._wanted) if full else self._wanted)
+        return len(self._done) >= (min(1, self._wanted) if self._starved else self._wanted)
 
     def _wait_until(self, when: float, host: _Host[_T], job: _Job[_T] | None) -> None:
         number = next(self._numbers)
@@ -393,7 +392,6 @@ class _Downloads(Generic[_T]):
         self._held -= count
         if count:
             self._memory.notify_all()
-            self._call_thread()
 
     def _host(self, url: httpx.URL) -> _Host[_T]:
         host = self._hosts.get(url.netloc)
