@@ -22,6 +22,8 @@ from .errors import NO_ROOM, CollectionError, PixMatcherError, StorageError
 from .reading import in_batches
 from .sources.arrays import CARD, CATEGORIES, EMBEDDINGS, URIS, SavedSpace
 
+_NPY: Any = np.lib.format
+"""The format of .npy files; older versions of NumPy have no types for it."""
 _ROWS_AT_ONCE = 2048
 _PARQUET = "images.parquet"
 _COLUMNS = {
@@ -155,8 +157,8 @@ def _blocks(collection: Collection) -> Iterator[list[Item]]:
 
 
 def _write_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
+    header = {"descr": _NPY.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    _NPY.write_array_header_1_0(file, header)
 
 
 def _are_units(rows: npt.NDArray[np.float32]) -> bool:

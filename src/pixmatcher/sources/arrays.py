@@ -31,6 +31,8 @@ from ..spaces import EncoderRecord, Space
 from . import Entry, Unusable
 from .zipped import open_path
 
+_NPY: Any = np.lib.format
+"""The format of .npy files; older versions of NumPy have no types for it."""
 EMBEDDINGS, CATEGORIES, URIS, CARD = "embeddings.npy", "categories.npy", "uris.json", "encoder.json"
 """The files of an export. The card tells what the embeddings are, and which files hold further spaces."""
 
@@ -279,9 +281,9 @@ def _read_header(path: str) -> _Array:
     except (OSError, InvalidImageError) as error:
         raise SourceError(f"{path} cannot be read ({error}): name a file that numpy.save wrote.") from error
     try:
-        version = np.lib.format.read_magic(head)
+        version = _NPY.read_magic(head)
         # Version 3 is for names of fields only.
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        read = {(1, 0): _NPY.read_array_header_1_0, (2, 0): _NPY.read_array_header_2_0}[version]
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             shape, fortran_order, dtype = read(head)
