@@ -281,3 +281,41 @@ def test_the_command_line(server: Server, tmp_path: Path) -> None:
     wrong = cli("index", "urls:list.jsonl", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "-c FOLDER" in wrong.stderr
+
+
+def test_what_two_lists_have_passes_to_the_one_that_still_has_it(
+    server: Server, tmp_path: Path, path: Path, tiny: TinyEncoder
+) -> None:
+    def write(name: str, numbers: range) -> Path:
+        rows = [{"url": f"{server.url}/{n}.jpg", "caption": f"{n} of {name}"} for n in numbers]
+        return write_csv(tmp_path / f"{name}.csv", rows)
+
+    def captions() -> list[str]:
+        with Collection.open(path) as collection:
+            return sorted(item.caption or "" for item in collection.items())
+
+    specs = [f"urls:{write('one', range(4))}", f"urls:{write('two', range(2, 6))}"]
+    index(specs, path, encoders=["tiny"], allow_private=True)
+    assert captions() == ["0 of one", "1 of one", "2 of one", "3 of one", "4 of two", "5 of two"]
+    write("one", range(3))
+    report = index(None, path, allow_private=True)
+    assert (report.changed, report.unchanged, report.removed) == (1, 5, 0)
+    assert captions() == ["0 of one", "1 of one", "2 of one", "3 of two", "4 of two", "5 of two"]
+    # A list of which nobody knows what it has loses nothing.
+    (tmp_path / "one.csv").write_text("")
+    report = index(None, path, allow_private=True)
+    assert [failure.uri for failure in report.failures] == [specs[0]]
+    with Collection.open(path) as collection:
+        assert [failure.uri for failure in collection.catalog.failures()] == [specs[0]]
+        assert collection.forget(specs[1]) == 3
+
+
+def test_a_source_is_forgotten_as_it_was_named(
+    server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(tmp_path / "list.csv", [{"url": f"{server.url}/1.jpg", "name": "one"}])
+    monkeypatch.chdir(tmp_path)
+    spec = "urls:list.csv?caption=name"
+    refresh(spec)
+    with Collection.open(path) as collection:
+        assert collection.forget(spec) == 1

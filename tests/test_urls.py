@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tracemalloc
@@ -688,5 +689,9 @@ def test_a_line_without_end_is_never_held(tmp_path: Path) -> None:
 
 def test_the_command_line_tells_of_it() -> None:
     shown = cli("sources").stdout
+    # The examples can be copied into a shell: to it, ? and & are signs of its own.
+    examples = [shlex.split(line, comments=True) for line in shown.splitlines() if "pixmatcher index" in line]
+    assert all(re.fullmatch(r"[^?&{}*]*", re.sub("'[^']*'", "", line)) for line in shown.splitlines()[1::2])
+    assert ["pixmatcher", "index", "urls:photos.csv?url=link&caption=title", "-c", "photos"] in examples
     assert "urls:" in shown
     assert "open-images:" in shown

@@ -344,7 +344,8 @@ class Catalog:
             "WHERE ?1 IS NULL OR source_id IN (SELECT value FROM json_each(?1)) ORDER BY uri",
             None if source_ids is None else json.dumps(source_ids),
         )
-        return [Failure(self._shown(uri), *rest) for uri, *rest in found]
+        specs = {*self.sources()}
+        return [Failure(uri if uri in specs else self._shown(uri), *rest) for uri, *rest in found]
 
     # Labels
 
@@ -423,6 +424,7 @@ class Catalog:
         Failures that no longer hold are forgotten.
         """
         sources = json.dumps(source_ids)
+        sure = json.dumps([source_id for source_id in source_ids if source_id not in unsure])
         places = {*hidden}
         below = tuple(os.path.join(path, "") for path in hidden)
         with self.writing():
@@ -438,7 +440,7 @@ class Catalog:
                 "CREATE TEMP TABLE gone AS SELECT id, uri, content_hash FROM items "
                 "WHERE (source_id IN (SELECT value FROM json_each(?)) OR id IN (SELECT value FROM json_each(?))) "
                 "AND NOT EXISTS (SELECT 1 FROM temp.seen WHERE seen.uri = items.uri)",
-                (json.dumps([source_id for source_id in source_ids if source_id not in unsure]), json.dumps(vanished)),
+                (sure, json.dumps(vanished)),
             )
             if hidden:
                 gone = ((item_id, self._shown(uri)) for item_id, uri in run("SELECT id, uri FROM temp.gone").fetchall())
@@ -452,6 +454,13 @@ class Catalog:
                 (sources,),
             )
             unchanged = self._one("SELECT count(*) FROM temp.seen JOIN items USING (uri, version)")
+            # What a source no longer has, or another one of this run has before it, passes to that one.
+            run(
+                "UPDATE items SET source_id = (SELECT source_id FROM temp.seen WHERE seen.uri = items.uri) "
+                "WHERE source_id IN (SELECT value FROM json_each(?)) AND EXISTS (SELECT 1 FROM temp.seen "
+                "WHERE seen.uri = items.uri AND seen.version = items.version AND seen.source_id <> items.source_id)",
+                (sure,),
+            )
             told = run(
                 "UPDATE items SET (label, caption, details) = "
                 "(SELECT label, caption, details FROM temp.seen WHERE seen.uri = items.uri) WHERE EXISTS "

@@ -354,13 +354,16 @@ class Collection:
 
         Raises `CollectionError` if the collection has no such source.
         """
-        specs = {os.fspath(source), os.path.abspath(source)}
+        given = os.fspath(source)
+        kind, colon, rest = given.partition(":")
+        path, mark, options = rest.partition("?")
+        specs = {given, os.path.abspath(given), f"{kind}{colon}{os.path.abspath(path)}{mark}{options}"}
         with self._thread_lock:
             self.begin_writing()
             known = [spec for spec in self.catalog.sources() if spec in specs]
             if not known:
                 names = ", ".join(self.catalog.sources()) or "none"
-                raise CollectionError(f"{os.fspath(source)} is no source of {self.path}: it has {names}.")
+                raise CollectionError(f"{given} is no source of {self.path}: it has {names}.")
             with self.catalog.writing():
                 return self.catalog.remove_source(known[0])
 

@@ -96,6 +96,7 @@ class SourceKind:
 
     prefix: str
     example: str
+    """What to type behind `pixmatcher index`."""
     description: str
     open: Callable[[str], Source]
     """Makes the source of the rest of a spec."""
@@ -141,32 +142,32 @@ KINDS = (
     SourceKind("folder", "~/Pictures", "a folder of image files, with the folders below it", _open_folder),
     SourceKind(
         "tiny-imagenet",
-        "tiny-imagenet:tiny-imagenet-200.zip?split=val",
+        "'tiny-imagenet:tiny-imagenet-200.zip?split=val' -c tiny",
         "Tiny ImageNet, unpacked or the zip file as it is; split train (the default), val, test or all",
         _open_tiny_imagenet,
     ),
     SourceKind(
         "open-images",
-        "open-images:open-images-v7?split=validation",
+        "'open-images:open-images-v7?split=validation' -c open",
         "Open Images, fetched: the folder of its csv files, or its image list alone; split train, validation or test",
         _open_open_images,
     ),
     SourceKind(
         "urls",
-        "urls:photos.csv?url=link&caption=title",
+        "'urls:photos.csv?url=link&caption=title' -c photos",
         "a list of URLs, fetched: txt, csv, tsv, json, jsonl or parquet with a column url and, if you like, caption, "
         "label, id; each can be chosen; ?base=https://host/folder/ goes before names without host",
         _open_urls,
     ),
     SourceKind(
         "webdataset",
-        "webdataset:'laion/{00000..00012}.tar'",
+        "'webdataset:laion/{00000..00012}.tar' -c laion",
         "tar files of images with captions, as img2dataset writes them: one, several ({a..b}, *) or a folder of them",
         _open_webdataset,
     ),
     SourceKind(
         "arrays",
-        "arrays:embeddings.npy --categories categories.npy --uris uris.json --encoder lite",
+        "arrays:embeddings.npy --categories categories.npy --uris uris.json --encoder lite -c saved",
         "saved embeddings, as `pixmatcher export arrays` writes them, or of MobileNetV3 or CLIP",
         _open_arrays,
     ),
@@ -183,6 +184,6 @@ def open_source(spec: str) -> Source:
         for kind in KINDS:
             if kind.prefix == prefix:
                 if not rest:
-                    raise SourceError(f"{spec} names no place: write it like {kind.example}.")
+                    raise SourceError(f"{spec} names no place: write it like `pixmatcher index {kind.example}`.")
                 return kind.open(rest)
     return _open_folder(spec)
