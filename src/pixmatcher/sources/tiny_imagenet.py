@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import IO, Protocol
 from urllib.parse import parse_qs
 
-from ..errors import SourceError
+from ..errors import InvalidImageError, SourceError
 from ..images import is_allowed_extension, open_regular_file
 from . import Entry, Unusable
 from .folder import FolderSource
@@ -22,6 +22,8 @@ from .zipped import open_member
 
 SPLITS = ("train", "val", "test")
 _MARK = "wnids.txt"
+_MAX_TEXT_BYTES = 64 << 20
+"""Longest list that is read, into memory; words.txt of the original has 3 MB. A small zip file may claim any length."""
 
 
 class TinyImageNetSource:
@@ -107,11 +109,11 @@ class _UnpackedTree:
 
     def text(self, name: str) -> str:
         try:
-            with open(os.path.join(self._root, name), encoding="utf-8", errors="replace") as file:
-                return file.read()
-        except OSError as error:
+            with open_regular_file(os.path.join(self._root, name)) as file:
+                return _text(file)
+        except (OSError, InvalidImageError) as error:
             raise SourceError(
-                f"{self._root} has no {name} that can be read ({error.strerror}): unpack the data set again."
+                f"{self._root} has no {name} that can be read ({error}): unpack the data set again."
             ) from error
 
 
@@ -144,9 +146,18 @@ class _ZippedTree:
 
     def text(self, name: str) -> str:
         try:
-            return self._archive.read(self._root + name).decode("utf-8", "replace")
+            with self._archive.open(self._root + name) as file:
+                return _text(file)
         except Exception as error:  # of a damaged zip file, of many kinds
             raise SourceError(f"{self._path} has no {name} that can be read ({error}): download it again.") from error
+
+
+def _text(file: IO[bytes]) -> str:
+    """The text of a list. Raises `OSError` if it is too long to be one."""
+    data = file.read(_MAX_TEXT_BYTES + 1)
+    if len(data) > _MAX_TEXT_BYTES:
+        raise OSError(f"more than {_MAX_TEXT_BYTES:,} bytes")
+    return data.decode("utf-8", "replace")
 
 
 def _date(fields: tuple[int, int, int, int, int, int]) -> str | None:
