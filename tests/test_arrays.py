@@ -293,6 +293,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "3-d": (npy((3, 30, 32)), "one row an image"),
     "no columns": (npy((3, 0)), "one row an image"),
     "wide": (npy((0, 10**12)), "one row an image"),
+    "a truth value": (npy((True, 960)), "claims the shape"),
     "negative": (npy((-3, 960)), "claims the shape"),
     "both negative": (npy((-3, -960)), "claims the shape"),
     "huge": (npy((10**15, 960)), "cut short"),
@@ -370,6 +371,12 @@ LISTS: dict[str, tuple[str, bytes, str]] = {
     "beyond Unicode": (
         "categories.npy",
         header("{'descr': '<U1', 'fortran_order': False, 'shape': (3,), }\n") + b"\xff\xff\xff\x7f" * 3,
+        "no valid text",
+    ),
+    "beyond Unicode, behind others": (
+        "categories.npy",
+        header("{'descr': '<U3', 'fortran_order': False, 'shape': (3,), }\n")
+        + np.array([97, 0xD800, 0x7FFFFFFF, 97, 97, 97, 97, 97, 97], "<u4").tobytes(),
         "no valid text",
     ),
     "endless categories": ("categories.npy", npy((0,), "<U20000"), "is no list of strings"),
