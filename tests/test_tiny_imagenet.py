@@ -62,6 +62,19 @@ def test_splits_and_labels(place: Path) -> None:
     assert open_source(f"tiny-imagenet:{place}").label_names() == CLASSES
 
 
+def test_images_out_of_their_place(unpacked: Path, tmp_path: Path) -> None:
+    train = unpacked / "train"
+    (train / "n02124075" / "images" / "n02124075_0.JPEG").rename(train / "n02124075" / "n02124075_0.JPEG")
+    (train / "n01443537" / "images" / "n01443537_0.JPEG").rename(train / "stray.JPEG")
+    zipped = shutil.make_archive(str(tmp_path / "moved"), "zip", unpacked.parent, unpacked.name)
+    for place in (unpacked, zipped):
+        found = labels(f"tiny-imagenet:{place}")
+        assert (found["n02124075_0.JPEG"], found["n02124075_1.JPEG"], found["stray.JPEG"]) == ("n02124075",) * 2 + (
+            None,
+        )
+        assert len(found) == 6
+
+
 def test_indexed_refreshed_and_shown(tiny: TinyEncoder, place: Path, tmp_path: Path) -> None:
     report = index(f"tiny-imagenet:{place}", tmp_path / "c", encoders=["tiny"])
     assert (report.total, report.added, report.failures) == (6, 6, [])

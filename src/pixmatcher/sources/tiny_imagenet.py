@@ -57,8 +57,9 @@ class TinyImageNetSource:
                 if isinstance(entry, Unusable):
                     yield entry
                     continue
-                parts = entry.uri.rsplit("/", 3)
-                label = parts[-3] if split == "train" else labels.get(parts[-1])
+                # The class of a train image is the first folder; some copies have lost the folder `images` below it.
+                wnid, slash, _ = entry.uri[len(self._tree.place(split)) :].partition("/")
+                label = (wnid if slash else None) if split == "train" else labels.get(os.path.basename(entry.uri))
                 yield Entry(entry.uri, entry.version, entry.modified, label)
             if not found and len(self._splits) == 1:
                 raise SourceError(f"{self._path} has no images of the split {split}: name another with ?split=.")
@@ -88,6 +89,9 @@ class _Tree(Protocol):
     """The files of the data set, wherever they are."""
 
     def images(self, split: str) -> Iterable[Entry | Unusable]: ...
+    def place(self, split: str) -> str:
+        """How the uris of the images of a split begin."""
+
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]: ...
     def text(self, name: str) -> str: ...
 
@@ -103,6 +107,9 @@ class _UnpackedTree:
     def images(self, split: str) -> Iterable[Entry | Unusable]:
         folder = os.path.join(self._root, split)
         return FolderSource(folder).scan() if os.path.isdir(folder) else ()
+
+    def place(self, split: str) -> str:
+        return os.path.join(self._root, split, "")
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
         return open_regular_file(uri)
@@ -140,6 +147,9 @@ class _ZippedTree:
                 # The content, not the zip file, tells whether the image has changed.
                 version = f"{info.CRC:08x}-{info.file_size}"
                 yield Entry(f"{self._path}/{info.filename}", version, _date(info.date_time))
+
+    def place(self, split: str) -> str:
+        return f"{self._path}/{self._root}{split}/"
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
         return open_member(self._archive, uri.removeprefix(f"{self._path}/"))
