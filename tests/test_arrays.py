@@ -623,6 +623,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     for arguments, words in (
         (("search", "a cat", "-c", "c"), "mobilenet_v3_large, which this version"),
         (("index", "arrays:embeddings.npy", "-c", "d"), "does not tell which encoder made it"),
+        (("index", "arrays:", "-c", "d"), "names no file"),
         (("index", "arrays:embeddings.npy", "-c", "d", "--encoder", "nn"), "choose one of clip-vit-b-32, lite, mobile"),
         (("index", "arrays:embeddings.npy", "-c", "d", "--encoder", CLIP, "--encoder", "lite"), "--encoder once"),
         (("index", "folder", "--uris", "names.json"), "--uris goes with one source of saved embeddings"),
