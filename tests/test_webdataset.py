@@ -166,6 +166,15 @@ def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_source("webdataset:empty")
 
 
+def test_a_source_that_has_lost_its_images_is_named_by_its_spec(tiny: TinyEncoder, tmp_path: Path) -> None:
+    shard(tmp_path / "x.tar", 2)
+    spec = f"webdataset:{tmp_path / 'x.tar'}"
+    assert index(spec, tmp_path / "c", encoders=["tiny"]).added == 2
+    (tmp_path / "x.tar").write_bytes(bytes(10240))
+    report = index(spec, tmp_path / "c")
+    assert [(failure.uri, failure.reason) for failure in report.failures] == [(spec, "no images any more")]
+
+
 def test_indexed_refreshed_and_found_again(tiny: TinyEncoder, tmp_path: Path) -> None:
     for number in range(3):
         shard(tmp_path / "w" / f"{number:05}.tar", 4, first=10 * number)

@@ -344,7 +344,9 @@ class Catalog:
             "WHERE ?1 IS NULL OR source_id IN (SELECT value FROM json_each(?1)) ORDER BY uri",
             None if source_ids is None else json.dumps(source_ids),
         )
-        return [Failure(self._shown(uri), *rest) for uri, *rest in found]
+        # A source that is no folder may itself have failed: its spec is no path below the collection's.
+        specs = {spec for spec in self.sources() if _KIND.match(spec)}
+        return [Failure(uri if uri in specs else self._shown(uri), *rest) for uri, *rest in found]
 
     # Labels
 
