@@ -235,6 +235,7 @@ def test_what_fits_no_collection(tiny: TinyEncoder, tmp_path: Path) -> None:
         (specs[0], tmp_path / "photos", None, "no embeddings of the encoder tiny"),
         (specs[1], tmp_path / "col", None, "no embeddings of the encoder mobilenet"),
         (specs, tmp_path / "both", None, "no embeddings of the encoder mobilenet"),
+        ([tmp_path / "photos", specs[0]], tmp_path / "both", None, "not at hand to encode .*photos"),
         (specs[0], tmp_path / "other", [CLIP], "was made with the encoders mobilenet"),
         (specs[0], None, None, "name one for the collection with -c"),
     ):
@@ -293,6 +294,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "3-d": (npy((3, 30, 32)), "one row an image"),
     "no columns": (npy((3, 0)), "one row an image"),
     "wide": (npy((0, 10**12)), "one row an image"),
+    "a truth value": (npy((True, 960)), "claims the shape"),
     "negative": (npy((-3, 960)), "claims the shape"),
     "both negative": (npy((-3, -960)), "claims the shape"),
     "huge": (npy((10**15, 960)), "cut short"),
@@ -370,6 +372,12 @@ LISTS: dict[str, tuple[str, bytes, str]] = {
     "beyond Unicode": (
         "categories.npy",
         header("{'descr': '<U1', 'fortran_order': False, 'shape': (3,), }\n") + b"\xff\xff\xff\x7f" * 3,
+        "no valid text",
+    ),
+    "beyond Unicode, behind others": (
+        "categories.npy",
+        header("{'descr': '<U3', 'fortran_order': False, 'shape': (3,), }\n")
+        + np.array([97, 0xD800, 0x7FFFFFFF, 97, 97, 97, 97, 97, 97], "<u4").tobytes(),
         "no valid text",
     ),
     "endless categories": ("categories.npy", npy((0,), "<U20000"), "is no list of strings"),
@@ -615,6 +623,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     for arguments, words in (
         (("search", "a cat", "-c", "c"), "mobilenet_v3_large, which this version"),
         (("index", "arrays:embeddings.npy", "-c", "d"), "does not tell which encoder made it"),
+        (("index", "arrays:", "-c", "d"), "names no file"),
         (("index", "arrays:embeddings.npy", "-c", "d", "--encoder", "nn"), "choose one of clip-vit-b-32, lite, mobile"),
         (("index", "arrays:embeddings.npy", "-c", "d", "--encoder", CLIP, "--encoder", "lite"), "--encoder once"),
         (("index", "folder", "--uris", "names.json"), "--uris goes with one source of saved embeddings"),

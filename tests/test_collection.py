@@ -10,7 +10,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,11 +146,13 @@ def test_twice_the_same_uri_in_one_call_is_one_item(collection: Collection, fold
 
 def test_copies_take_the_embeddings_of_their_content(collection: Collection, folder: Path) -> None:
     given = vectors(3)
-    collection.add(items(folder, 3), given)
+    told: dict[str, Any] = {"width": 40, "height": 30, "format": "JPEG", "taken": "2020-01-02T03:04:05"}
+    collection.add([replace(item, **told) for item in items(folder, 3)], given)
     copy, unknown = Item(str(folder / "copy.jpg"), "hash 1"), Item(str(folder / "x.jpg"), "never seen")
     assert collection.add_copies([copy, unknown]) == [unknown]
     copied = next(item for item in collection.items() if item.uri == copy.uri)
     np.testing.assert_allclose(collection.embeddings([copied.id], "visual")[0], given["visual"][1], atol=2e-3)
+    assert {name: getattr(copied, name) for name in told} == told
 
 
 @pytest.mark.parametrize(

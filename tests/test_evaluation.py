@@ -248,7 +248,7 @@ def test_the_query_itself_is_left_out(
     np.testing.assert_allclose(values(found), figures)
     assert figures[0] < 1
     moved = shutil.copytree(data, tmp_path / "elsewhere" / data.name)  # by its content
-    assert evaluate(collection, open_source(f"tiny-imagenet:{moved}"), k=k).images == found.images
+    assert evaluate(collection, f"tiny-imagenet:{moved}", k=k).images == found.images
 
 
 class Listed:
@@ -410,12 +410,12 @@ def test_a_file_name_that_several_images_have(collection: Collection, tmp_path: 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "No such file"),
-        (b"", "lacks the columns"),
+        (None, "does not exist"),
+        (b"", "is empty"),
         (b"image,text\na,b\n", "lacks the columns"),
         (b"image,caption\n", "has no captions"),
-        (b"image,caption\na,caf\xe9\n", "in UTF-8"),
-        (b"image,caption\na," + b"x" * 200_000, "field larger"),
+        (b"image,caf\xe9,caption\na,b,c\n", "in UTF-8"),
+        (b'image,"caption\na,b\n', "broken quotes"),
     ],
 )
 def test_a_csv_that_cannot_be_read(collection: Collection, tmp_path: Path, content: bytes | None, words: str) -> None:
@@ -423,6 +423,32 @@ def test_a_csv_that_cannot_be_read(collection: Collection, tmp_path: Path, conte
         (tmp_path / "captions.csv").write_bytes(content)
     with pytest.raises(QueryError, match=words):
         evaluate_captions(collection, tmp_path / "captions.csv")
+
+
+def test_lines_that_cannot_be_read_are_named(collection: Collection, tmp_path: Path) -> None:
+    uri = next(iter(collection.items())).uri
+    lines = [
+        "image, caption",
+        f'{uri},"a',
+        f"{uri},red",
+        f"{uri},red, blue",
+        f"{uri},caf\xe9",
+        f"{uri}," + "x" * 200_000,
+    ]
+    path = tmp_path / "captions.csv"
+    path.write_bytes("\n".join([*lines, f'{uri},"two', 'lines"', "short", f"{uri},green"]).encode("latin-1"))
+    found = evaluate_captions(collection, path)
+    assert [(failure.uri, failure.reason) for failure in found.failures] == [
+        (f"{path}:2", "broken quotes"),
+        (f"{path}:4", "wrong number of fields"),
+        (f"{path}:5", "wrong encoding"),
+        (f"{path}:6", "too long"),
+        (f"{path}:9", "wrong number of fields"),
+    ]
+    assert found.figures is not None
+    assert found.figures.queries == 3
+    path.write_bytes(b"image,caption\na,caf\xe9\n")
+    assert evaluate_captions(collection, path).figures is None
 
 
 # The command line
@@ -498,7 +524,7 @@ def test_the_command(zipped: Path) -> None:
         (["-c", "c", "--queries", ".", "--confusions", "no/x.png"], "no folder no"),
         (["-c", "c", "--queries", ".", "--confusions", "x.txt"], "must end in .png"),
         (["-c", "c", "--captions", "captions.csv", "--confusions", "x.png"], "--queries SOURCE"),
-        (["-c", "c", "--captions", "missing.csv"], "missing.csv cannot be read"),
+        (["-c", "c", "--captions", "missing.csv"], "missing.csv does not exist"),
         (["-c", "nowhere", "--queries", "."], "no collection"),
     ],
 )

@@ -226,6 +226,11 @@ def test_text_is_split_into_words():
         ("a photo of a Dog!", "dog"),
         ("watch the dog", "dog"),  # mostly a verb
         ("the dog's", "dog"),
+        ("the dog\u2019s", "dog"),
+        ("fire-engines", "fire engine"),
+        ("jalape\u00f1o", "jalapeno"),
+        ("jalapen\u0303o", "jalapeno"),
+        ("\uff24\uff4f\uff47", "dog"),
     ],
 )
 def test_texts_that_tell_of_the_same(naming, one, other):

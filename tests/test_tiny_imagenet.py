@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import TinyEncoder, cli, paint
 from pixmatcher import Collection, CollectionError, SourceError, index
-from pixmatcher.sources import Entry, open_source
+from pixmatcher.sources import Entry, open_source, tiny_imagenet
 
 CLASSES = {"n01443537": "goldfish, Carassius auratus", "n02124075": "Egyptian cat"}
 
@@ -62,6 +62,19 @@ def test_splits_and_labels(place: Path) -> None:
     assert open_source(f"tiny-imagenet:{place}").label_names() == CLASSES
 
 
+def test_images_out_of_their_place(unpacked: Path, tmp_path: Path) -> None:
+    train = unpacked / "train"
+    (train / "n02124075" / "images" / "n02124075_0.JPEG").rename(train / "n02124075" / "n02124075_0.JPEG")
+    (train / "n01443537" / "images" / "n01443537_0.JPEG").rename(train / "stray.JPEG")
+    zipped = shutil.make_archive(str(tmp_path / "moved"), "zip", unpacked.parent, unpacked.name)
+    for place in (unpacked, zipped):
+        found = labels(f"tiny-imagenet:{place}")
+        assert (found["n02124075_0.JPEG"], found["n02124075_1.JPEG"], found["stray.JPEG"]) == ("n02124075",) * 2 + (
+            None,
+        )
+        assert len(found) == 6
+
+
 def test_indexed_refreshed_and_shown(tiny: TinyEncoder, place: Path, tmp_path: Path) -> None:
     report = index(f"tiny-imagenet:{place}", tmp_path / "c", encoders=["tiny"])
     assert (report.total, report.added, report.failures) == (6, 6, [])
@@ -108,6 +121,19 @@ def test_what_names_no_data_set(tmp_path: Path, unpacked: Path, zipped: Path) ->
     (unpacked / "val" / "val_annotations.txt").unlink()
     with pytest.raises(SourceError, match="val_annotations"):
         list(open_source(f"tiny-imagenet:{unpacked}?split=val").scan())
+
+
+def test_a_list_of_any_length_is_not_read(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_imagenet, "_MAX_TEXT_BYTES", 1000)
+    (unpacked / "words.txt").write_text("n00001740\tentity\n" * 1000)
+    zipped = shutil.make_archive(str(tmp_path / "long"), "zip", unpacked.parent, unpacked.name)
+    for place in (zipped, unpacked):
+        with pytest.raises(SourceError, match=r"words.txt that can be read.*more than 1,000 bytes"):
+            open_source(f"tiny-imagenet:{place}").label_names()
+    (unpacked / "words.txt").unlink()
+    os.mkfifo(unpacked / "words.txt")
+    with pytest.raises(SourceError, match="a fifo"):
+        open_source(f"tiny-imagenet:{unpacked}").label_names()
 
 
 def test_damaged_images_of_a_zip_file_are_told(tiny: TinyEncoder, zipped: Path, tmp_path: Path) -> None:

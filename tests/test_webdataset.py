@@ -153,6 +153,7 @@ def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("none-*.tar", "has no tar files"),
         ("s-{0..99999999999}.tar", "more than 100,000"),
         ("{1..999}{1..999}{1..999}.tar", "more than 100,000"),
+        ("{1..99999}{1..99999}.tar", "more than 100,000"),  # all of them would not fit into memory
         ("{" * 5000, "has no tar files"),
         ("https://data.example/{0..9}.tar", "download the shards"),
         ("s3://bucket/x.tar", "download the shards"),
@@ -163,6 +164,15 @@ def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkdir("empty")
     with pytest.raises(SourceError, match="has no tar files"):
         open_source("webdataset:empty")
+
+
+def test_a_source_that_has_lost_its_images_is_named_by_its_spec(tiny: TinyEncoder, tmp_path: Path) -> None:
+    shard(tmp_path / "x.tar", 2)
+    spec = f"webdataset:{tmp_path / 'x.tar'}"
+    assert index(spec, tmp_path / "c", encoders=["tiny"]).added == 2
+    (tmp_path / "x.tar").write_bytes(bytes(10240))
+    report = index(spec, tmp_path / "c")
+    assert [(failure.uri, failure.reason) for failure in report.failures] == [(spec, "no images any more")]
 
 
 def test_indexed_refreshed_and_found_again(tiny: TinyEncoder, tmp_path: Path) -> None:

@@ -199,6 +199,8 @@ def _with_array_options(
     from .sources.arrays import parse_spec, spec_of
 
     path, options = parse_spec(sources[0].partition(":")[2])
+    if not path:
+        raise QueryError(f"{sources[0]} names no file: write it like arrays:EMBEDDINGS.npy.")
     return [spec_of(path, options | given | ({"encoder": encoder[0]} if encoder else {}))], None
 
 

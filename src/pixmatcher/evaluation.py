@@ -23,13 +23,14 @@ import numpy.typing as npt
 from .collection import Collection, Failure, Item
 from .cores import usable_cores
 from .encoders import Encoder, load_recorded
-from .errors import PixMatcherError, QueryError
+from .errors import PixMatcherError, QueryError, SourceError
 from .images import fit_image, open_image
-from .indexing import ProgressCallback
+from .indexing import AnySource, ProgressCallback
 from .outputs import check_writable
 from .query import image_space, text_space
 from .reading import Turn, as_completed, in_batches, read_entry, reason_of, take_turns
-from .sources import Entry, Source, Unusable
+from .sources import Entry, Source, Unusable, open_source
+from .sources.tables import first_row, read_rows
 from .spaces import Space
 
 Bools = npt.NDArray[np.bool_]
@@ -275,7 +276,7 @@ def _failures_as_json(failures: Sequence[Failure]) -> list[dict[str, str]]:
 
 def evaluate(
     collection: Collection,
-    queries: Source,
+    queries: AnySource,
     *,
     k: int = 10,
     allow_private: bool = False,
@@ -283,9 +284,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the images of a source, and the names of their labels, against the labelled items of a collection.
 
-    An item is relevant if it has the label of the query. The item that is the query itself, by its uri or its
-    content, is left out. A query image that cannot be used is in `failures` and never ends the run. URLs of private
-    and loopback addresses are refused unless `allow_private`.
+    The source may be named by its spec. An item is relevant if it has the label of the query. The item that is the
+    query itself, by its uri or its content, is left out. A query image that cannot be used is in `failures` and never
+    ends the run. URLs of private and loopback addresses are refused unless `allow_private`.
 
     Raises `QueryError` if there is nothing to compare or `k` is below 1, `SourceError` if the source cannot be read,
     `EncoderError` or `CollectionError` if the collection cannot answer.
@@ -293,6 +294,8 @@ def evaluate(
     started = time.monotonic()
     if k < 1:
         raise QueryError(f"The number of results must be 1 or more, not {k}.")
+    if isinstance(queries, (str, os.PathLike)):
+        queries = open_source(os.fspath(queries))
     encoders = load_recorded(collection.encoders)
     known = set(collection.catalog.statistics()["label"]) - {""}
     if not known:
@@ -615,16 +618,17 @@ def evaluate_captions(
     started = time.monotonic()
     path = Path(captions)
     encoder, space = text_space(load_recorded(collection.encoders), collection.spaces)
-    lines = _read_captions(path)
+    lines, unreadable = _read_captions(path)
     with collection.catalog.reading():  # one state from the names of the images to the scores
-        ids, targets, failures = _captioned(collection, path, lines)
-        usable = [(line.caption, target) for line, target in zip(lines, targets, strict=True) if target is not None]
+        ids, targets, unusable = _captioned(collection, path, lines)
+        asked = [(line.caption, target) for line, target in zip(lines, targets, strict=True) if target is not None]
         figures = None
-        if usable:
+        if asked:
             with ThreadPoolExecutor(usable_cores(), thread_name_prefix="pixmatcher") as executor:
-                vectors = _encode_texts([caption for caption, _ in usable], encoder, space, executor, progress)
-            wanted = np.array([target for _, target in usable])
+                vectors = _encode_texts([caption for caption, _ in asked], encoder, space, executor, progress)
+            wanted = np.array([target for _, target in asked])
             figures = _caption_figures(space, _ranks(collection, space, ids, vectors, wanted))
+    failures = unreadable + unusable
     return CaptionEvaluation(collection.path, str(path), len(ids), figures, failures, time.monotonic() - started)
 
 
@@ -635,24 +639,28 @@ class _Caption:
     caption: str
 
 
-def _read_captions(path: Path) -> list[_Caption]:
+def _read_captions(path: Path) -> tuple[list[_Caption], list[Failure]]:
+    """The captions of a csv, and the lines that cannot be read."""
     wanted = "give a csv in UTF-8 with the columns image and caption"
+    lines: list[_Caption] = []
+    failures: list[Failure] = []
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if not {"image", "caption"} <= set(reader.fieldnames or ()):
-                raise QueryError(f"{path} lacks the columns: {wanted}.")
-            lines = [
-                _Caption(reader.line_num, (row["image"] or "").strip(), (row["caption"] or "").strip())
-                for row in reader
-            ]
-    except OSError as error:
-        raise QueryError(f"{path} cannot be read ({error.strerror}): {wanted}.") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise QueryError(f"{path} cannot be read ({error}): {wanted}.") from error
-    if not lines:
+        rows = read_rows(str(path), ",")
+        _, header = first_row(rows, str(path))
+        columns = {name.strip(): position for position, name in enumerate(header)}
+        if not {"image", "caption"} <= set(columns):
+            raise QueryError(f"{path} lacks the columns: {wanted}.")
+        for row in rows:
+            if isinstance(row, Unusable):
+                failures.append(Failure(row.uri, row.reason, row.detail))
+            else:
+                number, fields = row
+                lines.append(_Caption(number, fields[columns["image"]].strip(), fields[columns["caption"]].strip()))
+    except SourceError as error:
+        raise QueryError(f"{str(error).rstrip('.')}; {wanted}.") from error
+    if not lines and not failures:
         raise QueryError(f"{path} has no captions: {wanted}.")
-    return lines
+    return lines, failures
 
 
 def _captioned(

@@ -37,6 +37,8 @@ _PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE = 60.0
 _SETBACKS = 5
 """A host is given up after so many in a row."""
+_SETBACKS_IF_SILENT = 2
+"""The same if it has never answered and takes long not to: a list may have many hosts that are gone."""
 _MOST_HOSTS = 10_000
 
 
@@ -312,7 +314,11 @@ class _Downloads(Generic[_T]):
             if host.listed:
                 host.listed = False
                 self._ready.remove(host)
-            if host.setbacks < _SETBACKS and seconds <= _LONGEST_PAUSE:
+            silent = not host.answered and now - job.started >= _CONNECT_SECONDS / 2
+            if (
+                host.setbacks < (_SETBACKS_IF_SILENT if silent and not busy else _SETBACKS)
+                and seconds <= _LONGEST_PAUSE
+            ):
                 self._wait_until(host.paused_until, host, None)
             else:
                 host.given_up = error

@@ -18,7 +18,7 @@ from . import __version__
 from .collection import CATALOG_NAME, FOLDER_NAME, Collection, Failure, Item
 from .cores import usable_cores
 from .encoders import DEFAULT_ENCODER, Encoder, load_encoder, load_recorded
-from .errors import CollectionError, SourceError
+from .errors import CollectionError, EncoderError, SourceError
 from .images import DEFAULT_MAX_PIXELS, THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image
 from .reading import Turn, as_completed, read_entry, reason_of, take_turns
 from .sources import Entry, HoldsEmbeddings, Source, Unusable, open_source
@@ -122,7 +122,7 @@ def index(
     saved = [source for source in opened if isinstance(source, HoldsEmbeddings)]
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
-        _open_or_create(path, encoders, saved, executor) as target,
+        _open_or_create(path, encoders, opened, executor) as target,
     ):
         target.begin_writing()
         # Saved embeddings may be of an encoder that is not there.
@@ -164,12 +164,15 @@ def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[st
 
 
 def _open_or_create(
-    path: Path, encoders: Sequence[str] | None, saved: Sequence[HoldsEmbeddings], executor: ThreadPoolExecutor
+    path: Path, encoders: Sequence[str] | None, sources: Sequence[Source], executor: ThreadPoolExecutor
 ) -> Collection:
     """Open the collection, or make it for these encoders, or for those of saved embeddings."""
+    saved = [source for source in sources if isinstance(source, HoldsEmbeddings)]
     if Collection.locate(path) is None:
         if saved:
             _check_fit(path, saved[0].describes, encoders, saved)
+            if others := [source.spec for source in sources if not isinstance(source, HoldsEmbeddings)]:
+                _check_encodes(saved[0], others[0])
             return Collection.create(path, saved[0].describes)
         loaded = [load_encoder(name) for name in encoders or (DEFAULT_ENCODER,)]
         executor.submit(_load, loaded)  # all images will be new
@@ -207,6 +210,18 @@ def _check_fit(
                     f"{source.spec} has no embeddings of the space {missing[0]}, which {path} has: name another "
                     "collection with -c."
                 )
+
+
+def _check_encodes(saved: HoldsEmbeddings, other: str) -> None:
+    """Raise `CollectionError` if the encoders of saved embeddings are not at hand for the images of another source."""
+    try:
+        load_recorded(saved.describes)
+    except EncoderError as error:
+        names = ", ".join(record.name for record in saved.describes)
+        raise CollectionError(
+            f"{saved.spec} is of the encoder {names}, in a version that is not at hand to encode {other}: name another "
+            "collection for one of them with -c."
+        ) from error
 
 
 @dataclass(frozen=True)

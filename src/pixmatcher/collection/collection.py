@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, SupportsIndex
@@ -332,13 +332,19 @@ class Collection:
             return self._put(items, stored, source_id)
 
     def add_copies(self, items: Sequence[Item], *, source_id: int | None = None) -> list[Item]:
-        """Store items with the embeddings of others of the same content; returns the items that have none."""
+        """Store items with the embeddings of others of the same content; returns the items that have none.
+
+        What the content tells (size, format, date taken) is copied too, where an item does not have it.
+        """
         for item in items:
             _check(item)
         with self._thread_lock:
             rows = [self.catalog.row_with_content(item.content_hash) for item in items]
-            copied = [item for item, row in zip(items, rows, strict=True) if row is not None]
             known = [row for row in rows if row is not None]
+            originals = self.catalog.items_by_row(known)
+            copied = [
+                _with_content(i, originals.get(row)) for i, row in zip(items, rows, strict=True) if row is not None
+            ]
             self._put(copied, {name: file.read(known) for name, file in self._vectors.items()}, source_id)
         return [item for item, row in zip(items, rows, strict=True) if row is None]
 
@@ -594,6 +600,15 @@ def _unreadable(part: str, error: CollectionError) -> Problem:
     """A problem of a file that is there, as the error tells it: what is wrong, then what to do."""
     message, _, remedy = str(error).rpartition(": ")
     return Problem(part, message, remedy[0].upper() + remedy[1:])
+
+
+def _with_content(item: Item, original: Item | None) -> Item:
+    """The item with what is known of the content from another one that has the same."""
+    if original is None or item.format is not None:
+        return item
+    return replace(
+        item, width=original.width, height=original.height, format=original.format, taken=item.taken or original.taken
+    )
 
 
 def _check(item: Item) -> None:

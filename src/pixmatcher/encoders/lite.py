@@ -18,6 +18,7 @@ import json
 import os
 import re
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -156,8 +157,9 @@ class _ImageSide:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of `text` in lower case, hyphens kept and a possessive 's taken off."""
-    return [re.sub(r"'s?$", "", word) for word in re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*'?", text.lower())]
+    """Return the words of `text` in lower case and without accents, hyphens kept and a possessive 's taken off."""
+    plain = re.sub(r"[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text)).replace("\u2019", "'").lower()
+    return [re.sub(r"'s?$", "", word) for word in re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*'?", plain)]
 
 
 def word_key(name: str) -> int:
@@ -206,7 +208,7 @@ class Naming:
     def told(self, text: str) -> Floats:
         """Return how much the words of `text` stand for each class and group (1144,): one word for 1 at most."""
         told = np.zeros(len(self.first_names), np.float32)
-        found = self._names_in(words(text)[:MAX_TOKENS])
+        found = self._names_in(words(text[:MAX_CHARACTERS])[:MAX_TOKENS])
         # A word that is mostly no noun ("watch", "duck") counts if there is no other.
         for place in [place for place in found if self.word_nouns[place]] or found:
             row = self.word_rows[place]
@@ -219,7 +221,8 @@ class Naming:
             (start, length, word_key(name))
             for start in range(len(text))
             for length in range(min(LONGEST_NAME, len(text) - start), 0, -1)
-            for name in singulars(" ".join(text[start : start + length]))
+            for written in [" ".join(text[start : start + length])]
+            for name in (*singulars(written), *(singulars(written.replace("-", " ")) if "-" in written else ()))
         ]
         if not tried:
             return []

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -298,7 +299,8 @@ def _read_header(path: str) -> _Array:
         raise SourceError(f"{path} holds records with fields: save a plain array with numpy.save.")
     if fortran_order and len(shape) > 1:
         raise SourceError(f"{path} is in Fortran order: {again} after numpy.ascontiguousarray.")
-    if any(length < 0 for length in shape):
+    # NumPy takes True for a number here, and fails on it later.
+    if any(type(length) is not int or length < 0 for length in shape):
         raise SourceError(f"{path} is damaged, it claims the shape {shape}: {again}.")
     needed = head.tell() + dtype.itemsize * math.prod(shape)
     if needed > state[1]:
@@ -483,10 +485,11 @@ def _read_strings(path: str, rows: int, what: str) -> list[str]:
         if len(array.shape) != 1 or array.dtype.kind not in "USiu" or array.dtype.itemsize > 4 * _MAX_TEXT:
             raise SourceError(f"{path} is no list of strings: save one {what} a row with numpy.save.")
         _check_count(path, array.shape[0], rows, what)
-        try:
-            values = array.read(slice(None)).tolist()
-        except (ValueError, SystemError) as error:  # characters beyond Unicode
-            raise SourceError(f"{path} holds no valid text: save one {what} a row with numpy.save.") from error
+        texts = array.read(slice(None))
+        # Python takes some characters beyond Unicode without a word, and fails on them later.
+        if array.dtype.kind == "U" and array.dtype.itemsize and _beyond_unicode(texts):
+            raise SourceError(f"{path} holds no valid text: save one {what} a row with numpy.save.")
+        values = texts.tolist()
         return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values]
     found = _read_json(path, (rows + 1024) * _JSON_BYTES_A_ROW)
     if not isinstance(found, (list, dict)):
@@ -499,6 +502,11 @@ def _read_strings(path: str, rows: int, what: str) -> list[str]:
         elif not isinstance(value, str) or len(value) > _MAX_TEXT:
             raise SourceError(f"{path} has no {what} for the row {row}: write a JSON list with one string a row.")
     return values
+
+
+def _beyond_unicode(texts: npt.NDArray[np.str_]) -> bool:
+    characters = np.frombuffer(texts.tobytes(), texts.dtype.str[0] + "u4")
+    return bool((characters > sys.maxunicode).any())
 
 
 def _check_count(path: str, count: int, rows: int, what: str) -> None:

@@ -248,13 +248,14 @@ def _look_ahead(ahead: _Ahead, kind: bytes, size: int, data: bytes) -> None:
 def _pax_fields(data: bytes) -> dict[bytes, bytes]:
     """The records `LENGTH KEY=VALUE` of an extended header, as far as they make sense."""
     fields: dict[bytes, bytes] = {}
-    while data:
-        digits = data[:20].partition(b" ")[0]
+    start = 0
+    while start < len(data):
+        digits = data[start : start + 20].partition(b" ")[0]
         length = int(digits) if digits.isdigit() else 0
-        record = data[len(digits) + 1 : length]
+        record = data[start + len(digits) + 1 : start + length]
         if not record.endswith(b"\n"):
             break
         key, _, value = record[:-1].partition(b"=")
         fields[key] = value
-        data = data[length:]
+        start += length
     return fields

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import IO, Protocol
 from urllib.parse import parse_qs
 
-from ..errors import SourceError
+from ..errors import InvalidImageError, SourceError
 from ..images import is_allowed_extension, open_regular_file
 from . import Entry, Unusable
 from .folder import FolderSource
@@ -22,6 +22,8 @@ from .zipped import open_member
 
 SPLITS = ("train", "val", "test")
 _MARK = "wnids.txt"
+_MAX_TEXT_BYTES = 64 << 20
+"""Longest list that is read, into memory; words.txt of the original has 3 MB. A small zip file may claim any length."""
 
 
 class TinyImageNetSource:
@@ -55,8 +57,9 @@ class TinyImageNetSource:
                 if isinstance(entry, Unusable):
                     yield entry
                     continue
-                parts = entry.uri.rsplit("/", 3)
-                label = parts[-3] if split == "train" else labels.get(parts[-1])
+                # The class of a train image is the first folder; some copies have lost the folder `images` below it.
+                wnid, slash, _ = entry.uri[len(self._tree.place(split)) :].partition("/")
+                label = (wnid if slash else None) if split == "train" else labels.get(os.path.basename(entry.uri))
                 yield Entry(entry.uri, entry.version, entry.modified, label)
             if not found and len(self._splits) == 1:
                 raise SourceError(f"{self._path} has no images of the split {split}: name another with ?split=.")
@@ -86,6 +89,9 @@ class _Tree(Protocol):
     """The files of the data set, wherever they are."""
 
     def images(self, split: str) -> Iterable[Entry | Unusable]: ...
+    def place(self, split: str) -> str:
+        """How the uris of the images of a split begin."""
+
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]: ...
     def text(self, name: str) -> str: ...
 
@@ -102,16 +108,19 @@ class _UnpackedTree:
         folder = os.path.join(self._root, split)
         return FolderSource(folder).scan() if os.path.isdir(folder) else ()
 
+    def place(self, split: str) -> str:
+        return os.path.join(self._root, split, "")
+
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
         return open_regular_file(uri)
 
     def text(self, name: str) -> str:
         try:
-            with open(os.path.join(self._root, name), encoding="utf-8", errors="replace") as file:
-                return file.read()
-        except OSError as error:
+            with open_regular_file(os.path.join(self._root, name)) as file:
+                return _text(file)
+        except (OSError, InvalidImageError) as error:
             raise SourceError(
-                f"{self._root} has no {name} that can be read ({error.strerror}): unpack the data set again."
+                f"{self._root} has no {name} that can be read ({error}): unpack the data set again."
             ) from error
 
 
@@ -139,14 +148,26 @@ class _ZippedTree:
                 version = f"{info.CRC:08x}-{info.file_size}"
                 yield Entry(f"{self._path}/{info.filename}", version, _date(info.date_time))
 
+    def place(self, split: str) -> str:
+        return f"{self._path}/{self._root}{split}/"
+
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
         return open_member(self._archive, uri.removeprefix(f"{self._path}/"))
 
     def text(self, name: str) -> str:
         try:
-            return self._archive.read(self._root + name).decode("utf-8", "replace")
+            with self._archive.open(self._root + name) as file:
+                return _text(file)
         except Exception as error:  # of a damaged zip file, of many kinds
             raise SourceError(f"{self._path} has no {name} that can be read ({error}): download it again.") from error
+
+
+def _text(file: IO[bytes]) -> str:
+    """The text of a list. Raises `OSError` if it is too long to be one."""
+    data = file.read(_MAX_TEXT_BYTES + 1)
+    if len(data) > _MAX_TEXT_BYTES:
+        raise OSError(f"more than {_MAX_TEXT_BYTES:,} bytes")
+    return data.decode("utf-8", "replace")
 
 
 def _date(fields: tuple[int, int, int, int, int, int]) -> str | None:

@@ -77,6 +77,8 @@ class UrlListSource:
     remote = thumbnails = True
 
     def __init__(self, rest: str) -> None:
+        if "://" in rest.partition("?")[0]:
+            raise SourceError(f"{rest} is remote: download the list and name the file.")
         self._path, self._chosen, self.spec = split_options("urls", rest, (*_CHOSEN, "base"))
         extension = os.path.splitext(self._path.lower().removesuffix(".gz"))[1]
         if not os.path.isfile(self._path):

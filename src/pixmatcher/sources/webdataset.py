@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import IO, Any
 
 from ..errors import InvalidImageError, SourceError
@@ -92,7 +92,7 @@ def _without_braces(pattern: str) -> list[str]:
     """All that a pattern with {a..b} and {a,b} means, as a shell would understand it."""
     patterns, done = [pattern], False
     while not done:
-        expanded = [text for one in patterns for text in _expanded(one)]
+        expanded = list(islice((text for one in patterns for text in _expanded(one)), _MAX_SHARDS + 1))
         if len(expanded) > _MAX_SHARDS:
             raise SourceError(f"{pattern} means more than {_MAX_SHARDS:,} tar files: name fewer at once.")
         done = expanded == patterns
