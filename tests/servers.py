@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import os
 import ssl
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -13,8 +17,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-CERTIFICATE = Path(__file__).with_name("server.pem")
-"""Of one.example and two.example."""
+import trustme
+
+
+@functools.cache
+def certificate() -> Path:
+    """A file, made for this run, of a key, the certificate of one.example and two.example, and its authority's."""
+    authority = trustme.CA()
+    made = authority.issue_cert("one.example", "two.example")
+    descriptor, name = tempfile.mkstemp(suffix=".pem")
+    atexit.register(os.unlink, name)
+    with open(descriptor, "wb") as file:
+        file.write(made.private_key_and_cert_chain_pem.bytes() + authority.cert_pem.bytes())
+    return Path(name)
 
 
 @dataclass
@@ -198,7 +213,7 @@ def serve_watched(
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), members))
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(CERTIFICATE)
+        context.load_cert_chain(certificate())
         context.sni_callback = lambda opened, name, _: setattr(opened, "sni", name or "")
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

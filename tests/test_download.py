@@ -23,7 +23,7 @@ from conftest import fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
 from pixmatcher import FetchError, PixMatcherError
 from pixmatcher.download import download, locked
-from servers import CERTIFICATE
+from servers import certificate
 
 BODY = random.Random(1).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -472,7 +472,7 @@ def test_certificates_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             download(url, tmp_path / "file.bin")
         one_sentence(caught)
         assert server.requests == []
-        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate()))
         assert download(url, tmp_path / "file.bin")
         assert (tmp_path / "file.bin").read_bytes() == BODY
         with pytest.raises(FetchError, match="which is not encrypted") as caught:

@@ -22,7 +22,7 @@ from PIL import Image
 from pixmatcher import addresses, connections, fetching
 from pixmatcher.errors import FetchError
 from pixmatcher.fetching import THREAD_NAME, fetch_all
-from servers import CERTIFICATE, Server, serve_watched
+from servers import Server, certificate, serve_watched
 
 CLOSED = "http://127.0.0.1:9"
 
@@ -411,7 +411,7 @@ def tls_server(image: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server
 def test_a_connection_serves_only_the_host_that_it_was_made_for(
     tls_server: Server, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = ssl.create_default_context(cafile=CERTIFICATE)
+    context = ssl.create_default_context(cafile=certificate())
     monkeypatch.setattr(connections, "_ssl_context", lambda: context)
     hosts = ["one.example", "two.example"] * 10
     urls = [tls_server.url.replace("127.0.0.1", host) + "/image.jpg" for host in hosts]
