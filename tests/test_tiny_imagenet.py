@@ -136,6 +136,27 @@ def test_a_list_of_any_length_is_not_read(unpacked: Path, tmp_path: Path, monkey
         open_source(f"tiny-imagenet:{unpacked}").label_names()
 
 
+def test_a_wrong_call_leaves_no_collection_behind(tiny: TinyEncoder, unpacked: Path, tmp_path: Path) -> None:
+    shutil.rmtree(unpacked / "test")
+    with pytest.raises(SourceError, match="no images of the split test"):
+        index(f"tiny-imagenet:{unpacked}?split=test", tmp_path / "c", encoders=["tiny"])
+    assert not (tmp_path / "c").exists()
+    index(f"tiny-imagenet:{unpacked}", tmp_path / "c", encoders=["tiny"])
+    with pytest.raises(SourceError, match="no images of the split test"):
+        index(f"tiny-imagenet:{unpacked}?split=test", tmp_path / "c")
+    with Collection.open(tmp_path / "c") as collection:
+        assert len(collection) == 6
+
+
+def test_lost_names_of_labels_are_told(tiny: TinyEncoder, unpacked: Path, tmp_path: Path) -> None:
+    (unpacked / "words.txt").unlink()
+    report = index(f"tiny-imagenet:{unpacked}", tmp_path / "c", encoders=["tiny"])
+    assert report.added == 6
+    assert [(f.uri, f.reason) for f in report.failures] == [(f"tiny-imagenet:{unpacked}", "no names of labels")]
+    (unpacked / "words.txt").write_text("")
+    assert index(collection=tmp_path / "c").failures == []
+
+
 def test_damaged_images_of_a_zip_file_are_told(tiny: TinyEncoder, zipped: Path, tmp_path: Path) -> None:
     content = bytearray(zipped.read_bytes())
     with zipfile.ZipFile(zipped) as archive:

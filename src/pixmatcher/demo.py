@@ -9,7 +9,7 @@ from pathlib import Path
 import platformdirs
 
 from .collection import FOLDER_NAME, Collection
-from .collection.files import remove
+from .collection.files import delete_collection
 from .encoders import load_recorded
 from .errors import EncoderError, SourceError
 
@@ -42,5 +42,4 @@ def clear_outdated(path: Path) -> None:
     try:
         load_recorded(records)
     except EncoderError:
-        for name in Collection.FILES:
-            remove(path / name)
+        delete_collection(path)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from . import __version__
 from .collection import CATALOG_NAME, FOLDER_NAME, Collection, Failure, Item
+from .collection.files import delete_collection
 from .cores import usable_cores
 from .encoders import DEFAULT_ENCODER, Encoder, load_encoder, load_recorded
 from .errors import CollectionError, EncoderError, SourceError
@@ -120,7 +121,9 @@ def index(
     path = _collection_path(opened, collection)
     workers = max(1, workers or usable_cores())
     saved = [source for source in opened if isinstance(source, HoldsEmbeddings)]
+    created = Collection.locate(path) is None
     with (
+        ExitStack() as afterwards,
         ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
         _open_or_create(path, encoders, opened, executor) as target,
     ):
@@ -130,7 +133,12 @@ def index(
         report = IndexReport(target.path)
         options = _Options(max_pixels, thumbnails, allow_private)
         run = _Run(opened, target, loaded, options, executor, workers, report, progress)
-        run.refresh(retry_failed)
+        try:
+            run.refresh(retry_failed)
+        except SourceError:
+            if created and not len(target):
+                afterwards.callback(delete_collection, target.path)  # a wrong call leaves nothing behind
+            raise
         report.failures = missing + run.failures()
         report.total = len(target)
     report.seconds = time.monotonic() - started
@@ -324,8 +332,11 @@ class _Run:
             [*self._sources], hidden, vanished, unsure=unsure, means=self._means, retry_failed=retry_failed
         )
         with self._catalog.writing():
-            for source in self._sources.values():
-                self._catalog.put_label_names(source.label_names())
+            for source_id, source in self._sources.items():
+                try:
+                    self._catalog.put_label_names(source.label_names())
+                except SourceError as error:
+                    unusable[source_id].append(Unusable(source.spec, "no names of labels", str(error)))
             for source_id, found in unusable.items():
                 self._catalog.put_failures((Failure(u.uri, u.reason, u.detail) for u in found), source_id)
         self._report.unchanged += unchanged

@@ -89,6 +89,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def delete_collection(folder: Path) -> None:
+    """Delete the files of a collection, and its folder if nothing else is in it. Raises `OSError` as the disk does."""
+    for name in OWN_NAMES:
+        remove(folder / name)
+    with contextlib.suppress(OSError):  # there are files of the user's in it
+        folder.rmdir()
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` in one step when the block ends well, and is on the disk then.
