@@ -128,7 +128,7 @@ def test_a_copy_of_an_image_without_a_thumbnail_gets_one(
     assert count(path) == 1
 
 
-@pytest.mark.parametrize("damage", [b"this is no database", b"SQLite format 3\0" + b"\xff" * 5000])
+@pytest.mark.parametrize("damage", [b"this is no database", b"SQLite format 3\0" + b"\xff" * 5000, b""])
 def test_a_damaged_file_costs_only_the_pictures(shelf: Shelf, path: Path, damage: bytes) -> None:
     refresh(shelf, path)
     (path / "thumbnails.sqlite").write_bytes(damage)
@@ -137,7 +137,8 @@ def test_a_damaged_file_costs_only_the_pictures(shelf: Shelf, path: Path, damage
             shelf.entries[3].uri
         ]
         assert collection.thumbnail(next(collection.items()).content_hash) is None
-        assert [problem.part for problem in collection.verify()] == ["thumbnails"]
+        # A file without a byte is what a kill right at its beginning leaves.
+        assert [problem.part for problem in collection.verify()] == (["thumbnails"] if damage else [])
         collection.repair()
         assert collection.verify() == []
     (path / "thumbnails.sqlite").write_bytes(damage)

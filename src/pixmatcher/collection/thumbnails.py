@@ -55,6 +55,7 @@ class Thumbnails:
     def _insert(self, thumbnails: Mapping[str, bytes]) -> None:
         self._open(create=True)
         assert self._connection is not None
+        self._run("CREATE TABLE IF NOT EXISTS thumbnails (content_hash TEXT PRIMARY KEY, jpeg BLOB)")
         with self._writing():
             self._connection.executemany("INSERT OR REPLACE INTO thumbnails VALUES (?, ?)", thumbnails.items())
 
@@ -99,12 +100,9 @@ class Thumbnails:
             if not create and not self.path.exists():
                 return False
             mode = "rwc" if create else "rw" if os.access(self.path, os.W_OK) else "ro"
-            connection = sqlite3.connect(
+            self._connection = sqlite3.connect(
                 f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None, check_same_thread=False
             )
-            if create:
-                connection.execute("CREATE TABLE IF NOT EXISTS thumbnails (content_hash TEXT PRIMARY KEY, jpeg BLOB)")
-            self._connection = connection
         return True
 
     def _run(self, sql: str, *values: object) -> list[Any]:
