@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixmatcher import encoders
+from pixmatcher import download, encoders
 from pixmatcher.images import Recipe
 from pixmatcher.spaces import Space
 
@@ -150,3 +150,12 @@ def fill_up(disk: Path) -> Path:
                 while True:
                     file.write(b"x" * block)
     return filler
+
+
+@pytest.fixture
+def quick_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pauses between attempts, and no proxy of whoever runs the tests."""
+    monkeypatch.setattr(download, "_BACKOFF_SECONDS", 0.001)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)

@@ -20,7 +20,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import pixmatcher.download as download_module
 from conftest import cli, fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
 from pixmatcher import FetchError, PixMatcherError, SourceError, datasets, unzip
@@ -29,19 +28,13 @@ from pixmatcher.datasets import get_open_images, get_tiny_imagenet
 ROOT = "tiny-imagenet-200/"
 
 
+pytestmark = pytest.mark.usefixtures("quick_downloads")
+
+
 @pytest.fixture
 def server() -> Iterator[FileServer]:
     with serve_files() as files:
         yield files
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pauses between attempts, and no proxy of whoever runs the tests."""
-    monkeypatch.setattr(download_module, "_BACKOFF_SECONDS", 0.001)
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 def listing(folder: Path) -> list[str]:

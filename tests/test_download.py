@@ -30,19 +30,13 @@ SHA256 = hashlib.sha256(BODY).hexdigest()
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 
+pytestmark = pytest.mark.usefixtures("quick_downloads")
+
+
 @pytest.fixture
 def server() -> Iterator[FileServer]:
     with serve_files() as files:
         yield files
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pauses between attempts, and no proxy of whoever runs the tests."""
-    monkeypatch.setattr(module, "_BACKOFF_SECONDS", 0.001)
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 def serve(server: FileServer, body: bytes = BODY, **how: object) -> str:

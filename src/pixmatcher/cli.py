@@ -21,7 +21,7 @@ import typer
 from .errors import PixMatcherError, QueryError
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
 
     from .collection import Collection, Failure
     from .datasets import DatasetProgress
@@ -525,17 +525,9 @@ def _progress(title: str, what: str = "images") -> Iterator[ProgressCallback | N
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, TextColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bar(MofNCompleteColumn(), TextColumn("{task.fields[rate]}")) as bar:
         task = bar.add_task(title, total=None, rate="")
 
         def update(done: int, total: int) -> None:
@@ -551,17 +543,9 @@ def _byte_progress() -> Iterator[DatasetProgress | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bar(DownloadColumn(), TransferSpeedColumn()) as bar:
         tasks: dict[str, TaskID] = {}
 
         def update(what: str, done: int, total: int | None) -> None:
@@ -570,6 +554,15 @@ def _byte_progress() -> Iterator[DatasetProgress | None]:
             bar.update(tasks[what], completed=done, total=total)
 
         yield update
+
+
+def _bar(*columns: ProgressColumn) -> Progress:
+    """A progress bar on stderr, with these columns between the bar and the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    all_columns = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
+    return Progress(*all_columns, console=Console(stderr=True), transient=True)
 
 
 def _print_report(report: IndexReport) -> None:

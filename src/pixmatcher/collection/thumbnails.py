@@ -35,10 +35,6 @@ class Thumbnails:
                 return found[0][0] if found else None
         return None
 
-    def has(self, content_hash: str) -> bool:
-        """Whether there is a thumbnail of an image."""
-        return self.get(content_hash) is not None
-
     def put(self, thumbnails: Mapping[str, bytes]) -> None:
         """Store thumbnails by content hash. A damaged file is begun anew. Raises `StorageError` if the disk is full."""
         if not thumbnails:
