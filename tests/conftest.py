@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,9 @@ from PIL import Image
 from pixmatcher import download, encoders
 from pixmatcher.images import Recipe
 from pixmatcher.spaces import Space
+
+# Whoever starts the tests in the background may have Ctrl-C ignored, in all processes that they start as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class TinyEncoder:
@@ -57,9 +61,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyEncoder]:
     """A `TinyEncoder`, known to `load_encoder` as `tiny` during the test."""
     encoder = TinyEncoder()
     monkeypatch.setitem(encoders._LOADERS, "tiny", lambda: encoder)
-    encoders.load_encoder.cache_clear()
+    encoders._load.cache_clear()
     yield encoder
-    encoders.load_encoder.cache_clear()
+    encoders._load.cache_clear()
 
 
 def paint(path: str | os.PathLike[str], seed: int, size: tuple[int, int] = (40, 30), kind: str | None = None) -> Path:

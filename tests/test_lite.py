@@ -286,13 +286,14 @@ def test_registry_knows_lite():
 def test_each_side_is_loaded_when_it_is_needed():
     program = """
 import sys
+from pixmatcher import encoders
 from pixmatcher.encoders import load_encoder
 encoder = load_encoder("lite")
 assert "onnxruntime" not in sys.modules
 encoder.encode_texts(["cat"])
 assert not encoder._images and "PIL" not in sys.modules
 del encoder
-load_encoder.cache_clear()
+encoders._load.cache_clear()
 for name in [name for name in sys.modules if name.startswith("tokenizers")]:
     del sys.modules[name]
 import numpy

@@ -162,7 +162,7 @@ def _u32(data: bytes, offset: int) -> int:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an encoder wants its images: centre crop, resize, normalise. Part of the encoder's fingerprint."""
+    """How an encoder wants its images: resize, centre crop, normalise. Part of the encoder's fingerprint."""
 
     size: int
     """Side of the square that the encoder takes, in pixels."""
@@ -173,6 +173,9 @@ class Recipe:
     """Mean of red, green and blue, of values in [0, 1]; subtracted."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Standard deviation of red, green and blue, of values in [0, 1]; divided by."""
+    resize: Literal["box", "shortest", "squash"] = "box"
+    """`box` crops exactly the centre. `shortest` does as torchvision and open_clip do: the short side is resized to
+    `size / crop`, and whole pixels are cropped. `squash` resizes the whole picture, whatever its shape."""
 
     def __post_init__(self) -> None:
         if self.size < 1:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain, count
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import EncoderError
 from ..spaces import EncoderRecord, Space
+from .runtime import Runtime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,52 +56,67 @@ def _load_lite() -> Encoder:
     return LiteEncoder()
 
 
+__all__ = [
+    "DEFAULT_ENCODER",
+    "Encoder",
+    "Runtime",
+    "Space",
+    "describe_encoder",
+    "load_encoder",
+    "load_encoders",
+    "load_recorded",
+]
+
 _LOADERS: dict[str, Callable[[], Encoder]] = {"lite": _load_lite}
 DEFAULT_ENCODER = "lite"
 
-_KNOWN = {
-    record.name: record
-    for record in (
-        EncoderRecord("mobilenet_v3_large", "", (Space("visual", 960),)),
-        EncoderRecord("clip-vit-b-32", "", (Space("clip", 512, text=True),)),
-    )
-}
-"""Encoders whose embeddings can be kept and searched, though this version cannot load them."""
 
-__all__ = ["DEFAULT_ENCODER", "Encoder", "Space", "describe_encoder", "encoder_names", "load_encoder", "load_recorded"]
+def load_encoder(name: str = DEFAULT_ENCODER, runtime: Runtime | None = None) -> Encoder:
+    """Return the encoder called `name`, loaded once a process; see `pixmatcher.encoders.models` for names.
 
-
-def encoder_names() -> list[str]:
-    """The encoders that this version can load."""
-    return sorted(_LOADERS)
+    Raises `EncoderError` if there is none of that name or it cannot be loaded, `FetchError` or `StorageError` if it
+    cannot be downloaded.
+    """
+    return _load(name, runtime or Runtime())
 
 
 @cache
-def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
-    """Return the encoder called `name`, loaded once a process.
+def _load(name: str, runtime: Runtime) -> Encoder:
+    if name in _LOADERS:
+        return _LOADERS[name]()
+    from .models import open_model
 
-    Raises `EncoderError` if there is none of that name.
-    """
-    try:
-        loader = _LOADERS[name]
-    except KeyError:
-        raise EncoderError(f"There is no encoder {name!r}: choose one of {', '.join(encoder_names())}.") from None
-    return loader()
+    return open_model(name, runtime)
+
+
+def load_encoders(names: Sequence[str], runtime: Runtime | None = None) -> list[Encoder]:
+    """Return the encoders of a new collection, no two spaces of one name. Raises as `load_encoder`."""
+    encoders: list[Encoder] = []
+    for name in dict.fromkeys(names):
+        encoder = load_encoder(name, runtime)
+        taken = {space.name for earlier in encoders for space in earlier.spaces}
+        renamed = {space.name: _free_name(space.name, taken) for space in encoder.spaces}
+        encoders.append(encoder if all(old == new for old, new in renamed.items()) else Renamed(encoder, renamed))
+    return encoders
+
+
+def _free_name(name: str, taken: Container[str]) -> str:
+    return next(free for free in chain([name], (f"{name}-{n}" for n in count(2))) if free not in taken)
 
 
 def describe_encoder(name: str) -> EncoderRecord:
-    """What is known of the encoder called `name`, also where this version cannot load it.
+    """What is known of the encoder called `name` without loading it where it is large.
 
     Raises `EncoderError` if nothing is.
     """
-    if name in _LOADERS:
-        encoder = load_encoder(name)
-        return EncoderRecord(encoder.name, encoder.fingerprint, encoder.spaces)
-    try:
-        return _KNOWN[name]
-    except KeyError:
-        names = ", ".join(sorted({*_LOADERS, *_KNOWN}))
-        raise EncoderError(f"There is no encoder {name!r}: choose one of {names}.") from None
+    from .models import KNOWN, reference_of
+
+    if name in KNOWN:  # in which version and by which recipe embeddings were made, nobody knows
+        return EncoderRecord(name, "", (KNOWN[name].space,))
+    if name not in _LOADERS:
+        reference_of(name)
+    encoder = load_encoder(name)
+    return EncoderRecord(encoder.name, encoder.fingerprint, encoder.spaces)
 
 
 class Recorded(Protocol):
@@ -107,26 +126,67 @@ class Recorded(Protocol):
     def name(self) -> str: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def spaces(self) -> Sequence[Space]: ...
 
 
-def load_recorded(records: Iterable[Recorded]) -> list[Encoder]:
-    """Return the encoders that a collection was made with.
+def load_recorded(records: Iterable[Recorded], runtime: Runtime | None = None) -> list[Encoder]:
+    """Return the encoders that a collection was made with, their spaces called as they are there.
 
     Where the fingerprint is not known, whichever version is there will do. Raises `EncoderError` if there is no encoder
     of a name, or it has another fingerprint.
     """
     encoders = []
     for record in records:
-        if record.name not in _LOADERS:
-            raise EncoderError(
-                f"The collection was made with the encoder {record.name}, which this version of pixmatcher does not "
-                "have: upgrade with `pip install --upgrade pixmatcher`, or search the collection by vector in Python."
-            )
-        encoder = load_encoder(record.name)
+        try:
+            encoder = load_encoder(record.name, runtime)
+        except EncoderError as error:
+            raise EncoderError(f"The collection was made with the encoder {record.name}. {error}") from error
         if record.fingerprint not in ("", encoder.fingerprint):
             raise EncoderError(
                 f"The collection was made with another version of the encoder {record.name}: delete its folder and "
-                "index again, or install the version of pixmatcher that made it."
+                "index again, or bring back the version that made it."
             )
-        encoders.append(encoder)
+        renamed = {space.name: space.name for space in encoder.spaces}
+        renamed |= {
+            re.sub(r"-\d+$", "", space.name): space.name for space in record.spaces if space.name not in renamed
+        }
+        encoders.append(encoder if all(old == new for old, new in renamed.items()) else Renamed(encoder, renamed))
     return encoders
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """An encoder some of whose spaces have other names in a collection, where another encoder has these names."""
+
+    encoder: Encoder
+    names: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.encoder.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.encoder.fingerprint
+
+    @property
+    def spaces(self) -> tuple[Space, ...]:
+        return tuple(replace(space, name=self.names[space.name]) for space in self.encoder.spaces)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.encoder.recipe
+
+    @property
+    def batch_size(self) -> int:
+        return self.encoder.batch_size
+
+    def load_images(self) -> None:
+        self.encoder.load_images()
+
+    def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+        return {self.names[name]: vectors for name, vectors in self.encoder.encode_images(pixels).items()}
+
+    def encode_texts(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+        return {self.names[name]: vectors for name, vectors in self.encoder.encode_texts(texts).items()}

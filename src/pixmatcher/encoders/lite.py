@@ -15,28 +15,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import threading
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import EncoderError, QueryError
+from ..errors import QueryError
 from ..images import Recipe
 from . import Space
+from .networks import Floats, Lazy, loading, open_network, unit
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-
-Floats = npt.NDArray[np.float32]
-T = TypeVar("T")
 
 FILES = Path(__file__).with_name("lite_files")
 RECIPE = Recipe(size=260, interpolation="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
@@ -70,13 +66,6 @@ MAX_CHARACTERS = 20_000
 """Texts are cut here before they are split into tokens, of which only the first `MAX_TOKENS` count."""
 
 
-def unit(vectors: Floats) -> Floats:
-    """Return `vectors` (..., d) at length 1; what has no length stays as it is."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    result: Floats = vectors / np.maximum(length, np.finfo(np.float32).tiny)
-    return result
-
-
 def softmax(values: Floats) -> Floats:
     """Return `values` (..., d) as probabilities over the last axis."""
     powers = np.exp(values - values.max(-1, keepdims=True))
@@ -86,66 +75,29 @@ def softmax(values: Floats) -> Floats:
 
 def fingerprint_of(hashes: Mapping[str, str]) -> str:
     """Hash the hashes of the files (name -> sha256), and all else that shapes an embedding."""
-    shaping: list[Any] = [sorted(hashes.items()), asdict(RECIPE), [asdict(space) for space in SPACES]]
+    recipe = {name: value for name, value in asdict(RECIPE).items() if name != "resize"}  # which came later
+    shaping: list[Any] = [sorted(hashes.items()), recipe, [asdict(space) for space in SPACES]]
     shaping += [NAME_TEMPERATURE, NAME_WEIGHT, DOUBT, MAX_TOKENS, MAX_CHARACTERS]
     return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]
 
 
-class _Lazy(Generic[T]):
-    """A value that is made when it is first asked for, once, whatever thread asks."""
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._made: list[T] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._made)
-
-    def get(self) -> T:
-        if not self._made:
-            with self._lock:
-                if not self._made:
-                    self._made.append(self._make())
-        return self._made[0]
+def _loading(path: Path) -> AbstractContextManager[None]:
+    return loading(path, "`lite`", "install pixmatcher again")
 
 
-@contextmanager
-def _loading(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with a file of the encoder into one sentence; each library raises its own."""
-    try:
-        yield
-    except Exception as error:
-        raise EncoderError(f"The encoder `lite` cannot load {path}: install pixmatcher again. ({error})") from error
-
-
-def open_network(path: Path, *, optimise: bool = True) -> InferenceSession:
-    """Open a network for callers that bring their own threads: a call computes on the thread it is made on.
-
-    To `optimise` the graph takes longer than to load it, and pays where the same network sees many batches.
-    """
-    # ONNX Runtime 1.29 and later reports to its makers, and keeps a file for it, unless this is set before the import.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    if not optimise:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors, which are raised as well
+def _open_network(path: Path, *, optimise: bool = True) -> InferenceSession:
     with _loading(path):
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return open_network(path, optimise=optimise)
 
 
 class _ImageSide:
     """The image network, and the small one that turns its outputs into embeddings."""
 
     def __init__(self, folder: Path) -> None:
-        self.network = open_network(folder / "visual.onnx")
+        self.network = _open_network(folder / "visual.onnx")
         # A network of its own and no NumPy: NumPy's matrix products bring threads, which get into the way
         # of the caller's.
-        self.heads = open_network(folder / "heads.onnx")
+        self.heads = _open_network(folder / "heads.onnx")
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
         features, logits = self.network.run(None, {"pixels": pixels})
@@ -243,7 +195,7 @@ class _TextSide:
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
 
-        self.session = open_network(folder / "textual.onnx", optimise=False)
+        self.session = _open_network(folder / "textual.onnx", optimise=False)
         with _loading(folder / "tokenizer.json"):
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         # Opened here: np.load leaves a damaged file open.
@@ -284,8 +236,8 @@ class LiteEncoder:
     def __init__(self, folder: Path = FILES) -> None:
         with _loading(folder / "card.json"):
             self.fingerprint: str = json.loads((folder / "card.json").read_bytes())["fingerprint"]
-        self._images = _Lazy(lambda: _ImageSide(folder))
-        self._texts = _Lazy(lambda: _TextSide(folder))
+        self._images = Lazy(lambda: _ImageSide(folder))
+        self._texts = Lazy(lambda: _TextSide(folder))
 
     def load_images(self) -> None:
         """Load the image side, which otherwise its first use does."""

@@ -1,0 +1,145 @@
+"""`card.json`: what a folder of ONNX files is, where it comes from, and how it is to be used.
+
+A folder that `pixmatcher models export` or `pull` makes holds the networks of one encoder, its tokenizer, and a card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from ..errors import EncoderError
+from ..images import Recipe
+from ..spaces import Space
+
+CARD_NAME = "card.json"
+CARD_FORMAT = 1
+
+Pooling: TypeAlias = 'Literal["none", "first", "mean"]'
+Cleaning: TypeAlias = 'Literal["none", "clip"]'
+
+
+@dataclass(frozen=True)
+class Network:
+    """An ONNX file and the names of what goes in and comes out.
+
+    Images go in as pixels (N, H, W, 3) where the input is of uint8, and normalised (N, 3, H, W) where it is of floats.
+    """
+
+    file: str
+    input: str
+    output: str
+    pooling: Pooling = "none"
+    """What becomes of an output (N, tokens, dimension): the first token or the mean of all is the embedding."""
+    mask: str | None = None
+    """Of a text network, the input that is 1 for what is text and 0 for what is padding, if it has one."""
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """How a text becomes the ids (N, context_length) that a text network takes."""
+
+    tokenizer: str
+    """File of the `tokenizers` library."""
+    context_length: int
+    """Ids of a text, whole; longer ones are cut before the closing one."""
+    pad_id: int
+    cleaning: Cleaning = "none"
+    """What is done before the tokenizer: `clip` is what CLIP's own does, see `clip_text.clean`."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of the folder: its length in bytes and its SHA-256 in hexadecimal."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """The content of `card.json`."""
+
+    name: str
+    """What `--encoder` takes; in a collection it tells which encoder made the embeddings."""
+    fingerprint: str
+    space: Space
+    recipe: Recipe
+    visual: Network
+    precision: Literal["fp32", "int8"]
+    licence: str
+    source: str
+    """Where the weights come from."""
+    files: Mapping[str, StoredFile]
+    textual: Network | None = None
+    text: TextRecipe | None = None
+    notes: Mapping[str, str | float] | None = None
+    """What else is worth knowing, such as the agreement of int8 with fp32."""
+
+
+def read_card(folder: Path) -> Card:
+    """Read the card of a folder and check that its files are there, in their length.
+
+    Raises `EncoderError` if one is missing or of another length, or the card is none.
+    """
+    path = folder / CARD_NAME
+    try:
+        values = json.loads(path.read_bytes())
+        if values.pop("format") != CARD_FORMAT:
+            raise EncoderError(
+                f"{path} has a format that this version of pixmatcher does not know: upgrade pixmatcher."
+            )
+        recipe = values.pop("recipe")
+        recipe |= {"mean": tuple(recipe["mean"]), "std": tuple(recipe["std"])}
+        text, textual = values.pop("text"), values.pop("textual")
+        card = Card(
+            space=Space(**values.pop("space")),
+            recipe=Recipe(**recipe),
+            visual=Network(**values.pop("visual")),
+            textual=None if textual is None else Network(**textual),
+            text=None if text is None else TextRecipe(**text),
+            files={name: StoredFile(**stored) for name, stored in values.pop("files").items()},
+            **values,
+        )
+    except OSError as error:
+        raise EncoderError(
+            f"{path} cannot be read ({error.strerror}): name a folder that `pixmatcher models export` has made."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise EncoderError(f"{path} is damaged ({error}): export or pull the encoder again.") from error
+    for name, stored in card.files.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != stored.bytes:
+            what = "is not as it was written" if file.is_file() else "is missing"
+            raise EncoderError(f"{file} {what}: export or pull the encoder {card.name} again.")
+    return card
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """Write `card.json`, the last file of a folder: without it the folder is none."""
+    text = json.dumps({"format": CARD_FORMAT} | asdict(card), indent=2)
+    (folder / CARD_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def store_files(folder: Path, names: list[str]) -> dict[str, StoredFile]:
+    """Length and SHA-256 of the files of a folder."""
+    return {name: StoredFile((folder / name).stat().st_size, sha256_of(folder / name)) for name in names}
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint_of(weights: Mapping[str, str], recipe: Recipe, *more: object) -> str:
+    """Hash what shapes an embedding: the hashes of weights (name -> SHA-256), the recipe, and what else there is."""
+    shaping = [sorted(weights.items()), asdict(recipe), *map(repr, more)]
+    return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]

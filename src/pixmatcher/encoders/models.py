@@ -1,0 +1,147 @@
+"""The encoders by name: which there are, where their files lie, and which of the two backends runs them.
+
+A name is one of `KNOWN`, or a reference: `torchvision:NAME`, `timm:NAME`, `open_clip:ARCH/TAG`, `hf:REPO` or
+`onnx:FOLDER`. With `@int8` at its end it means the int8 export of that encoder.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import EncoderError
+from ..spaces import Space
+from .runtime import Runtime
+from .weights import model_folder
+
+if TYPE_CHECKING:
+    from . import Encoder
+
+INT8 = "@int8"
+INSTALL = "pip install 'pixmatcher[torch]'"
+
+
+@dataclass(frozen=True)
+class Known:
+    """An encoder that has a name of its own."""
+
+    reference: str
+    """The same encoder as its reference library names it."""
+    space: Space
+    licence: str
+    megabytes: int
+    """Size of the weights."""
+    about: str
+    onnx_repo: str | None = None
+    """A repository of the hub that offers it as ONNX files."""
+
+
+KNOWN = {
+    "mobilenet_v3_large": Known(
+        "torchvision:mobilenet_v3_large/IMAGENET1K_V1",
+        Space("visual", 960),
+        "BSD-3-Clause",
+        21,
+        "MobileNetV3-Large of torchvision, ImageNet",
+    ),
+    "mobilenet_v3_small": Known(
+        "torchvision:mobilenet_v3_small/IMAGENET1K_V1",
+        Space("visual", 576),
+        "BSD-3-Clause",
+        10,
+        "MobileNetV3-Small of torchvision, ImageNet",
+    ),
+    "clip-vit-b-32": Known(
+        "open_clip:ViT-B-32-quickgelu/openai",
+        Space("clip", 512, text=True),
+        "MIT",
+        605,
+        "CLIP ViT-B/32 of OpenAI, by open_clip",
+        onnx_repo="Xenova/clip-vit-base-patch32",
+    ),
+}
+
+TORCH_KINDS = ("torchvision", "timm", "open_clip")
+FORMS = "torchvision:NAME, timm:NAME, open_clip:ARCH/TAG, hf:REPO, onnx:FOLDER"
+
+
+def reference_of(name: str) -> tuple[str, str]:
+    """Return the kind and the rest of the reference that `name` means, such as ("timm", "resnet50").
+
+    Raises `EncoderError` if it is neither known nor a reference.
+    """
+    bare = name.removesuffix(INT8)
+    kind, colon, rest = (KNOWN[bare].reference if bare in KNOWN else bare).partition(":")
+    if colon and rest and kind in (*TORCH_KINDS, "hf", "onnx"):
+        return kind, rest
+    raise EncoderError(f"There is no encoder {name!r}: choose one of lite, {', '.join(KNOWN)}, or {FORMS}.")
+
+
+def full_name(name: str) -> str:
+    """The name as collections remember it: a folder by its absolute path. Raises `EncoderError` as `reference_of`."""
+    kind, rest = reference_of(name)
+    return f"onnx:{os.path.abspath(os.path.expanduser(rest))}" if kind == "onnx" else name
+
+
+def torch_installed() -> bool:
+    """Whether PyTorch is there; it is not imported, which would take seconds."""
+    return find_spec("torch") is not None
+
+
+def open_model(name: str, runtime: Runtime) -> Encoder:
+    """Load the encoder called `name`, by ONNX Runtime where its files are there, otherwise by PyTorch.
+
+    Raises `EncoderError` if there is none of that name, or neither is possible.
+    """
+    kind, rest = reference_of(name)
+    if kind == "onnx":
+        return _open_folder(Path(os.path.expanduser(rest)), full_name(name))
+    folder = model_folder(name)
+    wants_torch = runtime.backend == "torch" or (runtime.backend == "auto" and runtime.device not in ("auto", "cpu"))
+    if not wants_torch and folder.is_dir():
+        return _open_folder(folder, name)
+    if name.endswith(INT8):
+        raise EncoderError(
+            f"The encoder {name} is not there: run `pixmatcher models export {name.removesuffix(INT8)} --int8`."
+        )
+    if kind == "hf":
+        if runtime.backend == "torch":
+            raise EncoderError(
+                f"The encoder {name} is made of ONNX files, which PyTorch does not run: leave out torch."
+            )
+        from .hub import pull_onnx
+
+        pull_onnx(rest, folder, name=name, offline=runtime.offline, progress=runtime.progress)
+        return _open_folder(folder, name)
+    if runtime.backend != "onnx" and torch_installed():
+        from .torch import open_torch_encoder
+
+        return open_torch_encoder(name, runtime)
+    if not wants_torch and model_folder(name + INT8).is_dir():
+        return _open_folder(model_folder(name + INT8), name + INT8)
+    if runtime.backend == "onnx" and torch_installed():
+        raise EncoderError(f"The encoder {name} has not been exported: run `pixmatcher models export {name}` first.")
+    raise EncoderError(_needs_torch(name, folder))
+
+
+def _needs_torch(name: str, folder: Path) -> str:
+    known = KNOWN.get(name)
+    pull = f"run `pixmatcher models pull {name}`, " if known is not None and known.onnx_repo else ""
+    return (
+        f"The encoder {name} needs PyTorch until it is exported: {pull}run `{INSTALL}`, copy {folder} from a machine "
+        f"where `pixmatcher models export {name}` made it, or use the bundled encoder lite."
+    )
+
+
+def _open_folder(folder: Path, name: str) -> Encoder:
+    from dataclasses import replace
+
+    from .card import CARD_NAME, read_card
+    from .hub import read_layout
+    from .onnx import OnnxEncoder
+
+    card = read_card(folder) if (folder / CARD_NAME).is_file() else read_layout(folder)
+    return OnnxEncoder(replace(card, name=name), folder)
