@@ -190,10 +190,10 @@ class Recipe:
         """The short side a picture needs, so that this recipe gives what it would of all its pixels; see `open_image`.
 
         A `box` is only never enlarged. The others follow a reference, from which they stay away by less than 1/255 a
-        pixel on average: for that a JPEG is decoded at four times the pixels at least, as the scaling of its decoder is
-        not that of the reference.
+        pixel on average, since the decoder of a JPEG, which scales in another way, only does so down to a few times the
+        pixels they need.
         """
-        return math.ceil(self.size / self.crop) if self.resize == "box" else _SPARE * self._resized
+        return math.ceil(self.size / self.crop) if self.resize == "box" else math.ceil(_SPARE * self._resized)
 
     @property
     def _resized(self) -> int:
@@ -201,8 +201,12 @@ class Recipe:
         return round(self.size / self.crop)
 
 
-_SPARE = 4
-"""Pixels a side for each one of `shortest` and `squash`, above which they may be averaged or scaled in other ways."""
+_SPARE = 3.9
+"""Pixels a side for each one of `shortest` and `squash` that are left to be resized as the reference does.
+
+What is more may be averaged or scaled in other ways before. With 4, photos of 12 megapixels would be decoded at full
+scale for 384 pixels. With 3, differences are twice as large, and above 1/255 where there is much fine detail.
+"""
 
 
 IMAGENET_RECIPE = Recipe(size=224, interpolation="bilinear")
@@ -959,7 +963,19 @@ def _fit(image: Image.Image | OpenedImage, recipe: Recipe) -> Image.Image:
     x, y = (area[2] - area[0]) / columns, (area[3] - area[1]) / rows
     first_column, first_row = (round((side - recipe.size) / 2) for side in (columns, rows))
     left, top = area[0] + first_column * x, area[1] + first_row * y
-    return _resize(pixels, target, recipe, (left, top, left + recipe.size * x, top + recipe.size * y))
+    right, bottom = left + recipe.size * x, top + recipe.size * y
+    # Since version 13, Pillow begins with the direction that is shrunk more, going by the picture, not by the box.
+    above, below = math.floor(top - _reach(y)), math.ceil(bottom + _reach(y))
+    if above > 0 or below < pixels.height:
+        above, below = max(above, 0), min(below, pixels.height)
+        pixels = pixels.crop((0, above, pixels.width, below))
+        top, bottom = top - above, bottom - above
+    return _resize(pixels, target, recipe, (left, top, right, bottom))
+
+
+def _reach(scale: float) -> float:
+    """How far from the middle of a pixel any filter looks, where the picture is shrunk by `scale`."""
+    return 3 * max(1.0, scale) + 1
 
 
 def _resized_size(size: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
