@@ -695,9 +695,7 @@ class _Bars:
             return None
 
         def update(done: int, total: int) -> None:
-            self._show(
-                title, done, total, lambda speed: f"{done:,}/{total:,}" + (f" {speed:.0f} {what}/s" if speed else "")
-            )
+            self._show(title, done, total, f"{done:,}/{total:,}", lambda speed: f"{speed:.0f} {what}/s")
 
         return update
 
@@ -705,30 +703,30 @@ class _Bars:
         """What to call with what is done, and its bytes done and to do."""
         if not sys.stderr.isatty():
             return None
-        from rich.filesize import decimal
 
         def update(title: str, done: int, total: int | None) -> None:
-            whole = "" if total is None else f"/{decimal(total)}"
-            self._show(
-                title, done, total, lambda speed: decimal(done) + whole + (f" {decimal(int(speed))}/s" if speed else "")
-            )
+            from rich.filesize import decimal
+
+            told = decimal(done) if total is None else f"{decimal(done)}/{decimal(total)}"
+            self._show(title, done, total, told, lambda speed: f"{decimal(int(speed))}/s")
 
         return update
 
-    def _show(self, title: str, done: int, total: int | None, told: Callable[[float | None], str]) -> None:
+    def _show(self, title: str, done: int, total: int | None, told: str, rate: Callable[[float], str]) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         if self._progress is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
-            console = Console(stderr=True)
-            self._progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            texts = (TextColumn("{task.fields[told]}"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(), *texts)
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
             self._progress.start()
         task = next((task for task in self._progress.tasks if task.description == title), None)
         if task is None:
-            self._progress.add_task(title, total=total, completed=done, told=told(None))
+            self._progress.add_task(title, total=total, completed=done, told=told, rate="")
         else:
-            self._progress.update(task.id, completed=done, total=total, told=told(task.finished_speed or task.speed))
+            speed = task.finished_speed or task.speed
+            self._progress.update(task.id, completed=done, total=total, told=told, rate=rate(speed) if speed else "")
 
 
 def _print_report(report: IndexReport) -> None:
