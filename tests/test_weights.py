@@ -358,26 +358,27 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path | None) -> None:
 
 
 REPLACE = """
-import itertools, sys
+import shutil, sys
 from pathlib import Path
 from pixmatcher.encoders import weights
-sys.path.insert(0, sys.argv[2])
-from test_weights import make
-if sys.argv[3] == "never":
+target, sources, exchanging = Path(sys.argv[1]), sys.argv[2].split(":"), sys.argv[3]
+if exchanging == "never":
     weights._exchange = lambda one, other: False
 print("started", flush=True)
-for number in itertools.count():
-    make(Path(sys.argv[1]), b"%d" % number * 1000)
+while True:
+    for source in sources:
+        with weights.making_folder(target) as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
 """
 
 
 @pytest.mark.parametrize("exchanging", ["where it can", "never"])
 def test_a_killed_process_leaves_the_old_or_the_new_folder(tmp_path: Path, exchanging: str) -> None:
-    target = tmp_path / "model"
-    chance = random.Random(3)
-    make(target, b"before")
-    for _ in range(6):
-        with start(REPLACE, target, Path(__file__).parent, exchanging) as process:
+    target, chance = tmp_path / "models" / "model", random.Random(3)
+    for number, folder in enumerate((tmp_path / "a", tmp_path / "b", target)):
+        make(folder, b"%d" % number * 1000)
+    for _ in range(10):
+        with start(REPLACE, target, f"{tmp_path}/a:{tmp_path}/b", exchanging) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "started\n"
             time.sleep(chance.random() / 50)
@@ -387,31 +388,31 @@ def test_a_killed_process_leaves_the_old_or_the_new_folder(tmp_path: Path, excha
                 pass
         assert damaged_files(read_card(target), target) == []
     make(target, b"after")
-    assert listing(tmp_path) == ["model"]
+    assert listing(target.parent) == ["model"]
     assert (target / "visual.onnx").read_bytes() == b"after"
 
 
 SLOW = """
-import sys, time
+import shutil, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_weights import fill
 from pixmatcher.encoders.weights import making_folder
 print("started", flush=True)
 with making_folder(Path(sys.argv[1])) as folder:
     assert not list(folder.iterdir())
     print("making", flush=True)
-    fill(folder, sys.argv[3].encode())
+    shutil.copytree(sys.argv[2], folder, dirs_exist_ok=True)
     sys.stdin.readline()
 """
 
 
 def test_two_processes_make_one_folder_one_after_the_other(tmp_path: Path) -> None:
-    target, here = tmp_path / "model", Path(__file__).parent
+    target = tmp_path / "models" / "model"
+    for name in ("first", "second"):
+        make(tmp_path / name, name.encode())
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 
-    def begin(content: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", SLOW, str(target), str(here), content]
+    def begin(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SLOW, str(target), str(tmp_path / name)]
         return subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
 
     with begin("first") as first:
@@ -428,7 +429,7 @@ def test_two_processes_make_one_folder_one_after_the_other(tmp_path: Path) -> No
             second.communicate("\n", timeout=30)
     assert (first.returncode, second.returncode) == (0, 0)
     assert (target / "visual.onnx").read_bytes() == b"second"
-    assert listing(tmp_path) == ["model"]
+    assert listing(target.parent) == ["model"]
 
 
 # What is in the cache
