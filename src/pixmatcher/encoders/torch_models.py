@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote
 
-from ..errors import EncoderError, FetchError
+from ..errors import EncoderError
 from ..images import Recipe
 from ..spaces import Space
 from .card import TextRecipe, fingerprint_of
 from .checkpoints import StateDict, fitting, hash_of, read_state_dict, save_state_dict
 from .models import INSTALL, KNOWN, reference_of
 from .runtime import ModelProgress
-from .weights import cache_folder
+from .weights import cache_folder, fetch_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,12 +58,6 @@ class Origin:
     files: tuple[str, ...] = ()
     """The files of the repository that may hold the weights, the best first."""
     url: str = ""
-
-    @property
-    def sha256(self) -> str:
-        """The first digits of the file's SHA-256, which the name of the file tells by custom, or ""."""
-        found = re.search(r"-([0-9a-f]{8,64})\.\w+$", self.url)
-        return found[1] if found else ""
 
     def __str__(self) -> str:
         return f"{self.repo} of the hub" if self.repo else self.url
@@ -180,7 +174,18 @@ def _assemble(name: str, plan: _Plan, file: Path, tensors: StateDict, source: st
 
 
 def _fetch(origin: Origin, name: str, offline: bool, progress: ModelProgress | None) -> Path:
-    raise FetchError(f"The weights of {name} cannot be downloaded yet.")
+    """The published weights, from the cache or downloaded."""
+    if not origin.repo:
+        return fetch_weights(origin.url, encoder=name, offline=offline, progress=progress)
+    from .hub import fetch_hub_file
+
+    refusals = []
+    for file in origin.files:
+        try:
+            return fetch_hub_file(origin.repo, file, encoder=name, offline=offline, progress=progress)
+        except EncoderError as error:  # it is not among the files, or offline not in the cache
+            refusals.append(error)
+    raise refusals[0]
 
 
 def _unknown(what: str, given: str, choices: Iterable[str]) -> EncoderError:
