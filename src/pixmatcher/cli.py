@@ -196,7 +196,7 @@ def index_command(
     if not math.isfinite(max_megapixels):
         raise QueryError("--max-megapixels must be a number.")
     if weights is not None:
-        from .encoders.torch import import_weights
+        from .encoders.torch_models import import_weights
 
         if encoder is None or len(encoder) != 1:
             raise QueryError("--weights are of one encoder: name it with --encoder.")

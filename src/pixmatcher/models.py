@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .encoders import DEFAULT_ENCODER, Runtime, describe_encoder
 from .encoders.card import Card, read_card
 from .encoders.models import INT8, KNOWN, TORCH_KINDS, needs_torch, reference_of, torch_installed
-from .encoders.weights import link_model, model_folder, stored_models, wrong_files
+from .encoders.weights import cached_models, damaged_files, link_model, model_folder
 from .errors import EncoderError, PixMatcherError
 from .images import fit_image, open_image
 from .reading import read_entry, take_turns
@@ -49,7 +49,7 @@ def list_models() -> list[ModelState]:
     states = [
         ModelState(lite.name, "EfficientNet-Lite2 and all-MiniLM-L6-v2", _spaces(lite), "bundled", "Apache-2.0", 34)
     ]
-    stored = {model.name: model for model in stored_models()}
+    stored = {model.name: model for model in cached_models()}
     for name, known in KNOWN.items():
         if name not in stored:
             state = "to be downloaded" if torch_installed() or known.onnx_repo else "needs the extra torch"
@@ -155,7 +155,7 @@ def _export_fp32(name: str, target: Path, weights: Path | None, runtime: Runtime
     if not torch_installed():
         raise EncoderError(needs_torch(name))
     from .encoders.export import export_model
-    from .encoders.torch import open_torch_model
+    from .encoders.torch_models import open_torch_model
 
     model = open_torch_model(name, weights=weights, offline=runtime.offline, progress=runtime.progress)
     return export_model(model, target)
@@ -224,4 +224,6 @@ def model_details(name: str) -> tuple[list[tuple[str, str]], list[str]]:
         *((key, str(value)) for key, value in (card.notes or {}).items()),
         *((file, f"{stored.bytes / 1e6:.1f} MB, sha256 {stored.sha256}") for file, stored in card.files.items()),
     ]
-    return details, wrong_files(folder, card)
+    return details, [
+        f"{name} is not as it was written: export or pull it again." for name in damaged_files(card, folder)
+    ]

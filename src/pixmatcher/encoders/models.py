@@ -81,7 +81,8 @@ def reference_of(name: str) -> tuple[str, str]:
 
 def torch_installed() -> bool:
     """Whether PyTorch is there; it is not imported, which would take seconds."""
-    return find_spec("torch") is not None
+    spec = find_spec("torch")
+    return spec is not None and spec.origin is not None  # any folder called torch, such as the current one's, has none
 
 
 def open_model(name: str, runtime: Runtime) -> Encoder:
