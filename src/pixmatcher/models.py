@@ -56,13 +56,13 @@ def list_models() -> list[ModelState]:
             space = f"{known.space.name} {known.space.dimension}"
             states.append(ModelState(name, known.about, space, state, known.licence, known.megabytes))
     for model in stored.values():
-        if isinstance(model.card, Card):
+        if model.card is not None:
             about = KNOWN[model.name].about if model.name in KNOWN else model.card.source
             space = f"{model.card.space.name} {model.card.space.dimension}"
             state = f"ready, {model.card.precision}"
             states.append(ModelState(model.name, about, space, state, model.card.licence, model.bytes / 1e6))
         else:
-            states.append(ModelState(model.name, str(model.card), "", "damaged", "", model.bytes / 1e6))
+            states.append(ModelState(model.name, model.problem, "", "damaged", "", model.bytes / 1e6))
     return states
 
 
@@ -224,6 +224,5 @@ def model_details(name: str) -> tuple[list[tuple[str, str]], list[str]]:
         *((key, str(value)) for key, value in (card.notes or {}).items()),
         *((file, f"{stored.bytes / 1e6:.1f} MB, sha256 {stored.sha256}") for file, stored in card.files.items()),
     ]
-    return details, [
-        f"{name} is not as it was written: export or pull it again." for name in damaged_files(card, folder)
-    ]
+    damaged = damaged_files(card, folder)
+    return details, [f"{file} is not as it was written: export or pull {name} again." for file in damaged]
