@@ -21,10 +21,10 @@ from hub_models import CLIP_MEAN, CLIP_STD
 from hub_server import Hub, blob, serve_hub
 from pixmatcher import EncoderError, FetchError, PixMatcherError, load_encoder
 from pixmatcher.encoders import Runtime, _load
-from pixmatcher.encoders.card import TextRecipe, read_card
+from pixmatcher.encoders.card import TextRecipe, is_inside, read_card
 from pixmatcher.encoders.external import external_files
 from pixmatcher.encoders.hub import fetch_hub_file, look_up, pull_onnx
-from pixmatcher.encoders.layout import is_inside, read_layout
+from pixmatcher.encoders.layout import read_layout
 from pixmatcher.encoders.weights import damaged_files, model_folder
 from pixmatcher.images import Recipe
 from pixmatcher.spaces import Space

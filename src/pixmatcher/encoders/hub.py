@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from ..download import shown, stream
 from ..errors import EncoderError, FetchError
-from .card import CARD_NAME, Card, read_card, sha256_of, write_card
+from .card import CARD_NAME, Card, is_inside, read_card, sha256_of, write_card
 from .external import external_files
 from .layout import (
     CONFIG,
@@ -29,7 +29,6 @@ from .layout import (
     TOKENIZER_CONFIG,
     beside,
     find_layout,
-    is_inside,
     read_layout,
 )
 from .runtime import ModelProgress

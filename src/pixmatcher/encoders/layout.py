@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import EncoderError
 from ..images import Recipe, normalize_pixels
 from ..spaces import Space
-from .card import Card, Network, TextRecipe, fingerprint_of, store_files
+from .card import Card, Network, TextRecipe, fingerprint_of, is_inside, store_files
 from .external import external_files
 from .networks import open_network
 from .tokenizing import open_tokenizer
@@ -77,12 +77,6 @@ def beside(network: str, name: str) -> str:
     if not is_inside(name):
         raise ValueError(f"it keeps its weights in {name[:100]!r}, outside its folder")
     return (PurePosixPath(network).parent / name).as_posix()
-
-
-def is_inside(name: str) -> bool:
-    """Whether a path leads from a folder to something inside it, and is written in its plainest form."""
-    parts = name.split("/")
-    return not any(part in ("", ".", "..") for part in parts) and "\0" not in name and "\\" not in name
 
 
 def read_layout(
