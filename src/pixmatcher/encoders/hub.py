@@ -134,6 +134,8 @@ def fetch_hub_file(
     with needing_network(f"The weights of the encoder {encoder}", ways_to_weights()):
         if _is_as_noted(place, note):
             return place
+        if offline and not place.is_file():
+            raise OfflineError
         with lock_beside(place):
             if _is_as_noted(place, note):
                 return place
