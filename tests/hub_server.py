@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from file_server import File, FileServer, serve_files
 
@@ -60,7 +61,7 @@ class Hub:
         return entry
 
     def _serve(self, repo: str, commit: str, path: str, content: bytes) -> None:
-        place = f"/{repo}/resolve/{commit}/{path}"
+        place = f"/{repo}/resolve/{commit}/{quote(path)}"
         told = {"X-Repo-Commit": commit}
         if path.endswith(LONG):
             sha256 = hashlib.sha256(content).hexdigest()
@@ -77,8 +78,10 @@ class Hub:
             following = start + self.page
             last = following >= len(entries)
             link = {} if last else {"Link": f'<{self.url}{tree}&limit={self.page}&cursor=n%3D{following}>; rel="next"'}
-            address = tree if start == 0 else f"{tree}&limit={self.page}&cursor=n%3D{start}"
-            self._put(address, entries[start:following], link)
+            # The hub's own client says more than we do.
+            addresses = [f"{tree}&limit={self.page}&cursor=n%3D{start}"] if start else [tree, f"{tree}&expand=false"]
+            for address in addresses:
+                self._put(address, entries[start:following], link)
 
     def _put(self, address: str, value: object, headers: dict[str, str] | None = None) -> None:
         content = json.dumps(value).encode()

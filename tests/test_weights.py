@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -497,3 +498,22 @@ def test_files_are_held_against_the_card(tmp_path: Path) -> None:
     assert damaged_files(card, tmp_path / "model") == ["visual.onnx"]
     more = {**card.files, "textual.onnx": StoredFile(1, "0" * 64)}
     assert damaged_files(Card(**{**vars(card), "files": more}), tmp_path / "model") == ["visual.onnx", "textual.onnx"]
+
+
+@pytest.mark.parametrize("place", ["files", "visual"])
+def test_a_card_names_nothing_outside_its_folder(tmp_path: Path, place: str) -> None:
+    make(tmp_path / "model")
+    (tmp_path / "secret").write_bytes(b"1234567")
+    card = json.loads((tmp_path / "model" / "card.json").read_text())
+    if place == "files":
+        card["files"]["../secret"] = card["files"]["visual.onnx"]
+    else:
+        card["visual"]["file"] = "../secret"
+    (tmp_path / "model" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(EncoderError, match="names files outside its folder") as caught:
+        read_card(tmp_path / "model")
+    one_sentence(caught)
+    card["files"], card["visual"]["file"] = {}, 3
+    (tmp_path / "model" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(EncoderError, match="is damaged"):
+        read_card(tmp_path / "model")

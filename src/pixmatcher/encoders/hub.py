@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from ..download import shown, stream
 from ..errors import EncoderError, FetchError
-from .card import CARD_NAME, Card, read_card, sha256_of, write_card
+from .card import CARD_NAME, Card, is_inside, read_card, sha256_of, write_card
 from .external import external_files
 from .layout import (
     CONFIG,
@@ -29,7 +29,6 @@ from .layout import (
     TOKENIZER_CONFIG,
     beside,
     find_layout,
-    is_inside,
     read_layout,
 )
 from .runtime import ModelProgress
@@ -135,6 +134,8 @@ def fetch_hub_file(
     with needing_network(f"The weights of the encoder {encoder}", ways_to_weights()):
         if _is_as_noted(place, note):
             return place
+        if offline and not place.is_file():
+            raise OfflineError
         with lock_beside(place):
             if _is_as_noted(place, note):
                 return place

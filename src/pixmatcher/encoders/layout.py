@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import EncoderError
 from ..images import Recipe, normalize_pixels
 from ..spaces import Space
-from .card import Card, Network, TextRecipe, fingerprint_of, store_files
+from .card import Card, Network, TextRecipe, fingerprint_of, is_inside, store_files
 from .external import external_files
 from .networks import open_network
 from .tokenizing import open_tokenizer
@@ -79,12 +79,6 @@ def beside(network: str, name: str) -> str:
     return (PurePosixPath(network).parent / name).as_posix()
 
 
-def is_inside(name: str) -> bool:
-    """Whether a path leads from a folder to something inside it, and is written in its plainest form."""
-    parts = name.split("/")
-    return not any(part in ("", ".", "..") for part in parts) and "\0" not in name and "\\" not in name
-
-
 def read_layout(
     folder: Path,
     *,
@@ -99,91 +93,93 @@ def read_layout(
     damaged, or it is an encoder that cannot be used as its authors meant.
     """
     folder = Path(folder).absolute()
-    layout = find_layout(_Files(folder))
+    files = _Folder(folder, source or str(folder))
+    layout = find_layout(files)
     if layout is None:
         raise EncoderError(
             f"{folder} holds no model: it has neither a card.json nor onnx/vision_model.onnx nor onnx/model.onnx."
         )
-    shown = source or str(folder)
-    with _using(f"{shown}/{PREPROCESSOR}"):
-        recipe = _recipe(_read_json(folder, PREPROCESSOR))
+    with files.using(PREPROCESSOR):
+        recipe = _recipe(files.json(PREPROCESSOR))
     networks = [layout.visual] if layout.textual is None else [layout.visual, layout.textual]
     weights = list(networks)
     for network in networks:
-        with _using(f"{shown}/{network}"):
+        with files.using(network):
             for external in sorted(external_files(folder / network)):
                 path = beside(network, external)
-                if not (folder / path).is_file():
+                if path not in files:
                     raise _MisfitError(f"keeps its weights in {external}, which is missing")
                 weights.append(path)
-    with _using(f"{shown}/{layout.visual}"):
+    with files.using(layout.visual):
         visual, dimension = _look_at_images(open_network(folder / layout.visual, optimise=False), recipe, layout)
     textual = text = None
     if layout.textual is not None:
         weights.append(TOKENIZER)
-        with _using(f"{shown}/{TOKENIZER}"):
-            pad_id = _pad_id(folder)
-        with _using(f"{shown}/{layout.textual}"):
+        with files.using(TOKENIZER):
+            pad_id = _pad_id(files)
+        with files.using(layout.textual):
             session = open_network(folder / layout.textual, optimise=False)
-            textual, text = _look_at_texts(session, folder, layout.textual, visual.output, pad_id)
+            textual, text = _look_at_texts(session, files, layout.textual, visual.output, pad_id)
             _check_texts(session, textual, text, folder, dimension)
-    beside_them = [name for name in (PREPROCESSOR, CONFIG, TOKENIZER_CONFIG) if (folder / name).is_file()]
-    with _using(shown):
-        files = store_files(folder, list(dict.fromkeys([*weights, *beside_them])))
+    beside_them = [name for name in (PREPROCESSOR, CONFIG, TOKENIZER_CONFIG) if name in files]
+    with files.using(""):
+        stored = store_files(folder, list(dict.fromkeys([*weights, *beside_them])))
     return Card(
         name=name or f"onnx:{folder}",
-        fingerprint=fingerprint_of({path: files[path].sha256 for path in weights}, recipe, visual, textual, text),
+        fingerprint=fingerprint_of({path: stored[path].sha256 for path in weights}, recipe, visual, textual, text),
         space=Space("visual", dimension) if text is None else Space("clip", dimension, text=True),
         recipe=recipe,
         visual=visual,
         precision=layout.precision,
         licence=licence,
-        source=shown,
-        files=files,
+        source=files.shown,
+        files=stored,
         textual=textual,
         text=text,
         notes=notes,
     )
 
 
-class _Files(Container[str]):
-    """The names of a folder's plain files, or links to such: so lies what the hub's own client downloaded."""
+@dataclass(frozen=True)
+class _Folder(Container[str]):
+    """The files of a folder: plain ones, or links to such, as the hub's own client leaves them."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    path: Path
+    shown: str
+    """What the folder is called in messages."""
 
     def __contains__(self, name: object) -> bool:
-        return (self._folder / str(name)).is_file()
+        return (self.path / str(name)).is_file()
 
+    @contextmanager
+    def using(self, name: str) -> Iterator[None]:
+        """Turn what is wrong with a file into one sentence; each library raises its own."""
+        shown = f"{self.shown}/{name}".rstrip("/")
+        try:
+            yield
+        except EncoderError:
+            raise
+        except _MisfitError as error:
+            raise EncoderError(f"{shown} {error}.") from error
+        except Exception as error:
+            reason = " ".join(str(error).replace(f"{self.path}/", "").split())[:300].rstrip(".")
+            raise EncoderError(
+                f"{shown} cannot be used ({reason}): download it again, or take another model."
+            ) from error
 
-@contextmanager
-def _using(path: str) -> Iterator[None]:
-    """Turn what is wrong with a file into one sentence; each library raises its own."""
-    try:
-        yield
-    except EncoderError:
-        raise
-    except _MisfitError as error:
-        raise EncoderError(f"{path} {error}.") from error
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise EncoderError(f"{path} cannot be used ({reason}): download it again, or take another model.") from error
-
-
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    """The content of a file that holds a JSON object; empty if it is not there."""
-    path = folder / name
-    if not path.is_file():
-        return {}
-    with _using(str(path)):
-        with path.open("rb") as file:
-            data = file.read(LONGEST[name] + 1)
-        if len(data) > LONGEST[name]:
-            raise _MisfitError(f"is longer than {LONGEST[name] >> 20} MB")
-        values = json.loads(data)
-        if not isinstance(values, dict):
-            raise _MisfitError("is damaged: download it again")
-    return values
+    def json(self, name: str) -> dict[str, Any]:
+        """The content of a file that holds a JSON object; empty if it is not there."""
+        if name not in self:
+            return {}
+        with self.using(name):
+            with (self.path / name).open("rb") as file:
+                data = file.read(LONGEST[name] + 1)
+            if len(data) > LONGEST[name]:
+                raise _MisfitError(f"is longer than {LONGEST[name] >> 20} MB")
+            values = json.loads(data)
+            if not isinstance(values, dict):
+                raise _MisfitError("is damaged: download it again")
+        return values
 
 
 # Images
@@ -326,7 +322,7 @@ def _look_at_images(session: InferenceSession, recipe: Recipe, layout: Layout) -
 
 
 def _look_at_texts(
-    session: InferenceSession, folder: Path, file: str, image_output: str, pad_id: int
+    session: InferenceSession, files: _Folder, file: str, image_output: str, pad_id: int
 ) -> tuple[Network, TextRecipe]:
     """How the text network is used."""
     inputs = {given.name: given for given in session.get_inputs()}
@@ -337,7 +333,7 @@ def _look_at_texts(
         raise _MisfitError(f"takes ids of the type {ids.type}, which is not known")
     output = _output(session, ("text_embeds" if image_output == "image_embeds" else image_output,))
     mask = "attention_mask" if "attention_mask" in inputs else None
-    length = _context_length(folder, ids.shape[1:])
+    length = _context_length(files, ids.shape[1:])
     return Network(file, "input_ids", output, mask=mask), TextRecipe(TOKENIZER, length, pad_id)
 
 
@@ -381,17 +377,17 @@ def _dimension(found: Any, count: int, network: Network) -> int:
 # Texts
 
 
-def _context_length(folder: Path, fixed: list[object]) -> int:
+def _context_length(files: _Folder, fixed: list[object]) -> int:
     """How many ids the text network takes: where its shape does not say it, as its configuration does."""
     if fixed and isinstance(fixed[0], int):
         return fixed[0]
-    config = _read_json(folder, CONFIG)
+    config = files.json(CONFIG)
     inner = config.get("text_config")
     told: list[Any] = [
         inner.get("max_position_embeddings") if isinstance(inner, dict) else None,
         config.get("max_position_embeddings"),
         64 if str(config.get("model_type")).startswith("siglip") else None,  # its class's default, left out in files
-        _read_json(folder, TOKENIZER_CONFIG).get("model_max_length"),
+        files.json(TOKENIZER_CONFIG).get("model_max_length"),
     ]
     for length in told:
         if _is_number(length) and length >= 3:
@@ -399,17 +395,17 @@ def _context_length(folder: Path, fixed: list[object]) -> int:
     raise _MisfitError("does not tell how long a text may be, nor do the files beside it: take another model")
 
 
-def _pad_id(folder: Path) -> int:
+def _pad_id(files: _Folder) -> int:
     """The id that fills a text up: as the tokenizer's configuration says, or else the tokenizer, or else 0."""
     from tokenizers import Tokenizer
 
-    path = folder / TOKENIZER
-    if not path.is_file():
+    path = files.path / TOKENIZER
+    if TOKENIZER not in files:
         raise _MisfitError("is missing, so it is not known how the model wants its texts")
     if path.stat().st_size > LONGEST[TOKENIZER]:
         raise _MisfitError(f"is longer than {LONGEST[TOKENIZER] >> 20} MB")
     tokenizer = Tokenizer.from_file(str(path))
-    token = _read_json(folder, TOKENIZER_CONFIG).get("pad_token")
+    token = files.json(TOKENIZER_CONFIG).get("pad_token")
     if isinstance(token, dict):
         token = token.get("content")
     found = tokenizer.token_to_id(token) if isinstance(token, str) else None
