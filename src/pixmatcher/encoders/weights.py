@@ -18,10 +18,3 @@ def cache_folder() -> Path:
 def model_folder(name: str) -> Path:
     """Where the ONNX files of the encoder called `name` lie, or would lie."""
     return cache_folder() / "models" / quote(name, safe="@")
-
-
-def fetch_weights(
-    url: str, *, encoder: str, sha256: str | None = None, offline: bool = False, progress: object = None
-) -> Path:
-    """Return the weights that `url` gives, from the cache or else downloaded into it."""
-    raise NotImplementedError
