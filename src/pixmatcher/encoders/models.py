@@ -104,7 +104,7 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
     wants_torch = runtime.backend == "torch" or (runtime.backend == "auto" and runtime.device not in ("auto", "cpu"))
     if not wants_torch and folder.is_dir():
         return _open_folder(folder, name)
-    if name.endswith(INT8):
+    if name.endswith(INT8) and kind != "hf":
         raise EncoderError(
             f"The encoder {name} is not there: run `pixmatcher models export {name.removesuffix(INT8)} --int8`."
         )
@@ -141,7 +141,7 @@ def _open_folder(folder: Path, name: str) -> Encoder:
     from dataclasses import replace
 
     from .card import CARD_NAME, read_card
-    from .hub import read_layout
+    from .layout import read_layout
     from .onnx import OnnxEncoder
 
     card = read_card(folder) if (folder / CARD_NAME).is_file() else read_layout(folder)
