@@ -1,20 +1,19 @@
-"""What the tests with PyTorch share: seeded random weights of the true architectures, which stand in for the published
-ones, as these cannot be downloaded where the tests run.
-"""
+"""What the tests with PyTorch share: an empty cache, and weights, see `seeds`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
 from pixmatcher import encoders
 from pixmatcher.encoders.models import torch_installed
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+if TYPE_CHECKING:
+    from pixmatcher.encoders.torch_models import TorchModel
+
 if not torch_installed():
     collect_ignore_glob = ["test_*.py"]
 
@@ -31,36 +30,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     encoders._load.cache_clear()
 
 
-def pictures(count: int, size: int = 224, seed: int = 0) -> np.ndarray:
-    """Pixels (count, size, size, 3) uint8 of coloured fields, each picture with other ones."""
-    fields = np.random.default_rng(seed).integers(0, 256, (count, 7, 7, 3), dtype=np.uint8)
-    return fields.repeat(-(-size // 7), 1).repeat(-(-size // 7), 2)[:, :size, :size]
-
-
-def seeded(make: Callable[[], object], size: int = 224) -> object:
-    """The network that `make` builds with random weights, seeded so that images come out apart.
-
-    With the statistics that batch norms begin with, the values of a deep network fade away.
-    """
-    import torch
-    from torch import nn
-
-    torch.manual_seed(3)
-    network = make()
-    assert isinstance(network, nn.Module)
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.uniform_(norm.bias, -0.5, 0.5)
-        norm.momentum = None  # the mean over all that is seen
-    if norms:
-        network.train()
-        with torch.no_grad():
-            for seed in range(2):
-                network(torch.from_numpy(pictures(8, size, seed)).permute(0, 3, 1, 2).float() / 127.5 - 1)
-    return network.eval().requires_grad_(False)
-
-
 @pytest.fixture(scope="session")
 def weights_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the file (.pth) of seeded random weights of a network of torchvision, with its classifier."""
@@ -72,6 +41,8 @@ def weights_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
         path = folder / f"{architecture}.pth"
         if not path.exists():
+            from seeds import seeded
+
             network = seeded(lambda: get_model(architecture, weights=None))
             torch.save(network.state_dict(), path)  # type: ignore[attr-defined]
         return path
@@ -91,3 +62,11 @@ def clip_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "ViT-B-32.safetensors"
     save_file(network.state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def clip_model(clip_weights: Path) -> TorchModel:
+    """The networks of `clip-vit-b-32` with the weights of `clip_weights`."""
+    from pixmatcher.encoders.torch_models import open_torch_model
+
+    return open_torch_model("clip-vit-b-32", weights=clip_weights)

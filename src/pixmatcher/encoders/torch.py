@@ -54,19 +54,19 @@ def choose_device(wanted: str = "auto") -> torch.device:
 class TorchEncoder:
     """Embeds images, and texts where the networks include one for them, in its one space, at length 1.
 
-    In float32, on CUDA in half precision. The networks of `model` become its own.
+    It computes in float32, on CUDA in half precision, unless `half` decides. The networks of `model` become its own.
     """
 
-    def __init__(self, model: TorchModel, device: torch.device, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: TorchModel, device: torch.device, *, half: bool | None = None) -> None:
         self.name = model.name
         self.fingerprint = model.fingerprint
         self.spaces: tuple[Space, ...] = (model.space,)
         self.recipe: Recipe = model.recipe
         self.device = device
         self.batch_size = CPU_BATCH_SIZE if device.type == "cpu" else GPU_BATCH_SIZE
-        dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
-        self._visual = _Side(model.visual, device, dtype)
-        self._textual = None if model.textual is None else _Side(model.textual, device, dtype)
+        half = device.type == "cuda" if half is None else half
+        self._visual = _Side(model.visual, device, half=half)
+        self._textual = None if model.textual is None else _Side(model.textual, device, half=half)
         self._tokenize = model.tokenize
 
     def load_images(self) -> None:
@@ -108,31 +108,31 @@ class TorchEncoder:
 class _Side:
     """A network on a device, and how precisely it computes."""
 
-    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        self._network = prepare(network, device, dtype)
-        self._dtype = dtype
-        # Threads take turns where that saves memory, or the network may change.
-        taking_turns = device.type != "cpu" or dtype != torch.float32
-        self._turn: AbstractContextManager[object] = threading.Lock() if taking_turns else nullcontext()
+    def __init__(self, network: nn.Module, device: torch.device, *, half: bool) -> None:
+        self._network = prepare(network, device)
+        self._device = device
+        self._half = half
+        # On a GPU all calls would need memory at once.
+        self._turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else threading.Lock()
 
     def run(self, given: torch.Tensor) -> Floats:
         """Return the embeddings (N, dimension) of images (N, 3, H, W) float32 or ids (N, L), at length 1."""
         with self._turn:
-            vectors = self._network(given.to(self._dtype) if given.is_floating_point() else given).float()
-            if self._dtype != torch.float32 and not torch.isfinite(vectors).all():
-                # Some networks have values beyond the range of half precision.
-                self._dtype = torch.float32
-                self._network.to(self._dtype)
+            if self._half:
+                with torch.autocast(self._device.type, torch.float16):
+                    vectors = self._network(given)
+                self._half = bool(torch.isfinite(vectors).all())  # some networks have values beyond its range
+            if not self._half:
                 vectors = self._network(given)
-            return unit(vectors.cpu().numpy())
+            return unit(vectors.float().cpu().numpy())
 
 
-def prepare(network: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:
+def prepare(network: nn.Module, device: torch.device) -> nn.Module:
     """Bring a network to a device, in the form that is fastest there. The one that is given is changed."""
     for module in network.modules():
         if isinstance(module, nn.Sequential):
             _fold_norms(module)
-    prepared: nn.Module = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    prepared: nn.Module = network.to(device=device, memory_format=torch.channels_last)
     return prepared
 
 

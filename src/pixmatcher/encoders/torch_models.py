@@ -106,12 +106,15 @@ def open_torch_model(
     plan = _plan(name)
     kept = imported_weights(name)
     if weights is not None:
-        file, source = weights, f"the file {weights.name}"
-    elif kept.is_file():
-        file, source = kept, "a file that was imported"
-    else:
-        file, source = _fetch(plan.origin, name, offline, progress), str(plan.origin)
-    return _assemble(name, plan, file, read_state_dict(file), source)
+        return _assemble(name, plan, weights, read_state_dict(weights), f"the file {weights.name}")
+    if kept.is_file():
+        return _assemble(name, plan, kept, read_state_dict(kept), "a file that was imported")
+    file = _fetch(plan.origin, name, offline, progress)
+    try:
+        return _assemble(name, plan, file, read_state_dict(file), str(plan.origin))
+    except EncoderError:
+        file.unlink(missing_ok=True)  # no use here, whatever it is
+        raise
 
 
 def import_weights(name: str, file: Path) -> Path:
@@ -280,7 +283,7 @@ def _plan_timm(name: str, rest: str) -> _Plan:
     if tag and tag not in tags:
         raise _unknown(f"timm has no weights of {architecture} called", tag, tags)
     published = get_pretrained_cfg(rest)
-    named = published.hf_hub_filename or "model.safetensors"
+    named = published.hf_hub_filename or "pytorch_model.bin"
     origin = Origin(published.hf_hub_id or "", _safest(named), published.url or "")
 
     def build(tensors: StateDict) -> _Built:
@@ -398,9 +401,11 @@ def _recipe(
     )
 
 
+_SAFE = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}
+"""What the libraries call safetensors where the pickle has one of their own names."""
+
+
 def _safest(file: str) -> tuple[str, ...]:
     """The names under which a repository may hold the weights of `file`: as safetensors first."""
     stem = re.sub(r"\.(bin|pth|pt|safetensors)$", "", file)
-    if stem == "open_clip_pytorch_model":
-        return ("open_clip_model.safetensors", file)
-    return tuple(dict.fromkeys((f"{stem}.safetensors", file)))
+    return tuple(dict.fromkeys((f"{_SAFE.get(stem, stem)}.safetensors", file)))
