@@ -9,13 +9,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pixmatcher.encoders import Encoder, layout
-from pixmatcher.encoders import onnx as runner
-from pixmatcher.encoders.card import TextRecipe
-from pixmatcher.encoders.tokenizing import Tokenize, open_tokenizer
+from pixmatcher.encoders import Encoder
 
 SIZE, DIMENSION = 16, 6
 WORDS = ["<pad>", "<start>", "<end>", "<unknown>", "a", "photo", "of", "cat", "dog"]
@@ -249,27 +245,3 @@ def check(encoder: Encoder, images: np.ndarray, texts: dict[str, str] | None = N
     if texts is not None:
         found = encoder.encode_texts(list(texts))
         np.testing.assert_allclose(found[space.name], [sum_of(words) for words in texts.values()], atol=1e-5)
-
-
-def need_tokenizer(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Until `open_tokenizer` is there, the least that these tests need of it."""
-    (folder / "tokenizer.json").write_bytes(tokenizer())
-    try:
-        open_tokenizer(folder / "tokenizer.json", TextRecipe("tokenizer.json", 5, 0))
-    except NotImplementedError:
-        monkeypatch.setattr(runner, "open_tokenizer", stand_in)
-        monkeypatch.setattr(layout, "open_tokenizer", stand_in)
-
-
-def stand_in(path: Path, recipe: TextRecipe) -> Tokenize:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.enable_truncation(recipe.context_length)
-    tokenizer.enable_padding(length=recipe.context_length, pad_id=recipe.pad_id)
-
-    def tokenize(text: str) -> tuple[Any, Any]:
-        found = tokenizer.encode(text)
-        return np.array(found.ids, np.int64), np.array(found.attention_mask, np.int64)
-
-    return tokenize

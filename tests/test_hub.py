@@ -356,11 +356,6 @@ def test_no_message_shows_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
 # Encoders
 
 
-@pytest.fixture(autouse=True)
-def tokenizing(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    models.need_tokenizer(monkeypatch, tmp_path_factory.mktemp("tokenizer"))
-
-
 def test_clip(hub: Hub, cache: Path) -> None:
     commit = hub.publish(REPO, models.clip(), cardData={"license": "mit"})
     encoder = load_encoder(f"hf:{REPO}")

@@ -230,15 +230,14 @@ def _recipe(config: Mapping[str, Any]) -> Recipe:
         kept = side
     if form == "shortest" and not crop:
         raise _MisfitError("asks for images that are not square, which pixmatcher does not make")
-    if kept > side or (form == "squash" and kept != side):
+    if kept > side:
         raise _MisfitError(f"asks for {side} pixels of which {kept} are kept, which pixmatcher does not do")
     resample = config.get("resample", family.resample if family else None)
     interpolation = None if isinstance(resample, bool) else _INTERPOLATIONS.get(resample)
     if interpolation is None:
         raise _MisfitError(f"asks for the interpolation {str(resample)[:20]}, which pixmatcher does not do")
     mean, std = _normalisation(config)
-    share = 1.0 if form == "squash" else kept / side
-    return Recipe(kept, share, interpolation, mean, std, form)
+    return Recipe(kept, kept / side, interpolation, mean, std, form)
 
 
 def _side(size: object, family: _Family | None) -> tuple[Literal["shortest", "squash"], int]:
