@@ -6,7 +6,7 @@ A name is one of `KNOWN`, or a reference: `torchvision:NAME`, `timm:NAME`, `open
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from .weights import model_folder
 
 if TYPE_CHECKING:
     from . import Encoder
+    from .card import Card
 
 INT8 = "@int8"
 INSTALL = "pip install 'pixmatcher[torch]'"
@@ -131,12 +132,18 @@ def needs_torch(name: str) -> str:
     )
 
 
-def _open_folder(folder: Path, name: str) -> Encoder:
-    from dataclasses import replace
+def read_model(folder: Path) -> Card:
+    """What a folder of ONNX files is: by its card, or else by the usual layout of the hub.
 
+    Raises `EncoderError` if it is neither, or damaged.
+    """
     from .card import CARD_NAME, read_card
     from .layout import read_layout
+
+    return read_card(folder) if (folder / CARD_NAME).is_file() else read_layout(folder)
+
+
+def _open_folder(folder: Path, name: str) -> Encoder:
     from .onnx import OnnxEncoder
 
-    card = read_card(folder) if (folder / CARD_NAME).is_file() else read_layout(folder)
-    return OnnxEncoder(replace(card, name=name), folder)
+    return OnnxEncoder(replace(read_model(folder), name=name), folder)
