@@ -15,7 +15,6 @@ from seeds import pictures, seeded
 from torch import nn
 from torchvision import models
 
-from conftest import pictures, seeded
 from pixmatcher.encoders.networks import unit
 from pixmatcher.encoders.torch import TorchEncoder
 from pixmatcher.encoders.torch_models import TorchModel, import_weights, open_torch_model
