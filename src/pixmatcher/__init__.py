@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .categories import Category, CategoryResult, classify
     from .collection import Collection, Failure, Hit, Item, Problem
     from .encoders import Encoder, load_encoder
+    from .encoders.features import FeatureExtractor, text_to_vector
     from .errors import (
         CollectionError,
         CollectionLockedError,
@@ -48,6 +49,7 @@ _HOMES = {
     "categories": ("Category", "CategoryResult", "classify"),
     "collection": ("Collection", "Failure", "Hit", "Item", "Problem"),
     "encoders": ("Encoder", "load_encoder"),
+    "encoders.features": ("FeatureExtractor", "text_to_vector"),
     "errors": (
         "CollectionError",
         "CollectionLockedError",
@@ -86,6 +88,7 @@ __all__ = [
     "EncoderError",
     "Evaluation",
     "Failure",
+    "FeatureExtractor",
     "FetchError",
     "Hit",
     "IndexReport",
@@ -110,6 +113,7 @@ __all__ = [
     "preprocess_image",
     "preprocess_images",
     "search",
+    "text_to_vector",
 ]
 
 
