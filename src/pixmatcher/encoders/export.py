@@ -89,7 +89,9 @@ class _Normalising(nn.Module):
         self.register_buffer("term", (-mean / std).float())
 
     def forward(self, pixels: torch.Tensor) -> Any:
-        return self.visual(pixels.permute(0, 3, 1, 2).float() * self.factor + self.term)
+        # In the order of memory that the permuted pixels have, PyTorch would write more operators.
+        planes = pixels.permute(0, 3, 1, 2).contiguous()
+        return self.visual(planes.float() * self.factor + self.term)
 
 
 class _Causal(nn.Module):
@@ -132,7 +134,7 @@ def _write(
         example = example[:, : example.shape[1] // 2]
         free[1] = torch.export.Dim("length", min=2, max=2 * example.shape[1] - 1)
     try:
-        with _quiet(), torch.inference_mode():
+        with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 network.eval(),
                 (example,),
@@ -152,9 +154,7 @@ def _write(
             f"{name} cannot be exported to ONNX ({type(error).__name__}: {reason}): use it with --backend torch, or "
             "choose another network."
         ) from error
-    exported = onnx.load(path)
-    path.with_name(f"{path.name}.data").unlink(missing_ok=True)
-    save_graph(exported, path)
+    save_graph(onnx.load(path), path)
 
 
 @contextmanager

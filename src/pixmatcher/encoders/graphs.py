@@ -5,6 +5,7 @@ Needs the library `onnx`, which running a network does not.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +37,10 @@ TEXTS = (
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Write a network, whose weights must be in memory, to `path`; large ones to a file beside it.
+    """Write a network, whose weights must be in memory, to `path`, and large ones to a file beside it.
 
-    What the tools before have noted about themselves is left out.
+    What the tools before have noted about themselves is left out. The weights of `model` are no longer in memory
+    afterwards.
     """
     import onnx
 
@@ -48,14 +50,13 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
         part.doc_string = ""
         del part.metadata_props[:]
     del model.graph.value_info[:]
-    weights = sum(tensor.ByteSize() for tensor in model.graph.initializer)
-    onnx.save(
-        model,
-        path,
-        save_as_external_data=weights > OUTSIDE_BYTES,
-        location=f"{path.name}.data",
-        size_threshold=1024,
-    )
+    outside = path.with_name(f"{path.name}.data")
+    outside.unlink(missing_ok=True)  # the library would append to it
+    if sum(tensor.ByteSize() for tensor in model.graph.initializer) <= OUTSIDE_BYTES:
+        onnx.save(model, path)
+        return
+    onnx.save(model, path, save_as_external_data=True, location=outside.name, size_threshold=1024)
+    shutil.copymode(path, outside)  # which the library keeps from all others
 
 
 def cosines(one: Floats, other: Floats) -> Floats:

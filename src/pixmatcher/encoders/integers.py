@@ -38,6 +38,8 @@ class Activation:
     low: float
     high: float
     """The range that its grid spans."""
+    means: Floats
+    """Of each channel (channels,)."""
 
 
 def quantise_rows(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
@@ -150,7 +152,8 @@ def to_integers(
 ) -> onnx.ModelProto:
     """Return the network with the `chosen` of its layers, and what lies between such, in integers.
 
-    Without any chosen it is the same network. Large tables of tokens are stored in integers too if there are.
+    Large tables of tokens are stored in integers too. With products in integers the network takes one image or text
+    only: their grid is that of all they are given at once, and an embedding must not depend on its neighbours.
     """
     return _Rewriter(model, seen, chosen).model
 
@@ -272,6 +275,10 @@ class _Rewriter:
         integers, scale = quantise_rows(rows)
         given = self.old.weight(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         bias = np.zeros(len(weight), np.float32) if given is None else given
+        # What rounding changes in the mean of each output is taken back.
+        lost = (rows - integers * scale[:, None]).reshape(len(rows), -1, weight.shape[1]).sum(axis=1)
+        entering = self.seen[node.input[0]].means.reshape(int(attribute(node, "group", 1)), 1, -1)
+        bias = bias + (lost.reshape(len(entering), -1, weight.shape[1]) * entering).sum(axis=2).ravel()
         # A channel of next to no weights still has its bias, which must fit 32 bits.
         least = np.abs(bias) / (2**30 * self.scales[node.input[0]])
         integers[least > scale] = 0
@@ -395,8 +402,10 @@ class _Rewriter:
     def _finish(self, model: onnx.ModelProto) -> onnx.ModelProto:
         result = onnx.ModelProto()
         result.CopyFrom(_without_weights(model))
-        del result.graph.node[:]
         result.graph.node.extend(self.nodes)
+        if any(node.op_type == "DynamicQuantizeMatMul" for node in self.nodes):
+            for given in result.graph.input:
+                given.type.tensor_type.shape.dim[0].dim_value = 1
         used = set(_read_by(self.nodes))
         result.graph.initializer.extend(
             tensor for name, tensor in self.old.weights.items() if name in used and name not in self.constants

@@ -42,7 +42,7 @@ HELD_OUT = 4
 """One image in so many is kept for the measurement."""
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Of the layers, how many are left in fp32, the most sensitive first."""
-JUDGING_IMAGES = 8
+JUDGING_IMAGES = 16
 """By so many images each layer is judged alone."""
 SAMPLES = 1024
 """Values that are kept of each activation and image."""
@@ -50,7 +50,7 @@ CUTS = tuple(n / 20 for n in range(20, 5, -1))
 """Parts of the range seen that are tried as the range of a grid: what lies outside is cut off, the rest is finer."""
 ROUNDS = 9
 """Repeats of each measurement of speed."""
-EQUAL_SPEED = 1.05
+EQUAL_SPEED = 1.1
 """Among networks within so many times the least time, the one that agrees most is kept."""
 VISUAL, TEXTUAL = "visual.onnx", "textual.onnx"
 
@@ -75,7 +75,7 @@ class Agreement:
 class _Candidate:
     """An image network in int8, measured."""
 
-    model: onnx.ModelProto
+    folder: Path
     left: int
     """Layers in fp32, of those that could be in int8."""
     agreement: Agreement
@@ -107,7 +107,8 @@ def quantize_model(source: Path, target: Path, pixels: npt.NDArray[np.uint8]) ->
     with making_folder(target) as half:
         with tempfile.TemporaryDirectory(dir=half) as work:
             best = _best_visual(card, source, Path(work), pixels)
-            save_graph(best.model, half / VISUAL)
+            for made in best.folder.iterdir():
+                made.rename(half / made.name)
             notes = _notes(best)
             textual = card.textual
             if textual is not None and card.text is not None:
@@ -115,7 +116,7 @@ def quantize_model(source: Path, target: Path, pixels: npt.NDArray[np.uint8]) ->
                 notes |= _make_textual(card, source, half, Path(work))
                 textual = replace(textual, file=TEXTUAL)
         files = store_files(half, sorted(path.name for path in half.iterdir()))
-        made = replace(
+        small = replace(
             card,
             name=card.name.removesuffix(INT8) + INT8,
             fingerprint=fingerprint_of({name: file.sha256 for name, file in files.items()}, card.recipe),
@@ -125,8 +126,8 @@ def quantize_model(source: Path, target: Path, pixels: npt.NDArray[np.uint8]) ->
             files=files,
             notes=notes,
         )
-        write_card(made, half)
-    return made
+        write_card(small, half)
+    return small
 
 
 def _best_visual(card: Card, source: Path, work: Path, pixels: npt.NDArray[np.uint8]) -> _Candidate:
@@ -177,10 +178,13 @@ class _Bench:
         self._card, self._work, self._network, self._seen, self._pixels = card, work, network, seen, pixels
         self._fp32 = OnnxEncoder(card, source)
         self._reference = _embed(self._fp32, pixels)
+        self._measured = 0
 
     def measure(self, chosen: Sequence[str]) -> _Candidate:
         """Measure the network with the `chosen` layers in int8."""
-        model, encoder = self._make(chosen)
+        self._measured += 1
+        folder = self._work / f"{self._measured}"
+        encoder = self._make(chosen, folder)
         agreement = Agreement.of(self._reference, _embed(encoder, self._pixels))
         seconds: list[list[float]] = [[], []]
         batch = self._pixels[: encoder.batch_size]
@@ -190,12 +194,12 @@ class _Bench:
                 started = time.thread_time()
                 each.encode_images(batch)
                 times.append((time.thread_time() - started) / len(batch))
-        return _Candidate(model, self._left(chosen), agreement, *map(statistics.median, seconds))
+        return _Candidate(folder, self._left(chosen), agreement, *map(statistics.median, seconds))
 
     def harm(self, names: Sequence[str], pixels: npt.NDArray[np.uint8]) -> list[str]:
         """The layers by how far the embeddings turn where they alone are in int8, the worst first."""
-        reference = _embed(self._fp32, pixels)
-        agreement = {name: cosines(reference, _embed(self._make([name])[1], pixels)).mean() for name in names}
+        reference, folder = _embed(self._fp32, pixels), self._work / "alone"
+        agreement = {name: cosines(reference, _embed(self._make([name], folder), pixels)).mean() for name in names}
         return sorted(names, key=lambda name: float(agreement[name]))
 
     def _left(self, chosen: Sequence[str]) -> int:
@@ -203,14 +207,12 @@ class _Bench:
 
         return len(layers(self._network, self._seen)) - len(chosen)
 
-    def _make(self, chosen: Sequence[str]) -> tuple[onnx.ModelProto, OnnxEncoder]:
+    def _make(self, chosen: Sequence[str], folder: Path) -> OnnxEncoder:
         from .integers import to_integers
 
-        model = to_integers(self._network, self._seen, chosen)
-        save_graph(model, self._work / VISUAL)
-        encoder = OnnxEncoder(replace(self._card, visual=replace(self._card.visual, file=VISUAL)), self._work)
-        encoder.load_images()
-        return model, encoder
+        folder.mkdir(exist_ok=True)
+        save_graph(to_integers(self._network, self._seen, chosen), folder / VISUAL)
+        return OnnxEncoder(replace(self._card, visual=replace(self._card.visual, file=VISUAL)), folder)
 
 
 def _make_textual(card: Card, source: Path, folder: Path, work: Path) -> dict[str, str | float]:
@@ -289,15 +291,17 @@ def _calibrate(
     shapes: dict[str, tuple[int, ...]] = {}
     extremes: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     samples: dict[str, list[Floats]] = {name: [] for name in names}
+    means: dict[str, list[Floats]] = {name: [] for name in names}
     for number in range(len(pixels)):
         given = {encoder.card.visual.input: encoder.prepare(pixels[number : number + 1])}
         for name, values in zip(names, session.run(names, given), strict=True):
             if values.dtype == np.float32 and values.ndim == 4:
                 shapes[name] = values.shape
+                means[name].append(values.mean(axis=(0, 2, 3)))
                 extremes[name].append((float(values.min()), float(values.max())))
                 samples[name].append(values.ravel()[random.integers(0, values.size, SAMPLES)])
     return {
-        name: Activation(shape, *_range(np.array(extremes[name]), np.concatenate(samples[name])))
+        name: Activation(shape, *_range(np.array(extremes[name]), np.concatenate(samples[name])), np.mean(means[name], axis=0))
         for name, shape in shapes.items()
     }
 
