@@ -2,15 +2,25 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# PyTorch is some 6 GB: its environment is made once, outside the checkout, and kept until its pins change.
+KEPT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pixmatcher-test
+PINS = $(shell cat constraints.txt constraints-torch.txt | cksum | cut -d ' ' -f 1)
+TORCH_VENV = $(KEPT)/torch-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-base test-torch lint bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/pixmatcher demo
 
-test: $(VENV)/installed-dev lint
+test: test-base test-torch
+
+test-base: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest
+
+test-torch:
+	@test -e $(TORCH_VENV)/installed-$(PINS) || $(MAKE) --no-print-directory $(TORCH_VENV)/installed-$(PINS)
+	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python -m pytest tests/with_torch
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -24,11 +34,19 @@ bench: $(VENV)/installed-dev
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable .
+	$(BIN)/python $(PIP) --editable .
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --editable '.[dev]'
+	$(BIN)/python $(PIP) --editable '.[dev]'
+	@touch $@
+
+# With everything but pixmatcher itself, which the tests take from the checkout they are run in.
+$(KEPT)/%:
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) --constraint constraints-torch.txt '.[torch,dev]'
+	$(@D)/bin/python -m pip uninstall --quiet --yes pixmatcher
 	@touch $@
 
 clean:

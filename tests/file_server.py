@@ -29,6 +29,8 @@ class File:
     more_length: int = 0
     """By how much the length that is told is too great."""
     encoding: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    """What else is told of it, also with a status in its place and with a redirect."""
     statuses: list[int] = field(default_factory=list)
     """Statuses of the next requests, in place of the file."""
     cuts: list[int] = field(default_factory=list)
@@ -54,6 +56,7 @@ class Request:
     range: str | None
     if_range: str | None
     encodings: str | None
+    authorization: str | None
     sent: int = 0
 
 
@@ -87,15 +90,16 @@ class _Handler(BaseHTTPRequestHandler):
         # As a proxy it is asked for whole URLs.
         path = self.path
         headers = self.headers
-        request = Request(path, headers["Range"], headers["If-Range"], headers["Accept-Encoding"])
+        asked = (headers[name] for name in ("Range", "If-Range", "Accept-Encoding", "Authorization"))
+        request = Request(path, *asked)
         self.files.requests.append(request)
         file = self.files.files.get(path)
         if file is None:
             self._answer(404)
         elif file.statuses:
-            self._answer(file.statuses.pop(0))
+            self._answer(file.statuses.pop(0), file.headers)
         elif file.redirect is not None:
-            self._answer(302, {"Location": file.redirect})
+            self._answer(302, {"Location": file.redirect} | file.headers)
         elif file.silent:
             self.close_connection = True
             self.files.closing.wait()
@@ -118,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             if file.wrong_range:
                 start -= 1
-        headers = {"Content-Type": file.type}
+        headers = {"Content-Type": file.type} | file.headers
         headers |= {"ETag": file.etag} if file.etag else {}
         headers |= {"Last-Modified": file.modified} if file.modified else {}
         headers |= {"Content-Encoding": file.encoding} if file.encoding else {}

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import TinyEncoder, cli, paint_many
+from conftest import TinyEncoder, cli, paint, paint_many
 from pixmatcher import Collection, CollectionError, EncoderError, Query, SourceError, export_arrays, index, search
 from pixmatcher.encoders import describe_encoder
 from pixmatcher.sources import Entry, HoldsEmbeddings, Unusable, open_source
@@ -104,8 +104,9 @@ def test_the_originals_files_of_tiny_imagenet(tmp_path: Path) -> None:
             assert hits[0].item.uri == paths[2]
             export_arrays(collection, tmp_path / f"{name}-out")
             # A query that needs the encoder says which.
-            with pytest.raises(EncoderError, match=f"the encoder {encoder}, which this version"):
-                search(collection, Query("a cat", None))
+            query = Query("a cat") if space == "clip" else Query(image=np.zeros((9, 9, 3), np.uint8))
+            with pytest.raises(EncoderError, match=f"the encoder {encoder}. The encoder {encoder} needs PyTorch"):
+                search(collection, query)
         index(f"arrays:{tmp_path / f'{name}-out' / 'embeddings.npy'}", tmp_path / f"{name}-back")
         assert stored(tmp_path / f"{name}-back") == stored(tmp_path / name)
 
@@ -243,7 +244,7 @@ def test_what_fits_no_collection(tiny: TinyEncoder, tmp_path: Path) -> None:
             index(sources, collection, encoders=encoders)
     assert not (tmp_path / "both").exists()
     # Images need the encoder itself.
-    with pytest.raises(EncoderError, match="which this version"):
+    with pytest.raises(EncoderError, match="needs PyTorch"):
         index(tmp_path / "photos", tmp_path / "col")
 
 
@@ -439,7 +440,7 @@ def test_cards_that_lie(tmp_path: Path, tiny: TinyEncoder) -> None:
     with Collection.open(tmp_path / "mine") as collection:
         assert collection.encoders[0].name == "mine"
         with pytest.raises(EncoderError, match="the encoder mine"):
-            search(collection, "a text")
+            search(collection, Query(image=np.zeros((9, 9, 3), np.uint8)))
     with pytest.raises(SourceError, match="not of lite"):
         open_source(f"{spec}?encoder=lite")
     # Of embeddings that another file in the folder holds, the card says nothing.
@@ -620,11 +621,16 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert "3 unchanged" in cli("index", "-c", "c", cwd=tmp_path).stdout
     assert "version not known" in cli("info", "-c", "c", cwd=tmp_path).stdout
     (tmp_path / "folder").mkdir()
+    paint(tmp_path / "photo.png", 1)
     for arguments, words in (
-        (("search", "a cat", "-c", "c"), "mobilenet_v3_large, which this version"),
+        (("search", "a cat", "-c", "c"), "no encoder that knows texts"),
+        (("search", "photo.png", "-c", "c"), "mobilenet_v3_large. The encoder mobilenet_v3_large needs PyTorch"),
         (("index", "arrays:embeddings.npy", "-c", "d"), "does not tell which encoder made it"),
         (("index", "arrays:", "-c", "d"), "names no file"),
-        (("index", "arrays:embeddings.npy", "-c", "d", "--encoder", "nn"), "choose one of clip-vit-b-32, lite, mobile"),
+        (
+            ("index", "arrays:embeddings.npy", "-c", "d", "--encoder", "nn"),
+            "choose one of lite, mobilenet",
+        ),
         (("index", "arrays:embeddings.npy", "-c", "d", "--encoder", CLIP, "--encoder", "lite"), "--encoder once"),
         (("index", "folder", "--uris", "names.json"), "--uris goes with one source of saved embeddings"),
     ):

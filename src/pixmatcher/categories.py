@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .collection import Collection, Item, Neighbour
-from .encoders import load_recorded
+from .encoders import Runtime
 from .errors import CollectionError, QueryError
 from .query import Query, embed_query
 
@@ -62,7 +62,9 @@ class CategoryResult:
         }
 
 
-def classify(collection: Collection, query: Query, *, k: int = 5) -> CategoryResult:
+def classify(
+    collection: Collection, query: Query, *, k: int = 5, space: str | None = None, runtime: Runtime | None = None
+) -> CategoryResult:
     """The k most likely labels of an image; fewer if the collection has fewer.
 
     Raises `QueryError` if the query is a text, `CollectionError` if no item has a label, and as `search` does.
@@ -72,9 +74,8 @@ def classify(collection: Collection, query: Query, *, k: int = 5) -> CategoryRes
     if k < 1:
         raise QueryError(f"The number of categories must be 1 or more, not {k}.")
     started = time.perf_counter()
-    encoders = load_recorded(collection.encoders)
-    space, vector = embed_query(query, encoders, collection.spaces)
-    neighbours = collection.nearest_labelled(vector, space=space, k=NEIGHBOURS, labels=k)
+    chosen, vector = embed_query(query, collection.encoders, space=space, runtime=runtime)
+    neighbours = collection.nearest_labelled(vector, space=chosen, k=NEIGHBOURS, labels=k)
     if not neighbours:
         raise CollectionError(
             f"No image in {collection.path} has a label: index a source with labels, see `pixmatcher sources`."
@@ -85,7 +86,7 @@ def classify(collection: Collection, query: Query, *, k: int = 5) -> CategoryRes
         for rank, (share, nearest) in enumerate(_vote(neighbours)[:k], start=1)
         if nearest.item is not None
     ]
-    return CategoryResult(query.name, space, (time.perf_counter() - started) * 1000, ranked)
+    return CategoryResult(query.name, chosen, (time.perf_counter() - started) * 1000, ranked)
 
 
 def _vote(neighbours: list[Neighbour]) -> list[tuple[float, Neighbour]]:

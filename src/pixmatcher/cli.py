@@ -11,8 +11,8 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
@@ -21,10 +21,11 @@ import typer
 from .errors import PixMatcherError, QueryError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn, TaskID
+    from rich.progress import Progress
 
     from .collection import Collection, Failure
     from .datasets import DatasetProgress
+    from .encoders import Runtime
     from .evaluation import CaptionEvaluation, Evaluation, Figures
     from .indexing import IndexReport, ProgressCallback
     from .searching import SearchResult
@@ -35,6 +36,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+models_app = typer.Typer(help="Export, pull and list encoders.")
+app.add_typer(models_app, name="models")
 
 datasets_app = typer.Typer(help="Download public data sets to index.")
 app.add_typer(datasets_app, name="datasets")
@@ -49,6 +53,24 @@ CollectionOption = Annotated[
 PrivateHostsOption = Annotated[
     bool, typer.Option("--allow-private-hosts", help="Fetch image URLs from private and loopback addresses too.")
 ]
+SpaceOption = Annotated[
+    str | None, typer.Option(help="Answer in this space of the collection, not in the usual one.", show_default=False)
+]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|onnx|torch", help="What runs the encoders: ONNX Runtime or PyTorch.", show_default=False
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(metavar="auto|cpu|cuda|mps", help="Where PyTorch runs the encoders.", show_default=False),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", help="Use this state dict or safetensors file; it is kept in the cache."),
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Download no model.")]
 
 
 def main() -> None:
@@ -162,6 +184,10 @@ def index_command(
         bool, typer.Option(help="Keep a small picture of each image of a remote or tar source, to show it later.")
     ] = True,
     allow_private_hosts: PrivateHostsOption = False,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = False,
+    weights: WeightsOption = None,
 ) -> None:
     """Index images, or refresh what is indexed: added, changed, moved and deleted files."""
     from .indexing import index
@@ -169,20 +195,36 @@ def index_command(
     sources, encoder = _with_array_options(sources, categories, uris, base, encoder)
     if not math.isfinite(max_megapixels):
         raise QueryError("--max-megapixels must be a number.")
-    with _progress("Indexing") as progress:
+    if weights is not None:
+        from .encoders.torch_models import import_weights
+
+        if encoder is None or len(encoder) != 1:
+            raise QueryError("--weights are of one encoder: name it with --encoder.")
+        import_weights(encoder[0], weights)
+    with _Bars() as bars:
         report = index(
             sources or None,
             collection,
             encoders=encoder,
+            runtime=_runtime(backend, device, offline, bars),
             max_pixels=int(max_megapixels * 1e6),
             retry_failed=retry_failed,
             thumbnails=thumbnails,
             allow_private=allow_private_hosts,
-            progress=progress,
+            progress=bars.counter("Indexing"),
         )
     _print_report(report)
     if report.failures:
         raise typer.Exit(1)
+
+
+def _runtime(backend: str | None, device: str | None, offline: bool, bars: _Bars) -> Runtime:
+    """How encoders are run: as the options say, and the environment where they say nothing."""
+    from .encoders import Runtime
+
+    given: dict[str, Any] = {"backend": backend, "device": device, "offline": offline or None}
+    given["progress"] = bars.byte_counter()
+    return Runtime(**{name: value for name, value in given.items() if value is not None})
 
 
 def _with_array_options(
@@ -221,17 +263,30 @@ def search_command(
         Path | None, typer.Option(metavar="FILE", help="Save the hits as a contact sheet (.png or .jpg).")
     ] = None,
     allow_private_hosts: PrivateHostsOption = False,
+    space: SpaceOption = None,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = False,
 ) -> None:
     """Search by text, by image, or by both together."""
     from .query import parse_query
-    from .searching import search
+    from .searching import search, search_batch
 
     if (batch is None) == (not query):
         raise QueryError("Give a QUERY or --batch FILE, one of them.")
     if batch is not None:
         if save_grid is not None:
             raise QueryError("--save-grid goes with a single query, not with --batch.")
-        _search_batch(batch, collection, k, min_score, allow_private_hosts)
+        with _Bars() as bars:
+            answer = partial(
+                search_batch,
+                k=k,
+                min_score=min_score,
+                space=space,
+                allow_private=allow_private_hosts,
+                runtime=_runtime(backend, device, offline, bars),
+            )
+            _search_batch(batch, collection, answer)
         return
     if save_grid is not None:
         from .contact_sheet import check_sheet_path, save_contact_sheet
@@ -239,7 +294,9 @@ def search_command(
         check_sheet_path(save_grid)
     parsed = parse_query(query or [], allow_private=allow_private_hosts)
     with _open(collection) as opened:
-        result = search(opened, parsed, k=k, min_score=min_score)
+        with _Bars() as bars:
+            runtime = _runtime(backend, device, offline, bars)
+            result = search(opened, parsed, k=k, min_score=min_score, space=space, runtime=runtime)
         names = opened.catalog.label_names()
         if as_json:
             print(json.dumps(result.as_json()))
@@ -250,9 +307,9 @@ def search_command(
             print(f"Contact sheet saved to {printable(str(save_grid))}", file=sys.stderr)
 
 
-def _search_batch(batch: str, collection: Path | None, k: int, min_score: float | None, allow_private: bool) -> None:
-    from .searching import search_batch
-
+def _search_batch(
+    batch: str, collection: Path | None, answer: Callable[[Collection, Iterable[str]], Iterator[dict[str, Any]]]
+) -> None:
     try:
         # Bytes that are not UTF-8 fail on their own line, not for the whole file.
         file = open(  # noqa: SIM115
@@ -262,9 +319,9 @@ def _search_batch(batch: str, collection: Path | None, k: int, min_score: float 
         raise QueryError(f"{batch} cannot be read ({error.strerror}): give a file of one query a line.") from error
     failed = False
     with file as lines, _open(collection) as opened:
-        for answer in search_batch(opened, lines, k=k, min_score=min_score, allow_private=allow_private):
-            print(json.dumps(answer), flush=True)
-            failed |= "error" in answer
+        for answered in answer(opened, lines):
+            print(json.dumps(answered), flush=True)
+            failed |= "error" in answered
     if failed:
         raise typer.Exit(1)
 
@@ -276,13 +333,19 @@ def categories_command(
     k: Annotated[int, typer.Option("-k", min=1, help="Number of categories.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     allow_private_hosts: PrivateHostsOption = False,
+    space: SpaceOption = None,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = False,
 ) -> None:
     """Tell the most likely labels of an image, by those of the nearest labelled images."""
     from .categories import classify
     from .query import parse_query
 
     with _open(collection) as opened:
-        result = classify(opened, parse_query([image], allow_private=allow_private_hosts), k=k)
+        query = parse_query([image], allow_private=allow_private_hosts)
+        with _Bars() as bars:
+            result = classify(opened, query, k=k, space=space, runtime=_runtime(backend, device, offline, bars))
     if as_json:
         print(json.dumps(result.as_json()))
         return
@@ -314,6 +377,10 @@ def evaluate_command(
         Path | None, typer.Option(metavar="FILE", help="Save a picture of the most confused categories (.png, .svg).")
     ] = None,
     allow_private_hosts: PrivateHostsOption = False,
+    space: SpaceOption = None,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = False,
 ) -> None:
     """Measure how well a collection answers queries of which the right answers are known."""
     from .evaluation import evaluate, evaluate_captions, save_categories
@@ -329,14 +396,22 @@ def evaluate_command(
 
         check_plot_path(confusions)
     source = None if queries is None else open_source(queries)
-    with _open(collection) as opened:
+    with _open(collection) as opened, _Bars() as bars:
+        runtime = _runtime(backend, device, offline, bars)
         captioned = evaluation = None
         if captions is not None:
-            with _progress("Encoding captions", "captions") as progress:
-                captioned = evaluate_captions(opened, captions, progress=progress)
+            progress = bars.counter("Encoding captions", "captions")
+            captioned = evaluate_captions(opened, captions, space=space, runtime=runtime, progress=progress)
         if source is not None:
-            with _progress("Encoding queries") as progress:
-                evaluation = evaluate(opened, source, k=k, allow_private=allow_private_hosts, progress=progress)
+            evaluation = evaluate(
+                opened,
+                source,
+                k=k,
+                space=space,
+                allow_private=allow_private_hosts,
+                runtime=runtime,
+                progress=bars.counter("Encoding queries"),
+            )
     if as_json:
         answer = evaluation.as_json() if evaluation else {}
         print(json.dumps(answer | ({"captions": captioned.as_json()} if captioned else {})))
@@ -376,8 +451,7 @@ def info_command(collection: CollectionOption = None) -> None:
             ("index", ", ".join(f"{opened.index_name(name)} ({name})" for name in opened.spaces)),
             ("on disk", f"{opened.size_on_disk() / 1e6:.1f} MB"),
         ]
-    for name, value in lines:
-        print(f"{name:<11}{printable(value)}")
+    _print_pairs(lines)
     _print_failures(failures)
 
 
@@ -430,6 +504,83 @@ def sources_command() -> None:
         print(f"{kind.prefix:<15}{kind.description}\n{'':<15}pixmatcher index {kind.example}")
 
 
+@_command("list", models_app)
+def models_list_command() -> None:
+    """Show the encoders: what they fill, whether they are ready, their licences and sizes."""
+    from .models import list_models
+
+    rows = [("name", "spaces", "state", "MB", "licence", "what it is")]
+    for model in list_models():
+        size = "" if model.megabytes is None else f"{model.megabytes:.0f}"
+        rows.append((model.name, model.spaces, model.state, size, model.licence, model.about))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{printable(text):<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+@_command("pull", models_app)
+def models_pull_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An encoder, such as clip-vit-b-32 or hf:REPO.")],
+    weights: WeightsOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Download an encoder and make it ready, so that it runs without a network and without PyTorch."""
+    from .models import pull_model
+
+    with _Bars() as bars:
+        folder = pull_model(name, weights=weights, runtime=_runtime(None, None, offline, bars))
+    print(f"{printable(name)} is in {printable(str(folder))}\n\nType next:")
+    print(f"  pixmatcher index FOLDER --encoder {shlex.quote(name)}")
+
+
+@_command("export", models_app)
+def models_export_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An encoder of PyTorch, such as mobilenet_v3_large.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", help="Where it goes; without it, to the user's cache.")
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Compute in 8 bits: faster, smaller, a little less exact.")
+    ] = False,
+    calibrate: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Of int8: images like those to be searched.")
+    ] = None,
+    weights: WeightsOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Export an encoder from PyTorch to ONNX files, which run without PyTorch."""
+    from .models import export_model
+
+    with _Bars() as bars:
+        runtime = _runtime(None, None, offline, bars)
+        folder, card = export_model(name, to, int8=int8, calibration=calibrate, weights=weights, runtime=runtime)
+    print(f"{printable(card.name)} is in {printable(str(folder))}")
+    _print_pairs((key, str(value)) for key, value in (card.notes or {}).items())
+    print(f"\nType next:\n  pixmatcher index FOLDER --encoder {shlex.quote(card.name)}")
+
+
+@_command("info", models_app)
+def models_info_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An encoder that `pixmatcher models list` shows.")],
+) -> None:
+    """Show what an encoder is, and read its files to see whether they are whole."""
+    from .models import model_details
+
+    details, wrong = model_details(name)
+    _print_pairs(details)
+    for problem in wrong:
+        print(printable(problem))
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    pairs = [*pairs]
+    width = max((len(name) for name, _ in pairs), default=0) + 2
+    for name, value in pairs:
+        print(f"{name:<{width}}{printable(value)}")
+
+
 @_command("list", datasets_app)
 def datasets_list_command() -> None:
     """Show the data sets that can be downloaded, their terms and sizes."""
@@ -458,9 +609,15 @@ def datasets_get_command(
     """Download a data set, or the rest of it if that was stopped before."""
     from .datasets import get_dataset
 
-    with _byte_progress() as progress:
+    with _Bars() as bars:
         path = get_dataset(
-            name, to, url=url, split=split, limit=limit, unpack=False if no_unpack else None, progress=progress
+            name,
+            to,
+            url=url,
+            split=split,
+            limit=limit,
+            unpack=False if no_unpack else None,
+            progress=bars.byte_counter(),
         )
     where = _near(str(path.absolute()))
     print(f"{name} is in {printable(where)}\n\nType next:")
@@ -493,8 +650,8 @@ def demo_command(
 
     photos, path = demo_paths()
     clear_outdated(path)
-    with _progress("Indexing the example photos") as progress:
-        report = index(photos, path, progress=progress)
+    with _Bars() as bars:
+        report = index(photos, path, progress=bars.counter("Indexing the example photos"))
     _print_report(report)
     with Collection.open(path) as collection:
         by_text = search(collection, TEXT_QUERY, k=4)
@@ -519,50 +676,57 @@ def _open(collection: Path | None) -> Collection:
     return Collection.open(collection if collection is not None else Collection.find())
 
 
-@contextmanager
-def _progress(title: str, what: str = "images") -> Iterator[ProgressCallback | None]:
-    """A progress bar on stderr with rate and time left; nothing where stderr is not a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import MofNCompleteColumn, TextColumn
+class _Bars:
+    """Progress bars on stderr, shown from the first that has something to tell; none where stderr is no terminal."""
 
-    with _bar(MofNCompleteColumn(), TextColumn("{task.fields[rate]}")) as bar:
-        task = bar.add_task(title, total=None, rate="")
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def counter(self, title: str, what: str = "images") -> ProgressCallback | None:
+        """What to call with the number of images done and to do."""
+        if not sys.stderr.isatty():
+            return None
 
         def update(done: int, total: int) -> None:
-            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, rate=f"{speed:.0f} {what}/s" if speed else "")
+            self._show(title, done, total, f"{done:,}/{total:,}", lambda speed: f"{speed:.0f} {what}/s")
 
-        yield update
+        return update
 
+    def byte_counter(self) -> DatasetProgress | None:
+        """What to call with what is done, and its bytes done and to do."""
+        if not sys.stderr.isatty():
+            return None
 
-@contextmanager
-def _byte_progress() -> Iterator[DatasetProgress | None]:
-    """A progress bar in bytes on stderr; nothing where stderr is not a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import DownloadColumn, TransferSpeedColumn
+        def update(title: str, done: int, total: int | None) -> None:
+            from rich.filesize import decimal
 
-    with _bar(DownloadColumn(), TransferSpeedColumn()) as bar:
-        tasks: dict[str, TaskID] = {}
+            told = decimal(done) if total is None else f"{decimal(done)}/{decimal(total)}"
+            self._show(title, done, total, told, lambda speed: f"{decimal(int(speed))}/s")
 
-        def update(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, completed=done)
-            bar.update(tasks[what], completed=done, total=total)
+        return update
 
-        yield update
+    def _show(self, title: str, done: int, total: int | None, told: str, rate: Callable[[float], str]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-
-def _bar(*columns: ProgressColumn) -> Progress:
-    """A progress bar on stderr, with these columns between the bar and the time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    all_columns = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
-    return Progress(*all_columns, console=Console(stderr=True), transient=True)
+        if self._progress is None:
+            texts = (TextColumn("{task.fields[told]}"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(), *texts)
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.start()
+        task = next((task for task in self._progress.tasks if task.description == title), None)
+        if task is None:
+            self._progress.add_task(title, total=total, completed=done, told=told, rate="")
+        else:
+            speed = task.finished_speed or task.speed
+            self._progress.update(task.id, completed=done, total=total, told=told, rate=rate(speed) if speed else "")
 
 
 def _print_report(report: IndexReport) -> None:

@@ -82,6 +82,7 @@ def download(
     check_finds_all: bool = False,
     progress: ByteProgress | None = None,
     stall_seconds: float = STALL_SECONDS,
+    token: str | None = None,
 ) -> bool:
     """Download `url` to `path`, going on where a call before was stopped; whether there was anything to do.
 
@@ -90,7 +91,7 @@ def download(
     `check_finds_all` it finds every wrong byte, as a hash does: then it is gone on also where the server does not vouch
     for the same bytes. A file that is at `path` already must have that size and hash too, and is left alone. Of two
     processes that download the same file, one waits for the other. See `stream` for what is tried again, what is
-    refused, and proxies.
+    refused, proxies, and `token`.
 
     Raises `FetchError` if the URL does not give the file, `StorageError` if the disk is full, and `PixMatcherError` if
     something is in the way or may not be written. What was received stays, except what is wrong.
@@ -104,7 +105,7 @@ def download(
                 if _is_there(path, size, sha256):
                     return False
                 trusting = sha256 is not None or check_finds_all
-                _receive(url, file, note, size, max_bytes, progress, stall_seconds, trusting)
+                _receive(url, file, note, size, max_bytes, progress, stall_seconds, trusting, token)
                 try:
                     _verify(url, file, size, sha256)
                     if check is not None:
@@ -193,6 +194,7 @@ def _receive(
     progress: ByteProgress | None,
     stall_seconds: float,
     trusting: bool,
+    token: str | None,
 ) -> None:
     """Bring `file` to its full length."""
     offset = os.fstat(file.fileno()).st_size
@@ -209,6 +211,7 @@ def _receive(
         max_bytes=max_bytes,
         stall_seconds=stall_seconds,
         trusting=trusting,
+        token=token,
     )
     file.seek(offset)
     with contextlib.closing(pieces):
@@ -288,6 +291,8 @@ def stream(
     max_bytes: int | None = None,
     stall_seconds: float = STALL_SECONDS,
     trusting: bool = False,
+    token: str | None = None,
+    answered: Callable[[Mapping[str, str]], None] | None = None,
 ) -> Generator[Piece, None, None]:
     """Read what lies at `url`, an http or https URL, in pieces, from `offset` on if it still is the version `known`.
 
@@ -299,8 +304,11 @@ def stream(
     Certificates are checked and the proxies of the environment used. Redirects are followed up to five times, but not
     from https to http, and from a public address not to a private one; a private one that the user gives is as good as
     any other. Web pages, compressed answers, another length than `size`, and more than `max_bytes` are refused.
+    A bearer `token` is sent to the scheme, host and port of `url`, and to no other that a redirect leads to.
+    `answered` is called with the headers of every answer that is no redirect, their names in lower case.
 
-    Raises `FetchError` if it is not to be had.
+    Raises `FetchError` if it is not to be had, which is `transient` where the network is to blame; its `reason` is such
+    as `HTTP 404` where the server refused.
     """
     import httpx
 
@@ -312,8 +320,10 @@ def stream(
         while True:
             try:
                 headers = _range_headers(known, offset, trusting)
-                with contextlib.closing(_answer(client, url, headers, watch)) as response:
+                with contextlib.closing(_answer(client, url, headers, watch, token)) as response:
                     reached = True
+                    if answered is not None:
+                        answered(response.headers)
                     if response.status_code in MAY_PASS:
                         raise _PassingError(f"it answered {response.status_code} {response.reason_phrase}")
                     if known is None or not headers or not _goes_on(response, known, offset):
@@ -361,7 +371,10 @@ def stream(
                 continue
             raise FetchError(
                 f"{shown(url)} cannot be downloaded ({reason}): check the URL and the network, and run the same "
-                "command again; what was received is kept."
+                "command again; what was received is kept.",
+                "cannot be downloaded",
+                reason,
+                transient=True,
             )
 
 
@@ -423,13 +436,16 @@ def _client(seconds: float) -> Iterator[httpx.Client]:
         yield client
 
 
-def _answer(client: httpx.Client, url: str, headers: Mapping[str, str], watch: _StallWatch) -> httpx.Response:
+def _answer(
+    client: httpx.Client, url: str, headers: Mapping[str, str], watch: _StallWatch, token: str | None
+) -> httpx.Response:
     """The answer, its body not read yet, at the end of the redirects."""
     from .connections import MAX_REDIRECTS, parse_url
 
     first = target = parse_url(url)
     for _ in range(MAX_REDIRECTS + 1):
-        request = client.build_request("GET", target, headers=headers, extensions={"trace": watch.trace})
+        own = {"Authorization": f"Bearer {token}"} if token and _origin(target) == _origin(first) else {}
+        request = client.build_request("GET", target, headers={**headers, **own}, extensions={"trace": watch.trace})
         response = client.send(request, stream=True)
         if not response.has_redirect_location:
             return response
@@ -443,6 +459,10 @@ def _answer(client: httpx.Client, url: str, headers: Mapping[str, str], watch: _
                 "that URL itself if it is the right one."
             )
     raise FetchError(f"{shown(url)} redirects more than {MAX_REDIRECTS} times: give the final URL.")
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port  # the port is None where it is the scheme's own
 
 
 def _is_private(url: httpx.URL) -> bool:
@@ -477,7 +497,8 @@ def _goes_on(response: httpx.Response, known: Version, offset: int) -> bool:
 def _new_version(response: httpx.Response, url: str, size: int | None, max_bytes: int | None) -> Version:
     """What the answer tells of the file that it brings. Raises `FetchError` if it brings none, or another one."""
     if response.status_code != 200:
-        raise FetchError(f"{shown(url)} answered {response.status_code} {response.reason_phrase}: check the URL.")
+        status = response.status_code
+        raise FetchError(f"{shown(url)} answered {status} {response.reason_phrase}: check the URL.", f"HTTP {status}")
     headers = response.headers
     if headers.get("Content-Encoding", "identity") != "identity":
         raise FetchError(f"{shown(url)} only gives the file compressed in another way: give another URL.")

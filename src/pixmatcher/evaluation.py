@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ import numpy.typing as npt
 
 from .collection import Collection, Failure, Item
 from .cores import usable_cores
-from .encoders import Encoder, load_recorded
+from .encoders import Encoder, Runtime
 from .errors import PixMatcherError, QueryError, SourceError
 from .images import fit_image, open_image
 from .indexing import AnySource, ProgressCallback
 from .outputs import check_writable
-from .query import image_space, text_space
+from .query import image_encoder, text_encoder
 from .reading import Turn, as_completed, in_batches, read_entry, reason_of, take_turns
 from .sources import Entry, Source, Unusable, open_source
 from .sources.tables import first_row, read_rows
@@ -279,7 +279,9 @@ def evaluate(
     queries: AnySource,
     *,
     k: int = 10,
+    space: str | None = None,
     allow_private: bool = False,
+    runtime: Runtime | None = None,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Evaluate the images of a source, and the names of their labels, against the labelled items of a collection.
@@ -296,7 +298,7 @@ def evaluate(
         raise QueryError(f"The number of results must be 1 or more, not {k}.")
     if isinstance(queries, (str, os.PathLike)):
         queries = open_source(os.fspath(queries))
-    encoders = load_recorded(collection.encoders)
+    encoder, image_space = image_encoder(collection.encoders, space=space, runtime=runtime)
     known = set(collection.catalog.statistics()["label"]) - {""}
     if not known:
         raise QueryError(
@@ -322,14 +324,22 @@ def evaluate(
     labels = sorted({entry.label for entry in entries if entry.label is not None})
     names = _first_names(known, {**collection.catalog.label_names(), **queries.label_names()})
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="pixmatcher") as executor:
-        encoder, space = image_space(encoders, collection.spaces)
-        images = _encode_images(queries, entries, encoder, space, executor, allow_private, progress)
-        texts = _encode_label_names([names[label] for label in labels], collection, encoders, executor)
+        images = _encode_images(queries, entries, encoder, image_space, executor, allow_private, progress)
+        texts = None
+        with suppress(QueryError):  # no space knows texts
+            text_side = text_encoder(collection.encoders, space=space, runtime=runtime)
+            texts = text_side[1], _encode_texts([names[label] for label in labels], *text_side, executor)
 
     with collection.catalog.reading():  # one state for all blocks of queries
         items = _labelled_items(collection, images)
         measured = _measure(
-            collection, space, items, images.vectors, [entries[i].label or "" for i in images.positions], k, items.own
+            collection,
+            image_space,
+            items,
+            images.vectors,
+            [entries[i].label or "" for i in images.positions],
+            k,
+            items.own,
         )
         text_figures = None
         if texts is not None:
@@ -340,7 +350,7 @@ def evaluate(
         queries=queries.spec,
         k=k,
         items=len(items.ids),
-        images=_figures(space, measured, k),
+        images=_figures(image_space, measured, k),
         texts=text_figures,
         categories=_categories(measured, names, k),
         names=names,
@@ -390,7 +400,7 @@ def _encode_images(
             try:
                 with read_entry(source, turn) as read:
                     opened = open_image(read.data, min_side=encoder.recipe.min_side, rotation=turn.entry.rotation)
-                    pixels.append(fit_image(opened.image, encoder.recipe))
+                    pixels.append(fit_image(opened, encoder.recipe))
             except Exception as error:  # one file must never end the run
                 failures[turn.number] = Failure(turn.entry.uri, *reason_of(error))
             else:
@@ -415,16 +425,6 @@ def _encode_images(
         vectors if len(positions) == len(entries) else vectors[positions],
         [failures[position] for position in sorted(failures)],
     )
-
-
-def _encode_label_names(
-    names: Sequence[str], collection: Collection, encoders: Sequence[Encoder], executor: ThreadPoolExecutor
-) -> tuple[Space, Float32] | None:
-    try:
-        encoder, space = text_space(encoders, collection.spaces)
-    except QueryError:
-        return None
-    return space, _encode_texts(names, encoder, space, executor)
 
 
 def _encode_texts(
@@ -604,7 +604,12 @@ def save_categories(evaluation: Evaluation, path: Path) -> None:
 
 
 def evaluate_captions(
-    collection: Collection, captions: str | os.PathLike[str], *, progress: ProgressCallback | None = None
+    collection: Collection,
+    captions: str | os.PathLike[str],
+    *,
+    space: str | None = None,
+    runtime: Runtime | None = None,
+    progress: ProgressCallback | None = None,
 ) -> CaptionEvaluation:
     """Search all items of a collection by each caption of a csv, and see at which rank the image of the caption is.
 
@@ -617,7 +622,7 @@ def evaluate_captions(
     """
     started = time.monotonic()
     path = Path(captions)
-    encoder, space = text_space(load_recorded(collection.encoders), collection.spaces)
+    encoder, text_space = text_encoder(collection.encoders, space=space, runtime=runtime)
     lines, unreadable = _read_captions(path)
     with collection.catalog.reading():  # one state from the names of the images to the scores
         ids, targets, unusable = _captioned(collection, path, lines)
@@ -625,9 +630,9 @@ def evaluate_captions(
         figures = None
         if asked:
             with ThreadPoolExecutor(usable_cores(), thread_name_prefix="pixmatcher") as executor:
-                vectors = _encode_texts([caption for caption, _ in asked], encoder, space, executor, progress)
+                vectors = _encode_texts([caption for caption, _ in asked], encoder, text_space, executor, progress)
             wanted = np.array([target for _, target in asked])
-            figures = _caption_figures(space, _ranks(collection, space, ids, vectors, wanted))
+            figures = _caption_figures(text_space, _ranks(collection, text_space, ids, vectors, wanted))
     failures = unreadable + unusable
     return CaptionEvaluation(collection.path, str(path), len(ids), figures, failures, time.monotonic() - started)
 

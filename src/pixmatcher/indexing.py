@@ -18,7 +18,7 @@ from . import __version__
 from .collection import CATALOG_NAME, FOLDER_NAME, Collection, Failure, Item
 from .collection.files import delete_collection
 from .cores import usable_cores
-from .encoders import DEFAULT_ENCODER, Encoder, load_encoder, load_recorded
+from .encoders import DEFAULT_ENCODER, Encoder, Runtime, full_name, load_encoders, load_recorded
 from .errors import CollectionError, EncoderError, SourceError
 from .images import DEFAULT_MAX_PIXELS, THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image
 from .reading import Turn, as_completed, read_entry, reason_of, take_turns
@@ -93,6 +93,7 @@ def index(
     thumbnails: bool = True,
     allow_private: bool = False,
     workers: int | None = None,
+    runtime: Runtime | None = None,
     progress: ProgressCallback | None = None,
 ) -> IndexReport:
     """Index sources into a collection, or refresh it: added, changed, moved and deleted images.
@@ -125,11 +126,11 @@ def index(
     with (
         ExitStack() as afterwards,
         ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
-        _open_or_create(path, encoders, opened, executor) as target,
+        _open_or_create(path, encoders, opened, executor, runtime) as target,
     ):
         target.begin_writing()
         # Saved embeddings may be of an encoder that is not there.
-        loaded = load_recorded(target.encoders) if len(saved) < len(opened) else []
+        loaded = load_recorded(target.encoders, runtime) if len(saved) < len(opened) else []
         report = IndexReport(target.path)
         options = _Options(max_pixels, thumbnails, allow_private)
         run = _Run(opened, target, loaded, options, executor, workers, report, progress)
@@ -172,7 +173,11 @@ def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[st
 
 
 def _open_or_create(
-    path: Path, encoders: Sequence[str] | None, sources: Sequence[Source], executor: ThreadPoolExecutor
+    path: Path,
+    encoders: Sequence[str] | None,
+    sources: Sequence[Source],
+    executor: ThreadPoolExecutor,
+    runtime: Runtime | None,
 ) -> Collection:
     """Open the collection, or make it for these encoders, or for those of saved embeddings."""
     saved = [source for source in sources if isinstance(source, HoldsEmbeddings)]
@@ -182,7 +187,7 @@ def _open_or_create(
             if others := [source.spec for source in sources if not isinstance(source, HoldsEmbeddings)]:
                 _check_encodes(saved[0], others[0])
             return Collection.create(path, saved[0].describes)
-        loaded = [load_encoder(name) for name in encoders or (DEFAULT_ENCODER,)]
+        loaded = load_encoders(encoders or (DEFAULT_ENCODER,), runtime)
         executor.submit(_load, loaded)  # all images will be new
         return Collection.create(path, loaded)
     existing = Collection.open(path)
@@ -202,7 +207,7 @@ def _check_fit(
 ) -> None:
     """Raise `CollectionError` if a collection of these encoders cannot take what it is given."""
     names = [record.name for record in records]
-    if encoders is not None and list(encoders) != names:
+    if encoders is not None and [*dict.fromkeys(map(full_name, encoders))] != names:
         raise CollectionError(f"{path} was made with the encoders {', '.join(names)}: name another collection with -c.")
     for source in saved:
         offered = {record.name: record for record in source.describes}
@@ -447,7 +452,7 @@ class _Run:
             )
         item = replace(item, width=opened.width, height=opened.height, format=opened.format, taken=opened.taken)
         thumbnail = make_thumbnail(opened.image) if keeps_thumbnail else None
-        return _Decoded(item, [fit_image(opened.image, recipe) for recipe in self._recipes], thumbnail)
+        return _Decoded(item, [fit_image(opened, recipe) for recipe in self._recipes], thumbnail)
 
     def _encode(self, decoded: Sequence[_Decoded]) -> dict[str, npt.NDArray[np.float32]]:
         import numpy as np

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .encoders import load_recorded
 from .errors import InvalidImageError, QueryError
 from .fetch import MAX_BYTES, fetch, is_url
 from .images import ImageSource, fit_image, is_allowed_extension, open_image
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from .encoders import Encoder
-    from .spaces import Space
+    from .encoders import Encoder, Runtime
+    from .spaces import EncoderRecord, Space
 
 MAX_TEXT_CHARACTERS = 10_000
 
@@ -129,43 +130,60 @@ def query_from_json(values: object, *, allow_private: bool = False) -> Query:
 
 
 def embed_query(
-    query: Query, encoders: Sequence[Encoder], spaces: Container[str]
+    query: Query, encoders: Sequence[EncoderRecord], *, space: str | None = None, runtime: Runtime | None = None
 ) -> tuple[str, npt.NDArray[np.float32]]:
-    """The one of `spaces` that answers the query, and its vector there (dimension,) float32.
+    """The space of a collection of these encoders that answers the query, and the query's vector there, float32.
 
-    An image alone goes to the first space made for images only, where there is one; a text, alone or with an image, to
-    the first space that knows texts. Raises `QueryError` if the collection has no such space or the text is not valid
-    Unicode, `InvalidImageError` if the image cannot be used.
+    The space is the one asked for, or else chosen as by `image_encoder` for an image alone and `text_encoder` for a
+    text, alone or with an image. Raises as these do, `QueryError` if the text is not valid Unicode,
+    `InvalidImageError` if the image cannot be used.
     """
-    encoder, space = (image_space if query.text is None else text_space)(encoders, spaces)
-    image_vector = None if query.image is None else _embed_image(query, query.image, encoder, space)
+    choose = image_encoder if query.text is None else text_encoder
+    encoder, chosen = choose(encoders, space=space, runtime=runtime)
+    image_vector = None if query.image is None else _embed_image(query, query.image, encoder, chosen)
     if query.text is None:
         assert image_vector is not None
-        return space.name, image_vector
-    text_vector = encoder.encode_texts([query.text])[space.name][0]
+        return chosen.name, image_vector
+    text_vector = encoder.encode_texts([query.text])[chosen.name][0]
     if image_vector is None:
-        return space.name, text_vector
-    return space.name, query.text_weight * text_vector + (1 - query.text_weight) * image_vector
+        return chosen.name, text_vector
+    return chosen.name, query.text_weight * text_vector + (1 - query.text_weight) * image_vector
 
 
-def image_space(encoders: Sequence[Encoder], spaces: Container[str]) -> tuple[Encoder, Space]:
-    """The one of `spaces` that answers an image, and its encoder: the first made for images only, if there is one.
+def image_encoder(
+    encoders: Sequence[EncoderRecord], *, space: str | None = None, runtime: Runtime | None = None
+) -> tuple[Encoder, Space]:
+    """What answers an image: the space asked for, or else the first made for images only, if there is one.
 
-    A collection of saved embeddings may have fewer spaces than its encoders fill.
+    The other encoders are not loaded. Raises `QueryError` if there is no such space, and as `load_recorded` does.
     """
-    return min(_among(encoders, spaces), key=lambda pair: pair[1].text)
+    record, chosen = min(_spaces_of(encoders, space), key=lambda pair: pair[1].text)
+    return load_recorded([record], runtime)[0], chosen
 
 
-def text_space(encoders: Sequence[Encoder], spaces: Container[str]) -> tuple[Encoder, Space]:
-    """The one of `spaces` that answers a text, and its encoder. Raises `QueryError` if none of them knows texts."""
-    for encoder, space in _among(encoders, spaces):
-        if space.text:
-            return encoder, space
+def text_encoder(
+    encoders: Sequence[EncoderRecord], *, space: str | None = None, runtime: Runtime | None = None
+) -> tuple[Encoder, Space]:
+    """What answers a text: the space asked for, or else the first that knows texts.
+
+    The other encoders are not loaded. Raises `QueryError` if there is no such space or it does not know texts, and as
+    `load_recorded` does.
+    """
+    for record, chosen in _spaces_of(encoders, space):
+        if chosen.text:
+            return load_recorded([record], runtime)[0], chosen
+    if space is not None:
+        raise QueryError(f"The space {space} knows no texts: search it by image, or choose another space.")
     raise QueryError("This collection has no encoder that knows texts: search it by image.")
 
 
-def _among(encoders: Sequence[Encoder], spaces: Container[str]) -> list[tuple[Encoder, Space]]:
-    return [(encoder, space) for encoder in encoders for space in encoder.spaces if space.name in spaces]
+def _spaces_of(encoders: Sequence[EncoderRecord], space: str | None) -> list[tuple[EncoderRecord, Space]]:
+    pairs = [(record, each) for record in encoders for each in record.spaces]
+    chosen = [pair for pair in pairs if space in (None, pair[1].name)]
+    if not chosen:
+        names = ", ".join(each.name for _, each in pairs)
+        raise QueryError(f"The collection has no space {space!r}: choose one of {names}.")
+    return chosen
 
 
 def _embed_image(query: Query, image: ImageSource, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:
@@ -178,7 +196,7 @@ def _embed_image(query: Query, image: ImageSource, encoder: Encoder, space: Spac
         # Only the message changes: who wants the reason and the detail finds them as they are for every image.
         error.args = (f"{name} cannot be used as a query ({error}): choose another image.",)
         raise
-    embeddings = encoder.encode_images(fit_image(opened.image, encoder.recipe)[None])[space.name]
+    embeddings = encoder.encode_images(fit_image(opened, encoder.recipe)[None])[space.name]
     vector: npt.NDArray[np.float32] = embeddings[0]
     return vector
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .collection import Collection, Hit
-from .encoders import load_recorded
+from .encoders import Runtime
 from .errors import PixMatcherError, QueryError
 from .query import Query, embed_query, query_from_json
 
@@ -43,18 +43,27 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
     return values
 
 
-def search(collection: Collection, query: Query | str, *, k: int = 12, min_score: float | None = None) -> SearchResult:
+def search(
+    collection: Collection,
+    query: Query | str,
+    *,
+    k: int = 12,
+    min_score: float | None = None,
+    space: str | None = None,
+    runtime: Runtime | None = None,
+) -> SearchResult:
     """Find the k items of a collection nearest to a query; a string is a text query.
+
+    The `space` is chosen by the query, unless one is named.
 
     Raises `QueryError`, `InvalidImageError` or `EncoderError` if the query cannot be answered.
     """
     started = time.perf_counter()
     if isinstance(query, str):
         query = Query(query)
-    encoders = load_recorded(collection.encoders)
-    space, vector = embed_query(query, encoders, collection.spaces)
-    hits = collection.search(vector, space=space, k=k, min_score=min_score)
-    return SearchResult(query.name, space, (time.perf_counter() - started) * 1000, hits)
+    chosen, vector = embed_query(query, collection.encoders, space=space, runtime=runtime)
+    hits = collection.search(vector, space=chosen, k=k, min_score=min_score)
+    return SearchResult(query.name, chosen, (time.perf_counter() - started) * 1000, hits)
 
 
 def search_batch(
@@ -63,7 +72,9 @@ def search_batch(
     *,
     k: int = 12,
     min_score: float | None = None,
+    space: str | None = None,
     allow_private: bool = False,
+    runtime: Runtime | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Answer one query a line, in order: a result as JSON, or `{"query": ..., "error": ...}` for a line that fails.
 
@@ -79,7 +90,7 @@ def search_batch(
                 query = query_from_json(values, allow_private=allow_private)
             else:
                 query = Query(text)
-            yield search(collection, query, k=k, min_score=min_score).as_json()
+            yield search(collection, query, k=k, min_score=min_score, space=space, runtime=runtime).as_json()
         except PixMatcherError as error:
             yield {"query": shown, "error": str(error)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,7 @@ __all__ = [
     "Runtime",
     "Space",
     "describe_encoder",
+    "full_name",
     "load_encoder",
     "load_encoders",
     "load_recorded",
@@ -77,7 +79,20 @@ def load_encoder(name: str = DEFAULT_ENCODER, runtime: Runtime | None = None) ->
     Raises `EncoderError` if there is none of that name or it cannot be loaded, `FetchError` or `StorageError` if it
     cannot be downloaded.
     """
-    return _load(name, runtime or Runtime())
+    return _load(full_name(name), runtime or Runtime())
+
+
+def full_name(name: str) -> str:
+    """The name of an encoder as collections remember it: a folder by its absolute path.
+
+    Raises `EncoderError` if there is none of that name.
+    """
+    if name in _LOADERS:
+        return name
+    from .models import reference_of
+
+    kind, rest = reference_of(name)
+    return f"onnx:{os.path.abspath(os.path.expanduser(rest))}" if kind == "onnx" else name
 
 
 @cache
@@ -92,7 +107,7 @@ def _load(name: str, runtime: Runtime) -> Encoder:
 def load_encoders(names: Sequence[str], runtime: Runtime | None = None) -> list[Encoder]:
     """Return the encoders of a new collection, no two spaces of one name. Raises as `load_encoder`."""
     encoders: list[Encoder] = []
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(map(full_name, names)):
         encoder = load_encoder(name, runtime)
         taken = {space.name for earlier in encoders for space in earlier.spaces}
         renamed = {space.name: _free_name(space.name, taken) for space in encoder.spaces}

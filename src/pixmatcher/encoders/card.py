@@ -107,6 +107,9 @@ def read_card(folder: Path) -> Card:
             files={name: StoredFile(**stored) for name, stored in values.pop("files").items()},
             **values,
         )
+        networks = [network.file for network in (card.visual, card.textual) if network is not None]
+        if not all(map(is_inside, [*card.files, *networks, *([card.text.tokenizer] if card.text else [])])):
+            raise EncoderError(f"{path} names files outside its folder: export or pull the encoder again.")
     except OSError as error:
         raise EncoderError(
             f"{path} cannot be read ({error.strerror}): name a folder that `pixmatcher models export` has made."
@@ -119,6 +122,12 @@ def read_card(folder: Path) -> Card:
             what = "is not as it was written" if file.is_file() else "is missing"
             raise EncoderError(f"{file} {what}: export or pull the encoder {card.name} again.")
     return card
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path leads from a folder to something inside it, and is written in its plainest form."""
+    parts = name.split("/")
+    return not any(part in ("", ".", "..") for part in parts) and "\0" not in name and "\\" not in name
 
 
 def write_card(card: Card, folder: Path) -> None:

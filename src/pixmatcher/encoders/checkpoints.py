@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -75,7 +76,9 @@ def _read_pickle(path: Path) -> StateDict:
     import torch
 
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it says of odd files is nothing to whoever uses them
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EncoderError(f"{path} holds more than tensors, which is not opened: {_CONVERT}.") from error
     except Exception as error:  # each kind of damage raises its own

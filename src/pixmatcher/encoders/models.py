@@ -6,7 +6,6 @@ A name is one of `KNOWN`, or a reference: `torchvision:NAME`, `timm:NAME`, `open
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,12 +79,6 @@ def reference_of(name: str) -> tuple[str, str]:
     raise EncoderError(f"There is no encoder {name!r}: choose one of lite, {', '.join(KNOWN)}, or {FORMS}.")
 
 
-def full_name(name: str) -> str:
-    """The name as collections remember it: a folder by its absolute path. Raises `EncoderError` as `reference_of`."""
-    kind, rest = reference_of(name)
-    return f"onnx:{os.path.abspath(os.path.expanduser(rest))}" if kind == "onnx" else name
-
-
 def torch_installed() -> bool:
     """Whether PyTorch is there; it is not imported, which would take seconds."""
     spec = find_spec("torch")
@@ -99,12 +92,12 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
     """
     kind, rest = reference_of(name)
     if kind == "onnx":
-        return _open_folder(Path(os.path.expanduser(rest)), full_name(name))
+        return _open_folder(Path(rest), name)
     folder = model_folder(name)
     wants_torch = runtime.backend == "torch" or (runtime.backend == "auto" and runtime.device not in ("auto", "cpu"))
     if not wants_torch and folder.is_dir():
         return _open_folder(folder, name)
-    if name.endswith(INT8):
+    if name.endswith(INT8) and kind != "hf":
         raise EncoderError(
             f"The encoder {name} is not there: run `pixmatcher models export {name.removesuffix(INT8)} --int8`."
         )
@@ -125,15 +118,16 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
         return _open_folder(model_folder(name + INT8), name + INT8)
     if runtime.backend == "onnx" and torch_installed():
         raise EncoderError(f"The encoder {name} has not been exported: run `pixmatcher models export {name}` first.")
-    raise EncoderError(_needs_torch(name, folder))
+    raise EncoderError(needs_torch(name))
 
 
-def _needs_torch(name: str, folder: Path) -> str:
+def needs_torch(name: str) -> str:
+    """What to tell whoever wants an encoder that PyTorch is needed for."""
     known = KNOWN.get(name)
     pull = f"run `pixmatcher models pull {name}`, " if known is not None and known.onnx_repo else ""
     return (
-        f"The encoder {name} needs PyTorch until it is exported: {pull}run `{INSTALL}`, copy {folder} from a machine "
-        f"where `pixmatcher models export {name}` made it, or use the bundled encoder lite."
+        f"The encoder {name} needs PyTorch until it is exported: {pull}run `{INSTALL}`, copy {model_folder(name)} from "
+        f"a machine where `pixmatcher models export {name}` made it, or use the bundled encoder lite."
     )
 
 
@@ -141,7 +135,7 @@ def _open_folder(folder: Path, name: str) -> Encoder:
     from dataclasses import replace
 
     from .card import CARD_NAME, read_card
-    from .hub import read_layout
+    from .layout import read_layout
     from .onnx import OnnxEncoder
 
     card = read_card(folder) if (folder / CARD_NAME).is_file() else read_layout(folder)

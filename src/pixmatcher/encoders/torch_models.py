@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote
 
-from ..errors import EncoderError, FetchError
+from ..errors import EncoderError
 from ..images import Recipe
 from ..spaces import Space
 from .card import TextRecipe, fingerprint_of
 from .checkpoints import StateDict, fitting, hash_of, read_state_dict, save_state_dict
 from .models import INSTALL, KNOWN, reference_of
 from .runtime import ModelProgress
-from .weights import cache_folder
+from .weights import cache_folder, fetch_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,12 +58,6 @@ class Origin:
     files: tuple[str, ...] = ()
     """The files of the repository that may hold the weights, the best first."""
     url: str = ""
-
-    @property
-    def sha256(self) -> str:
-        """The first digits of the file's SHA-256, which the name of the file tells by custom, or ""."""
-        found = re.search(r"-([0-9a-f]{8,64})\.\w+$", self.url)
-        return found[1] if found else ""
 
     def __str__(self) -> str:
         return f"{self.repo} of the hub" if self.repo else self.url
@@ -112,12 +106,15 @@ def open_torch_model(
     plan = _plan(name)
     kept = imported_weights(name)
     if weights is not None:
-        file, source = weights, f"the file {weights.name}"
-    elif kept.is_file():
-        file, source = kept, "a file that was imported"
-    else:
-        file, source = _fetch(plan.origin, name, offline, progress), str(plan.origin)
-    return _assemble(name, plan, file, read_state_dict(file), source)
+        return _assemble(name, plan, weights, read_state_dict(weights), f"the file {weights.name}")
+    if kept.is_file():
+        return _assemble(name, plan, kept, read_state_dict(kept), "a file that was imported")
+    file = _fetch(plan.origin, name, offline, progress)
+    try:
+        return _assemble(name, plan, file, read_state_dict(file), str(plan.origin))
+    except EncoderError:
+        file.unlink(missing_ok=True)  # no use here, whatever it is
+        raise
 
 
 def import_weights(name: str, file: Path) -> Path:
@@ -180,7 +177,18 @@ def _assemble(name: str, plan: _Plan, file: Path, tensors: StateDict, source: st
 
 
 def _fetch(origin: Origin, name: str, offline: bool, progress: ModelProgress | None) -> Path:
-    raise FetchError(f"The weights of {name} cannot be downloaded yet.")
+    """The published weights, from the cache or downloaded."""
+    if not origin.repo:
+        return fetch_weights(origin.url, encoder=name, offline=offline, progress=progress)
+    from .hub import fetch_hub_file
+
+    refusals = []
+    for file in origin.files:
+        try:
+            return fetch_hub_file(origin.repo, file, encoder=name, offline=offline, progress=progress)
+        except EncoderError as error:  # it is not among the files, or offline not in the cache
+            refusals.append(error)
+    raise refusals[0]
 
 
 def _unknown(what: str, given: str, choices: Iterable[str]) -> EncoderError:
@@ -275,7 +283,7 @@ def _plan_timm(name: str, rest: str) -> _Plan:
     if tag and tag not in tags:
         raise _unknown(f"timm has no weights of {architecture} called", tag, tags)
     published = get_pretrained_cfg(rest)
-    named = published.hf_hub_filename or "model.safetensors"
+    named = published.hf_hub_filename or "pytorch_model.bin"
     origin = Origin(published.hf_hub_id or "", _safest(named), published.url or "")
 
     def build(tensors: StateDict) -> _Built:
@@ -393,9 +401,11 @@ def _recipe(
     )
 
 
+_SAFE = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}
+"""What the libraries call safetensors where the pickle has one of their own names."""
+
+
 def _safest(file: str) -> tuple[str, ...]:
     """The names under which a repository may hold the weights of `file`: as safetensors first."""
     stem = re.sub(r"\.(bin|pth|pt|safetensors)$", "", file)
-    if stem == "open_clip_pytorch_model":
-        return ("open_clip_model.safetensors", file)
-    return tuple(dict.fromkeys((f"{stem}.safetensors", file)))
+    return tuple(dict.fromkeys((f"{_SAFE.get(stem, stem)}.safetensors", file)))

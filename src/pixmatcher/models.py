@@ -1,0 +1,228 @@
+"""Models of encoders on this machine: list them, pull them, export them to ONNX, look into one."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .encoders import DEFAULT_ENCODER, Runtime, describe_encoder
+from .encoders.card import Card, read_card
+from .encoders.models import INT8, KNOWN, TORCH_KINDS, needs_torch, reference_of, torch_installed
+from .encoders.weights import cached_models, damaged_files, link_model, model_folder
+from .errors import EncoderError, PixMatcherError
+from .images import fit_image, open_image
+from .reading import read_entry, take_turns
+from .sources import Entry, open_source
+from .spaces import EncoderRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from .images import Recipe
+
+CALIBRATION_IMAGES = 400
+"""Images of the calibration source that are used: one half calibrates, the other half is compared."""
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """An encoder, and what of it is on this machine."""
+
+    name: str
+    about: str
+    spaces: str
+    """Such as "visual 960"."""
+    state: str
+    """Such as "bundled" or "exported, int8"."""
+    licence: str
+    megabytes: float | None = None
+    """Of the files on this machine, or of the weights that would be downloaded."""
+
+
+def list_models() -> list[ModelState]:
+    """The encoders that have a name, and all that are in the cache."""
+    lite = describe_encoder(DEFAULT_ENCODER)
+    states = [
+        ModelState(lite.name, "EfficientNet-Lite2 and all-MiniLM-L6-v2", _spaces(lite), "bundled", "Apache-2.0", 34)
+    ]
+    stored = {model.name: model for model in cached_models()}
+    for name, known in KNOWN.items():
+        if name not in stored:
+            state = "to be downloaded" if torch_installed() or known.onnx_repo else "needs the extra torch"
+            space = f"{known.space.name} {known.space.dimension}"
+            states.append(ModelState(name, known.about, space, state, known.licence, known.megabytes))
+    for model in stored.values():
+        if model.card is not None:
+            about = KNOWN[model.name].about if model.name in KNOWN else model.card.source
+            space = f"{model.card.space.name} {model.card.space.dimension}"
+            state = f"ready, {model.card.precision}"
+            states.append(ModelState(model.name, about, space, state, model.card.licence, model.bytes / 1e6))
+        else:
+            states.append(ModelState(model.name, model.problem, "", "damaged", "", model.bytes / 1e6))
+    return states
+
+
+def _spaces(record: EncoderRecord) -> str:
+    return ", ".join(f"{space.name} {space.dimension}" for space in record.spaces)
+
+
+def pull_model(name: str, *, weights: Path | None = None, runtime: Runtime | None = None) -> Path:
+    """Download an encoder and make it ready for ONNX Runtime, in the cache; returns its folder.
+
+    What PyTorch has to export is exported; `weights` are used instead of a download. Where PyTorch is not installed,
+    an ONNX version of the hub is taken if one is known. What is there already is left alone.
+
+    Raises `EncoderError` if the encoder is not known or cannot be had, and as `download` does.
+    """
+    runtime = runtime or Runtime()
+    kind, rest = reference_of(name)
+    if kind == "onnx":
+        raise EncoderError(f"{name} is a folder of this machine: there is nothing to pull.")
+    folder = model_folder(name)
+    if folder.is_dir() and weights is None:
+        read_card(folder)
+        return folder
+    known = KNOWN.get(name)
+    if kind == "hf" or (weights is None and known is not None and known.onnx_repo and not torch_installed()):
+        if weights is not None:
+            raise EncoderError(f"{name} is made of ONNX files: put them into a folder and name it as onnx:FOLDER.")
+        from .encoders.hub import pull_onnx
+
+        repo = rest if known is None else known.onnx_repo
+        assert repo is not None
+        pull_onnx(repo, folder, name=name, offline=runtime.offline, progress=runtime.progress)
+        return folder
+    return export_model(name, weights=weights, runtime=runtime)[0]
+
+
+def export_model(
+    name: str,
+    to: Path | None = None,
+    *,
+    int8: bool = False,
+    calibration: str | None = None,
+    weights: Path | None = None,
+    runtime: Runtime | None = None,
+) -> tuple[Path, Card]:
+    """Export an encoder of PyTorch to a folder of ONNX files, by default in the cache; returns the folder and its card.
+
+    Wherever it is, `--encoder NAME` finds it from then on. With `int8` the networks compute in 8 bits, calibrated on
+    the images of the source `calibration`; that encoder is called NAME@int8.
+
+    Raises `EncoderError` if that is not possible or the result does not agree with the original, `SourceError` if the
+    calibration images cannot be read.
+    """
+    runtime = runtime or Runtime()
+    if name.endswith(INT8):
+        raise EncoderError(f"Name the encoder that is to be in int8, with --int8: {name.removesuffix(INT8)}.")
+    kind, _ = reference_of(name)
+    if int8 and calibration is None:
+        raise EncoderError("int8 is calibrated on images like those to be searched: name a source with --calibrate.")
+    full, target_name = model_folder(name), name + INT8 if int8 else name
+    target = to if to is not None else model_folder(target_name)
+    with tempfile.TemporaryDirectory(prefix="pixmatcher-") as temporary:
+        if not int8:
+            card = _export_fp32(name, target, weights, runtime)
+        else:
+            from .encoders.quantize import quantize_model
+
+            if kind in TORCH_KINDS and (weights is not None or not full.is_dir()):
+                full = Path(temporary) / "fp32"
+                _export_fp32(name, full, weights, runtime)
+            elif kind == "hf":
+                full = pull_model(name, runtime=runtime)
+            recipe = read_card(full).recipe
+            assert calibration is not None
+            pixels = read_pixels(calibration, recipe, CALIBRATION_IMAGES)
+            card = quantize_model(full, target, pixels, name=target_name)
+    if to is not None:
+        link_model(target_name, to)
+    return target, card
+
+
+def _export_fp32(name: str, target: Path, weights: Path | None, runtime: Runtime) -> Card:
+    kind, rest = reference_of(name)
+    if kind == "hf":
+        from .encoders.hub import pull_onnx
+
+        return pull_onnx(rest, target, name=name, offline=runtime.offline, progress=runtime.progress)
+    if kind not in TORCH_KINDS:
+        raise EncoderError(f"{name} is made of ONNX files already: there is nothing to export.")
+    if not torch_installed():
+        raise EncoderError(needs_torch(name))
+    from .encoders.export import export_model
+    from .encoders.torch_models import open_torch_model
+
+    model = open_torch_model(name, weights=weights, offline=runtime.offline, progress=runtime.progress)
+    return export_model(model, target)
+
+
+def read_pixels(spec: str, recipe: Recipe, most: int) -> npt.NDArray[np.uint8]:
+    """Read up to `most` images of a source, evenly chosen: (N, size, size, 3) uint8 as `recipe` wants them.
+
+    Raises `SourceError` if the source cannot be read, `EncoderError` if fewer than 20 of its images can.
+    """
+    import numpy as np
+
+    source = open_source(spec)
+    entries = [entry for entry in source.scan() if isinstance(entry, Entry)]
+    chosen = entries[:: max(1, len(entries) // most)][:most]
+    pixels = []
+    with closing(take_turns(source, chosen, 16)) as batches:
+        for batch in batches:
+            for turn in batch:
+                try:
+                    with read_entry(source, turn) as read:
+                        opened = open_image(read.data, min_side=recipe.min_side, rotation=turn.entry.rotation)
+                except PixMatcherError:
+                    continue
+                pixels.append(fit_image(opened.image, recipe))
+    if len(pixels) < 20:
+        raise EncoderError(
+            f"{spec} has {len(pixels)} images that can be read, too few to calibrate on: name 20 or more."
+        )
+    return np.stack(pixels)
+
+
+def model_details(name: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """What is to be told of an encoder on this machine, in pairs, and what is wrong with its files, in sentences.
+
+    Raises `EncoderError` if it is not on this machine.
+    """
+    if name == DEFAULT_ENCODER:
+        record = describe_encoder(name)
+        return [
+            ("name", name),
+            ("fingerprint", record.fingerprint),
+            ("spaces", _spaces(record)),
+            ("state", "bundled"),
+        ], []
+    kind, rest = reference_of(name)
+    folder = Path(rest) if kind == "onnx" else model_folder(name)
+    if not folder.is_dir():
+        raise EncoderError(f"{name} is not on this machine: run `pixmatcher models pull {name}`.")
+    card = read_card(folder)
+    recipe = card.recipe
+    details = [
+        ("name", card.name),
+        ("folder", str(folder.resolve())),
+        ("fingerprint", card.fingerprint),
+        (
+            "space",
+            f"{card.space.name}, {card.space.dimension} values, {'text and image' if card.space.text else 'image'}",
+        ),
+        ("precision", card.precision),
+        ("images", f"{recipe.size} pixels, crop {recipe.crop:.3g}, {recipe.resize}, {recipe.interpolation}"),
+        ("mean", ", ".join(f"{value:.4g}" for value in recipe.mean)),
+        ("std", ", ".join(f"{value:.4g}" for value in recipe.std)),
+        ("licence", card.licence),
+        ("source", card.source),
+        *((key, str(value)) for key, value in (card.notes or {}).items()),
+        *((file, f"{stored.bytes / 1e6:.1f} MB, sha256 {stored.sha256}") for file, stored in card.files.items()),
+    ]
+    damaged = damaged_files(card, folder)
+    return details, [f"{file} is not as it was written: export or pull {name} again." for file in damaged]
