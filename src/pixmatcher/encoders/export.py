@@ -76,7 +76,7 @@ def export_model(model: TorchModel, folder: Path) -> Card:
     return card
 
 
-class _Normalising(nn.Module):
+class _Normalising(nn.Module):  # type: ignore[misc]
     """Pixels uint8 (N, H, W, 3) -> what `visual` makes of them normalised."""
 
     def __init__(self, visual: nn.Module, recipe: Recipe) -> None:
@@ -94,7 +94,7 @@ class _Normalising(nn.Module):
         return self.visual(planes.float() * self.factor + self.term)
 
 
-class _Causal(nn.Module):
+class _Causal(nn.Module):  # type: ignore[misc]
     """A text network of open_clip that also takes texts without the padding behind them.
 
     Where each token sees only those before it, and the closing token is the embedding, nothing else changes.
@@ -149,9 +149,10 @@ def _write(
                 raise ValueError("it takes one number of images at a time only")
             program.save(path, external_data=True)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
+        cause = error.__cause__ or error  # the exporter tells at length what to do about it
+        reason = str(cause).strip().partition("\n")[0]
         raise EncoderError(
-            f"{name} cannot be exported to ONNX ({type(error).__name__}: {reason}): use it with --backend torch, or "
+            f"{name} cannot be exported to ONNX ({type(cause).__name__}: {reason}): use it with --backend torch, or "
             "choose another network."
         ) from error
     save_graph(onnx.load(path), path)
@@ -161,7 +162,7 @@ def _write(
 def _quiet() -> Iterator[None]:
     """Keep back what PyTorch and its exporter say about their own progress."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")

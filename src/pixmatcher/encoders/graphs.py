@@ -30,7 +30,7 @@ TEXTS = (
     "two people riding bicycles along a river at sunset",
     "children playing football in the park while their parents watch from a bench",
     "ein alter Holzsteg über einem Bergbach",
-    "красный дом у моря 🏠",
+    "σπίτι 🏠 家 &amp; café",
     "an old wooden bridge over a mountain stream, with autumn leaves floating on the water " * 8,
 )
 """By these, the text network of one form is held against that of another."""

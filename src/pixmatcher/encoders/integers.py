@@ -78,28 +78,29 @@ class Graph:
             return None
         return numpy_helper.to_array(tensor)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a constant of floats, or () if it is none."""
+        tensor = self.weights.get(name)
+        return () if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT else tuple(tensor.dims)
+
     def is_convolution(self, node: onnx.NodeProto) -> bool:
-        """Whether a node is a 2-D convolution with constant weights that pays in integers, by its weights."""
+        """Whether a node is a 2-D convolution with constant weights that pays in integers."""
         if node.op_type != "Conv" or node.domain or any(name and name not in self.weights for name in node.input[1:]):
             return False
-        weight = self.weight(node.input[1])
-        if weight is None or weight.ndim != 4:
-            return False
-        return weight.shape[1] * int(attribute(node, "group", 1)) >= LEAST_CHANNELS
+        shape = self.shape(node.input[1])
+        return len(shape) == 4 and shape[1] * int(attribute(node, "group", 1)) >= LEAST_CHANNELS
 
     def is_product(self, node: onnx.NodeProto) -> bool:
         """Whether a node multiplies what it is given by a constant matrix."""
-        if node.op_type not in ("MatMul", "Gemm") or node.domain:
+        if node.op_type not in ("MatMul", "Gemm") or node.domain or node.input[0] in self.weights:
             return False
-        weight = self.weight(node.input[1])
-        if weight is None or weight.ndim != 2 or node.input[0] in self.weights:
-            return False
-        if node.op_type == "MatMul":
-            return True
+        shape = self.shape(node.input[1])
+        if len(shape) != 2 or node.op_type == "MatMul":
+            return len(shape) == 2
         plain = attribute(node, "alpha", 1.0) == 1 and attribute(node, "beta", 1.0) == 1
-        bias = self.weights.get(node.input[2]) if len(node.input) > 2 else None
-        width = weight.shape[0] if attribute(node, "transB", 0) else weight.shape[1]
-        return plain and not attribute(node, "transA", 0) and (bias is None or list(bias.dims) == [width])
+        width = shape[0] if attribute(node, "transB", 0) else shape[1]
+        bias = len(node.input) < 3 or not node.input[2] or self.shape(node.input[2]) == (width,)
+        return bool(plain and bias and not attribute(node, "transA", 0))
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
@@ -147,9 +148,7 @@ def layers(model: onnx.ModelProto, seen: Mapping[str, Activation]) -> list[str]:
     ]
 
 
-def to_integers(
-    model: onnx.ModelProto, seen: Mapping[str, Activation], chosen: Collection[str]
-) -> onnx.ModelProto:
+def to_integers(model: onnx.ModelProto, seen: Mapping[str, Activation], chosen: Collection[str]) -> onnx.ModelProto:
     """Return the network with the `chosen` of its layers, and what lies between such, in integers.
 
     Large tables of tokens are stored in integers too. With products in integers the network takes one image or text
@@ -288,9 +287,7 @@ class _Rewriter:
         stored = np.ascontiguousarray(integers.reshape(out, height, width, into).transpose(0, 3, 1, 2))
         of_bias = (scale * np.float32(self.scales[node.input[0]])).astype(np.float32)
         weights = self._channelwise(f"{name}/weight", stored, scale)
-        biases = self._channelwise(
-            f"{name}/bias", np.rint(bias / of_bias.astype(np.float64)).astype(np.int32), of_bias
-        )
+        biases = self._channelwise(f"{name}/bias", np.rint(bias / of_bias.astype(np.float64)).astype(np.int32), of_bias)
         made = helper.make_node("Conv", [entered, weights, biases], [self.makes(node.output[0])], name=name)
         made.attribute.extend(node.attribute)
         self.nodes.append(made)
@@ -323,8 +320,8 @@ class _Rewriter:
     def _is_table(self, node: onnx.NodeProto) -> bool:
         if node.op_type != "Gather" or attribute(node, "axis", 0) != 0 or len(self.old.readers[node.input[0]]) != 1:
             return False
-        table = self.old.weight(node.input[0])
-        return table is not None and table.ndim == 2 and table.size >= LARGE_TABLE
+        shape = self.old.shape(node.input[0])
+        return len(shape) == 2 and math.prod(shape) >= LARGE_TABLE
 
     def _look_up(self, node: onnx.NodeProto) -> None:
         """Rows of a table in integers, each with a scale of its own."""

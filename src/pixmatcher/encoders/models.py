@@ -18,6 +18,7 @@ from .weights import model_folder
 
 if TYPE_CHECKING:
     from . import Encoder
+    from .card import Card
 
 INT8 = "@int8"
 INSTALL = "pip install 'pixmatcher[torch]'"
@@ -131,12 +132,17 @@ def needs_torch(name: str) -> str:
     )
 
 
+def card_of(folder: Path) -> Card:
+    """The card of a folder, its own or the one of the usual layout of the hub. Raises as `read_card`."""
+    from .card import CARD_NAME, read_card
+    from .layout import read_layout
+
+    return read_card(folder) if (folder / CARD_NAME).is_file() else read_layout(folder)
+
+
 def _open_folder(folder: Path, name: str) -> Encoder:
     from dataclasses import replace
 
-    from .card import CARD_NAME, read_card
-    from .layout import read_layout
     from .onnx import OnnxEncoder
 
-    card = read_card(folder) if (folder / CARD_NAME).is_file() else read_layout(folder)
-    return OnnxEncoder(replace(card, name=name), folder)
+    return OnnxEncoder(replace(card_of(folder), name=name), folder)
