@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .encoders import DEFAULT_ENCODER, Runtime, describe_encoder
 from .encoders.card import Card, read_card
-from .encoders.models import INT8, KNOWN, TORCH_KINDS, needs_torch, reference_of, torch_installed
+from .encoders.models import INT8, KNOWN, TORCH_KINDS, needs_torch, read_model, reference_of, torch_installed
 from .encoders.weights import cached_models, damaged_files, link_model, model_folder
 from .errors import EncoderError, PixMatcherError
 from .images import fit_image, open_image
@@ -74,7 +74,8 @@ def pull_model(name: str, *, weights: Path | None = None, runtime: Runtime | Non
     """Download an encoder and make it ready for ONNX Runtime, in the cache; returns its folder.
 
     What PyTorch has to export is exported; `weights` are used instead of a download. Where PyTorch is not installed,
-    an ONNX version of the hub is taken if one is known. What is there already is left alone.
+    an ONNX version of the hub is taken if one is known. What is there already and whole is left alone, unless the hub
+    has a newer one.
 
     Raises `EncoderError` if the encoder is not known or cannot be had, and as `download` does.
     """
@@ -82,21 +83,29 @@ def pull_model(name: str, *, weights: Path | None = None, runtime: Runtime | Non
     kind, rest = reference_of(name)
     if kind == "onnx":
         raise EncoderError(f"{name} is a folder of this machine: there is nothing to pull.")
+    known = KNOWN.get(name.removesuffix(INT8))
+    repo = rest if kind == "hf" else known.onnx_repo if known is not None else None
     folder = model_folder(name)
-    if folder.is_dir() and weights is None:
-        read_card(folder)
+    from_hub = kind == "hf" or (repo is not None and weights is None and not torch_installed())
+    if weights is None and (runtime.offline or not from_hub) and is_whole(folder):
         return folder
-    known = KNOWN.get(name)
-    if kind == "hf" or (weights is None and known is not None and known.onnx_repo and not torch_installed()):
+    if from_hub:
         if weights is not None:
             raise EncoderError(f"{name} is made of ONNX files: put them into a folder and name it as onnx:FOLDER.")
         from .encoders.hub import pull_onnx
 
-        repo = rest if known is None else known.onnx_repo
         assert repo is not None
         pull_onnx(repo, folder, name=name, offline=runtime.offline, progress=runtime.progress)
         return folder
     return export_model(name, weights=weights, runtime=runtime)[0]
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a model is in the folder, each byte of it right."""
+    try:
+        return not damaged_files(read_card(folder), folder)
+    except EncoderError:
+        return False
 
 
 def export_model(
@@ -135,7 +144,7 @@ def export_model(
                 _export_fp32(name, full, weights, runtime)
             elif kind == "hf":
                 full = pull_model(name, runtime=runtime)
-            recipe = read_card(full).recipe
+            recipe = read_model(full).recipe
             assert calibration is not None
             pixels = read_pixels(calibration, recipe, CALIBRATION_IMAGES)
             card = quantize_model(full, target, pixels, name=target_name)
@@ -202,10 +211,10 @@ def model_details(name: str) -> tuple[list[tuple[str, str]], list[str]]:
             ("state", "bundled"),
         ], []
     kind, rest = reference_of(name)
-    folder = Path(rest) if kind == "onnx" else model_folder(name)
-    if not folder.is_dir():
+    folder = Path(rest).expanduser() if kind == "onnx" else model_folder(name)
+    if kind != "onnx" and not folder.is_dir():
         raise EncoderError(f"{name} is not on this machine: run `pixmatcher models pull {name}`.")
-    card = read_card(folder)
+    card = read_model(folder)
     recipe = card.recipe
     details = [
         ("name", card.name),

@@ -6,7 +6,7 @@ A name is one of `KNOWN`, or a reference: `torchvision:NAME`, `timm:NAME`, `open
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,8 +132,11 @@ def needs_torch(name: str) -> str:
     )
 
 
-def card_of(folder: Path) -> Card:
-    """The card of a folder, its own or the one of the usual layout of the hub. Raises as `read_card`."""
+def read_model(folder: Path) -> Card:
+    """What a folder of ONNX files is: by its card, or else by the usual layout of the hub.
+
+    Raises `EncoderError` if it is neither, or damaged.
+    """
     from .card import CARD_NAME, read_card
     from .layout import read_layout
 
@@ -141,8 +144,6 @@ def card_of(folder: Path) -> Card:
 
 
 def _open_folder(folder: Path, name: str) -> Encoder:
-    from dataclasses import replace
-
     from .onnx import OnnxEncoder
 
-    return OnnxEncoder(replace(card_of(folder), name=name), folder)
+    return OnnxEncoder(replace(read_model(folder), name=name), folder)

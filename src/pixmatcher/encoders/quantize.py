@@ -23,7 +23,7 @@ import numpy.typing as npt
 from ..errors import EncoderError
 from .card import Card, fingerprint_of, store_files, write_card
 from .graphs import TEXTS, centred_cosines, cosines, save_graph
-from .models import INSTALL, INT8, card_of
+from .models import INSTALL, INT8, read_model
 from .networks import Floats, open_network
 from .onnx import OnnxEncoder
 from .weights import making_folder
@@ -99,7 +99,7 @@ def quantize_model(source: Path, target: Path, pixels: npt.NDArray[np.uint8], *,
         import onnx  # noqa: F401
     except ImportError as error:
         raise EncoderError(f"Making an encoder in int8 needs the library onnx: run `{INSTALL}`.") from error
-    card = card_of(source)
+    card = read_model(source)
     if card.precision != "fp32":
         raise EncoderError(f"The encoder {card.name} is in {card.precision} already: name one in fp32.")
     if len(pixels) < LEAST_IMAGES:
