@@ -6,6 +6,7 @@ The weights are seeded random ones of the true architectures, since the publishe
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,14 +67,29 @@ def check_images(model: TorchModel, folder: Path) -> None:
     assert exported.fingerprint == reference.fingerprint
 
 
-@pytest.mark.parametrize("name", [LARGE, SMALL])
-def test_mobilenet_embeds_images_as_pytorch_does(name: str, weights_of: WeightsOf, tmp_path: Path) -> None:
-    model = open_torch_model(name, weights=weights_of(name))
-    card = export_model(model, tmp_path / name)
-    assert (card.name, card.space, card.recipe, card.precision) == (name, model.space, model.recipe, "fp32")
+@pytest.fixture(scope="module")
+def small_model(weights_of: WeightsOf) -> TorchModel:
+    return open_torch_model(SMALL, weights=weights_of(SMALL))
+
+
+@pytest.fixture(scope="module")
+def small_folder(small_model: TorchModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MobileNetV3-Small exported."""
+    folder = tmp_path_factory.mktemp("exported") / "small"
+    export_model(small_model, folder)
+    return folder
+
+
+def test_mobilenet_embeds_images_as_pytorch_does(
+    small_model: TorchModel, small_folder: Path, weights_of: WeightsOf, tmp_path: Path
+) -> None:
+    check_images(small_model, small_folder)
+    model = open_torch_model(LARGE, weights=weights_of(LARGE))
+    card = export_model(model, tmp_path / LARGE)
+    assert (card.name, card.space, card.recipe, card.precision) == (LARGE, model.space, model.recipe, "fp32")
     assert (card.licence, card.textual) == ("BSD-3-Clause", None)
-    assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["card.json", "visual.onnx"]
-    check_images(model, tmp_path / name)
+    assert sorted(path.name for path in (tmp_path / LARGE).iterdir()) == ["card.json", "visual.onnx"]
+    check_images(model, tmp_path / LARGE)
 
 
 def test_clip_embeds_images_and_texts_as_pytorch_does(clip_model: TorchModel, clip_folder: Path) -> None:
@@ -83,7 +99,7 @@ def test_clip_embeds_images_and_texts_as_pytorch_does(clip_model: TorchModel, cl
     texts = [*TEXTS, "word " * 100, "<end_of_text> a cat", "  a   CAT "]
     expected, found = (encoder.encode_texts(texts)["clip"] for encoder in (reference, exported))
     assert cosines(found, expected).min() >= 0.9999
-    assert cosines(found[:1], found[1:]).max() < 0.999, "the texts do not all have one embedding"
+    assert cosines(found[:1], found[1 : len(TEXTS)]).max() < 0.95, "not all texts have one embedding"
 
 
 def test_a_folder_runs_without_pytorch(clip_folder: Path, clip_model: TorchModel, tmp_path: Path) -> None:
@@ -110,8 +126,8 @@ print(json.dumps([image.tolist(), text.tolist()]))
     assert np.dot(text, reference.encode_texts(["a cat"])["clip"][0]) >= 0.9999
 
 
-def test_an_exported_encoder_is_used_by_its_name(weights_of: WeightsOf) -> None:
-    export_model(open_torch_model(SMALL, weights=weights_of(SMALL)), model_folder(SMALL))
+def test_an_exported_encoder_is_used_by_its_name(small_folder: Path) -> None:
+    shutil.copytree(small_folder, model_folder(SMALL))
     assert isinstance(load_encoder(SMALL), OnnxEncoder)
     assert isinstance(load_encoder(SMALL, Runtime(backend="onnx")), OnnxEncoder)
 
@@ -134,39 +150,31 @@ class _Branching(nn.Module):
         return pixels.mean((2, 3)) if pixels.sum().item() > 0 else pixels.amax((2, 3))
 
 
-@pytest.mark.parametrize("kept_before", [False, True])
-def test_what_does_not_compute_the_same_is_refused_and_not_kept(
-    weights_of: WeightsOf, tmp_path: Path, kept_before: bool
+def test_what_does_not_compute_the_same_is_refused_and_what_was_there_stays(
+    small_model: TorchModel, small_folder: Path, tmp_path: Path
 ) -> None:
-    model, folder = open_torch_model(SMALL, weights=weights_of(SMALL)), tmp_path / "exported"
-    if kept_before:
-        export_model(model, folder)
+    folder = shutil.copytree(small_folder, tmp_path / "exported")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    odd = replace(model, visual=_Odd(model.visual).eval())
+    odd = replace(small_model, visual=_Odd(small_model.visual).eval())
     with pytest.raises(EncoderError, match=r"^mobilenet_v3_small exported to ONNX does not embed an image as PyTorch"):
         export_model(odd, folder)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert folder.exists() is kept_before
 
 
-def test_what_cannot_be_exported_is_told_in_a_sentence(weights_of: WeightsOf, tmp_path: Path) -> None:
-    model = open_torch_model(SMALL, weights=weights_of(SMALL))
+def test_what_cannot_be_exported_is_told_in_a_sentence(small_model: TorchModel, tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="cannot be exported to ONNX") as caught:
-        export_model(replace(model, visual=_Branching()), tmp_path / "exported")
+        export_model(replace(small_model, visual=_Branching()), tmp_path / "exported")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_int8_agrees_on_images_held_out(
-    weights_of: WeightsOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    export_model(open_torch_model(SMALL, weights=weights_of(SMALL)), tmp_path / "fp32")
-    card = quantize_model(tmp_path / "fp32", tmp_path / "int8", pictures(40))
+def test_int8_agrees_on_images_held_out(small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = quantize_model(small_folder, tmp_path / "int8", pictures(40))
     with capsys.disabled():
         sys.stdout.write(f"\n{card.name}, random weights: {card.notes}\n")
     assert card.notes is not None
     assert float(card.notes["agreement"]) >= 0.97
-    encoders = [OnnxEncoder(read_card(tmp_path / kind), tmp_path / kind) for kind in ("fp32", "int8")]
+    encoders = [OnnxEncoder(read_card(folder), folder) for folder in (small_folder, tmp_path / "int8")]
     one, other = (visual_of(encoder, pictures(20, seed=9)) for encoder in encoders)
     assert cosines(one, other).mean() >= 0.95
     assert encoders[0].fingerprint != encoders[1].fingerprint

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 LEAST_AGREEMENT = 0.97
 """Mean cosine with fp32 that is asked of an int8 network."""
 GOOD_AGREEMENT = 0.99
-"""Below this, leaving the most sensitive layers in fp32 is tried as well."""
+"""Below this, leaving the most sensitive layers in fp32 is tried as well; so it is where what tells images apart, the
+centred embeddings, agrees by less than `LEAST_AGREEMENT`."""
 LEAST_IMAGES = 20
 MOST_WATCHED = 128
 """Images that calibrate, at most; more change little."""
@@ -64,6 +65,10 @@ class Agreement:
     centred: float
     """The mean where from each set its own mean was subtracted: of what tells images apart."""
 
+    @property
+    def good(self) -> bool:
+        return self.mean >= GOOD_AGREEMENT and self.centred >= LEAST_AGREEMENT
+
     @classmethod
     def of(cls, reference: Floats, found: Floats) -> Agreement:
         each = cosines(reference, found)
@@ -89,7 +94,7 @@ def quantize_model(source: Path, target: Path, pixels: npt.NDArray[np.uint8], *,
 
     `pixels` uint8 (N, size, size, 3) are images sized by the encoder's recipe, 20 or more, of the kind that it will
     see; 250 are plenty. One half calibrates. Of the forms whose embeddings of the other half agree with those in fp32
-    by a mean cosine of at least 0.97, the fastest is kept. The card's notes tell how far they agree, and the speed of
+    by a mean cosine of at least 0.97, if possible also without the mean of each set, the fastest is kept. The card's notes tell how far they agree, and the speed of
     both on one core. The encoder is called `name`, by default as the one in fp32 with @int8 at its end.
 
     Raises `EncoderError` if there is no such form, if `source` is no encoder in fp32, if there are too few images, or
@@ -144,12 +149,12 @@ def _best_visual(card: Card, source: Path, work: Path, pixels: npt.NDArray[np.ui
     if not all_layers:
         raise EncoderError(f"The image network of {card.name} has no layers that int8 is for: use it in fp32.")
     tried = [bench.measure(all_layers)]
-    if tried[0].agreement.mean < GOOD_AGREEMENT:
+    if not tried[0].agreement.good:
         judged = bench.harm(all_layers, watched[:JUDGING_IMAGES])
         for share in SHARES:
             left = set(judged[: max(1, round(share * len(all_layers)))])
             tried.append(bench.measure([name for name in all_layers if name not in left]))
-            if tried[-1].agreement.mean >= GOOD_AGREEMENT:
+            if tried[-1].agreement.good:
                 break
     fit = [candidate for candidate in tried if candidate.agreement.mean >= LEAST_AGREEMENT]
     if not fit:
@@ -158,11 +163,10 @@ def _best_visual(card: Card, source: Path, work: Path, pixels: npt.NDArray[np.ui
             f"{card.name} in int8 agrees with fp32 by a mean cosine of {nearest:.3f} at most, and {LEAST_AGREEMENT} is "
             "asked: use it in fp32."
         )
+    fit = [candidate for candidate in fit if candidate.agreement.centred >= LEAST_AGREEMENT] or fit
     fastest = min(candidate.seconds for candidate in fit)
-    return max(
-        (candidate for candidate in fit if candidate.seconds <= EQUAL_SPEED * fastest),
-        key=lambda candidate: candidate.agreement.mean,
-    )
+    near = [candidate for candidate in fit if candidate.seconds <= EQUAL_SPEED * fastest]
+    return max(near, key=lambda candidate: candidate.agreement.mean)
 
 
 class _Bench:
