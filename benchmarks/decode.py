@@ -45,7 +45,7 @@ def encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
 
 
 def fitted(data: bytes) -> np.ndarray:
-    return fit_image(open_image(data, min_side=RECIPE.min_side).image, RECIPE)
+    return fit_image(open_image(data, min_side=RECIPE.min_side), RECIPE)
 
 
 def rate(work: Callable[[bytes], object], items: Sequence[bytes], threads: int, rounds: int) -> float:

@@ -390,7 +390,7 @@ def _encode_images(
             try:
                 with read_entry(source, turn) as read:
                     opened = open_image(read.data, min_side=encoder.recipe.min_side, rotation=turn.entry.rotation)
-                    pixels.append(fit_image(opened.image, encoder.recipe))
+                    pixels.append(fit_image(opened, encoder.recipe))
             except Exception as error:  # one file must never end the run
                 failures[turn.number] = Failure(turn.entry.uri, *reason_of(error))
             else:

@@ -22,19 +22,20 @@ import sys
 import threading
 import warnings
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from importlib import import_module
 from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, cast, overload
 
-from .errors import InvalidImageError
+from .errors import InvalidImageError, PixMatcherError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from PIL import Image, ImageFile
 
@@ -175,7 +176,8 @@ class Recipe:
     """Standard deviation of red, green and blue, of values in [0, 1]; divided by."""
     resize: Literal["box", "shortest", "squash"] = "box"
     """`box` crops exactly the centre. `shortest` does as torchvision and open_clip do: the short side is resized to
-    `size / crop`, and whole pixels are cropped. `squash` resizes the whole picture, whatever its shape."""
+    `size / crop`, rounded, and the centre of whole pixels is cropped. `squash` resizes both sides to that, whatever
+    their ratio."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -185,8 +187,22 @@ class Recipe:
 
     @property
     def min_side(self) -> int:
-        """The short side a picture needs, so that this recipe never has to enlarge it; see `open_image`."""
-        return math.ceil(self.size / self.crop)
+        """The short side a picture needs, so that this recipe gives what it would of all its pixels; see `open_image`.
+
+        A `box` is only never enlarged. The others follow a reference, from which they stay away by less than 1/255 a
+        pixel on average: for that a JPEG is decoded at four times the pixels at least, as the scaling of its decoder is
+        not that of the reference.
+        """
+        return math.ceil(self.size / self.crop) if self.resize == "box" else _SPARE * self._resized
+
+    @property
+    def _resized(self) -> int:
+        """What `shortest` and `squash` resize to before they crop."""
+        return round(self.size / self.crop)
+
+
+_SPARE = 4
+"""Pixels a side for each one of `shortest` and `squash`, above which they may be averaged or scaled in other ways."""
 
 
 IMAGENET_RECIPE = Recipe(size=224, interpolation="bilinear")
@@ -202,6 +218,8 @@ class OpenedImage:
 
     image: Image.Image
     """RGB, upright, perhaps of a reduced scale. May be the very picture that was given: read only."""
+    area: tuple[float, float, float, float]
+    """Left, top, right and bottom of the picture in `image`: at a reduced scale it may end within the last pixels."""
     width: int
     """Of the upright picture at full scale, as `height` is."""
     height: int
@@ -270,7 +288,7 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
     except OSError as error:
         raise InvalidImageError("cannot be read", _os_message(error)) from error
     plugin = _load_plugin(image_format)
-    orientation, taken = 1, None
+    orientation, taken, scale = 1, None, 1
     with _pillow_is_quiet:
         try:
             with _pillow_limit_lifted(claimed_pixels):
@@ -283,8 +301,8 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
             elif image_format is _JPEG:
                 if "progressive" in image.info:
                     _check_scans(file)
-                if min_side is not None:
-                    image.draft(None, (min_side, min_side))
+                if min_side is not None and image.draft(None, (min_side, min_side)) is not None:
+                    scale = image.decoderconfig[0]
             with _turn(_pixels_in_memory(image, width, height)):
                 with _pillow_limit_lifted(width * height):
                     image.load()
@@ -293,7 +311,9 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
                 if orientation == 1:
                     orientation = _ORIENTATION_OF[rotation]
                 rgb = _to_rgb(image, min_side)
+                scale *= _shrink_factor(image.size, min_side)
                 del image  # turning a large picture takes memory for another one
+                area = _area(rgb.size, width / scale, height / scale, orientation)
                 rgb = _upright(rgb, orientation)
         except InvalidImageError:
             raise
@@ -301,7 +321,7 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
             _raise_invalid(error, image_format, file)
     if orientation >= 5:
         width, height = height, width
-    return OpenedImage(rgb, width, height, image_format.name, taken)
+    return OpenedImage(rgb, area, width, height, image_format.name, taken)
 
 
 def _identify(file: IO[bytes], max_pixels: int) -> tuple[_Format, int]:
@@ -334,13 +354,16 @@ def _from_pil(image: Image.Image, min_side: int | None, max_pixels: int, rotatio
                 orientation, taken = _exif_fields(image.info.get("exif"))
                 if orientation == 1:
                     orientation = _ORIENTATION_OF[rotation]
-                rgb = _upright(_to_rgb(image, min_side), orientation)
+                rgb = _to_rgb(image, min_side)
+                scale = _shrink_factor(image.size, min_side)
+                area = _area(rgb.size, image.width / scale, image.height / scale, orientation)
+                rgb = _upright(rgb, orientation)
         except Exception as error:
             _raise_invalid(error)
     width, height = image.size
     if orientation >= 5:
         width, height = height, width
-    return OpenedImage(rgb, width, height, image.format or "", taken)
+    return OpenedImage(rgb, area, width, height, image.format or "", taken)
 
 
 def _array_to_pil(array: NDArray[Any], max_pixels: int) -> Image.Image:
@@ -882,6 +905,17 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(steps[orientation])
 
 
+def _area(size: tuple[int, int], width: float, height: float, orientation: int) -> tuple[float, float, float, float]:
+    """Where a picture of `width` x `height` lies in its image of whole pixels once that is upright."""
+    spare_x, spare_y = size[0] - width, size[1] - height  # on the right and at the bottom, as long as it is not turned
+    left, right = (spare_x, 0.0) if orientation in (2, 3, 7, 8) else (0.0, spare_x)
+    top, bottom = (spare_y, 0.0) if orientation in (3, 4, 6, 7) else (0.0, spare_y)
+    columns, rows = size
+    if orientation >= 5:
+        columns, rows, left, top, right, bottom = rows, columns, top, left, bottom, right
+    return left, top, columns - right, rows - bottom
+
+
 # ---- Thumbnails ----
 
 
@@ -898,30 +932,57 @@ def make_thumbnail(image: Image.Image) -> bytes:
 # ---- Preparing for an encoder ----
 
 
-def fit_image(image: Image.Image, recipe: Recipe) -> NDArray[np.uint8]:
-    """Crop the centre and resize it, as the recipe says.
+def fit_image(image: Image.Image | OpenedImage, recipe: Recipe) -> NDArray[np.uint8]:
+    """Crop and resize an image as the recipe says.
 
-    `image` is RGB, of any size. Returns a contiguous uint8 array (size, size, 3).
+    `image` is RGB, of any size; what `open_image` gave at a reduced scale is fitted by its full size. Returns a
+    contiguous uint8 array (size, size, 3).
     """
     import numpy as np
 
     return np.array(_fit(image, recipe))
 
 
-def _fit(image: Image.Image, recipe: Recipe) -> Image.Image:
+def _fit(image: Image.Image | OpenedImage, recipe: Recipe) -> Image.Image:
+    if isinstance(image, OpenedImage):
+        pixels, area, full = image.image, image.area, (image.width, image.height)
+    else:
+        pixels, area, full = image, (0.0, 0.0, *image.size), image.size
+    target = (recipe.size, recipe.size)
+    if recipe.resize == "box":
+        width, height = pixels.size
+        side = min(width, height) * recipe.crop
+        left, top = (width - side) / 2, (height - side) / 2
+        # With a gap of 3, what is first averaged in whole blocks cannot be told from what is resized in one go.
+        return _resize(pixels, target, recipe, (left, top, left + side, top + side), reducing_gap=3.0)
+    columns, rows = _resized_size(full, recipe)
+    x, y = (area[2] - area[0]) / columns, (area[3] - area[1]) / rows
+    first_column, first_row = (round((side - recipe.size) / 2) for side in (columns, rows))
+    left, top = area[0] + first_column * x, area[1] + first_row * y
+    return _resize(pixels, target, recipe, (left, top, left + recipe.size * x, top + recipe.size * y))
+
+
+def _resized_size(size: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
+    """Width and height that a picture of `size` is resized to before its centre is cropped, as torchvision does it."""
+    resized = recipe._resized
+    if recipe.resize == "squash":
+        return resized, resized
+    width, height = size
+    long = int(resized * max(size) / min(size))
+    return (resized, long) if width <= height else (long, resized)
+
+
+def _resize(
+    image: Image.Image,
+    size: tuple[int, int],
+    recipe: Recipe,
+    box: tuple[float, float, float, float],
+    reducing_gap: float = _SPARE,
+) -> Image.Image:
+    """Resize what is in the box alone, so that a picture of 3000 x 2 is never blown up as a whole."""
     from PIL.Image import Resampling
 
-    width, height = image.size
-    side = min(width, height) * recipe.crop
-    left, top = (width - side) / 2, (height - side) / 2
-    # The crop is made by the box, so that a picture of 3000 x 2 is never blown up as a whole. With a gap of
-    # 3, what is first averaged in whole blocks cannot be told from what is resized in one go.
-    return image.resize(
-        (recipe.size, recipe.size),
-        Resampling[recipe.interpolation.upper()],
-        box=(left, top, left + side, top + side),
-        reducing_gap=3.0,
-    )
+    return image.resize(size, Resampling[recipe.interpolation.upper()], box, reducing_gap)
 
 
 def normalize_pixels(pixels: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.float32]:
@@ -944,7 +1005,9 @@ def preprocess_image(
     source: ImageSource,
     recipe: Recipe | None = None,
     *,
+    target_size: tuple[int, int] | None = None,
     output: Literal["array"] = "array",
+    to_tensor: Literal[False] = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> NDArray[np.float32]: ...
 @overload
@@ -952,26 +1015,63 @@ def preprocess_image(
     source: ImageSource,
     recipe: Recipe | None = None,
     *,
+    target_size: tuple[int, int] | None = None,
     output: Literal["pil"],
+    to_tensor: Literal[False] = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Image.Image: ...
+@overload
 def preprocess_image(
     source: ImageSource,
     recipe: Recipe | None = None,
     *,
-    output: Literal["array", "pil"] = "array",
+    target_size: tuple[int, int] | None = None,
+    output: Literal["array"] = "array",
+    to_tensor: Literal[True],
     max_pixels: int = DEFAULT_MAX_PIXELS,
-) -> NDArray[np.float32] | Image.Image:
+) -> torch.Tensor: ...
+def preprocess_image(
+    source: ImageSource,
+    recipe: Recipe | None = None,
+    *,
+    target_size: tuple[int, int] | None = None,
+    output: Literal["array", "pil"] = "array",
+    to_tensor: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> NDArray[np.float32] | Image.Image | torch.Tensor:
     """Open an image and bring it to what an encoder takes; `IMAGENET_RECIPE` where no recipe is given.
 
-    Returns a float32 array (3, size, size), or with `output="pil"` the cropped and resized picture. Raises as
-    `open_image` does.
+    With a `target_size` (width, height) the whole picture is resized to that, whatever its shape.
+
+    Returns a float32 array (3, size, size), or (3, height, width) with `target_size`; with `to_tensor=True` a
+    `torch.Tensor` of the same, or with `output="pil"` the cropped and resized picture. Raises as `open_image` does, and
+    PixMatcherError if a tensor is asked for and PyTorch is not installed.
     """
+    if to_tensor:
+        if output == "pil":
+            raise ValueError("a PIL image is no tensor: leave out output or to_tensor")
+        from_numpy = _from_numpy()
+    import numpy as np
+
     recipe = recipe or IMAGENET_RECIPE
-    image = open_image(source, min_side=recipe.min_side, max_pixels=max_pixels).image
+    if target_size is None:
+        image = _fit(open_image(source, min_side=recipe.min_side, max_pixels=max_pixels), recipe)
+    else:
+        recipe = replace(recipe, size=max(target_size), crop=1.0, resize="squash")
+        opened = open_image(source, min_side=recipe.min_side, max_pixels=max_pixels)
+        image = _resize(opened.image, target_size, recipe, opened.area)
     if output == "pil":
-        return _fit(image, recipe)
-    return normalize_pixels(fit_image(image, recipe), recipe)
+        return image
+    pixels = normalize_pixels(np.asarray(image), recipe)
+    return from_numpy(pixels) if to_tensor else pixels
+
+
+def _from_numpy() -> Callable[[NDArray[np.float32]], torch.Tensor]:
+    try:
+        import torch
+    except ImportError as error:
+        raise PixMatcherError("A tensor needs PyTorch: run `pip install 'pixmatcher[torch]'`.") from error
+    return torch.from_numpy  # type: ignore[no-any-return]
 
 
 def preprocess_images(
@@ -982,8 +1082,7 @@ def preprocess_images(
 
     recipe = recipe or IMAGENET_RECIPE
     fitted = [
-        fit_image(open_image(source, min_side=recipe.min_side, max_pixels=max_pixels).image, recipe)
-        for source in sources
+        fit_image(open_image(source, min_side=recipe.min_side, max_pixels=max_pixels), recipe) for source in sources
     ]
     if not fitted:
         return np.empty((0, 3, recipe.size, recipe.size), dtype=np.float32)

@@ -447,7 +447,7 @@ class _Run:
             )
         item = replace(item, width=opened.width, height=opened.height, format=opened.format, taken=opened.taken)
         thumbnail = make_thumbnail(opened.image) if keeps_thumbnail else None
-        return _Decoded(item, [fit_image(opened.image, recipe) for recipe in self._recipes], thumbnail)
+        return _Decoded(item, [fit_image(opened, recipe) for recipe in self._recipes], thumbnail)
 
     def _encode(self, decoded: Sequence[_Decoded]) -> dict[str, npt.NDArray[np.float32]]:
         import numpy as np

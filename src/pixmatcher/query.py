@@ -178,7 +178,7 @@ def _embed_image(query: Query, image: ImageSource, encoder: Encoder, space: Spac
         # Only the message changes: who wants the reason and the detail finds them as they are for every image.
         error.args = (f"{name} cannot be used as a query ({error}): choose another image.",)
         raise
-    embeddings = encoder.encode_images(fit_image(opened.image, encoder.recipe)[None])[space.name]
+    embeddings = encoder.encode_images(fit_image(opened, encoder.recipe)[None])[space.name]
     vector: npt.NDArray[np.float32] = embeddings[0]
     return vector
 

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import QueryError
 from ..images import Recipe
 from . import Space
 from .networks import Floats, Lazy, loading, open_network, unit
+from .tokenizing import MAX_CHARACTERS, require_unicode
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -62,8 +62,7 @@ LONGEST_NAME = 4
 """Words of the longest name that is looked up."""
 
 MAX_TOKENS = 256
-MAX_CHARACTERS = 20_000
-"""Texts are cut here before they are split into tokens, of which only the first `MAX_TOKENS` count."""
+"""Tokens, and words, of a text that count."""
 
 
 def softmax(values: Floats) -> Floats:
@@ -208,10 +207,7 @@ class _TextSide:
 
     def run(self, text: str) -> Floats:
         """Return the MiniLM embedding (384,) of `text`, of length 1."""
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise QueryError("The text is not valid Unicode: write it in UTF-8, or set the terminal to it.") from None
+        require_unicode(text)
         ids = self.tokenizer.encode(text[:MAX_CHARACTERS]).ids
         embedding: Floats = self.session.run(None, {"ids": np.array(ids, np.int64)})[0]
         return embedding
