@@ -155,8 +155,8 @@ def compare(ours: Tokenize, theirs: SimpleTokenizer, texts: list[str]) -> None:
 
 
 def test_texts_of_all_kinds(ours: Tokenize, theirs: SimpleTokenizer) -> None:
-    texts = [*SCRIPTS, *ODD, *(text.upper() for text in SCRIPTS), *made_up(3000)]
-    assert sum(len(theirs.encode(text)) > 75 for text in texts) > 500  # which are cut
+    texts = [*SCRIPTS, *ODD, *(text.upper() for text in SCRIPTS), *made_up(2200)]
+    assert sum(len(theirs.encode(text)) > 75 for text in texts) > 300  # which are cut
     compare(ours, theirs, texts)
 
 
@@ -170,7 +170,7 @@ def test_longer_texts_than_are_looked_at(ours: Tokenize, theirs: SimpleTokenizer
     compare(ours, theirs, [" " * 30_000 + "a cat", "a" + " " * 30_000 + "b", "\n" * 30_000, "two dogs " * 4000])
 
 
-@pytest.mark.parametrize("between", [" ", "a", "1", "!", "' '", " 'r", "<", " <s"])
+@pytest.mark.parametrize("between", [" ", "a", "!", " 'r"])
 def test_every_character_of_unicode_is_split_alike(path: Path, theirs: SimpleTokenizer, between: str) -> None:
     # The `regex` library of open_clip may know characters that neither this Python nor `tokenizers` does.
     every = (chr(point) for point in range(sys.maxunicode + 1) if not 0xD800 <= point < 0xE000)
