@@ -13,11 +13,12 @@ import torch  # PyTorch; this module is `pixmatcher.encoders.torch`
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..errors import EncoderError, QueryError
+from ..errors import EncoderError
 from ..images import Recipe
 from ..spaces import Space
 from .networks import Floats, unit
 from .runtime import Runtime
+from .tokenizing import require_unicode, shortened
 from .torch_models import TorchModel, open_torch_model
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 CPU_BATCH_SIZE = 8
 GPU_BATCH_SIZE = 128
-MAX_CHARACTERS = 20_000
-"""Texts are cut here before they are split into tokens, of which few count."""
 
 
 def open_torch_encoder(name: str, runtime: Runtime) -> Encoder:
@@ -94,14 +93,9 @@ class TorchEncoder:
         vectors = np.empty((len(texts), self.spaces[0].dimension), np.float32)
         # One by one: an embedding must not depend on its neighbours.
         for vector, text in zip(vectors, texts, strict=True):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise QueryError(
-                    "The text is not valid Unicode: write it in UTF-8, or set the terminal to it."
-                ) from None
+            require_unicode(text)
             with torch.inference_mode():
-                vector[:] = self._textual.run(self._tokenize([text[:MAX_CHARACTERS]]).to(self.device))[0]
+                vector[:] = self._textual.run(self._tokenize([shortened(text)]).to(self.device))[0]
         return {self.spaces[0].name: vectors}
 
 
