@@ -42,7 +42,7 @@ def open_tokenizer(path: Path, recipe: TextRecipe) -> Tokenize:
 
     def tokenize(text: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         require_unicode(text)
-        text = _shortened(text)
+        text = shortened(text)
         if recipe.cleaning == "clip":
             from .clip_text import clean
 
@@ -58,7 +58,7 @@ def open_tokenizer(path: Path, recipe: TextRecipe) -> Tokenize:
     return tokenize
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     """The first `MAX_CHARACTERS` of a text; of a longer one without the space before it and repeated within it."""
     if len(text) <= MAX_CHARACTERS:
         return text

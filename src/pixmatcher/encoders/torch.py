@@ -18,7 +18,7 @@ from ..images import Recipe
 from ..spaces import Space
 from .networks import Floats, unit
 from .runtime import Runtime
-from .tokenizing import MAX_CHARACTERS, require_unicode
+from .tokenizing import require_unicode, shortened
 from .torch_models import TorchModel, open_torch_model
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class TorchEncoder:
         for vector, text in zip(vectors, texts, strict=True):
             require_unicode(text)
             with torch.inference_mode():
-                vector[:] = self._textual.run(self._tokenize([text[:MAX_CHARACTERS]]).to(self.device))[0]
+                vector[:] = self._textual.run(self._tokenize([shortened(text)]).to(self.device))[0]
         return {self.spaces[0].name: vectors}
 
 

@@ -289,10 +289,9 @@ def _plan_timm(name: str, rest: str) -> _Plan:
         if height != width:
             raise EncoderError(f"{name} takes images of {width} x {height}, not square ones: choose another network.")
         resize = {"center": "shortest", "squash": "squash"}.get(config["crop_mode"])
-        # The side before the crop is in whole pixels.
-        share = height / int(height / config["crop_pct"])
-        if resize is None or (resize == "squash" and share != 1):
+        if resize is None:
             raise EncoderError(f"{name} crops images in the way {config['crop_mode']!r}: choose another network.")
+        share = height / int(height / config["crop_pct"])  # whole pixels before the crop
         recipe = _recipe(name, height, share, config["interpolation"], config["mean"], config["std"], resize)
         return _Built(network, recipe, Space("visual", _dimension(name, network, recipe)), f"timm:{architecture}")
 
