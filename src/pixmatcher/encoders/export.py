@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch  # PyTorch, as in `torch.py` beside
 from torch import nn
 
@@ -25,7 +24,7 @@ from .clip_text import write_tokenizer
 from .graphs import TEXTS, cosines, save_graph
 from .networks import Floats
 from .onnx import OnnxEncoder
-from .torch_models import TorchModel
+from .torch_models import TorchModel, import_library
 from .weights import making_folder
 
 VISUAL, TEXTUAL = "visual.onnx", "textual.onnx"
@@ -45,9 +44,11 @@ def export_model(model: TorchModel, folder: Path) -> Card:
     length 1. The folder appears in one step, after its embeddings were compared with those of PyTorch. One that an
     earlier export left is replaced.
 
-    Raises `EncoderError` if the network cannot be exported, if its embeddings differ, or if `folder` is something else;
-    `StorageError` if the disk is full.
+    Raises `EncoderError` if the network cannot be exported, its embeddings differ, `folder` is something else, or a
+    library is missing; `StorageError` if the disk is full.
     """
+    for library in ("onnx", "onnxscript"):
+        import_library(library, f"To export {model.name}")
     with making_folder(folder) as half:
         pixels = torch.zeros(2, model.recipe.size, model.recipe.size, 3, dtype=torch.uint8)
         _write(_Normalising(model.visual, model.recipe), pixels, half / VISUAL, PIXELS, model.name)
@@ -129,6 +130,8 @@ def _write(
     network: nn.Module, example: torch.Tensor, path: Path, given: str, name: str, *, shorter: bool = False
 ) -> None:
     """Write `network` as it computes `example`, for any number of them, and for `shorter` ones if so told."""
+    import onnx
+
     free = {0: torch.export.Dim("n")}
     if shorter:  # the whole length is a case of its own to PyTorch, and none to ONNX
         example = example[:, : example.shape[1] // 2]
@@ -145,8 +148,8 @@ def _write(
                 dynamic_shapes=(free,),
                 verbose=False,
             )
-            if not all(isinstance(program.model.graph.inputs[0].shape[axis].value, str) for axis in free):
-                raise ValueError("it takes one number of images at a time only")
+            if any(isinstance(program.model.graph.inputs[0].shape[axis], int) for axis in free):
+                raise ValueError(f"it takes no other {given} than {tuple(example.shape)}")
             program.save(path, external_data=True)
     except Exception as error:
         cause = error.__cause__ or error  # the exporter tells at length what to do about it

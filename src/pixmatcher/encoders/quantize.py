@@ -94,9 +94,9 @@ def quantize_model(source: Path, target: Path, pixels: npt.NDArray[np.uint8], *,
 
     `pixels` uint8 (N, size, size, 3) are images sized by the encoder's recipe, 20 or more, of the kind that it will
     see; 250 are plenty. One half calibrates. Of the forms whose embeddings of the other half agree with those in fp32
-    by a mean cosine of at least 0.97, if possible also without the mean of each set, the fastest is kept. The notes of
-    the card tell how far they agree, and the speed of
-    both on one core. The encoder is called `name`, by default as the one in fp32 with @int8 at its end.
+    by a mean cosine of at least 0.97, if possible also without the mean of each set, the fastest is kept. The card's
+    notes tell how far they agree, and the speed of both on one core. The encoder is called `name`, by default as the
+    one in fp32 with @int8 at its end.
 
     Raises `EncoderError` if there is no such form, if `source` is no encoder in fp32, if there are too few images, or
     the library `onnx` is missing; `StorageError` if the disk is full.
