@@ -68,7 +68,7 @@ DeviceOption = Annotated[
 ]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option("--weights", metavar="FILE", help="Use this state dict or safetensors file; it is kept in the cache."),
+    typer.Option("--weights", metavar="FILE", help="Take the weights from this state dict or safetensors file."),
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Download no model.")]
 
@@ -82,8 +82,10 @@ def main() -> None:
         command = error.ctx.command_path if error.ctx else "pixmatcher"
         _fail(f"{error.format_message().rstrip('.')}. See `{command} --help`.", 2)
     finally:
-        # Python ends by looking for cycles among all objects there are, which takes as long as a search.
-        gc.freeze()
+        # Python ends by looking for cycles among all objects there are, which takes as long as a search. PyTorch
+        # complains of what is left over then.
+        if "torch" not in sys.modules:
+            gc.freeze()
     raise SystemExit(status)
 
 
@@ -707,7 +709,7 @@ class _Bars:
         def update(title: str, done: int, total: int | None) -> None:
             from rich.filesize import decimal
 
-            told = decimal(done) if total is None else f"{decimal(done)}/{decimal(total)}"
+            told = f"{decimal(done)}/{decimal(total)}" if total else decimal(done) if done else ""
             self._show(title, done, total, told, lambda speed: f"{decimal(int(speed))}/s")
 
         return update

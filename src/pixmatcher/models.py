@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .encoders import DEFAULT_ENCODER, Runtime, describe_encoder
 from .encoders.card import Card, read_card
 from .encoders.models import INT8, KNOWN, TORCH_KINDS, needs_torch, read_model, reference_of, torch_installed
-from .encoders.weights import cached_models, damaged_files, link_model, model_folder
+from .encoders.weights import CachedModel, cached_models, damaged_files, link_model, model_folder
 from .errors import EncoderError, PixMatcherError
 from .images import fit_image, open_image
 from .reading import read_entry, take_turns
@@ -51,19 +51,23 @@ def list_models() -> list[ModelState]:
     ]
     stored = {model.name: model for model in cached_models()}
     for name, known in KNOWN.items():
-        if name not in stored:
+        if name in stored:
+            states.append(_state_of(stored.pop(name)))
+        else:
             state = "to be downloaded" if torch_installed() or known.onnx_repo else "needs the extra torch"
             space = f"{known.space.name} {known.space.dimension}"
             states.append(ModelState(name, known.about, space, state, known.licence, known.megabytes))
-    for model in stored.values():
-        if model.card is not None:
-            about = KNOWN[model.name].about if model.name in KNOWN else model.card.source
-            space = f"{model.card.space.name} {model.card.space.dimension}"
-            state = f"ready, {model.card.precision}"
-            states.append(ModelState(model.name, about, space, state, model.card.licence, model.bytes / 1e6))
-        else:
-            states.append(ModelState(model.name, model.problem, "", "damaged", "", model.bytes / 1e6))
-    return states
+    return states + [_state_of(model) for model in stored.values()]
+
+
+def _state_of(model: CachedModel) -> ModelState:
+    megabytes = model.bytes / 1e6
+    if model.card is None:
+        return ModelState(model.name, model.problem, "", "damaged", "", megabytes)
+    card = model.card
+    about = KNOWN[model.name].about if model.name in KNOWN else card.source
+    space = f"{card.space.name} {card.space.dimension}"
+    return ModelState(model.name, about, space, f"ready, {card.precision}", card.licence, megabytes)
 
 
 def _spaces(record: EncoderRecord) -> str:
@@ -147,6 +151,8 @@ def export_model(
             recipe = read_model(full).recipe
             assert calibration is not None
             pixels = read_pixels(calibration, recipe, CALIBRATION_IMAGES)
+            if runtime.progress is not None:
+                runtime.progress(f"Quantising {name}", 0, None)
             card = quantize_model(full, target, pixels, name=target_name)
     if to is not None:
         link_model(target_name, to)
@@ -167,6 +173,8 @@ def _export_fp32(name: str, target: Path, weights: Path | None, runtime: Runtime
     from .encoders.torch_models import open_torch_model
 
     model = open_torch_model(name, weights=weights, offline=runtime.offline, progress=runtime.progress)
+    if runtime.progress is not None:
+        runtime.progress(f"Exporting {name}", 0, None)
     return export_model(model, target)
 
 

@@ -50,6 +50,8 @@ class TextRecipe:
     pad_id: int
     cleaning: Cleaning = "none"
     """What is done before the tokenizer: `clip` is what CLIP's own does, see `clip_text.clean`."""
+    causal: bool = False
+    """Whether the network takes texts without the padding behind them, and embeds them the same: CLIP's can."""
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,9 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
         from .torch import open_torch_encoder
 
         return open_torch_encoder(name, runtime)
-    if not wants_torch and model_folder(name + INT8).is_dir():
+    if wants_torch:
+        raise EncoderError(f"PyTorch is not installed, which is to run {name}: run `{INSTALL}`, or leave out torch.")
+    if model_folder(name + INT8).is_dir():
         return _open_folder(model_folder(name + INT8), name + INT8)
     if runtime.backend == "onnx" and torch_installed():
         raise EncoderError(f"The encoder {name} has not been exported: run `pixmatcher models export {name}` first.")

@@ -56,10 +56,11 @@ def loading(path: Path, encoder: str, remedy: str) -> Iterator[None]:
         raise EncoderError(f"The encoder {encoder} cannot load {path}: {remedy}. ({error})") from error
 
 
-def open_network(path: Path, *, optimise: bool = True) -> InferenceSession:
+def open_network(path: Path, *, optimise: bool = True, repack: bool = True) -> InferenceSession:
     """Open a network for callers that bring their own threads: a call computes on the thread it is made on.
 
-    To `optimise` the graph takes longer than to load it, and pays where the same network sees many batches.
+    To `optimise` the graph takes longer than to load it, and pays where the same network sees many batches. So it is
+    with weights: to `repack` them for the processor means to read and copy all.
     """
     # ONNX Runtime 1.29 and later reports to its makers, and keeps a file for it, unless this is set before the import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -68,6 +69,8 @@ def open_network(path: Path, *, optimise: bool = True) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not repack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors, which are raised as well

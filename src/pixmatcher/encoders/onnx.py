@@ -42,9 +42,16 @@ class OnnxEncoder:
 
     def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Floats]:
         """Embed pixels (N, size, size, 3): (N, dimension) of length 1."""
-        side = self._visual.get()
-        given = pixels if side.takes == np.uint8 else normalize_pixels(pixels, self.recipe).astype(side.takes)
-        return {self.spaces[0].name: unit(side.run({side.network.input: given}))}
+        side, given = self._visual.get(), self.prepare(pixels)
+        # One by one where the network takes one image only.
+        parts = np.split(given, len(given)) if side.single and len(given) > 1 else [given]
+        vectors = [side.run({side.network.input: part}) for part in parts]
+        return {self.spaces[0].name: unit(np.concatenate(vectors))}
+
+    def prepare(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        """Bring pixels (N, size, size, 3) to what the image network takes."""
+        takes = self._visual.get().takes
+        return pixels if takes == np.uint8 else normalize_pixels(pixels, self.recipe).astype(takes)
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Floats]:
         """Embed texts: (N, dimension) of length 1; nothing where the encoder knows no texts.
@@ -78,9 +85,10 @@ class _Side:
         self.network = network
         self._name, self._dimension, self._path = card.name, card.space.dimension, folder / network.file
         with loading(self._path, card.name, "export or pull it again"):
-            self.session: InferenceSession = open_network(self._path, optimise=optimise)
-            types = {given.name: given.type for given in self.session.get_inputs()}
-            self.takes = np.dtype(_TYPES[types[network.input]])
+            self.session: InferenceSession = open_network(self._path, optimise=optimise, repack=optimise)
+            given = next(given for given in self.session.get_inputs() if given.name == network.input)
+            self.takes = np.dtype(_TYPES[given.type])
+            self.single = given.shape[:1] == [1]
 
     def run(self, given: dict[str, npt.NDArray[Any]]) -> Floats:
         """Return the embeddings (N, dimension) float32 of what goes into the network."""
@@ -104,7 +112,9 @@ class _TextSide(_Side):
     def __init__(self, card: Card, folder: Path) -> None:
         assert card.textual is not None
         assert card.text is not None
+        # For one text of a cold process: weights that lie in a file of their own are then read where they are needed.
         super().__init__(card, card.textual, folder, optimise=False)
+        self.causal = card.text.causal
         path = folder / card.text.tokenizer
         with loading(path, card.name, "export or pull it again"):
             self.tokenize = open_tokenizer(path, card.text)
@@ -112,6 +122,8 @@ class _TextSide(_Side):
     def embed(self, text: str) -> Floats:
         """Return the embedding (dimension,) of `text`, of length 1."""
         ids, mask = self.tokenize(text)
+        if self.causal:
+            ids, mask = ids[: mask.sum()], mask[: mask.sum()]
         given = {self.network.input: ids[None].astype(self.takes)}
         if self.network.mask is not None:
             given[self.network.mask] = mask[None].astype(self.takes)

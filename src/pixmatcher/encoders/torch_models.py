@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -83,13 +83,6 @@ class _Built:
     textual: nn.Module | None = None
     text: TextRecipe | None = None
     tokenize: Callable[[Sequence[str]], Tensor] | None = None
-    modules: Mapping[str, nn.Module] = field(init=False)
-
-    def __post_init__(self) -> None:
-        towers = {"visual": self.visual, "text": self.textual}
-        self.modules = {name: module.eval() for name, module in towers.items() if module is not None}
-        for module in self.modules.values():
-            module.requires_grad_(False)
 
 
 def open_torch_model(
@@ -129,7 +122,7 @@ def import_weights(name: str, file: Path) -> Path:
 
 
 def imported_weights(name: str) -> Path:
-    """Where the imported weights of the encoder called `name` lie, or would lie."""
+    """Where the weights that were imported for the encoder called `name` lie, or would lie."""
     return cache_folder() / "weights" / quote(name, safe="@") / "model.safetensors"
 
 
@@ -156,11 +149,11 @@ def _plan(name: str) -> _Plan:
 def _assemble(name: str, plan: _Plan, file: Path, tensors: StateDict, source: str) -> TorchModel:
     with fitting(file, name):
         built = plan.build(tensors)
-    kept = {
-        f"{prefix}.{key}": tensor
-        for prefix, module in built.modules.items()
-        for key, tensor in module.state_dict().items()
-    }
+    kept: StateDict = {}
+    for tower, network in (("visual", built.visual), ("text", built.textual)):
+        if network is not None:
+            network.eval().requires_grad_(False)
+            kept |= {f"{tower}.{key}": tensor for key, tensor in network.state_dict().items()}
     fingerprint = fingerprint_of({"weights": hash_of(kept)}, built.recipe, built.architecture)
     return TorchModel(
         name,

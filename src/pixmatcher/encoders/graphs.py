@@ -1,0 +1,70 @@
+"""What export and quantisation share: how ONNX files are stored, and how far two sets of embeddings agree.
+
+Needs the library `onnx`, which running a network does not.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .networks import Floats, unit
+
+if TYPE_CHECKING:
+    import onnx
+
+IR_VERSION = 10
+"""Of the files; ONNX Runtime 1.18 and later read it."""
+OUTSIDE_BYTES = 16 << 20
+"""Weights above this, in total, lie in a file beside the network, which is mapped and not read: that loads five times
+faster, and an ONNX file can have 2 GB at most."""
+
+TEXTS = (
+    "",
+    "cat",
+    "a photo of a dog",
+    "A red SPORTS CAR, parked in front of an old building!",
+    "two people riding bicycles along a river at sunset",
+    "children playing football in the park while their parents watch from a bench",
+    "ein alter Holzsteg über einem Bergbach",
+    "σπίτι 🏠 家 &amp; café",
+    "an old wooden bridge over a mountain stream, with autumn leaves floating on the water " * 8,
+)
+"""By these, the text network of one form is held against that of another."""
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Write a network, whose weights must be in memory, to `path`, and large ones to a file beside it.
+
+    What the tools before have noted about themselves is left out. The weights of `model` are no longer in memory
+    afterwards.
+    """
+    import onnx
+
+    model.ir_version = min(model.ir_version, IR_VERSION)
+    del model.metadata_props[:]
+    for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    del model.graph.value_info[:]
+    outside = path.with_name(f"{path.name}.data")
+    outside.unlink(missing_ok=True)  # the library would append to it
+    if sum(tensor.ByteSize() for tensor in model.graph.initializer) <= OUTSIDE_BYTES:
+        onnx.save(model, path)
+        return
+    onnx.save(model, path, save_as_external_data=True, location=outside.name, size_threshold=1024)
+    shutil.copymode(path, outside)  # which the library keeps from all others
+
+
+def cosines(one: Floats, other: Floats) -> Floats:
+    """Cosine of each pair of rows of two arrays (N, dimension): (N,)."""
+    result: Floats = (unit(one.astype(np.float64)) * unit(other.astype(np.float64))).sum(axis=1).astype(np.float32)
+    return result
+
+
+def centred_cosines(one: Floats, other: Floats) -> Floats:
+    """As `cosines`, each set around its mean: it falls where what tells images apart is lost in what all have."""
+    return cosines(one - one.mean(axis=0), other - other.mean(axis=0))
