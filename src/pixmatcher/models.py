@@ -197,7 +197,7 @@ def read_pixels(spec: str, recipe: Recipe, most: int) -> npt.NDArray[np.uint8]:
                         opened = open_image(read.data, min_side=recipe.min_side, rotation=turn.entry.rotation)
                 except PixMatcherError:
                     continue
-                pixels.append(fit_image(opened.image, recipe))
+                pixels.append(fit_image(opened, recipe))
     if len(pixels) < 20:
         raise EncoderError(
             f"{spec} has {len(pixels)} images that can be read, too few to calibrate on: name 20 or more."
