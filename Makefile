@@ -8,7 +8,7 @@ KEPT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pixmatcher-test
 PINS = $(shell cat constraints.txt constraints-torch.txt | cksum | cut -d ' ' -f 1)
 TORCH_VENV = $(KEPT)/torch-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: demo test test-base test-torch lint bench clean
+.PHONY: demo test test-base test-torch torch-venv lint bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/pixmatcher demo
@@ -18,8 +18,10 @@ test: test-base test-torch
 test-base: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest
 
-test-torch:
+torch-venv:
 	@test -e $(TORCH_VENV)/installed-$(PINS) || $(MAKE) --no-print-directory $(TORCH_VENV)/installed-$(PINS)
+
+test-torch: torch-venv
 	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python -m pytest tests/with_torch
 
 lint: $(VENV)/installed-dev
@@ -27,10 +29,11 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/installed-dev
+bench: $(VENV)/installed-dev torch-venv
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/remote.py
+	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python benchmarks/encoders.py
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
