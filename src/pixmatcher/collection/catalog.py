@@ -232,6 +232,13 @@ class Catalog:
         )
         return {row: self._item(values) for *values, row in found}
 
+    def items_by_id(self, ids: Sequence[int]) -> dict[int, Item]:
+        """The items of those of these ids that there are."""
+        found = self._query(
+            f"SELECT {self._columns} FROM items WHERE id IN (SELECT value FROM json_each(?))", json.dumps(list(ids))
+        )
+        return {item.id: item for item in map(self._item, found)}
+
     def item_at(self, uri: str) -> Item | None:
         """The item of this uri, if there is one."""
         found = self._query(f"SELECT {self._columns} FROM items WHERE uri = ?", self._stored(uri))
