@@ -306,13 +306,15 @@ def _page(
     items = collection.catalog.items_by_id(projection.ids.tolist())
     names = collection.catalog.label_names()
     found = [items.get(item_id) for item_id in projection.ids.tolist()]
+    home = os.path.join(collection.path.parent, "")
     pictures = _pictures(found, collection, progress)
     figure = json.loads(map_figure(projection, groups, query=query).to_json())
     shown = {
         "data": figure["data"],
         "layout": figure["layout"],
         "names": [_printable(os.path.basename(item.uri)) if item else "" for item in found],
-        "places": [_printable(item.uri) if item else "" for item in found],
+        # Of a page that is passed on, nobody need know where the collection lies.
+        "places": [_printable(item.uri.removeprefix(home)) if item else "" for item in found],
         "labels": [_printable(names.get(item.label, item.label)) if item and item.label else "" for item in found],
         "pictures": pictures,
     }
