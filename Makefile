@@ -23,6 +23,7 @@ torch-venv:
 
 test-torch: torch-venv
 	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python -m pytest tests/with_torch
+	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python -m pytest tests/test_projection.py  # UMAP is there too
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -48,7 +49,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 $(KEPT)/%:
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python $(PIP) --constraint constraints-torch.txt '.[torch,dev]'
+	$(@D)/bin/python $(PIP) --constraint constraints-torch.txt '.[torch,umap,dev]'
 	$(@D)/bin/python -m pip uninstall --quiet --yes pixmatcher
 	@touch $@
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from .errors import InvalidImageError, PixMatcherError
 from .fetch import is_url
 from .images import open_image
-from .outputs import check_writable
+from .outputs import check_writable, save_file
 from .sources.zipped import open_path
 
 if TYPE_CHECKING:
@@ -46,13 +45,7 @@ def save_contact_sheet(result: SearchResult, path: Path, collection: Collection 
     """
     check_sheet_path(path)
     sheet = draw_contact_sheet(result, collection)
-    try:
-        # Encoded in memory first, so that a picture which cannot be encoded leaves an old one as it was.
-        encoded = io.BytesIO()
-        sheet.save(encoded, _FORMATS[path.suffix.lower()], quality=90)
-        path.write_bytes(encoded.getvalue())
-    except OSError as error:
-        raise PixMatcherError(f"{path} cannot be written ({error.strerror or error}).") from error
+    save_file(path, lambda file: sheet.save(file, _FORMATS[path.suffix.lower()], quality=90))
 
 
 def draw_contact_sheet(result: SearchResult, collection: Collection | None = None) -> Image.Image:
@@ -75,7 +68,7 @@ def draw_contact_sheet(result: SearchResult, collection: Collection | None = Non
     for position, hit in enumerate(hits):
         left = _MARGIN + position % columns * (_CELL + _MARGIN)
         top = 2 * _MARGIN + _LINE + position // columns * cell_height
-        picture = _picture(hit.item, collection)
+        picture = item_picture(hit.item, collection, _CELL)
         sheet.paste(_EMPTY, (left, top, left + _CELL, top + _CELL))
         if picture is not None:
             sheet.paste(picture, (left + (_CELL - picture.width) // 2, top + (_CELL - picture.height) // 2))
@@ -89,13 +82,13 @@ def draw_contact_sheet(result: SearchResult, collection: Collection | None = Non
     return sheet
 
 
-def _picture(item: Item, collection: Collection | None) -> Image.Image | None:
-    """The image of an item, at most as large as a cell, or what is left of it."""
+def item_picture(item: Item, collection: Collection | None, side: int) -> Image.Image | None:
+    """The image of an item, at most `side` pixels wide and high, or its thumbnail; None where there is neither."""
     try:
         if is_url(item.uri):
             raise InvalidImageError("remote")
         with open_path(item.uri) as file:
-            picture = open_image(file, min_side=_CELL).image.copy()
+            picture = open_image(file, min_side=side).image.copy()
     except InvalidImageError:
         thumbnail = collection and collection.thumbnail(item.content_hash)
         if not thumbnail:
@@ -104,7 +97,7 @@ def _picture(item: Item, collection: Collection | None) -> Image.Image | None:
             picture = open_image(thumbnail).image.copy()
         except InvalidImageError:
             return None
-    picture.thumbnail((_CELL, _CELL))
+    picture.thumbnail((side, side))
     return picture
 
 
