@@ -8,16 +8,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import InvalidImageError, PixMatcherError
-from .fetch import is_url
-from .images import open_image
+from .errors import PixMatcherError
 from .outputs import check_writable
-from .sources.zipped import open_path
+from .pictures import item_picture
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
-    from .collection import Collection, Item
+    from .collection import Collection
     from .searching import SearchResult
 
 _CELL, _MARGIN, _LINE = 240, 12, 20
@@ -75,7 +73,7 @@ def draw_contact_sheet(result: SearchResult, collection: Collection | None = Non
     for position, hit in enumerate(hits):
         left = _MARGIN + position % columns * (_CELL + _MARGIN)
         top = 2 * _MARGIN + _LINE + position // columns * cell_height
-        picture = _picture(hit.item, collection)
+        picture = item_picture(hit.item, collection, _CELL)
         sheet.paste(_EMPTY, (left, top, left + _CELL, top + _CELL))
         if picture is not None:
             sheet.paste(picture, (left + (_CELL - picture.width) // 2, top + (_CELL - picture.height) // 2))
@@ -87,25 +85,6 @@ def draw_contact_sheet(result: SearchResult, collection: Collection | None = Non
         told = f"These are the first {len(hits):,} of {len(result.hits):,} hits."
         _write(draw, (_MARGIN, height), told, text, _INK, width - 2 * _MARGIN)
     return sheet
-
-
-def _picture(item: Item, collection: Collection | None) -> Image.Image | None:
-    """The image of an item, at most as large as a cell, or what is left of it."""
-    try:
-        if is_url(item.uri):
-            raise InvalidImageError("remote")
-        with open_path(item.uri) as file:
-            picture = open_image(file, min_side=_CELL).image.copy()
-    except InvalidImageError:
-        thumbnail = collection and collection.thumbnail(item.content_hash)
-        if not thumbnail:
-            return None
-        try:
-            picture = open_image(thumbnail).image.copy()
-        except InvalidImageError:
-            return None
-    picture.thumbnail((_CELL, _CELL))
-    return picture
 
 
 def _write(

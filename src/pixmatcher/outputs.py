@@ -16,3 +16,8 @@ def check_writable(path: Path) -> None:
         raise PixMatcherError(f"{path} cannot be written (there is no folder {path.parent}).")
     if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
         raise PixMatcherError(f"{path} cannot be written (permission denied).")
+
+
+def printable(text: str) -> str:
+    """Text for one line: control characters, and bytes that are no Unicode, become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
