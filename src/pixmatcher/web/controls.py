@@ -36,9 +36,12 @@ def choose_collection() -> Collection:
             paths,
             format_func=lambda path: plain(names[path]),
             key="collection",
-            required=True,
             persist_state="session",
         )
+    else:
+        with st.sidebar.container(gap=None):
+            st.caption(t("collection"))
+            st.text(plain(names[paths[0]]))
     return state.open_collection(chosen or paths[0])
 
 
@@ -69,7 +72,6 @@ def choose(collection: Collection, *, text: bool) -> Choice:
                 ["", *spaces],
                 format_func=lambda name: plain(f"{encoder_of[name]}: {name}") if name else t("any_space"),
                 key="text_space" if text else "image_space",
-                required=True,
                 persist_state="session",
             )
         k = st.select_slider(t("number"), _NUMBERS, value=24, key="number", persist_state="session")

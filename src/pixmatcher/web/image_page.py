@@ -125,7 +125,7 @@ def _examples(collection: Collection) -> None:
         photos = None
     found = [photos / name for name in _EXAMPLES if (photos / name).is_file()] if photos else []
     st.caption(t("example_photos"))
-    grid = st.grid(columns="auto", min_column_width=100, gap="xsmall", key="examples")
+    grid = st.grid(columns=6, min_column_width=100, gap="xsmall", key="examples")
     for path in found:
         with grid.cell(), st.container(gap="xxsmall"):
             st.image(_small(str(path)), width="stretch", alt=path.stem)
@@ -140,7 +140,7 @@ def _examples(collection: Collection) -> None:
     items = _some_items(str(collection.path), state.generation(collection), _collection=collection)
     if items:
         st.caption(t("example_from_collection"))
-        grid = st.grid(columns="auto", min_column_width=100, gap="xsmall", key="own examples")
+        grid = st.grid(columns=6, min_column_width=100, gap="xsmall", key="own examples")
         for item, tile in zip(items, state.tiles(collection, items), strict=True):
             if tile is None:
                 continue

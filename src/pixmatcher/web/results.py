@@ -15,6 +15,8 @@ from . import state
 from .looking_for import look_for_item
 from .texts import plain, sentence, t
 
+_OPENED_HEIGHT = 560
+"""Pixels of the window that an opened picture is high at most."""
 _TILE_WIDTH = 165
 """Pixels of the window that a picture of the grid takes at least."""
 
@@ -85,48 +87,53 @@ def open_item(collection: Collection, item_id: int) -> None:
 
 def _show_item(collection: Collection, item: Item) -> None:
     picture = state.full_picture(collection, item)
-    if picture is None:
-        st.info(t("no_picture", name=file_name(item)), icon=":material/broken_image:")
-    else:
-        st.image(picture, width="stretch", alt=plain(file_name(item)))
+    left, right = st.columns([2, 1], gap="medium")
+    with left:
+        if picture is None:
+            st.info(t("no_picture", name=file_name(item)), icon=":material/broken_image:")
+        else:
+            width = min(2 * picture.width, int(_OPENED_HEIGHT * picture.width / picture.height))
+            st.image(state.as_jpeg(picture), width=width, alt=plain(file_name(item)))
+    with right:
+        for name, value in facts(collection, item):
+            with st.container(gap=None):
+                st.caption(name)
+                st.text(plain(value))
     st.code(plain(item.uri), language=None, wrap_lines=True)
-    grid = st.grid(columns="auto", min_column_width=180)
-    for name, value in facts(collection, item):
-        with grid.cell(), st.container(gap=None):
-            st.caption(name)
-            st.text(plain(value))
     with st.container(horizontal=True):
+        if st.button(t("more_like_this"), key="like opened", icon=":material/image_search:", type="primary"):
+            look_for_item(item.id, True)
+            st.rerun()
         if is_url(item.uri):
             if item.uri.startswith(("http://", "https://")):
                 st.link_button(t("open_original"), item.uri, icon=":material/open_in_new:")
         elif (data := state.original(item)) is not None:
             st.download_button(t("download"), data, file_name(item), icon=":material/download:", on_click="ignore")
-        if st.button(t("more_like_this"), key="like opened", icon=":material/image_search:", type="primary"):
-            look_for_item(item.id, True)
-            st.rerun()
 
 
 def facts(collection: Collection, item: Item) -> list[tuple[str, str]]:
     """What is known of an item, each with its name in the visitor's language."""
-    label = collection.catalog.label_names().get(item.label or "", item.label)
     known = [
-        (t("label"), label),
-        (t("caption"), item.caption),
-        (t("dimension"), f"{item.width} x {item.height}" if item.width else None),
-        (t("bytes"), None if item.bytes is None else size_text(item.bytes)),
-        (t("format"), item.format),
-        (t("taken"), item.taken),
-        (t("date"), item.modified),
-        (t("added"), item.added),
-        (t("licence"), item.details.get("license")),
-        (t("author"), item.details.get("author")),
+        ("file", file_name(item)),
+        ("label", collection.catalog.label_names().get(item.label or "", item.label)),
+        ("caption", item.caption),
+        ("dimension", f"{item.width} x {item.height}" if item.width else None),
+        ("bytes", None if item.bytes is None else size_text(item.bytes)),
+        ("format", item.format),
+        ("taken", _date(item.taken)),
+        ("date", _date(item.modified)),
+        ("added", _date(item.added)),
+        ("licence", item.details.get("license")),
+        ("author", item.details.get("author")),
     ]
-    return [(name, value.replace("T", " ") if name in _dates() else value) for name, value in known if value]
+    return [(t(key), value) for key, value in known if value]
 
 
-def _dates() -> tuple[str, ...]:
-    return t("taken"), t("date"), t("added")
+def _date(text: str | None) -> str | None:
+    """A date and time of ISO 8601 to the minute."""
+    return None if text is None else text[:16].replace("T", " ")
 
 
 def size_text(size: int) -> str:
-    return f"{size / 1e6:.1f} {t('megabytes')}" if size >= 1e5 else f"{size / 1e3:.1f} k{t('megabytes')[1:]}"
+    """A number of bytes in the visitor's language."""
+    return f"{size / 1e6:.1f} {t('megabytes')}" if size >= 1e5 else f"{size / 1e3:.1f} {t('kilobytes')}"

@@ -106,10 +106,9 @@ def tiles(collection: Collection, items: Sequence[Item]) -> list[bytes | None]:
         return list(executor.map(lambda item: _tile(_Ref(collection, item)), items))
 
 
-def full_picture(collection: Collection, item: Item) -> bytes | None:
-    """A JPEG of an item as large as a screen, None where its picture is out of reach."""
-    picture = item_picture(item, collection, _FULL, max_pixels=MAX_PIXELS)
-    return None if picture is None else as_jpeg(picture)
+def full_picture(collection: Collection, item: Item) -> Image.Image | None:
+    """An item as large as a screen, None where its picture is out of reach."""
+    return item_picture(item, collection, _FULL, max_pixels=MAX_PIXELS)
 
 
 def original(item: Item) -> bytes | None:

@@ -85,6 +85,7 @@ ENGLISH = {
     "index_seconds": "{done} of {total} images",
     "index_starting": "Looking for images",
     "internal": "Something went wrong here; the terminal that runs the app tells more. Load the page again to go on.",
+    "kilobytes": "kB",
     "label": "Label",
     "labels": "Labels",
     "labels_top": "The most frequent labels",
@@ -208,6 +209,7 @@ FRENCH = {
     "index_starting": "Recherche des images",
     "internal": "Une erreur s'est produite ; le terminal qui fait tourner l'application en dit plus. Rechargez la page "
     "pour continuer.",
+    "kilobytes": "ko",
     "label": "Étiquette",
     "labels": "Étiquettes",
     "labels_top": "Les étiquettes les plus fréquentes",
