@@ -425,6 +425,56 @@ def evaluate_command(
         raise typer.Exit(1)
 
 
+@_command("map")
+def map_command(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The picture to draw (.png, .svg, .pdf), or a page (.html).")
+    ],
+    collection: CollectionOption = None,
+    method: Annotated[str, typer.Option(metavar="tsne|umap|pca", help="What places the images.")] = "tsne",
+    space: Annotated[
+        str | None, typer.Option(help="Map this space of the collection, not the usual one.", show_default=False)
+    ] = None,
+    color: Annotated[
+        str | None,
+        typer.Option(
+            metavar="label|cluster", help="What the colours tell; labels, if there are some.", show_default=False
+        ),
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option(metavar="TEXT|IMAGE", help="Show where this query lies.", show_default=False)
+    ] = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Compute the map again, though one is kept.")] = False,
+    allow_private_hosts: PrivateHostsOption = False,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Draw the collection in two dimensions, images that are alike side by side."""
+    from .map_plot import check_map_path, save_map_plot, stale_text
+    from .projection import place_query, project
+    from .query import embed_query, parse_query
+
+    check_map_path(out, color)
+    parsed = None if query is None else parse_query([query], allow_private=allow_private_hosts)
+    with _open(collection) as opened, _Bars() as bars:
+        marked = vector = None
+        if parsed is not None:
+            runtime = _runtime(backend, device, offline, bars)
+            space, vector = embed_query(parsed, opened.encoders, space=space, runtime=runtime)
+        progress = bars.counter("Computing the map", "steps")
+        projection = project(opened, method, space=space, refresh=refresh, progress=progress)
+        if query is not None and vector is not None:
+            marked = (query, place_query(projection, opened, vector))
+        progress = bars.counter("Making small pictures")
+        save_map_plot(projection, opened, out, color=color, query=marked, progress=progress)
+    print(f"{len(projection.ids):,} images by {method} in the space {projection.space} on {printable(str(out))}")
+    if projection.stale:
+        print(f"Since it was computed: {stale_text(projection)}. --refresh computes it again.", file=sys.stderr)
+    if not projection.kept:
+        print("The collection cannot be written now, so the map is not kept.", file=sys.stderr)
+
+
 @_command("info")
 def info_command(collection: CollectionOption = None) -> None:
     """Show what is in a collection."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import PixMatcherError
-from .outputs import check_writable
+from .outputs import check_writable, save_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _MOST = 20
 """Categories on the picture."""
-_FORMATS = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
+PLOT_FORMATS = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
+"""How the name of a picture that matplotlib draws may end."""
 _INK, _FAINT = "#202124", "#5f6368"
 
 
@@ -26,8 +27,8 @@ def check_plot_path(path: Path) -> None:
 
     Raises `PixMatcherError` if not.
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise PixMatcherError(f"{path} must end in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}.")
+    if path.suffix.lower() not in PLOT_FORMATS:
+        raise PixMatcherError(f"{path} must end in {', '.join(PLOT_FORMATS[:-1])} or {PLOT_FORMATS[-1]}.")
     check_writable(path)
     try:
         import matplotlib.figure  # noqa: F401
@@ -43,14 +44,15 @@ def save_confusion_plot(evaluation: Evaluation, path: Path) -> None:
     Raises `PixMatcherError` if matplotlib is missing, no category is confused, or the file cannot be written.
     """
     check_plot_path(path)
-    figure = draw_confusion_plot(evaluation)
-    try:
-        # Encoded in memory first, so that a picture which cannot be encoded leaves an old one as it was.
-        encoded = io.BytesIO()
-        figure.savefig(encoded, format=path.suffix.lower()[1:], dpi=150, bbox_inches="tight")
-        path.write_bytes(encoded.getvalue())
-    except OSError as error:
-        raise PixMatcherError(f"{path} cannot be written ({error.strerror or error}): name another file.") from error
+    save_figure(draw_confusion_plot(evaluation), path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Save a picture in the format its name ends in. Raises `PixMatcherError` if it cannot be written."""
+    with warnings.catch_warnings():
+        # Of a character that no font has, a box is drawn.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        save_file(path, lambda file: figure.savefig(file, format=path.suffix.lower()[1:], dpi=150, bbox_inches="tight"))
 
 
 def draw_confusion_plot(evaluation: Evaluation) -> Figure:
@@ -68,7 +70,7 @@ def draw_confusion_plot(evaluation: Evaluation) -> Figure:
         if label in by_label:
             known = {**by_label[label].wrong, label: by_label[label].figures[precision]}
             shares[row] = [known.get(other, 0.0) for other in labels]
-    names = [_shortened(evaluation.names[label]) for label in labels]
+    names = [shortened(evaluation.names[label]) for label in labels]
     side = 2.5 + 0.42 * len(labels)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
@@ -117,7 +119,8 @@ def _side_by_side(labels: Sequence[str], pairs: Iterable[tuple[str, str]]) -> li
     return [label for group in {id(group): group for group in groups.values()}.values() for label in group]
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
+    """A name as a picture shows it: in one line of at most 28 characters."""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     return shown if len(shown) <= 28 else shown[:27] + "…"
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import PixMatcherError
-from .outputs import check_writable
+from .outputs import check_writable, save_file
 from .pictures import item_picture
 
 if TYPE_CHECKING:
@@ -44,13 +43,7 @@ def save_contact_sheet(result: SearchResult, path: Path, collection: Collection 
     """
     check_sheet_path(path)
     sheet = draw_contact_sheet(result, collection)
-    try:
-        # Encoded in memory first, so that a picture which cannot be encoded leaves an old one as it was.
-        encoded = io.BytesIO()
-        sheet.save(encoded, _FORMATS[path.suffix.lower()], quality=90)
-        path.write_bytes(encoded.getvalue())
-    except OSError as error:
-        raise PixMatcherError(f"{path} cannot be written ({error.strerror or error}).") from error
+    save_file(path, lambda file: sheet.save(file, _FORMATS[path.suffix.lower()], quality=90))
 
 
 def draw_contact_sheet(result: SearchResult, collection: Collection | None = None) -> Image.Image:

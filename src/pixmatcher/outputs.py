@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from .errors import PixMatcherError
 
@@ -16,6 +19,19 @@ def check_writable(path: Path) -> None:
         raise PixMatcherError(f"{path} cannot be written (there is no folder {path.parent}).")
     if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
         raise PixMatcherError(f"{path} cannot be written (permission denied).")
+
+
+def save_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Save what `write` writes; what cannot be made leaves an old file as it was.
+
+    Raises `PixMatcherError` if the file cannot be written.
+    """
+    try:
+        made = io.BytesIO()
+        write(made)
+        path.write_bytes(made.getvalue())
+    except OSError as error:
+        raise PixMatcherError(f"{path} cannot be written ({error.strerror or error}).") from error
 
 
 def printable(text: str) -> str:

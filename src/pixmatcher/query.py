@@ -157,8 +157,17 @@ def image_encoder(
 
     The other encoders are not loaded. Raises `QueryError` if there is no such space, and as `load_recorded` does.
     """
-    record, chosen = min(_spaces_of(encoders, space), key=lambda pair: pair[1].text)
+    record, chosen = _image_space(encoders, space)
     return load_recorded([record], runtime)[0], chosen
+
+
+def image_space(encoders: Sequence[EncoderRecord], space: str | None = None) -> Space:
+    """The space that `image_encoder` chooses; no encoder is loaded. Raises `QueryError` if there is no such space."""
+    return _image_space(encoders, space)[1]
+
+
+def _image_space(encoders: Sequence[EncoderRecord], space: str | None) -> tuple[EncoderRecord, Space]:
+    return min(_spaces_of(encoders, space), key=lambda pair: pair[1].text)
 
 
 def text_encoder(

@@ -196,6 +196,19 @@ class Catalog:
             cursor = self._connection.execute("SELECT row FROM items ORDER BY row")
             return np.fromiter((row for (row,) in cursor), dtype=np.int64)
 
+    def ids(self) -> npt.NDArray[np.int64]:
+        """The ids of all items, ascending (N,) int64."""
+        with self._lock, explained(self.path):
+            cursor = self._connection.execute("SELECT id FROM items ORDER BY id")
+            return np.fromiter((item_id for (item_id,) in cursor), dtype=np.int64)
+
+    def changes_since(self, items: int, last_id: int, row_count: int) -> tuple[int, int, int]:
+        """How many items were added, removed and changed since there were so many items, this greatest id and rows."""
+        with self.reading():
+            added = self._one("SELECT count(*) FROM items WHERE id > ?", last_id)
+            changed = self._one("SELECT count(*) FROM items WHERE row >= ? AND id <= ?", row_count, last_id)
+            return added, items - (self.item_count() - added), changed
+
     def checksums(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The rows of all items, ascending, and the CRC-32 of each, both (N,) int64."""
         table = np.array(self._query("SELECT row, checksum FROM items ORDER BY row"), dtype=np.int64)
@@ -218,6 +231,13 @@ class Catalog:
             json.dumps(list(rows)),
         )
         return {row: self._item(values) for *values, row in found}
+
+    def items_by_id(self, ids: Sequence[int]) -> dict[int, Item]:
+        """The items of those of these ids that there are."""
+        found = self._query(
+            f"SELECT {self._columns} FROM items WHERE id IN (SELECT value FROM json_each(?))", json.dumps(list(ids))
+        )
+        return {item.id: item for item in map(self._item, found)}
 
     def item_at(self, uri: str) -> Item | None:
         """The item of this uri, if there is one."""

@@ -26,6 +26,7 @@ from .files import (
     INDEX_LOCK_NAME,
     LOCK_NAME,
     MANIFEST_NAME,
+    MAPS_NAME,
     OWN_NAMES,
     THUMBNAILS_NAME,
     read_error,
@@ -37,6 +38,7 @@ from .files import (
 from .items import Failure, Hit, Item, Neighbour, Problem
 from .lock import WriterLock
 from .manifest import DescribesEncoder, Manifest
+from .maps import damaged_maps, remove_damaged_maps
 from .thumbnails import Thumbnails
 from .vectors import Float16, Rows, VectorFile, row_checksums, to_stored
 
@@ -222,7 +224,7 @@ class Collection:
         With `labels`, only items that have one of them. Raises `CollectionError` if there is no such space or the
         vector does not fit it.
         """
-        query = _query_vector(vector, self._space(space))
+        query = query_vector(vector, self._space(space))
         k = _whole_number(k, "number of results")
         if k < 1:
             raise CollectionError(f"The number of results must be 1 or more, not {k}.")
@@ -261,7 +263,7 @@ class Collection:
         If they have fewer than `labels` different ones, the nearest items of the next labels follow. Fewer where there
         are fewer. Raises `CollectionError` if there is no such space or the vector does not fit it.
         """
-        query = _query_vector(vector, self._space(space))
+        query = query_vector(vector, self._space(space))
         with self._thread_lock, self.catalog.reading() as generation:
             known = self.catalog.labels_by_row()
             index = self._index(space, generation)
@@ -499,6 +501,17 @@ class Collection:
                             "Nothing is lost: run `pixmatcher verify --repair`, or search, and it is built again.",
                         )
                     )
+            try:
+                problems += [
+                    Problem(
+                        "map",
+                        f"{path.relative_to(self.path)} is damaged",
+                        "Nothing is lost: run `pixmatcher verify --repair`, which deletes it, and draw the map again.",
+                    )
+                    for path in damaged_maps(self.path)
+                ]
+            except CollectionError as error:
+                problems.append(_unreadable("map", error))
         return problems
 
     def repair(self) -> int:
@@ -535,6 +548,7 @@ class Collection:
                             remove(path.parent)
                         for derived in index_files(path):
                             remove(derived)
+                    remove_damaged_maps(self.path)
                 except OSError as error:
                     raise write_error(self.path, error) from error
                 self.save_indexes()
@@ -543,7 +557,7 @@ class Collection:
     def size_on_disk(self) -> int:
         """Bytes that the collection's own files take."""
         found = [self.path / name for name in self.FILES]
-        for name in ("vectors", "index"):
+        for name in ("vectors", "index", MAPS_NAME):
             found += (Path(folder, file) for folder, _, files in os.walk(self.path / name) for file in files)
         total = 0
         for file in found:
@@ -641,7 +655,7 @@ def _check(item: Item) -> None:
         raise CollectionError(f"{item.content_hash!r} cannot be a content hash: give the SHA-256 in hexadecimal.")
 
 
-def _query_vector(vector: npt.ArrayLike, space: Space) -> npt.NDArray[np.float32]:
+def query_vector(vector: npt.ArrayLike, space: Space) -> npt.NDArray[np.float32]:
     """The vector (dimension,) float32 to search for. Raises `CollectionError` if it does not fit the space."""
     try:
         with np.errstate(over="ignore"):

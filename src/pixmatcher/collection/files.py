@@ -18,8 +18,9 @@ CATALOG_NAME = "catalog.sqlite"
 THUMBNAILS_NAME = "thumbnails.sqlite"
 LOCK_NAME = "lock"
 INDEX_LOCK_NAME = "index.lock"
+MAPS_NAME = "maps"
 OWN_NAMES = frozenset(
-    {MANIFEST_NAME, f"{MANIFEST_NAME}.new", LOCK_NAME, INDEX_LOCK_NAME, "vectors", "index"}
+    {MANIFEST_NAME, f"{MANIFEST_NAME}.new", LOCK_NAME, INDEX_LOCK_NAME, "vectors", "index", MAPS_NAME}
     | {CATALOG_NAME + ending for ending in ("", "-wal", "-shm", "-journal")}
     | {THUMBNAILS_NAME + ending for ending in ("", "-journal")}
 )

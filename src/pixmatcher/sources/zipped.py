@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import IO
 
 from ..errors import InvalidImageError
@@ -50,8 +51,19 @@ def open_path(path: str) -> Iterator[IO[bytes]]:
         with tarred.open_member(above, inside) as file:
             yield file
     elif os.path.isfile(above) and zipfile.is_zipfile(above):
-        with zipfile.ZipFile(above) as archive, open_member(archive, inside) as file:
+        status = os.stat(above)
+        try:
+            archive = _archive(above, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise InvalidImageError("damaged", f"the zip file: {error}") from error
+        with open_member(archive, inside) as file:
             yield file
     else:
         with open_regular_file(path) as file:
             yield file
+
+
+@lru_cache(maxsize=2)
+def _archive(path: str, *_state: int) -> zipfile.ZipFile:
+    """A zip file in this state, kept open: to read its list of names takes longer than to read an image."""
+    return zipfile.ZipFile(path)

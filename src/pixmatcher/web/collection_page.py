@@ -5,23 +5,22 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import streamlit as st
 
 from ..collection import Collection
-from ..errors import PixMatcherError
+from ..indexing import IndexReport, index
 from . import state
 from .charts import short_text
 from .controls import choose_collection
-from .jobs import Job, job_of, start_indexing
+from .jobs import Job, Tell, follow, job_of, show_error, start
 from .places import display_names
 from .results import size_text
-from .texts import as_markdown, plain, sentence, t
+from .texts import as_markdown, plain, t
 
 _MOST_LABELS = 20
 _MOST_FAILURES = 1000
-_POLL_SECONDS = 0.7
 
 
 def show() -> None:
@@ -138,52 +137,47 @@ def _show_indexing(collection: Collection) -> None:
     if os.environ.get(state.SHARED_VARIABLE):
         st.info(t("index_off"), icon=":material/lock:")
         return
-    with st.expander(t("index_folder"), icon=":material/create_new_folder:", expanded=_busy(collection)):
+    job = job_of(("index", collection.path))
+    with st.expander(t("index_folder"), icon=":material/create_new_folder:", expanded=job is not None):
         st.caption(t("index_folder_text"))
         with st.form("index_form", border=False):
-            folder = st.text_input(t("folder"), key="folder", max_chars=4000)
+            folder = (st.text_input(t("folder"), key="folder", max_chars=4000) or "").strip()
             with st.container(horizontal=True):
                 add = st.form_submit_button(t("index"), type="primary", icon=":material/add_photo_alternate:")
                 refresh = st.form_submit_button(t("index_refresh"), icon=":material/refresh:")
         if add:
-            path = os.path.abspath(os.path.expanduser((folder or "").strip()))
-            if (folder or "").strip() and os.path.isdir(path):
-                start_indexing(collection.path, path)
+            path = os.path.abspath(os.path.expanduser(folder))
+            if folder and os.path.isdir(path):
+                _start(collection.path, path)
             else:
-                st.error(t("folder_missing", path=folder or ""), icon=":material/error:")
+                st.error(t("folder_missing", path=folder), icon=":material/error:")
         if refresh:
-            start_indexing(collection.path, None)
-        job = job_of(collection.path)
-        if job is not None and job.running:
-            _follow(job)
-        elif job is not None:
-            _show_outcome(job)
+            _start(collection.path, None)
+        job = job_of(("index", collection.path))
+        if job is not None:
+            _show_job(job)
 
 
-def _busy(collection: Collection) -> bool:
-    job = job_of(collection.path)
-    return job is not None
+def _start(collection: Path, folder: str | None) -> None:
+    def work(tell: Tell) -> IndexReport:
+        return index(folder, collection, progress=tell)
+
+    start(("index", collection), folder or "", work)
 
 
-@st.fragment(run_every=_POLL_SECONDS)
-def _follow(job: Job) -> None:
-    if not job.running:
-        st.rerun()
-    source = job.source or t("index_refresh")
-    st.markdown(t("index_running", source=source))
-    if job.total is None:
-        st.progress(0.0, text=t("index_starting"))
-    else:
-        share = job.done / job.total if job.total else 1.0
-        st.progress(min(1.0, share), text=t("index_seconds", done=job.done, total=job.total))
-
-
-def _show_outcome(job: Job) -> None:
-    if job.report is not None:
-        r = job.report
-        values: dict[str, Any] = {"added": r.added, "changed": r.changed, "moved": r.moved, "removed": r.removed}
-        st.success(t("index_done", failed=len(r.failures), **values), icon=":material/check_circle:")
-    elif isinstance(job.error, PixMatcherError):
-        st.error(sentence(job.error), icon=":material/error:")
-    else:
-        st.error(t("internal"), icon=":material/error:")
+def _show_job(job: Job) -> None:
+    if job.running:
+        follow(job, t("index_running", source=job.name) if job.name else t("index_refresh"), "images_of")
+    elif job.error is not None:
+        show_error(job.error)
+    elif isinstance(job.result, IndexReport):
+        r = job.result
+        text = t(
+            "index_done",
+            added=r.added,
+            changed=r.changed,
+            moved=r.moved,
+            removed=r.removed,
+            failed=len(r.failures),
+        )
+        st.success(text, icon=":material/check_circle:")

@@ -59,7 +59,7 @@ def show() -> None:
 
 
 def _show_ways(collection: Collection) -> None:
-    way = st.segmented_control(
+    way = st.pills(
         t("source"),
         _WAYS,
         default=_WAYS[0],
@@ -168,7 +168,7 @@ def _small(path: str) -> bytes:
 @st.cache_resource(show_spinner=False, max_entries=32)
 def _some_items(path: str, generation: int, _collection: Collection) -> list[Any]:
     """Six items, evenly chosen."""
-    return [state.item_of(_collection, item_id) for item_id in _collection.catalog.sample_ids(6)]
+    return state.items_of(_collection, _collection.catalog.sample_ids(6))
 
 
 # The query

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from ..collection import Collection, Hit, Item
+from ..collection import Collection, Item
 from ..errors import PixMatcherError
 from ..fetch import is_url
 from ..searching import SearchResult, is_weak
@@ -32,38 +32,43 @@ def show_result(collection: Collection, result: SearchResult) -> None:
         st.caption(t("hits", count=len(result.hits)), width="content")
         took = f"{result.took_ms:.0f}" if result.took_ms >= 1 else f"{result.took_ms:.1f}"
         st.badge(t("took", ms=float(took) if "." in took else int(took)), icon=":material/bolt:", color="gray")
-    show_grid(collection, result.hits)
+    show_grid(collection, [(hit.item, hit.score) for hit in result.hits])
 
 
-def show_grid(collection: Collection, hits: Sequence[Hit]) -> None:
+def show_grid(collection: Collection, items: Sequence[tuple[Item, float | None]]) -> None:
+    """Items with their scores, where they have one."""
     names = collection.catalog.label_names()
-    pictures = state.tiles(collection, [hit.item for hit in hits])
+    pictures = state.tiles(collection, [item for item, _ in items])
     grid = st.grid(columns="auto", min_column_width=_TILE_WIDTH, gap="small", key="results")
-    for hit, picture in zip(hits, pictures, strict=True):
-        with grid.cell(), st.container(border=True, gap="xsmall", key=f"hit {hit.rank}"):
-            _show_hit(collection, hit, picture, names.get(hit.item.label or "", hit.item.label))
+    for place, ((item, score), picture) in enumerate(zip(items, pictures, strict=True)):
+        with grid.cell(), st.container(border=True, gap="xsmall", key=f"result {place}"):
+            _show_tile(collection, item, score, picture, names.get(item.label or "", item.label))
 
 
-def _show_hit(collection: Collection, hit: Hit, picture: bytes | None, label: str | None) -> None:
-    name = file_name(hit.item)
+def _show_tile(
+    collection: Collection, item: Item, score: float | None, picture: bytes | None, label: str | None
+) -> None:
+    name = file_name(item)
     if picture is None:
         st.info(t("no_picture", name=name), icon=":material/broken_image:")
     else:
         st.image(picture, width="stretch", alt=plain(name))
-    st.progress(min(1.0, max(0.0, hit.score)), text=f"{hit.score:.2f}")
+    if score is not None:
+        st.progress(min(1.0, max(0.0, score)), text=f"{score:.2f}")
     if label:
         st.text(plain(label), wrap=False)
     st.text(plain(name), wrap=False)
     with st.container(horizontal=True, gap="xsmall"):
-        if st.button(t("open"), key=f"open {hit.item.id}", icon=":material/open_in_full:", type="tertiary"):
-            open_item(collection, hit.item.id)
+        if st.button(t("open"), key=f"open {item.id}", icon=":material/open_in_full:", type="tertiary"):
+            open_item(collection, item.id)
         st.button(
-            t("more_like_this"),
-            key=f"like {hit.item.id}",
+            t("similar"),
+            help=t("more_like_this"),
+            key=f"like {item.id}",
             icon=":material/image_search:",
             type="tertiary",
             on_click=look_for_item,
-            args=(hit.item.id, True),
+            args=(item.id, True),
         )
 
 

@@ -90,11 +90,17 @@ def generation(collection: Collection) -> int:
 
 def item_of(collection: Collection, item_id: int) -> Item:
     """The item of an id. Raises `CollectionError` if there is none."""
+    if not (found := items_of(collection, [item_id])):
+        raise CollectionError("This image is not in the collection any more.")
+    return found[0]
+
+
+def items_of(collection: Collection, ids: Sequence[int]) -> list[Item]:
+    """The items of those of the ids that are there, in this order."""
     with collection.catalog.reading():
-        rows = collection.catalog.rows_of([item_id])
-        if item_id not in rows:
-            raise CollectionError("This image is not in the collection any more.")
-        return collection.catalog.items_by_row([rows[item_id]])[rows[item_id]]
+        rows = collection.catalog.rows_of(ids)
+        items = collection.catalog.items_by_row([*rows.values()])
+        return [items[rows[item_id]] for item_id in ids if item_id in rows]
 
 
 # Pictures

@@ -80,9 +80,9 @@ def _examples(path: str, generation: int, _collection: Collection) -> list[str]:
         step = max(1, len(labels) // _MOST_EXAMPLES)
         return list(dict.fromkeys(label.partition(",")[0] for label in labels[::step]))[:_MOST_EXAMPLES]
     captions = [
-        caption
-        for item_id in _collection.catalog.sample_ids(40)
-        if (caption := state.item_of(_collection, item_id).caption) and len(caption) <= 80
+        item.caption
+        for item in state.items_of(_collection, _collection.catalog.sample_ids(40))
+        if item.caption and len(item.caption) <= 80
     ]
     if captions:
         return captions[:_MOST_EXAMPLES]
