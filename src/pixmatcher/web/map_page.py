@@ -131,10 +131,12 @@ def _figure(collection: Collection, projection: Projection, color: str) -> Any:
         else:
             trace.update(textfont={"color": None}, marker={"color": "#f43f5e"})
     # The theme of the visitor gives these.
+    clear = "rgba(0,0,0,0)"
     figure.update_layout(
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
+        paper_bgcolor=clear,
+        plot_bgcolor=clear,
         font={"color": None, "family": None},
+        modebar={"bgcolor": clear, "remove": ["toImage", "zoom", "autoScale"]},
         dragmode="lasso",
     )
     return figure
