@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import streamlit as st
 
@@ -27,7 +28,7 @@ class Choice:
 
 def choose_collection() -> Collection:
     """The collection that the visitor looks at. Raises `CollectionError` if it is not there any more."""
-    paths = places.collection_paths()
+    paths = _paths()
     names = places.display_names(paths)
     chosen = None
     if len(paths) > 1:
@@ -43,6 +44,12 @@ def choose_collection() -> Collection:
             st.caption(t("collection"))
             st.text(plain(names[paths[0]]))
     return state.open_collection(chosen or paths[0])
+
+
+@st.cache_resource(show_spinner=False)
+def _paths() -> list[Path]:
+    """The collections as they were when the app was started: one that disappears is told of when it is chosen."""
+    return places.collection_paths()
 
 
 def choose_language() -> None:

@@ -129,7 +129,7 @@ def _figure(collection: Collection, projection: Projection, color: str) -> Any:
             )
             trace.update(selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 0.25}})
         else:
-            trace.update(textfont={"color": None}, marker={"color": "#f43f5e"})
+            trace.update(name=t("map_query"), textfont={"color": None}, marker={"color": "#f43f5e"})
     # The theme of the visitor gives these.
     clear = "rgba(0,0,0,0)"
     figure.update_layout(

@@ -99,7 +99,7 @@ ENGLISH = {
     "to see them.",
     "map_method": "Method",
     "map_page": "Map",
-    "map_query": "the image that is searched for",
+    "map_query": "your image",
     "map_selected": "{count} images chosen",
     "map_shown": "{count} of {items} images, {when}",
     "map_stale": "{count} images were added, removed or changed since this map was drawn.",
@@ -111,8 +111,6 @@ ENGLISH = {
     "model": "Encoder",
     "model_about": "What it is",
     "more_like_this": "More like this",
-    "no_collection": "There is no collection: run `pixmatcher index FOLDER`, then start the app again with "
-    "`pixmatcher app -c FOLDER`.",
     "no_hits": "No image of this collection answers that: lower the minimum score, or take out the label filter.",
     "no_picture": "The picture of {name} is out of reach.",
     "no_texts": "This collection has no encoder that knows texts: search it by image.",
@@ -120,13 +118,11 @@ ENGLISH = {
     "on_disk": "On disk",
     "open": "Open",
     "open_original": "Open the original",
-    "pasted": "Pasted image",
     "picture": "Picture",
     "query_picture": "The image that is searched for",
     "reason": "Reason",
     "rotate_left": "Turn left",
     "rotate_right": "Turn right",
-    "score": "Score",
     "score_help": "1 is an image like itself. What is unrelated scores about 0.",
     "search": "Search",
     "share_text": "This collection is shared: who has the password sees it.",
@@ -143,8 +139,6 @@ ENGLISH = {
     "text_page": "Search by text",
     "text_placeholder": "a dog on the beach",
     "text_start": "What should the images show?",
-    "too_large": "This file is larger than {limit} MB: choose a smaller one.",
-    "too_many_chars": "This text is too long: shorten it.",
     "took": "{ms} ms",
     "upload": "Upload",
     "url": "URL",
@@ -236,7 +230,7 @@ FRENCH = {
     "cadre ou d'un lasso, pour les voir.",
     "map_method": "Méthode",
     "map_page": "Carte",
-    "map_query": "l'image cherchée",
+    "map_query": "votre image",
     "map_selected": "{count} images choisies",
     "map_shown": "{count} images sur {items}, {when}",
     "map_stale": "{count} images ont été ajoutées, retirées ou modifiées depuis le dessin de cette carte.",
@@ -248,8 +242,6 @@ FRENCH = {
     "model": "Encodeur",
     "model_about": "Ce que c'est",
     "more_like_this": "D'autres comme celle-ci",
-    "no_collection": "Il n'y a pas de collection : lancez `pixmatcher index DOSSIER`, puis relancez l'application avec "
-    "`pixmatcher app -c DOSSIER`.",
     "no_hits": "Aucune image de cette collection ne répond : baissez le score minimal, ou ôtez le filtre d'étiquettes.",
     "no_picture": "L'image {name} est hors de portée.",
     "no_texts": "Cette collection n'a pas d'encodeur qui connaisse les textes : cherchez par image.",
@@ -257,13 +249,11 @@ FRENCH = {
     "on_disk": "Sur le disque",
     "open": "Ouvrir",
     "open_original": "Ouvrir l'original",
-    "pasted": "Image collée",
     "picture": "Image",
     "query_picture": "L'image cherchée",
     "reason": "Raison",
     "rotate_left": "Tourner à gauche",
     "rotate_right": "Tourner à droite",
-    "score": "Score",
     "score_help": "1 est une image comparée à elle-même. Ce qui n'a pas de rapport a un score proche de 0.",
     "search": "Chercher",
     "share_text": "Cette collection est partagée : qui a le mot de passe la voit.",
@@ -280,8 +270,6 @@ FRENCH = {
     "text_page": "Chercher par texte",
     "text_placeholder": "a dog on the beach",
     "text_start": "Que doivent montrer les images ?",
-    "too_large": "Ce fichier dépasse {limit} Mo : choisissez-en un plus petit.",
-    "too_many_chars": "Ce texte est trop long : raccourcissez-le.",
     "took": "{ms} ms",
     "upload": "Fichier",
     "url": "URL",
@@ -293,6 +281,7 @@ FRENCH = {
 
 TEXTS = {"en": ENGLISH, "fr": FRENCH}
 
+_SIGN = re.compile(r"(:(?=[^\s:]+:)|\$)")
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 
 
@@ -320,10 +309,8 @@ def plain(text: str) -> str:
 
 def as_markdown(text: str) -> str:
     """A text of strangers for elements that show Markdown: each of its characters stands for itself."""
-    # Streamlit looks for :emoji: and :colour[...] after the backslashes are gone; a joiner behind the colon stops it.
-    return (
-        _PUNCTUATION.sub(r"\\\1", printable(text)).replace("\\:", "\\:\N{WORD JOINER}").replace("$", "$\N{WORD JOINER}")
-    )
+    # Streamlit looks for :emoji: and $formulas$ after the backslashes are gone; a joiner behind the sign stops it.
+    return _PUNCTUATION.sub(r"\\\1", _SIGN.sub("\\1\N{WORD JOINER}", printable(text)))
 
 
 def sentence(error: PixMatcherError) -> str:
