@@ -728,6 +728,9 @@ def app_command(
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where the app listens, on this machine alone.")] = 8501,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in a browser.")] = True,
+    share: Annotated[
+        bool, typer.Option("--share", help="Make it public through Ngrok: who has the password sees the collections.")
+    ] = False,
 ) -> None:
     """Open the web app: search by image and by text, the map, the collection."""
     from .web import serve
@@ -738,7 +741,15 @@ def app_command(
 
     paths = locate_all(collections) if collections else [Collection.find()]
     serve.check_port(port)
-    raise typer.Exit(serve.run_app(paths, port=port, browser=browser))
+    url, password = None, ""
+    if share:
+        from .web.share import new_password, open_tunnel
+
+        url, password = open_tunnel(port), new_password()
+        print(f"Everybody who has the address and the password now sees {', '.join(printable(str(p)) for p in paths)}:")
+        _print_pairs([("address", url), ("password", password)])
+        print("Indexing is turned off meanwhile. Stop with Ctrl-C.", flush=True)
+    raise typer.Exit(serve.run_app(paths, port=port, browser=browser, public_url=url, password=password))
 
 
 # Opening and printing

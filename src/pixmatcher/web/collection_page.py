@@ -17,6 +17,7 @@ from .controls import choose_collection
 from .jobs import Job, Tell, follow, job_of, show_error, start
 from .places import display_names
 from .results import size_text
+from .share import shared_password
 from .texts import as_markdown, plain, t
 
 _MOST_LABELS = 20
@@ -134,7 +135,7 @@ def _show_sources(collection: Collection) -> None:
 
 
 def _show_indexing(collection: Collection) -> None:
-    if os.environ.get(state.SHARED_VARIABLE):
+    if shared_password():
         st.info(t("index_off"), icon=":material/lock:")
         return
     job = job_of(("index", collection.path))

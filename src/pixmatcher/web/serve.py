@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import PixMatcherError
+from .share import SHARED_VARIABLE
 
 ADDRESS = "127.0.0.1"
 
@@ -35,16 +36,29 @@ def check_port(port: int) -> None:
             ) from error
 
 
-def run_app(collections: Sequence[Path], *, port: int, browser: bool) -> int:
-    """Run the app over these collections until it is stopped; returns its exit status."""
+def run_app(
+    collections: Sequence[Path], *, port: int, browser: bool, public_url: str | None = None, password: str = ""
+) -> int:
+    """Run the app over these collections until it is stopped; returns its exit status.
+
+    With a public URL, visitors may come from there, and are asked for the password.
+    """
+    environment = dict(os.environ)
+    environment.pop(SHARED_VARIABLE, None)
+    shared = []
+    if public_url is not None:
+        environment[SHARED_VARIABLE] = password
+        # The names by which the browsers of visitors know the app.
+        shared = [f"--server.corsAllowedOrigins={public_url}"]
     command = [
         *(sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name("app.py"))),
         f"--server.port={port}",
         *(() if browser else ("--server.headless=true",)),
+        *shared,
         "--",
         *map(str, collections),
     ]
-    process = subprocess.Popen(command, env=dict(os.environ))
+    process = subprocess.Popen(command, env=environment)
     # Ctrl-C reaches both processes; whoever ends this one alone ends the other with it.
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:

@@ -27,9 +27,6 @@ from ..query import image_encoder, text_encoder
 if TYPE_CHECKING:
     from PIL import Image
 
-SHARED_VARIABLE = "PIXMATCHER_SHARED"
-"""Set while the app can be reached from elsewhere: its password."""
-
 MAX_UPLOAD_BYTES = 25 << 20
 MAX_PIXELS = 200_000_000
 _TILE, _FULL = 320, 1600
