@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import streamlit as st
 from PIL import Image
-from shelf import HOSTILE_NAMES, PHOTOS, free_port
+from shelf import HOSTILE_NAMES, PHOTOS, answers, free_port, wait_until
 from streamlit.testing.v1 import AppTest
 
 from pixmatcher import Collection, CollectionError, InvalidImageError, search
@@ -219,6 +219,23 @@ def test_a_wrong_call_is_one_sentence(shelves: dict[str, Path], tmp_path: Path) 
             assert done.returncode == 2
             assert said in done.stderr
             assert done.stderr.count("\n") == 1
+
+
+def test_streamlit_itself_can_start_it(shelves: dict[str, Path], tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "streamlit", "run", str(WEB / "app.py"), "--server.port", str(port)]
+    settings = {places.COLLECTIONS_VARIABLE: str(shelves["photos"]), "HOME": str(tmp_path)}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--server.headless=true"], env=os.environ | settings, cwd=tmp_path, stdout=log, stderr=log
+        )
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}"), process)
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.2", port), 5)
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def test_without_streamlit_it_says_what_to_install(shelves: dict[str, Path], tmp_path: Path) -> None:
