@@ -15,8 +15,11 @@ demo: $(VENV)/installed
 
 test: test-base test-torch
 
+# The tests that use a browser need Chromium; where it is not there and may not be installed, they say that they were skipped.
 test-base: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	  && apt-get install -qq --yes chromium >/dev/null; } || echo "Chromium cannot be installed here: tests/web/test_browser.py will not run."
+	$(BIN)/python -m pytest -rs
 
 torch-venv:
 	@test -e $(TORCH_VENV)/installed-$(PINS) || $(MAKE) --no-print-directory $(TORCH_VENV)/installed-$(PINS)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .collection import Collection, Item, Neighbour
 from .encoders import Runtime
@@ -75,18 +76,23 @@ def classify(
         raise QueryError(f"The number of categories must be 1 or more, not {k}.")
     started = time.perf_counter()
     chosen, vector = embed_query(query, collection.encoders, space=space, runtime=runtime)
-    neighbours = collection.nearest_labelled(vector, space=chosen, k=NEIGHBOURS, labels=k)
+    ranked = nearest_categories(collection, vector, chosen, k)
+    return CategoryResult(query.name, chosen, (time.perf_counter() - started) * 1000, ranked)
+
+
+def nearest_categories(collection: Collection, vector: npt.ArrayLike, space: str, k: int = 5) -> list[Category]:
+    """The k most likely labels of what has this embedding (dimension,) in a space. Raises as `classify`."""
+    neighbours = collection.nearest_labelled(vector, space=space, k=NEIGHBOURS, labels=k)
     if not neighbours:
         raise CollectionError(
             f"No image in {collection.path} has a label: index a source with labels, see `pixmatcher sources`."
         )
     names = collection.catalog.label_names()
-    ranked = [
+    return [
         Category(rank, share, nearest.label, names.get(nearest.label, nearest.label), nearest.item)
         for rank, (share, nearest) in enumerate(_vote(neighbours)[:k], start=1)
         if nearest.item is not None
     ]
-    return CategoryResult(query.name, chosen, (time.perf_counter() - started) * 1000, ranked)
 
 
 def _vote(neighbours: list[Neighbour]) -> list[tuple[float, Neighbour]]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 import typer
 
 from .errors import PixMatcherError, QueryError
+from .outputs import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -134,11 +135,6 @@ def _drop_output() -> None:
 def _fail(message: str, exit_code: int) -> NoReturn:
     print(f"Error: {printable(message)}", file=sys.stderr)
     raise SystemExit(exit_code)
-
-
-def printable(text: str) -> str:
-    """Text for one line of a terminal: control characters, and bytes that are no Unicode, become escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _version(wanted: bool) -> None:
@@ -718,6 +714,43 @@ def demo_command(
     print(f'  pixmatcher search "a cup of coffee" -c {where}')
     print("  pixmatcher index ~/Pictures")
     print('  pixmatcher search "a dog on the beach" -c ~/Pictures')
+
+
+@_command("app")
+def app_command(
+    collections: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--collection",
+            "-c",
+            help="A collection to show; may be repeated. Without any: the one here.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the app listens, on this machine alone.")] = 8501,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in a browser.")] = True,
+    share: Annotated[
+        bool, typer.Option("--share", help="Make it public through Ngrok: who has the password sees the collections.")
+    ] = False,
+) -> None:
+    """Open the web app: search by image and by text, the map, the collection."""
+    from .web import serve
+
+    serve.check_installed()
+    from .collection import Collection
+    from .web.places import locate_all
+
+    paths = locate_all(collections) if collections else [Collection.find()]
+    serve.check_port(port)
+    url, password = None, ""
+    if share:
+        from .web.share import new_password, open_tunnel
+
+        url, password = open_tunnel(port), new_password()
+        print(f"Everybody who has the address and the password now sees {', '.join(printable(str(p)) for p in paths)}:")
+        _print_pairs([("address", url), ("password", password)])
+        print("Indexing is turned off meanwhile. Stop with Ctrl-C.", flush=True)
+    raise typer.Exit(serve.run_app(paths, port=port, browser=browser, public_url=url, password=password))
 
 
 # Opening and printing

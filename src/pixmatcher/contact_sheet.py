@@ -7,16 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import InvalidImageError, PixMatcherError
-from .fetch import is_url
-from .images import open_image
+from .errors import PixMatcherError
 from .outputs import check_writable, save_file
-from .sources.zipped import open_path
+from .pictures import item_picture
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
-    from .collection import Collection, Item
+    from .collection import Collection
     from .searching import SearchResult
 
 _CELL, _MARGIN, _LINE = 240, 12, 20
@@ -80,25 +78,6 @@ def draw_contact_sheet(result: SearchResult, collection: Collection | None = Non
         told = f"These are the first {len(hits):,} of {len(result.hits):,} hits."
         _write(draw, (_MARGIN, height), told, text, _INK, width - 2 * _MARGIN)
     return sheet
-
-
-def item_picture(item: Item, collection: Collection | None, side: int) -> Image.Image | None:
-    """The image of an item, at most `side` pixels wide and high, or its thumbnail; None where there is neither."""
-    try:
-        if is_url(item.uri):
-            raise InvalidImageError("remote")
-        with open_path(item.uri) as file:
-            picture = open_image(file, min_side=side).image.copy()
-    except InvalidImageError:
-        thumbnail = collection and collection.thumbnail(item.content_hash)
-        if not thumbnail:
-            return None
-        try:
-            picture = open_image(thumbnail).image.copy()
-        except InvalidImageError:
-            return None
-    picture.thumbnail((side, side))
-    return picture
 
 
 def _write(

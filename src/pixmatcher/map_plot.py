@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .confusion_plot import PLOT_FORMATS, check_plot_path, save_figure, shortened
-from .contact_sheet import item_picture
 from .cores import usable_cores
 from .errors import PixMatcherError, QueryError
 from .outputs import check_writable, save_file
+from .pictures import item_picture
 from .projection import Projection
 
 if TYPE_CHECKING:

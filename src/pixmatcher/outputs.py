@@ -32,3 +32,8 @@ def save_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         path.write_bytes(made.getvalue())
     except OSError as error:
         raise PixMatcherError(f"{path} cannot be written ({error.strerror or error}).") from error
+
+
+def printable(text: str) -> str:
+    """Text for one line: control characters, and bytes that are no Unicode, become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -50,11 +50,12 @@ def search(
     k: int = 12,
     min_score: float | None = None,
     space: str | None = None,
+    labels: Iterable[str] | None = None,
     runtime: Runtime | None = None,
 ) -> SearchResult:
     """Find the k items of a collection nearest to a query; a string is a text query.
 
-    The `space` is chosen by the query, unless one is named.
+    The `space` is chosen by the query, unless one is named. With `labels`, only items that have one of them.
 
     Raises `QueryError`, `InvalidImageError` or `EncoderError` if the query cannot be answered.
     """
@@ -62,8 +63,43 @@ def search(
     if isinstance(query, str):
         query = Query(query)
     chosen, vector = embed_query(query, collection.encoders, space=space, runtime=runtime)
-    hits = collection.search(vector, space=chosen, k=k, min_score=min_score)
+    hits = collection.search(vector, space=chosen, k=k, min_score=min_score, labels=labels)
     return SearchResult(query.name, chosen, (time.perf_counter() - started) * 1000, hits)
+
+
+def search_like(
+    collection: Collection,
+    item_id: int,
+    *,
+    k: int = 12,
+    min_score: float | None = None,
+    space: str | None = None,
+    labels: Iterable[str] | None = None,
+) -> SearchResult:
+    """Find the k items nearest to an item of the collection, by its stored embedding; it is itself among them.
+
+    The space is the one named, or else the first made for images only, if there is one. Raises `CollectionError` if
+    there is no such item or space.
+    """
+    started = time.perf_counter()
+    space = space or min(collection.spaces.values(), key=lambda each: each.text).name
+    (vector,) = collection.embeddings([item_id], space)
+    hits = collection.search(vector, space=space, k=k, min_score=min_score, labels=labels)
+    return SearchResult(item_id, space, (time.perf_counter() - started) * 1000, hits)
+
+
+_WEAK_BELOW = {("lite", True): 0.2, ("lite", False): 0.3}
+"""By encoder, and whether its space knows texts. Of `lite` what is unrelated scores below these; see docs/lite.md."""
+
+
+def is_weak(collection: Collection, result: SearchResult) -> bool:
+    """Whether the hits are likely not what was looked for. Of encoders whose scores are not known, nobody can tell."""
+    for record in collection.encoders:
+        for space in record.spaces:
+            if space.name == result.space:
+                best = max((hit.score for hit in result.hits), default=0.0)
+                return best < _WEAK_BELOW.get((record.name, space.text), float("-inf"))
+    return False
 
 
 def search_batch(

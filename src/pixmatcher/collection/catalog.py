@@ -250,6 +250,17 @@ class Catalog:
         found = self._query("SELECT id, row FROM items WHERE id IN (SELECT value FROM json_each(?))", wanted)
         return dict(found)
 
+    def sample_ids(self, count: int) -> list[int]:
+        """The ids of up to `count` items, evenly chosen among all in their order."""
+        step = max(1, self.item_count() // count)
+        found = self._query(
+            "SELECT id FROM (SELECT id, row_number() OVER (ORDER BY id) - 1 AS place FROM items) "
+            "WHERE place % ? = 0 LIMIT ?",
+            step,
+            count,
+        )
+        return [item_id for (item_id,) in found]
+
     def row_with_content(self, content_hash: str) -> int | None:
         """The row of an item with this content, if there is one."""
         found = self._query("SELECT row FROM items WHERE content_hash = ? LIMIT 1", content_hash)

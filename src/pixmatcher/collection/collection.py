@@ -210,10 +210,19 @@ class Collection:
         """A small JPEG of the image of this content, for images that may be out of reach; None where none was kept."""
         return self._thumbnails.get(content_hash)
 
-    def search(self, vector: npt.ArrayLike, *, space: str, k: int = 12, min_score: float | None = None) -> list[Hit]:
+    def search(
+        self,
+        vector: npt.ArrayLike,
+        *,
+        space: str,
+        k: int = 12,
+        min_score: float | None = None,
+        labels: Iterable[str] | None = None,
+    ) -> list[Hit]:
         """The k items nearest to a vector (dimension,) by inner product, best first; equals in the order of their ids.
 
-        Raises `CollectionError` if there is no such space or the vector does not fit it.
+        With `labels`, only items that have one of them. Raises `CollectionError` if there is no such space or the
+        vector does not fit it.
         """
         query = query_vector(vector, self._space(space))
         k = _whole_number(k, "number of results")
@@ -221,10 +230,11 @@ class Collection:
             raise CollectionError(f"The number of results must be 1 or more, not {k}.")
         with self._thread_lock, self.catalog.reading() as generation:
             index = self._index(space, generation)
+            among = None if labels is None else self._labelled(labels)
             wanted = k
             # Of those that tie for the last place the first ids win, so all of them are needed.
             while True:
-                scores, rows = index.search(query, wanted + 1)
+                scores, rows = index.search(query, wanted + 1, among)
                 if len(rows) <= wanted or scores[wanted] < scores[k - 1]:
                     break
                 wanted *= 4
@@ -240,6 +250,12 @@ class Collection:
         ]
         found.sort(key=lambda pair: (-pair[0], pair[1].id))
         return [Hit(rank, score, item) for rank, (score, item) in enumerate(found[:k], start=1)]
+
+    def _labelled(self, labels: Iterable[str]) -> npt.NDArray[np.bool_]:
+        """Which rows have one of these labels (rows,). Call it inside `catalog.reading()`."""
+        known = self.catalog.labels_by_row()
+        wanted = {*labels}
+        return np.isin(known.codes, [code for code, name in enumerate(known.names) if name in wanted])
 
     def nearest_labelled(self, vector: npt.ArrayLike, *, space: str, k: int, labels: int) -> list[Neighbour]:
         """The k nearest items that have a label, best first.

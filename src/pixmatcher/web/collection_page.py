@@ -1,0 +1,184 @@
+"""What a collection holds, what failed, and indexing."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from ..collection import Collection
+from ..indexing import IndexReport, index
+from . import state
+from .charts import short_text
+from .controls import choose_collection
+from .jobs import Job, Tell, follow, job_of, show_error, start
+from .places import display_names
+from .results import size_text
+from .share import shared_password
+from .texts import as_markdown, plain, t
+
+_MOST_LABELS = 20
+_MOST_FAILURES = 1000
+
+
+def show() -> None:
+    collection = choose_collection()
+    st.header(as_markdown(display_names([collection.path])[collection.path]), anchor=False)
+    st.code(plain(str(collection.path)), language=None)
+    summary = _summarize(str(collection.path), state.generation(collection), _collection=collection)
+    statistics = collection.catalog.statistics()
+    failures = collection.failures()
+    grid = st.grid(columns="auto", min_column_width=150)
+    grid.metric(t("count"), f"{summary.count:,}", border=True)
+    grid.metric(t("labels"), f"{len(statistics['label']):,}", border=True)
+    grid.metric(t("failed"), f"{len(failures):,}", border=True)
+    grid.metric(t("size"), size_text(summary.bytes), border=True)
+    grid.metric(t("on_disk"), size_text(collection.size_on_disk()), border=True)
+    _show_indexing(collection)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        _show_bars(t("formats"), dict(list(statistics["format"].items())[:_MOST_LABELS]))
+        _show_bars(t("sizes"), summary.sizes)
+    with right:
+        _show_bars(t("dates"), summary.years)
+        _show_sources(collection)
+    if statistics["label"]:
+        names = collection.catalog.label_names()
+        top = list(statistics["label"].items())[:_MOST_LABELS]
+        _show_bars(t("labels_top"), {names.get(label, label).partition(",")[0]: count for label, count in top})
+    if failures:
+        st.subheader(t("failed"), anchor=False)
+        st.caption(t("failures_text"))
+        st.dataframe(
+            [
+                {t("file"): plain(f.uri), t("reason"): plain(f.reason), t("details"): plain(f.detail)}
+                for f in failures[:_MOST_FAILURES]
+            ],
+            hide_index=True,
+        )
+
+
+@dataclass(frozen=True)
+class _Summary:
+    count: int
+    bytes: int
+    years: dict[str, int]
+    sizes: dict[str, int]
+
+
+_MEGAPIXELS = (0.1, 1, 4, 12, 50)
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def _summarize(path: str, generation: int, _collection: Collection) -> _Summary:
+    count, size = 0, 0
+    years: Counter[str] = Counter()
+    sizes: Counter[int] = Counter()
+    for item in _collection.items():
+        count += 1
+        size += item.bytes or 0
+        if date := item.taken or item.modified:
+            years[date[:4]] += 1
+        if item.width and item.height:
+            pixels = item.width * item.height / 1e6
+            sizes[sum(pixels >= limit for limit in _MEGAPIXELS)] += 1
+    limits = ("0", *(f"{limit:g}" for limit in _MEGAPIXELS))
+    named = {
+        f"{limits[step]}-{limits[step + 1]} MP" if step + 1 < len(limits) else f"> {limits[step]} MP": sizes[step]
+        for step in sorted(sizes)
+    }
+    return _Summary(count, size, dict(sorted(years.items())), named)
+
+
+def _show_bars(title: str, counts: dict[str, int]) -> None:
+    import plotly.graph_objects as go
+
+    if not counts:
+        return
+    st.subheader(title, anchor=False)
+    names = [short_text(name) for name in counts]
+    figure = go.Figure(
+        go.Bar(
+            x=list(counts.values()),
+            y=list(range(len(names))),
+            orientation="h",
+            text=[f"{count:,}" for count in counts.values()],
+            textposition="auto",
+            hoverinfo="skip",
+        )
+    )
+    figure.update_layout(
+        height=32 * len(counts) + 10,
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        xaxis={"visible": False, "fixedrange": True},
+        yaxis={
+            "autorange": "reversed",
+            "fixedrange": True,
+            "tickvals": list(range(len(names))),
+            "ticktext": names,
+        },
+        bargap=0.35,
+    )
+    st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key=f"bars {title}")
+
+
+def _show_sources(collection: Collection) -> None:
+    st.subheader(t("sources"), anchor=False)
+    for spec in collection.catalog.sources():
+        st.code(plain(spec), language=None)
+
+
+# Indexing
+
+
+def _show_indexing(collection: Collection) -> None:
+    if shared_password():
+        st.info(t("index_off"), icon=":material/lock:")
+        return
+    job = job_of(("index", collection.path))
+    with st.expander(t("index_folder"), icon=":material/create_new_folder:", expanded=job is not None):
+        st.caption(t("index_folder_text"))
+        with st.form("index_form", border=False):
+            folder = (st.text_input(t("folder"), key="folder", max_chars=4000) or "").strip()
+            with st.container(horizontal=True):
+                add = st.form_submit_button(t("index"), type="primary", icon=":material/add_photo_alternate:")
+                refresh = st.form_submit_button(t("index_refresh"), icon=":material/refresh:")
+        if add:
+            path = os.path.abspath(os.path.expanduser(folder))
+            if folder and os.path.isdir(path):
+                _start(collection.path, path)
+            else:
+                st.error(t("folder_missing", path=folder), icon=":material/error:")
+        if refresh:
+            _start(collection.path, None)
+        job = job_of(("index", collection.path))
+        if job is not None:
+            _show_job(job)
+
+
+def _start(collection: Path, folder: str | None) -> None:
+    def work(tell: Tell) -> IndexReport:
+        return index(folder, collection, progress=tell)
+
+    start(("index", collection), folder or "", work)
+
+
+def _show_job(job: Job) -> None:
+    if job.running:
+        follow(job, t("index_running", source=job.name) if job.name else t("index_refresh"), "images_of")
+    elif job.error is not None:
+        show_error(job.error)
+    elif isinstance(job.result, IndexReport):
+        r = job.result
+        text = t(
+            "index_done",
+            added=r.added,
+            changed=r.changed,
+            moved=r.moved,
+            removed=r.removed,
+            failed=len(r.failures),
+        )
+        st.success(text, icon=":material/check_circle:")

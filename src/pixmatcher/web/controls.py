@@ -1,0 +1,105 @@
+"""What stands beside a search: which collection, space, how many results, from which score, of which labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from ..collection import Collection
+from . import places, state
+from .texts import LANGUAGES, language, plain, t
+
+_NUMBERS = (8, 12, 24, 48, 96)
+_MOST_LABELS = 2000
+"""Labels that can be chosen from: the most frequent ones."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the visitor chose beside the query."""
+
+    space: str | None
+    k: int
+    min_score: float | None
+    labels: tuple[str, ...] | None
+
+
+def choose_collection() -> Collection:
+    """The collection that the visitor looks at. Raises `CollectionError` if it is not there any more."""
+    paths = _paths()
+    names = places.display_names(paths)
+    chosen = None
+    if len(paths) > 1:
+        chosen = st.sidebar.selectbox(
+            t("collection"),
+            paths,
+            format_func=lambda path: plain(names[path]),
+            key="collection",
+            persist_state="session",
+        )
+    else:
+        with st.sidebar.container(gap=None):
+            st.caption(t("collection"))
+            st.text(plain(names[paths[0]]))
+    return state.open_collection(chosen or paths[0])
+
+
+@st.cache_resource(show_spinner=False)
+def _paths() -> list[Path]:
+    """The collections as they were when the app was started: one that disappears is told of when it is chosen."""
+    return places.collection_paths()
+
+
+def choose_language() -> None:
+    """The switch of languages, below all else beside the page."""
+    chosen = language()
+    st.sidebar.segmented_control(
+        t("language"),
+        list(LANGUAGES),
+        format_func=lambda code: LANGUAGES[code],
+        default=None if "language" in st.session_state else chosen,
+        key="language",
+        required=True,
+        persist_state="session",
+        label_visibility="collapsed",
+    )
+
+
+def choose(collection: Collection, *, text: bool) -> Choice:
+    """The controls of a search by text, or by image."""
+    spaces = [space.name for space in collection.spaces.values() if space.text or not text]
+    encoder_of = {space.name: record.name for record in collection.encoders for space in record.spaces}
+    space: str | None = None
+    with st.sidebar:
+        if len(spaces) > 1:
+            space = st.selectbox(
+                t("encoder"),
+                ["", *spaces],
+                format_func=lambda name: plain(f"{encoder_of[name]}: {name}") if name else t("any_space"),
+                key="text_space" if text else "image_space",
+                persist_state="session",
+            )
+        k = st.select_slider(t("number"), _NUMBERS, value=24, key="number", persist_state="session")
+        least = st.slider(
+            t("min_score"), 0.0, 1.0, 0.0, 0.05, key="min_score", help=t("score_help"), persist_state="session"
+        )
+        labels = _choose_labels(collection)
+    return Choice(space or None, k, least or None, labels)
+
+
+def _choose_labels(collection: Collection) -> tuple[str, ...] | None:
+    known = list(collection.catalog.statistics()["label"])[:_MOST_LABELS]
+    if not known:
+        return None
+    names = {label: label for label in known} | collection.catalog.label_names()
+    chosen = st.multiselect(
+        t("label"),
+        sorted(known, key=lambda label: names[label].casefold()),
+        format_func=lambda label: plain(names[label]),
+        placeholder=t("all_labels"),
+        key=f"labels {collection.path}",
+        persist_state="session",
+    )
+    return tuple(chosen) or None

@@ -1,0 +1,274 @@
+"""Search by image: give one, turn it, draw a frame on it, and see what is like it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from ..categories import Category, nearest_categories
+from ..collection import Collection
+from ..demo import demo_paths
+from ..errors import PixMatcherError, SourceError
+from ..fetch import fetch
+from ..query import Query, embed_query
+from ..searching import SearchResult, search_like
+from . import state
+from .components import WHOLE, drawn_box, pasted_image
+from .controls import Choice, choose, choose_collection
+from .looking_for import LookedFor, look_for, look_for_data, look_for_file, look_for_item, looked_for
+from .results import show_result
+from .texts import as_markdown, plain, sentence, t
+
+_WAYS = ("upload", "camera", "url", "examples")
+_PROBLEM = "image_problem"
+_EXAMPLES = ("cat.jpg", "coffee.jpg", "horse.jpg", "flower.jpg", "rocket.jpg", "temple.jpg")
+
+
+def show() -> None:
+    collection = choose_collection()
+    choice = choose(collection, text=False)
+    pasted = pasted_image(state.MAX_UPLOAD_BYTES)
+    if pasted is not None:
+        _try(look_for_data, pasted or b"\0" * (state.MAX_UPLOAD_BYTES + 1))
+    what = looked_for()
+    if what is None:
+        st.header(t("image_start"), anchor=False)
+        st.caption(t("image_start_text"))
+        _show_ways(collection)
+        if st.session_state["way"] != "examples":
+            _examples(collection)
+        return
+    left, right = st.columns([1, 2.3], gap="medium")
+    with left:
+        _show_ways(collection)
+        _show_query(collection, what)
+        below = st.container()
+    with right:
+        result, categories = _answer(collection, what, choice)
+        show_result(collection, result)
+    if categories:
+        with below:
+            _show_categories(categories)
+
+
+# The ways to give an image
+
+
+def _show_ways(collection: Collection) -> None:
+    way = st.pills(
+        t("source"),
+        _WAYS,
+        default=_WAYS[0],
+        format_func=t,
+        key="way",
+        required=True,
+        label_visibility="collapsed",
+        wrap=True,
+        persist_state="session",
+    )
+    {"upload": _upload, "camera": _camera, "url": _url}.get(way, lambda: _examples(collection))()
+    problem = st.session_state.pop(_PROBLEM, None)
+    if problem is not None:
+        st.error(problem, icon=":material/error:")
+
+
+def _try(action: Callable[..., object], *arguments: Any) -> None:
+    """Do what was asked for; if that cannot be, the page says why."""
+    try:
+        action(*arguments)
+    except PixMatcherError as error:
+        look_for(None)
+        st.session_state[_PROBLEM] = sentence(error)
+
+
+def _upload() -> None:
+    st.file_uploader(
+        t("drop"),
+        max_upload_size=state.MAX_UPLOAD_BYTES >> 20,
+        key="uploaded",
+        on_change=_take_file,
+        args=("uploaded",),
+    )
+
+
+def _camera() -> None:
+    st.camera_input(
+        t("camera"), key="photographed", on_change=_take_file, args=("photographed",), label_visibility="collapsed"
+    )
+
+
+def _take_file(key: str) -> None:
+    file = st.session_state[key]
+    if file is None:
+        look_for(None)
+    else:
+        _try(look_for_data, file.getvalue())
+
+
+def _url() -> None:
+    with st.form("url_form", border=False):
+        url = st.text_input(t("url_label"), placeholder=t("url_placeholder"), max_chars=4000)
+        asked = st.form_submit_button(t("fetch"), icon=":material/link:")
+    if asked and url:
+        _try(lambda: look_for_data(fetch(url.strip(), max_bytes=state.MAX_UPLOAD_BYTES)))
+        st.rerun()
+
+
+def _examples(collection: Collection) -> None:
+    try:
+        photos = demo_paths()[0]
+    except SourceError:
+        photos = None
+    found = [photos / name for name in _EXAMPLES if (photos / name).is_file()] if photos else []
+    st.caption(t("example_photos"))
+    grid = st.grid(columns=6, min_column_width=100, gap="xsmall", key="examples")
+    for path in found:
+        with grid.cell(), st.container(gap="xxsmall"):
+            st.image(_small(str(path)), width="stretch", alt=path.stem)
+            st.button(
+                as_markdown(path.stem),
+                key=f"example {path.name}",
+                on_click=_try,
+                args=(look_for_file, path),
+                width="stretch",
+                type="tertiary",
+            )
+    items = _some_items(str(collection.path), state.generation(collection), _collection=collection)
+    if items:
+        st.caption(t("example_from_collection"))
+        grid = st.grid(columns=6, min_column_width=100, gap="xsmall", key="own examples")
+        for item, tile in zip(items, state.tiles(collection, items), strict=True):
+            if tile is None:
+                continue
+            with grid.cell(), st.container(gap="xxsmall"):
+                st.image(tile, width="stretch", alt=plain(item.label or ""))
+                st.button(
+                    t("search"),
+                    key=f"example {item.id}",
+                    on_click=look_for_item,
+                    args=(item.id,),
+                    width="stretch",
+                    type="tertiary",
+                )
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def _small(path: str) -> bytes:
+    from PIL import ImageOps
+
+    from ..images import open_image
+
+    return state.as_jpeg(ImageOps.fit(open_image(path, min_side=160).image, (160, 160)))
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def _some_items(path: str, generation: int, _collection: Collection) -> list[Any]:
+    """Six items, evenly chosen."""
+    return state.items_of(_collection, _collection.catalog.sample_ids(6))
+
+
+# The query
+
+
+def _show_query(collection: Collection, what: LookedFor) -> None:
+    if what.item_id is not None:
+        item = state.item_of(collection, what.item_id)
+        (tile,) = state.tiles(collection, [item])
+        if tile is not None:
+            st.image(tile, width="stretch", alt=t("query_picture"))
+        st.text(plain(item.uri.rpartition("/")[2]), wrap=False)
+    else:
+        preview = what.shown().copy()
+        preview.thumbnail((900, 900))
+        drawn = drawn_box(state.as_jpeg(preview), t("query_picture"), what.box, key="crop")
+        if drawn is not None and drawn != what.box:
+            look_for(_with_box(what, drawn))
+            st.rerun()
+        st.caption(t("crop_hint"))
+    with st.container(horizontal=True, gap="xsmall"):
+        if what.item_id is None:
+            for name, turn, icon in (
+                ("rotate_left", -1, ":material/rotate_left:"),
+                ("rotate_right", 1, ":material/rotate_right:"),
+            ):
+                st.button(
+                    t(name),
+                    key=name,
+                    icon=icon,
+                    on_click=lambda turn=turn: look_for(what.turned(turn)),
+                    type="tertiary",
+                )
+            if what.box != WHOLE:
+                st.button(
+                    t("whole_picture"),
+                    key="whole",
+                    icon=":material/fullscreen:",
+                    on_click=lambda: look_for(_with_box(what, WHOLE)),
+                    type="tertiary",
+                )
+        st.button(t("clear"), key="clear", icon=":material/close:", on_click=look_for, args=(None,), type="tertiary")
+
+
+def _with_box(what: LookedFor, box: tuple[float, float, float, float]) -> LookedFor:
+    return replace(what, box=box)
+
+
+# The answer
+
+
+def _answer(collection: Collection, what: LookedFor, choice: Choice) -> tuple[SearchResult, list[Category]]:
+    """The hits and the likeliest labels; kept until something else is asked for."""
+    asked = (
+        collection.path,
+        state.generation(collection),
+        (what.item_id, what.digest, what.quarter_turns, what.box),
+        choice,
+    )
+    kept = st.session_state.get("image_answer")
+    if kept is None or kept[0] != asked:
+        kept = st.session_state["image_answer"] = (asked, *_search(collection, what, choice))
+    return kept[1], kept[2]
+
+
+def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[SearchResult, list[Category]]:
+    started = time.perf_counter()
+    options: dict[str, Any] = {"k": choice.k, "min_score": choice.min_score, "labels": choice.labels}
+    if what.item_id is not None:
+        result = search_like(collection, what.item_id, space=choice.space, **options)
+        (vector,) = collection.embeddings([what.item_id], result.space)
+    else:
+        space, vector = embed_query(Query(image=what.image()), collection.encoders, space=choice.space)
+        hits = collection.search(vector, space=space, **options)
+        result = SearchResult(t("query_picture"), space, (time.perf_counter() - started) * 1000, hits)
+    labelled = bool(collection.catalog.statistics()["label"])
+    return result, nearest_categories(collection, vector, result.space) if labelled else []
+
+
+def _show_categories(categories: list[Category]) -> None:
+    import plotly.graph_objects as go
+
+    from .charts import short_text
+
+    st.subheader(t("categories"), anchor=False)
+    figure = go.Figure(
+        go.Bar(
+            x=[category.score for category in categories],
+            y=[short_text(category.name.partition(",")[0]) for category in categories],
+            orientation="h",
+            text=[f"{category.score:.0%}" for category in categories],
+            textposition="auto",
+            hoverinfo="skip",
+        )
+    )
+    figure.update_layout(
+        height=34 * len(categories) + 10,
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        xaxis={"visible": False, "range": [0, 1], "fixedrange": True},
+        yaxis={"autorange": "reversed", "type": "category", "fixedrange": True},
+        bargap=0.35,
+    )
+    st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key="categories")

@@ -1,0 +1,86 @@
+"""What a visitor searches by image: an image that was given, or an item of the collection; turned and cropped."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from ..errors import InvalidImageError
+from ..images import open_image
+from .components import WHOLE, Box
+from .state import MAX_PIXELS, MAX_UPLOAD_BYTES
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_KEY = "looking_for"
+_SIDE = 1024
+"""Pixels of the short side that are kept of an image: enough for any encoder, also of a part of it."""
+
+
+@dataclass(frozen=True)
+class LookedFor:
+    """The image that is searched for. Of an item only its id is kept: its embedding is in the collection."""
+
+    item_id: int | None = None
+    data: bytes = b""
+    picture: Image.Image | None = None
+    digest: str = ""
+    quarter_turns: int = 0
+    """Clockwise."""
+    box: Box = WHOLE
+    """Of the turned picture."""
+
+    def shown(self) -> Image.Image:
+        """The picture as it was turned, not cropped."""
+        assert self.picture is not None
+        return self.picture.rotate(-90 * self.quarter_turns, expand=True) if self.quarter_turns else self.picture
+
+    def image(self) -> bytes | Image.Image:
+        """What to search for: the file as it was given, unless it was turned or cropped."""
+        if self.box == WHOLE and not self.quarter_turns:
+            return self.data
+        shown = self.shown()
+        left, top, right, bottom = self.box
+        return shown.crop(
+            (
+                int(left * shown.width),
+                int(top * shown.height),
+                max(int(right * shown.width), int(left * shown.width) + 1),
+                max(int(bottom * shown.height), int(top * shown.height) + 1),
+            )
+        )
+
+    def turned(self, by: int) -> LookedFor:
+        return replace(self, quarter_turns=(self.quarter_turns + by) % 4, box=WHOLE)
+
+
+def looked_for() -> LookedFor | None:
+    found = st.session_state.get(_KEY)
+    return found if isinstance(found, LookedFor) else None
+
+
+def look_for(what: LookedFor | None) -> None:
+    st.session_state[_KEY] = what
+
+
+def look_for_item(item_id: int, elsewhere: bool = False) -> None:
+    """Search for what is like an item; with `elsewhere`, from whatever page: the page of images is opened."""
+    look_for(LookedFor(item_id))
+    st.session_state["go_to_image_page"] = elsewhere
+
+
+def look_for_data(data: bytes) -> None:
+    """Search for an image that was given. Raises `InvalidImageError` if it cannot be used."""
+    if len(data) > MAX_UPLOAD_BYTES:
+        raise InvalidImageError("too large", f"more than {MAX_UPLOAD_BYTES >> 20} MB")
+    picture = open_image(data, min_side=_SIDE, max_pixels=MAX_PIXELS).image
+    look_for(LookedFor(data=data, picture=picture, digest=hashlib.sha256(data).hexdigest()))
+
+
+def look_for_file(path: Path) -> None:
+    look_for_data(path.read_bytes())

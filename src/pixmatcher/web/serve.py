@@ -1,0 +1,68 @@
+"""Start the app: Streamlit in a process of its own, with the settings that lie beside `app.py`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..errors import PixMatcherError
+from .share import SHARED_VARIABLE
+
+ADDRESS = "127.0.0.1"
+
+
+def check_installed() -> None:
+    """Raise `PixMatcherError` if what the app needs is not there."""
+    if any(find_spec(name) is None for name in ("streamlit", "plotly", "sklearn")):
+        newer = " with Python 3.11 or newer" if sys.version_info < (3, 11) else ""
+        raise PixMatcherError(f"The app needs Streamlit: install it with pip install 'pixmatcher[app]'{newer}.")
+
+
+def check_port(port: int) -> None:
+    """Raise `PixMatcherError` if the port is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ADDRESS, port))
+        except OSError as error:
+            raise PixMatcherError(
+                f"Port {port} cannot be used ({error.strerror}): choose another one with --port."
+            ) from error
+
+
+def run_app(
+    collections: Sequence[Path], *, port: int, browser: bool, public_url: str | None = None, password: str = ""
+) -> int:
+    """Run the app over these collections until it is stopped; returns its exit status.
+
+    With a public URL, visitors may come from there, and are asked for the password.
+    """
+    environment = dict(os.environ)
+    environment.pop(SHARED_VARIABLE, None)
+    shared = []
+    if public_url is not None:
+        environment[SHARED_VARIABLE] = password
+        # The names by which the browsers of visitors know the app.
+        shared = [f"--server.corsAllowedOrigins={public_url}"]
+    command = [
+        *(sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name("app.py"))),
+        f"--server.port={port}",
+        *(() if browser else ("--server.headless=true",)),
+        *shared,
+        "--",
+        *map(str, collections),
+    ]
+    process = subprocess.Popen(command, env=environment)
+    # Ctrl-C reaches both processes; whoever ends this one alone ends the other with it.
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)

@@ -1,0 +1,62 @@
+"""A running app over small collections."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from shelf import HOSTILE_NAMES, PHOTOS, answers, copy_photos, free_port, label_photos, wait_until
+
+from pixmatcher import index
+
+if find_spec("streamlit") is None:
+    collect_ignore_glob = ["test_*.py"]
+
+    def pytest_report_header() -> str:
+        return "tests/web is not run: the web app needs Streamlit, and that Python 3.11"
+
+
+@pytest.fixture(scope="session")
+def shelves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of the collections that the app shows, by name."""
+    root = tmp_path_factory.mktemp("shelves")
+    photos = copy_photos(root / "photos")
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    odd = root / "odd"
+    odd.mkdir()
+    for name, photo in zip(HOSTILE_NAMES, sorted(PHOTOS.glob("*.jpg")), strict=False):
+        shutil.copy(photo, odd / name)
+    passing = copy_photos(root / "passing", "cat.jpg", "coffee.jpg")
+    growing = copy_photos(root / "growing", "cat.jpg")
+    for folder in (photos, odd, passing, growing):
+        index(folder)
+    label_photos(root / "labelled")
+    return {name: root / name for name in ("photos", "labelled", "odd", "passing", "growing")}
+
+
+@pytest.fixture(scope="session")
+def app_url(shelves: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running app, started as a user starts it."""
+    home = tmp_path_factory.mktemp("home")
+    port = free_port()
+    command = [sys.executable, "-m", "pixmatcher", "app", "--no-browser", "--port", str(port)]
+    for folder in shelves.values():
+        command += ["-c", str(folder)]
+    environment = os.environ | {"HOME": str(home)}
+    with (home.parent / "app.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: answers(url), process)
+        yield url
+        assert process.poll() is None, (home.parent / "app.log").read_text()
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert not [path for path in home.rglob("*") if path.is_file()], "the app left files in the user's home"

@@ -1,0 +1,336 @@
+"""The app in a real browser, as a person uses it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from shelf import CHROMIUM, HOSTILE_LABEL, HOSTILE_NAMES, PHOTOS
+
+pytest.importorskip("playwright", reason="the browser is driven by Playwright")
+if CHROMIUM is None:
+    pytest.skip("there is no Chromium: install Debian's package chromium", allow_module_level=True)
+
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+expect.set_options(timeout=20_000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # Root, as in containers, may not use the sandbox.
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def visit(browser: Browser, app_url: str) -> Iterator[Callable[..., Page]]:
+    """Open a page of the app as a new visitor; no script of a stranger may run there, and nothing may be fetched."""
+    contexts = []
+
+    def open_page(path: str = "", *, collection: str = "photos", locale: str = "en-US", width: int = 1280) -> Page:
+        context = browser.new_context(locale=locale, viewport={"width": width, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+        page.on("request", lambda request: _check_request(request.url, app_url))
+        page.goto(f"{app_url}/{path}")
+        settle(page)
+        if collection != "photos":
+            choose(page, "Collection", collection)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def _check_request(url: str, app_url: str) -> None:
+    assert url.startswith((app_url, "data:", "blob:")), f"the page asks for {url}"
+
+
+def settle(page: Page) -> None:
+    """Wait until the script of the page has run."""
+    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=30_000)
+
+
+def choose(page: Page, control: str, option: str) -> None:
+    page.get_by_label(control, exact=True).click()
+    page.get_by_role("option", name=option, exact=True).click()
+    settle(page)
+
+
+def upload(page: Page, file: Path) -> None:
+    page.set_input_files("input[type=file]", file)
+
+
+def tile(page: Page, place: int) -> Locator:
+    return page.locator(f".st-key-result-{place}")
+
+
+def first_is(page: Page, name: str, score: str | None = None) -> None:
+    expect(tile(page, 0)).to_contain_text(name)
+    if score is not None:
+        expect(tile(page, 0)).to_contain_text(score)
+
+
+def no_error(page: Page) -> None:
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+    assert "Traceback" not in page.inner_text("body")
+
+
+def test_an_uploaded_photo_comes_back_first_and_opens(visit: Callable[..., Page]) -> None:
+    page = visit()
+    expect(page.get_by_text("Which images look like this one?")).to_be_visible()
+    upload(page, PHOTOS / "coffee.jpg")
+    first_is(page, "coffee.jpg", "1.00")
+    expect(tile(page, 17)).to_be_visible()
+    expect(page.get_by_text(re.compile(r"\d ms"))).to_be_visible()
+    tile(page, 0).get_by_role("button", name="Open").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("600 x 400")).to_be_visible()
+    expect(dialog.get_by_text("photos/coffee.jpg")).to_be_visible()
+    expect(dialog.locator("img").first).to_be_visible()
+    with page.expect_download() as download:
+        dialog.get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == "coffee.jpg"
+    assert Path(download.value.path()).read_bytes() == (PHOTOS / "coffee.jpg").read_bytes()
+    no_error(page)
+
+
+def test_more_like_this_starts_from_a_result(visit: Callable[..., Page]) -> None:
+    page = visit("text")
+    page.get_by_placeholder("a dog on the beach").fill("a cup of coffee")
+    page.keyboard.press("Enter")
+    first_is(page, "coffee.jpg")
+    tile(page, 0).get_by_role("button", name="Similar").click()
+    expect(page).to_have_url(re.compile("/$"))
+    first_is(page, "coffee.jpg", "1.00")
+    name = tile(page, 1).inner_text().split("\n")[-3]
+    tile(page, 1).get_by_role("button", name="Similar").click()
+    first_is(page, name, "1.00")
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_text("Which images look like this one?")).to_be_visible()
+
+
+def test_a_photo_is_turned_and_cropped(visit: Callable[..., Page]) -> None:
+    page = visit()
+    upload(page, PHOTOS / "temple.jpg")
+    first_is(page, "temple.jpg", "1.00")
+    page.get_by_role("button", name="Turn right").click()
+    expect(tile(page, 0)).not_to_contain_text("1.00")
+    page.get_by_role("button", name="Turn left").click()
+    first_is(page, "temple.jpg", "1.00")
+    frame = page.locator(".frame").bounding_box()
+    assert frame is not None
+    page.mouse.move(frame["x"] + 0.2 * frame["width"], frame["y"] + 0.2 * frame["height"])
+    page.mouse.down()
+    page.mouse.move(frame["x"] + 0.7 * frame["width"], frame["y"] + 0.7 * frame["height"], steps=4)
+    page.mouse.up()
+    whole = page.get_by_role("button", name="Whole picture")
+    expect(whole).to_be_visible()
+    first_is(page, "temple.jpg")
+    expect(tile(page, 0)).not_to_contain_text("1.00")
+    whole.click()
+    first_is(page, "temple.jpg", "1.00")
+
+
+def test_a_pasted_picture_is_searched_for(visit: Callable[..., Page]) -> None:
+    page = visit()
+    data = list((PHOTOS / "rocket.jpg").read_bytes())
+    page.evaluate(
+        """data => {
+            const given = new DataTransfer();
+            given.items.add(new File([new Uint8Array(data)], "x.jpg", {type: "image/jpeg"}));
+            document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: given}));
+        }""",
+        data,
+    )
+    first_is(page, "rocket.jpg", "1.00")
+
+
+def test_an_example_is_searched_for(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.locator("[class*='st-key-example-flower']").get_by_role("button").click()
+    first_is(page, "flower.jpg", "1.00")
+
+
+def test_text_examples_fit_and_nonsense_is_told(visit: Callable[..., Page]) -> None:
+    page = visit("text")
+    page.get_by_role("button", name="a cat", exact=True).click()
+    first_is(page, "cat.jpg")
+    page.get_by_placeholder("a dog on the beach").fill("asdkjh qwe zzx")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Nothing here is quite like that")).to_be_visible()
+
+
+@pytest.mark.parametrize("kind", ["text", "cut", "page", "bomb", "large"])
+def test_uploads_that_are_no_usable_image_are_refused(visit: Callable[..., Page], tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"{kind}.jpg"
+    if kind == "bomb":
+        Image.new("1", (20_000, 20_000)).save(file, "PNG")
+    elif kind == "large":
+        file.write_bytes(b"\xff\xd8\xff" + bytes(26 << 20))
+    elif kind == "cut":
+        file.write_bytes((PHOTOS / "cat.jpg").read_bytes()[:5000])
+    else:
+        file.write_bytes(b"hello" if kind == "text" else b"<svg onload=alert(1)>")
+    page = visit()
+    upload(page, file)
+    said = "25" if kind == "large" else "This image cannot be used"
+    expect(page.get_by_test_id("stMain").get_by_text(said).last).to_be_visible()
+    no_error(page)
+    upload(page, PHOTOS / "cat.jpg")
+    first_is(page, "cat.jpg", "1.00")
+
+
+def test_a_private_address_is_refused(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.get_by_role("button", name="URL").or_(page.get_by_role("radio", name="URL")).first.click()
+    page.get_by_label("The address of an image").fill("http://127.0.0.1:9/cat.jpg")
+    page.get_by_role("button", name="Fetch").click()
+    expect(page.get_by_text("could not be fetched")).to_be_visible()
+    no_error(page)
+
+
+def test_labels_make_categories_and_a_filter(visit: Callable[..., Page]) -> None:
+    page = visit(collection="labelled")
+    upload(page, PHOTOS / "cat.jpg")
+    first_is(page, "animal, beast", "1.00")
+    expect(page.get_by_text("What it may show")).to_be_visible()
+    expect(page.locator(".js-plotly-plot").get_by_text("animal")).to_be_visible()
+    page.get_by_label("Label", exact=True).click()
+    page.get_by_role("option", name="vehicle").click()
+    page.keyboard.press("Escape")
+    first_is(page, "rocket.jpg")
+    expect(tile(page, 1)).to_have_count(0)
+    tile(page, 0).get_by_role("button", name="Open").click()
+    expect(page.get_by_role("dialog").get_by_text("Someone <b>Else</b>")).to_be_visible()
+    expect(page.get_by_role("dialog").get_by_text("CC0")).to_be_visible()
+
+
+def test_names_and_labels_of_strangers_are_shown_as_they_are(visit: Callable[..., Page]) -> None:
+    page = visit(collection="odd")
+    upload(page, PHOTOS / "cat.jpg")
+    shown = page.get_by_test_id("stMain")
+    for name in HOSTILE_NAMES:
+        plain = name.replace("\n", r"\n").replace("\N{RIGHT-TO-LEFT OVERRIDE}", r"\u202e")
+        expect(shown.get_by_text(plain, exact=True)).to_be_visible()
+    expect(page.locator("img[src=x], img[src$='/x']")).to_have_count(0)
+    for place in range(len(HOSTILE_NAMES)):
+        tile(page, place).get_by_role("button", name="Open").click()
+        expect(page.get_by_role("dialog").get_by_text(".jpg").first).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+    choose(page, "Collection", "labelled")
+    expect(shown.get_by_text(HOSTILE_LABEL, exact=True).first).to_be_visible()
+    page.goto(page.url + "text")
+    no_error(page)
+
+
+def test_a_collection_that_disappears_is_told_and_may_come_back(
+    visit: Callable[..., Page], shelves: dict[str, Path], tmp_path: Path
+) -> None:
+    page = visit(collection="passing")
+    upload(page, PHOTOS / "cat.jpg")
+    first_is(page, "cat.jpg", "1.00")
+    away = tmp_path / "away"
+    shutil.move(shelves["passing"], away)
+    page.get_by_role("button", name="Turn right").click()
+    expect(page.get_by_text("is gone or cannot be read")).to_be_visible()
+    no_error(page)
+    shutil.move(away, shelves["passing"])
+    page.reload()
+    settle(page)
+    choose(page, "Collection", "passing")
+    upload(page, PHOTOS / "cat.jpg")
+    first_is(page, "cat.jpg", "1.00")
+
+
+def test_two_visitors_do_not_disturb_each_other(visit: Callable[..., Page]) -> None:
+    one, other = visit(), visit("text", locale="fr-FR")
+    expect(other.get_by_text("Que doivent montrer les images ?")).to_be_visible()
+    upload(one, PHOTOS / "horse.jpg")
+    other.get_by_placeholder("a dog on the beach").fill("a rocket")
+    other.keyboard.press("Enter")
+    first_is(one, "horse.jpg", "1.00")
+    first_is(other, "rocket.jpg")
+
+
+def test_the_language_follows_the_browser_and_can_be_switched(visit: Callable[..., Page]) -> None:
+    page = visit(locale="fr-CA")
+    expect(page.get_by_text("Quelles images ressemblent à celle-ci ?")).to_be_visible()
+    page.get_by_text("English", exact=True).click()
+    expect(page.get_by_text("Which images look like this one?")).to_be_visible()
+    page.get_by_role("link", name="About").click()
+    expect(page.get_by_text("How it works")).to_be_visible()
+    expect(page.get_by_text("0.1.0")).to_be_visible()
+
+
+def test_the_collection_is_shown_and_a_folder_indexed(
+    visit: Callable[..., Page], shelves: dict[str, Path], tmp_path: Path
+) -> None:
+    page = visit("collection")
+    expect(page.get_by_test_id("stMetricValue").first).to_have_text("18")
+    expect(page.get_by_text("These files could not be indexed.")).to_be_visible()
+    choose(page, "Collection", "growing")
+    expect(page.get_by_test_id("stMetricValue").first).to_have_text("1")
+    page.get_by_text("Index a folder").click()
+    folder = page.get_by_label("A folder of images on the machine")
+    folder.fill(str(tmp_path / "<b>nowhere</b>"))
+    page.get_by_role("button", name="Index", exact=True).click()
+    expect(page.get_by_text("<b>nowhere</b>")).to_be_visible()
+    more = tmp_path / "more"
+    more.mkdir()
+    shutil.copy(PHOTOS / "horse.jpg", more)
+    folder.fill(str(more))
+    page.get_by_role("button", name="Index", exact=True).click()
+    expect(page.get_by_text("Done: 1 added")).to_be_visible()
+    page.reload()
+    settle(page)
+    choose(page, "Collection", "growing")
+    expect(page.get_by_text("Done: 1 added")).to_be_visible()
+    expect(page.get_by_test_id("stMetricValue").first).to_have_text("2")
+    assert (more / "horse.jpg").exists()
+
+
+def test_the_map_is_drawn_and_points_are_chosen(visit: Callable[..., Page]) -> None:
+    page = visit("map")
+    page.get_by_role("button", name="Draw the map").click()
+    plot = page.locator(".js-plotly-plot")
+    expect(plot).to_be_visible()
+    area = page.locator(".js-plotly-plot .nsewdrag").bounding_box()
+    assert area is not None
+    left, top, right, bottom = (
+        area["x"] + 3,
+        area["y"] + 3,
+        area["x"] + area["width"] - 3,
+        area["y"] + area["height"] - 3,
+    )
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for x, y in ((right, top), (right, bottom), (left, bottom), (left, top)):
+        page.mouse.move(x, y, steps=4)
+    page.mouse.up()
+    expect(page.get_by_text("18 images chosen")).to_be_visible()
+    tile(page, 0).get_by_role("button", name="Similar").click()
+    expect(tile(page, 0)).to_contain_text("1.00")
+    page.get_by_role("link", name="Map").click()
+    expect(page.locator(".js-plotly-plot").get_by_text("your image").first).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_nothing_is_wider_than_the_window(visit: Callable[..., Page], width: int) -> None:
+    page = visit("text", width=width)
+    page.get_by_role("button", name="a cat", exact=True).click()
+    first_is(page, "cat.jpg")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    box = tile(page, 0).bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width

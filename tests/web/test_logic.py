@@ -1,0 +1,250 @@
+"""The logic between the pages of the app: what is checked, escaped, said and kept."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import socket
+import string
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import streamlit as st
+from PIL import Image
+from shelf import HOSTILE_NAMES, PHOTOS, answers, free_port, wait_until
+from streamlit.testing.v1 import AppTest
+
+from pixmatcher import Collection, CollectionError, InvalidImageError, search
+from pixmatcher.searching import is_weak, search_like
+from pixmatcher.web import components, map_page, places, state, texts
+from pixmatcher.web.looking_for import LookedFor
+
+WEB = Path(texts.__file__).parent
+
+
+def test_both_languages_have_the_same_texts() -> None:
+    assert set(texts.ENGLISH) == set(texts.FRENCH)
+    for key, english in texts.ENGLISH.items():
+        fields = [
+            sorted(name for _, name, _, _ in string.Formatter().parse(text) if name)
+            for text in (english, texts.FRENCH[key])
+        ]
+        assert fields[0] == fields[1], key
+
+
+SHOWN = {"label", "help", "placeholder", "text", "title", "body", "caption", "alt"}
+NOT_SHOWN = {"grid", "form", "set_page_config", "cache_resource", "fragment", "container"}
+
+
+def test_pages_show_no_text_of_their_own_and_every_text_is_used() -> None:
+    used: set[str] = set()
+    for path in WEB.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name != "texts.py":
+                used.add(node.value)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "t" and isinstance(node.args[0], ast.Constant):
+                used.add(node.args[0].value)
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            of_streamlit = ast.unparse(node.func.value) in ("st", "st.sidebar", "grid")
+            if of_streamlit and node.func.attr not in NOT_SHOWN:
+                for argument in [*node.args[:1], *(given.value for given in node.keywords if given.arg in SHOWN)]:
+                    literal = isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+                    assert not literal or ast.unparse(argument) == "'PixMatcher'", f"{path.name}: {ast.unparse(node)}"
+    used |= {"map_color_label", "map_color_cluster"}  # put together
+    assert set(texts.ENGLISH) <= used
+
+
+@pytest.mark.parametrize(
+    "name", [*HOSTILE_NAMES, ":+1:", "$$x$$", ":material/home:", "&lt;b&gt;", "a:smile: b", "# h", "1. x"]
+)
+def test_texts_of_strangers_are_escaped_for_markdown(name: str) -> None:
+    escaped = texts.as_markdown(name)
+    assert escaped.isprintable() or "\N{WORD JOINER}" in escaped
+    unescaped = "".join(c for c in escaped if c != "\\")
+    for sign in "<>*_`[]#&|~":
+        assert escaped.count("\\" + sign) == unescaped.count(sign)
+    assert "\n" not in escaped
+    assert not re.search(r":[^\s:\N{WORD JOINER}][^\s:]*:", unescaped)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        None,
+        "x",
+        [0, 0, 1],
+        [0, 0, 1, "1"],
+        [0.5, 0, 0.5, 1],
+        [0.9, 0, 0.1, 1],
+        [-1, 0, 1, 1],
+        [0, 0, 1, float("nan")],
+        [True, 0, 1, 1],
+    ],
+)
+def test_frames_that_are_none_are_refused(box: object) -> None:
+    assert components.valid_box(box) is None
+
+
+def test_a_turned_and_cropped_picture_is_what_was_framed() -> None:
+    picture = Image.new("RGB", (40, 20), "red")
+    picture.paste("blue", (20, 0, 40, 20))
+    turned = LookedFor(data=b"x", picture=picture, box=(0.0, 0.0, 0.5, 0.5)).turned(1)
+    assert turned.box == components.WHOLE
+    assert turned.shown().size == (20, 40)
+    assert turned.shown().getpixel((10, 5)) == (255, 0, 0)
+    lower = LookedFor(data=b"x", picture=picture, quarter_turns=1, box=(0.0, 0.5, 1.0, 1.0)).image()
+    assert isinstance(lower, Image.Image)
+    assert lower.size == (20, 20)
+    assert lower.getcolors() == [(400, (0, 0, 255))]
+    assert LookedFor(data=b"x", picture=picture).image() == b"x"
+
+
+def test_only_positions_of_the_map_are_chosen() -> None:
+    given: list[dict[str, object]] = [{"customdata": [1]}, {"customdata": 0}, {"customdata": [9]}, {}]
+    given += [{"customdata": "../x"}, {"customdata": [1]}]
+    event = SimpleNamespace(selection=SimpleNamespace(points=given))
+    assert map_page.chosen_positions(event, 3) == [1, 0]
+
+
+def test_collections_are_named_once_and_apart(shelves: dict[str, Path], tmp_path: Path) -> None:
+    found = places.locate_all([shelves["photos"], shelves["labelled"]])
+    assert [*places.display_names(found).values()] == ["photos", "labelled"]
+    with pytest.raises(CollectionError, match="named twice"):
+        places.locate_all([shelves["photos"], shelves["photos"] / ".pixmatcher"])
+    with pytest.raises(CollectionError, match="no collection"):
+        places.locate_all([tmp_path])
+
+
+def test_hits_are_filtered_by_label(shelves: dict[str, Path]) -> None:
+    with Collection.open(shelves["labelled"]) as collection:
+        everything = search(collection, "a cup of coffee", k=10)
+        animals = search(collection, "a cup of coffee", k=1, labels=["n1", "unknown"])
+        assert everything.hits[0].item.label == "n2"
+        assert [hit.item.label for hit in animals.hits] == ["n1"]
+        assert animals.hits[0].score == next(hit.score for hit in everything.hits if hit.item.label == "n1")
+        assert search(collection, "a cat", labels=["unknown"]).hits == []
+
+
+def test_more_like_an_item_begins_with_itself(shelves: dict[str, Path]) -> None:
+    with Collection.open(shelves["photos"]) as collection:
+        item = next(item for item in collection.items() if item.uri.endswith("horse.jpg"))
+        result = search_like(collection, item.id, k=3)
+        assert result.space == "visual"
+        assert result.hits[0].item.id == item.id
+        assert len(result.hits) == 3
+        assert not is_weak(collection, result)
+        assert is_weak(collection, search(collection, "asdkjh qwe zzx"))
+        with pytest.raises(CollectionError, match="no image with the id 999"):
+            search_like(collection, 999)
+
+
+def test_no_file_but_an_image_leaves_through_the_app(tmp_path: Path) -> None:
+    from pixmatcher import Item
+
+    secret = tmp_path / "secret.jpg"
+    secret.write_text("password")
+    assert state.original(Item(str(secret))) is None
+    assert state.original(Item("https://example.org/cat.jpg")) is None
+    assert state.original(Item(str(PHOTOS / "cat.jpg"))) == (PHOTOS / "cat.jpg").read_bytes()
+
+
+def test_uploads_are_bounded() -> None:
+    from pixmatcher.web.looking_for import look_for_data
+
+    with pytest.raises(InvalidImageError, match="too large"):
+        look_for_data(bytes(state.MAX_UPLOAD_BYTES + 1))
+
+
+def _text_page() -> None:
+    from pixmatcher.web import text_page
+
+    text_page.show()
+
+
+@pytest.fixture
+def text_app(shelves: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    monkeypatch.setenv(places.COLLECTIONS_VARIABLE, os.pathsep.join([str(shelves["photos"]), str(shelves["labelled"])]))
+    st.cache_resource.clear()
+    return AppTest.from_function(_text_page, default_timeout=60)
+
+
+def test_the_controls_decide_what_is_found(text_app: AppTest) -> None:
+    app = text_app.run()
+    app.text_input(key="asked").input("a cup of coffee").run()
+    assert not app.exception
+    assert "coffee.jpg" in [text.value for text in app.text]
+    app.slider(key="min_score").set_value(0.4).run()
+    assert [text.value for text in app.text] == ["coffee.jpg"]
+    app.slider(key="min_score").set_value(1.0).run()
+    assert "lower the minimum score" in app.info[0].value
+    app.slider(key="min_score").set_value(0.0).run()
+    app.select_slider(key="number").set_value(8).run()
+    assert len(app.text) == 8
+
+
+def test_the_language_is_chosen(text_app: AppTest) -> None:
+    text_app.session_state["language"] = "fr"
+    assert text_app.run().header[0].value == texts.FRENCH["text_start"]
+
+
+# The command line
+
+
+def run_app(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pixmatcher", "app", "--no-browser", *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_a_wrong_call_is_one_sentence(shelves: dict[str, Path], tmp_path: Path) -> None:
+    photos = str(shelves["photos"])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for arguments, said in (
+            ([], "There is no collection"),
+            (["-c", str(tmp_path)], "There is no collection in"),
+            (["-c", photos, "-c", photos + "/.pixmatcher"], "named twice"),
+            (["-c", photos, "--port", port], f"Port {port} cannot be used"),
+        ):
+            done = run_app(*arguments, cwd=tmp_path)
+            assert done.returncode == 2
+            assert said in done.stderr
+            assert done.stderr.count("\n") == 1
+
+
+def test_streamlit_itself_can_start_it(shelves: dict[str, Path], tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "streamlit", "run", str(WEB / "app.py"), "--server.port", str(port)]
+    settings = {places.COLLECTIONS_VARIABLE: str(shelves["photos"]), "HOME": str(tmp_path)}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--server.headless=true"], env=os.environ | settings, cwd=tmp_path, stdout=log, stderr=log
+        )
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}"), process)
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.2", port), 5)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_without_streamlit_it_says_what_to_install(shelves: dict[str, Path], tmp_path: Path) -> None:
+    code = (
+        "import sys, importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'streamlit' else find(name, *rest)\n"
+        f"sys.argv = ['pixmatcher', 'app', '-c', {str(shelves['photos'])!r}]\nfrom pixmatcher.cli import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'pixmatcher[app]'" in done.stderr
+    assert done.stderr.count("\n") == 1
