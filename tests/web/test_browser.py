@@ -178,7 +178,7 @@ def test_uploads_that_are_no_usable_image_are_refused(visit: Callable[..., Page]
     for name, file in files.items():
         page = visit()
         upload(page, file)
-        said = "File must be" if name == "large" else "This image cannot be used"  # a large one never leaves the browser
+        said = "File must be" if name == "large" else "This image cannot be used"
         expect(page.get_by_test_id("stMain").get_by_text(said).last).to_be_visible()
         no_error(page)
     upload(page, PHOTOS / "cat.jpg")
