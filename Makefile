@@ -23,7 +23,7 @@ test-base: $(VENV)/installed-dev lint
 
 test-torch:
 	@test -e $(TORCH_VENV)/installed-$(PINS) || $(MAKE) --no-print-directory $(TORCH_VENV)/installed-$(PINS)
-	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python -m pytest tests/with_torch
+	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python -m pytest tests/with_torch tests/test_projection.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -48,7 +48,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 $(KEPT)/%:
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python $(PIP) --constraint constraints-torch.txt '.[torch,dev]'
+	$(@D)/bin/python $(PIP) --constraint constraints-torch.txt '.[torch,umap,dev]'
 	$(@D)/bin/python -m pip uninstall --quiet --yes pixmatcher
 	@touch $@
 

@@ -464,8 +464,9 @@ def map_command(
             space, vector = embed_query(parsed, opened.encoders, space=space, runtime=runtime)
         progress = bars.counter("Computing the map", "steps")
         projection = project(opened, method, space=space, refresh=refresh, progress=progress)
-        if query is not None and vector is not None:
-            marked = (query, place_query(projection, opened, vector))
+        if query is not None and parsed is not None and vector is not None:
+            name = query if parsed.image is None else os.path.basename(query)
+            marked = (name, place_query(projection, opened, vector))
         progress = bars.counter("Making small pictures")
         save_map_plot(projection, opened, out, color=color, query=marked, progress=progress)
     print(f"{len(projection.ids):,} images by {method} in the space {projection.space} on {printable(str(out))}")

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,8 +66,8 @@ def color_groups(
 ) -> list[Group]:
     """The items of a map by what gives them their colour, the largest first, what is left of them last.
 
-    By "label", the 20 most frequent have colours of their own; by "cluster"; by None, labels if there are some.
-    `names` are what labels are called.
+    By "label", the 20 most frequent have colours of their own, of equals not those that are neighbours by name; by
+    "cluster"; by None, labels if there are some. `names` are what labels are called.
     """
     if color == "cluster" or (color is None and not any(label is not None for label in projection.labels)):
         clusters = range(int(projection.clusters.max(initial=-1)) + 1)
@@ -77,7 +78,7 @@ def color_groups(
             if len(found)
         ]
     counts = Counter(label for label in projection.labels if label is not None)
-    ranked = sorted(counts, key=lambda label: (-counts[label], label))
+    ranked = sorted(counts, key=lambda label: (-counts[label], zlib.crc32(label.encode()), label))
     position_of = {label: position for position, label in enumerate(ranked)}
     codes = np.array([-1 if label is None else position_of[label] for label in projection.labels])
     first = ranked[: len(_NAMED_COLORS)]
@@ -263,19 +264,19 @@ def map_figure(
         )
     if query is not None:
         name, (x, y) = query
+        marker = {"symbol": "star", "size": 18, "color": _INK, "line": {"width": 1.5, "color": _PAPER}}
+        rank = len(groups) + 1
         figure.add_trace(
-            go.Scatter(
-                x=[x],
-                y=[y],
-                mode="markers+text",
-                text=[_markup_free(shortened(name))],
-                textposition="top center",
-                textfont={"size": 14, "color": _INK},
-                name="query",
-                legendrank=len(groups) + 1,
-                hoverinfo="skip",
-                marker={"symbol": "star", "size": 18, "color": _INK, "line": {"width": 1.5, "color": _PAPER}},
-            )
+            scatter(x=[x], y=[y], mode="markers", name="query", legendrank=rank, hoverinfo="skip", marker=marker)
+        )
+        figure.add_annotation(
+            x=x,
+            y=y,
+            yshift=22,
+            text=_markup_free(shortened(name)),
+            showarrow=False,
+            bgcolor="rgba(255, 255, 255, 0.85)",
+            font={"size": 14, "color": _INK},
         )
     hidden = {"visible": False, "showgrid": False, "zeroline": False}
     figure.update_layout(
@@ -305,13 +306,15 @@ def _page(
     items = collection.catalog.items_by_id(projection.ids.tolist())
     names = collection.catalog.label_names()
     found = [items.get(item_id) for item_id in projection.ids.tolist()]
+    home = os.path.join(collection.path.parent, "")
     pictures = _pictures(found, collection, progress)
     figure = json.loads(map_figure(projection, groups, query=query).to_json())
     shown = {
         "data": figure["data"],
         "layout": figure["layout"],
         "names": [_printable(os.path.basename(item.uri)) if item else "" for item in found],
-        "places": [_printable(item.uri) if item else "" for item in found],
+        # Of a page that is passed on, nobody need know where the collection lies.
+        "places": [_printable(item.uri.removeprefix(home)) if item else "" for item in found],
         "labels": [_printable(names.get(item.label, item.label)) if item and item.label else "" for item in found],
         "pictures": pictures,
     }

@@ -40,6 +40,7 @@ _FEWEST = 6
 """Items that t-SNE and UMAP need to have something to arrange; fewer lie where PCA puts them."""
 _TSNE_STEPS = 1000
 _NEIGHBOURS = 8
+_MANY = 500
 
 Float32 = npt.NDArray[np.float32]
 ProgressCallback = Callable[[int, int], None]
@@ -260,6 +261,7 @@ def _start(flat: Float32) -> Float32:
 
 def _by_tsne(reduced: Float32, start: Float32, progress: ProgressCallback) -> Any:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     tsne = TSNE(
         perplexity=min(30.0, (len(reduced) - 1) / 3),
@@ -269,8 +271,11 @@ def _by_tsne(reduced: Float32, start: Float32, progress: ProgressCallback) -> An
         max_iter=_TSNE_STEPS,
         random_state=0,
     )
+    # Between threads with little to do, each of the steps waits.
+    threads = 1 if len(reduced) < _MANY else None
     tsne._N_ITER_CHECK = _ToldSteps(tsne._N_ITER_CHECK, lambda step: progress(step, _TSNE_STEPS))
-    points = tsne.fit_transform(reduced)
+    with threadpool_limits(threads, "openmp"):
+        points = tsne.fit_transform(reduced)
     progress(_TSNE_STEPS, _TSNE_STEPS)
     return points
 
