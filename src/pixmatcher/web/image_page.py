@@ -19,12 +19,11 @@ from ..searching import SearchResult, search_like
 from . import state
 from .components import WHOLE, drawn_box, pasted_image
 from .controls import Choice, choose, choose_collection
-from .looking_for import LookedFor, look_for, look_for_data, look_for_file, look_for_item, looked_for
+from .looking_for import PROBLEM, LookedFor, look_for, look_for_data, look_for_file, look_for_item, looked_for
 from .results import show_result
 from .texts import as_markdown, plain, sentence, t
 
 _WAYS = ("upload", "camera", "url", "examples")
-_PROBLEM = "image_problem"
 _EXAMPLES = ("cat.jpg", "coffee.jpg", "horse.jpg", "flower.jpg", "rocket.jpg", "temple.jpg")
 
 
@@ -71,7 +70,7 @@ def _show_ways(collection: Collection) -> None:
         persist_state="session",
     )
     {"upload": _upload, "camera": _camera, "url": _url}.get(way, lambda: _examples(collection))()
-    problem = st.session_state.pop(_PROBLEM, None)
+    problem = st.session_state.get(PROBLEM)
     if problem is not None:
         st.error(problem, icon=":material/error:")
 
@@ -82,7 +81,7 @@ def _try(action: Callable[..., object], *arguments: Any) -> None:
         action(*arguments)
     except PixMatcherError as error:
         look_for(None)
-        st.session_state[_PROBLEM] = sentence(error)
+        st.session_state[PROBLEM] = sentence(error)
 
 
 def _upload() -> None:

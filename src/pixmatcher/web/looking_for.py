@@ -17,6 +17,8 @@ from .state import MAX_PIXELS, MAX_UPLOAD_BYTES
 if TYPE_CHECKING:
     from PIL import Image
 
+PROBLEM = "image_problem"
+"""Under this name a session keeps what is wrong with the image that was given last, as Markdown."""
 _KEY = "looking_for"
 _SIDE = 1024
 """Pixels of the short side that are kept of an image: enough for any encoder, also of a part of it."""
@@ -65,7 +67,9 @@ def looked_for() -> LookedFor | None:
 
 
 def look_for(what: LookedFor | None) -> None:
+    """Search for this from now on; what was said of an image before no longer holds."""
     st.session_state[_KEY] = what
+    st.session_state.pop(PROBLEM, None)
 
 
 def look_for_item(item_id: int, elsewhere: bool = False) -> None:

@@ -106,7 +106,7 @@ def items_of(collection: Collection, ids: Sequence[int]) -> list[Item]:
 def tiles(collection: Collection, items: Sequence[Item]) -> list[bytes | None]:
     """A small square JPEG of each item, None where its picture is out of reach."""
     with ThreadPoolExecutor(usable_cores()) as executor:
-        return list(executor.map(lambda item: _tile(_Ref(collection, item)), items))
+        return list(executor.map(lambda item: _tile_or_none(collection, item), items))
 
 
 def full_picture(collection: Collection, item: Item) -> Image.Image | None:
@@ -149,9 +149,22 @@ class _Ref:
         object.__setattr__(self, "key", (self.item.uri, self.item.content_hash, self.item.version))
 
 
+def _tile_or_none(collection: Collection, item: Item) -> bytes | None:
+    try:
+        return _tile(_Ref(collection, item))
+    except _OutOfReachError:  # which is not kept: it may come back
+        return None
+
+
+class _OutOfReachError(Exception):
+    pass
+
+
 @lru_cache(maxsize=2000)  # some 15 KB each
-def _tile(ref: _Ref) -> bytes | None:
+def _tile(ref: _Ref) -> bytes:
     from PIL import ImageOps
 
     picture = item_picture(ref.item, ref.collection, 2 * _TILE, max_pixels=MAX_PIXELS)
-    return None if picture is None else as_jpeg(ImageOps.fit(picture, (_TILE, _TILE)))
+    if picture is None:
+        raise _OutOfReachError
+    return as_jpeg(ImageOps.fit(picture, (_TILE, _TILE)))
