@@ -127,7 +127,7 @@ ENGLISH = {
     "reason": "Reason",
     "rotate_left": "Turn left",
     "rotate_right": "Turn right",
-    "score_help": "1 is an image like itself. What is unrelated scores about 0.",
+    "score_help": "1 is an image compared with itself; what is unrelated scores about 0. At 0.00 all images are shown.",
     "search": "Search",
     "share_text": "Images are shared here with those who have the password.",
     "share_title": "PixMatcher",
@@ -263,7 +263,8 @@ FRENCH = {
     "reason": "Raison",
     "rotate_left": "Tourner à gauche",
     "rotate_right": "Tourner à droite",
-    "score_help": "1 est une image comparée à elle-même. Ce qui n'a pas de rapport a un score proche de 0.",
+    "score_help": "1 est une image comparée à elle-même ; ce qui n'a pas de rapport est proche de 0. À 0.00, toutes "
+    "sont montrées.",
     "search": "Chercher",
     "share_text": "Des images sont partagées ici avec ceux qui ont le mot de passe.",
     "share_title": "PixMatcher",
