@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from ..categories import Category, nearest_categories
@@ -98,8 +99,8 @@ def _upload() -> None:
 
 def _take_upload(key: str) -> None:
     _take_file(key)
-    context = get_script_run_ctx()
-    if context is not None and (file := st.session_state[key]) is not None:
+    context, file = get_script_run_ctx(), st.session_state[key]
+    if context and file and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
         # Streamlit would keep it until the visitor leaves.
         context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
     st.session_state[_UPLOADS] += 1
