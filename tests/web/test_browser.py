@@ -103,6 +103,14 @@ def test_an_uploaded_photo_comes_back_first_and_opens(visit: Callable[..., Page]
     no_error(page)
 
 
+def test_another_photo_takes_the_place_of_the_first(visit: Callable[..., Page]) -> None:
+    page = visit()
+    for name in ("cat.jpg", "horse.jpg", "rocket.jpg", "temple.jpg"):
+        upload(page, PHOTOS / name)
+        first_is(page, name, "1.00")
+        settle(page)
+
+
 def test_more_like_this_starts_from_a_result(visit: Callable[..., Page]) -> None:
     page = visit("text")
     page.get_by_placeholder("a dog on the beach").fill("a cup of coffee")

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from ..categories import Category, nearest_categories
 from ..collection import Collection
@@ -24,6 +26,7 @@ from .results import show_result
 from .texts import as_markdown, plain, sentence, t
 
 _WAYS = ("upload", "camera", "url", "examples")
+_UPLOADS = "uploads"
 _EXAMPLES = ("cat.jpg", "coffee.jpg", "horse.jpg", "flower.jpg", "rocket.jpg", "temple.jpg")
 
 
@@ -85,13 +88,21 @@ def _try(action: Callable[..., object], *arguments: Any) -> None:
 
 
 def _upload() -> None:
+    # An uploader that replaces its file first says that it has none, and the page that follows loses the new one. So
+    # each file has an uploader of its own.
+    key = f"uploaded {st.session_state.setdefault(_UPLOADS, 0)}"
     st.file_uploader(
-        t("drop"),
-        max_upload_size=state.MAX_UPLOAD_BYTES >> 20,
-        key="uploaded",
-        on_change=_take_file,
-        args=("uploaded",),
+        t("drop"), max_upload_size=state.MAX_UPLOAD_BYTES >> 20, key=key, on_change=_take_upload, args=(key,)
     )
+
+
+def _take_upload(key: str) -> None:
+    _take_file(key)
+    context, file = get_script_run_ctx(), st.session_state[key]
+    if context and file and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+        # Streamlit would keep it until the visitor leaves.
+        context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
+    st.session_state[_UPLOADS] += 1
 
 
 def _camera() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import threading
 from collections.abc import Sequence
@@ -73,6 +74,9 @@ def _warmed(path: str, identity: tuple[int, int]) -> threading.Thread:
         with contextlib.suppress(PixMatcherError):
             for space in collection.spaces.values():
                 collection.search([0.0] * space.dimension, space=space.name, k=1)
+        # Streamlit looks for garbage after each run, and nobody is served meanwhile: what stays need not be looked at.
+        gc.collect()
+        gc.freeze()
 
     thread = threading.Thread(target=warm, daemon=True)
     thread.start()

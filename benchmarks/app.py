@@ -1,0 +1,282 @@
+"""Speed and memory of the web app on 20,000 items, as a visitor sees them in a real browser (headless Chromium).
+
+Results stand when the app is done, as many tiles as were asked for are there, and each that is in the window shows its
+picture. The browser draws on the same cores as the server works, so that visitors at once cost more here than where
+each has a machine. Each figure is printed beside the one asked for on 2 cores without a GPU.
+
+    python benchmarks/app.py [--only alone together memory] [--collection FOLDER] [--data tiny-imagenet-mini.zip]
+
+Without --collection, one of the train images of the data is made first, which takes minutes.
+Needs the extra `app`, Playwright and Chromium (Debian: the package `chromium`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import io
+import itertools
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+from playwright.async_api import Browser, Page, async_playwright
+
+from pixmatcher import Collection
+
+ROOT = Path(__file__).parents[1]
+PHOTOS = ROOT / "examples" / "photos"
+RESULTS = 24
+"""How many the app shows unless told otherwise."""
+
+STANDING = """
+([count, before]) => {
+  if (!document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")) return false;
+  const pictures = [...document.querySelectorAll("[class*='st-key-result-'] img")];
+  const shown = pictures.map((each) => each.currentSrc || each.src).join(" ");
+  const inside = pictures.filter((each) => each.getBoundingClientRect().top < innerHeight);
+  const drawn = inside.every((each) => each.complete && each.naturalWidth > 0);
+  return pictures.length === count && drawn && shown !== before && shown;
+}
+"""
+
+
+@contextlib.contextmanager
+def running_app(collection: Path) -> Iterator[tuple[str, int]]:
+    """The app over a collection, started by its command: its address, and the id of the process that serves it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "pixmatcher", "app", "--no-browser", "--port", str(port), "-c", str(collection)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+                break
+            if process.poll() is not None:
+                sys.exit("the app has ended")
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        yield url, int(children.read_text().split()[0]) if children.exists() else process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def resident(process: int) -> tuple[float, float]:
+    """Resident megabytes of a process, and those of them that are not of files; as Linux tells."""
+    status = Path(f"/proc/{process}/status").read_text()
+    sizes = [int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) for name in ("VmRSS", "RssAnon")]
+    return sizes[0] * 1024 / 1e6, sizes[1] * 1024 / 1e6
+
+
+class Visitor:
+    """A page of the app in a browser session of its own."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.shown = ""
+
+    @classmethod
+    async def come(cls, browser: Browser, url: str) -> Visitor:
+        context = await browser.new_context(locale="en-US", viewport={"width": 1280, "height": 900})
+        page = await context.new_page()
+        await page.goto(url)
+        await page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+        await page.locator("input[type=file], input[placeholder='a dog on the beach']").wait_for(state="attached")
+        return cls(page)
+
+    async def leave(self) -> None:
+        await self.page.context.close()
+
+    async def upload(self, picture: bytes) -> float:
+        """Seconds from the upload of a picture until its results stand."""
+        file = {"name": "picture.jpg", "mimeType": "image/jpeg", "buffer": picture}
+        started = time.perf_counter()
+        await self.page.set_input_files("input[type=file]", file)
+        return await self._stands(started, RESULTS)
+
+    async def ask(self, text: str) -> float:
+        """Seconds from the Enter behind a text until its results stand."""
+        await self.page.get_by_placeholder("a dog on the beach").fill(text)
+        started = time.perf_counter()
+        await self.page.keyboard.press("Enter")
+        return await self._stands(started, RESULTS)
+
+    async def similar(self, place: int) -> float:
+        """Seconds from the click on "Similar" at a result until the new ones stand."""
+        button = self.page.locator(f".st-key-result-{place}").get_by_role("button", name="Similar")
+        await button.scroll_into_view_if_needed()
+        started = time.perf_counter()
+        await button.click()
+        return await self._stands(started, RESULTS)
+
+    async def turn(self) -> float:
+        """Seconds from the click that turns the picture until the new results stand."""
+        button = self.page.get_by_role("button", name="Turn right")
+        started = time.perf_counter()
+        await button.click()
+        return await self._stands(started, RESULTS)
+
+    async def count(self, more: bool) -> float:
+        """Seconds from the key that doubles (or halves) the number of results until they stand."""
+        await self.page.get_by_role("slider", name="Number of results").focus()
+        started = time.perf_counter()
+        await self.page.keyboard.press("ArrowRight" if more else "ArrowLeft")
+        return await self._stands(started, 2 * RESULTS if more else RESULTS)
+
+    async def _stands(self, started: float, results: int) -> float:
+        standing = await self.page.wait_for_function(STANDING, arg=[results, self.shown], timeout=60_000)
+        seconds = time.perf_counter() - started
+        self.shown = await standing.json_value()
+        return seconds
+
+
+def print_times(title: str, seconds: list[float], asked: float) -> None:
+    middle, most = statistics.median(seconds), max(seconds)
+    print(
+        f"{title}: median {1000 * middle:.0f} ms ({1000 * min(seconds):.0f} to {1000 * most:.0f}, {len(seconds)} times;"
+        f" asked {1000 * asked:.0f})",
+        flush=True,
+    )
+
+
+async def alone(browser: Browser, url: str, pictures: Iterator[bytes], texts: Iterator[str], repeats: int) -> None:
+    """Print the times of one visitor at a time."""
+    first, again, turned, similar, more, fewer = ([] for _ in range(6))
+    for _ in range(repeats):
+        visitor = await Visitor.come(browser, url)
+        first.append(await visitor.upload(next(pictures)))
+        again.append(await visitor.upload(next(pictures)))
+        turned.append(await visitor.turn())
+        more.append(await visitor.count(True))
+        fewer.append(await visitor.count(False))
+        similar += [await visitor.similar(3), await visitor.similar(4)]
+        await visitor.leave()
+    print_times("first upload of a visitor", first, 1)
+    print_times("the next upload", again, 0.3)
+    print_times("the picture turned", turned, 0.3)
+    print_times(f"{2 * RESULTS} results instead of {RESULTS}", more, 0.3)
+    print_times(f"{RESULTS} results instead of {2 * RESULTS}", fewer, 0.3)
+    print_times("more like a result", similar, 0.3)
+    first, again = [], []
+    for _ in range(repeats):
+        visitor = await Visitor.come(browser, f"{url}/text")
+        first.append(await visitor.ask(next(texts)))
+        again += [await visitor.ask(next(texts)) for _ in range(2)]
+        await visitor.leave()
+    print_times("first text of a visitor", first, 1)
+    print_times("the next text", again, 0.3)
+
+
+async def together(
+    browser: Browser, url: str, pictures: Iterator[bytes], texts: Iterator[str], visitors: int, repeats: int
+) -> None:
+    """Print the times of visitors who all ask at once: half of them by a picture, half by a text."""
+    come = [await Visitor.come(browser, url if n % 2 else f"{url}/text") for n in range(visitors)]
+    rounds = []
+    for _ in range(repeats):
+        asked = [v.upload(next(pictures)) if n % 2 else v.ask(next(texts)) for n, v in enumerate(come)]
+        rounds.append(await asyncio.gather(*asked))
+    for visitor in come:
+        await visitor.leave()
+    print_times(f"{visitors} visitors at once, the first search", rounds[0], 2)
+    print_times(f"{visitors} visitors at once, later searches", [each for times in rounds[1:] for each in times], 2)
+    print_times(f"{visitors} visitors at once, the slowest of a round", [max(times) for times in rounds], 2)
+
+
+async def memory(
+    browser: Browser, url: str, process: int, pictures: Iterator[bytes], texts: Iterator[str], searches: int
+) -> None:
+    """Print the resident memory of the server as the searches go on, by pictures and texts; visitors come and go."""
+    sizes = {}
+    done = 0
+    while done < searches:
+        by_picture, by_text = await Visitor.come(browser, url), await Visitor.come(browser, f"{url}/text")
+        for _ in range(25):
+            await asyncio.gather(by_picture.upload(next(pictures)), by_text.ask(next(texts)))
+        await by_picture.leave()
+        await by_text.leave()
+        done += 50
+        sizes[done] = resident(process)
+        if done % 150 == 50:
+            print(f"  after {done} searches {sizes[done][0]:.0f} MB ({sizes[done][1]:.0f} not of files)", flush=True)
+    growth = sizes[done][0] - sizes[50][0]
+    print(f"memory after {done} searches, over that after 50: {growth:+.0f} MB (asked within 50)", flush=True)
+
+
+def pictures_of(archive: Path) -> Iterator[bytes]:
+    """Pictures that are in no collection: example photos and the validation images of the data, enlarged, in turns.
+
+    Each is one that was not there before: nothing may be known of it.
+    """
+    photos = [path.read_bytes() for path in sorted(PHOTOS.glob("*.jpg"))]
+    with zipfile.ZipFile(archive) as file:
+        names = [name for name in file.namelist() if "/val/images/" in name and name.endswith(".JPEG")]
+        for number, name in enumerate(itertools.cycle(names)):
+            buffer = io.BytesIO()
+            with Image.open(io.BytesIO(file.read(name))) as image:
+                image.convert("RGB").resize((1200, 1200), Image.Resampling.BICUBIC).save(buffer, "JPEG")
+            yield buffer.getvalue()
+            # Bytes after the end of the picture make each file one of its own.
+            yield photos[number % len(photos)] + number.to_bytes(4, "little")
+
+
+def texts_of(collection: Path) -> Iterator[str]:
+    """Sentences of the names of the labels."""
+    with Collection.open(collection) as opened:
+        names = [name.partition(",")[0] for name in opened.catalog.label_names().values()]
+    return (f"a {one} near a {other}" for one, other in itertools.permutations(names, 2))
+
+
+async def measure(arguments: argparse.Namespace, url: str, process: int) -> None:
+    pictures, texts = pictures_of(arguments.data), texts_of(arguments.collection)
+    async with async_playwright() as playwright:
+        program = shutil.which("chromium") or shutil.which("chromium-browser")
+        # Root, as in containers, may not use the sandbox.
+        browser = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        if "alone" in arguments.only:
+            await alone(browser, url, pictures, texts, arguments.repeats)
+        if "together" in arguments.only:
+            await together(browser, url, pictures, texts, 10, arguments.repeats)
+        if "memory" in arguments.only:
+            await memory(browser, url, process, pictures, texts, arguments.searches)
+        await browser.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ("alone", "together", "memory")
+    parser.add_argument("--only", choices=parts, nargs="+", default=parts)
+    parser.add_argument("--collection", type=Path)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "tiny-imagenet-mini.zip")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--searches", type=int, default=500)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.collection is None:
+            arguments.collection = Path(folder, "collection")
+            source = f"tiny-imagenet:{arguments.data}?split=train"
+            command = [sys.executable, "-m", "pixmatcher", "index", source, "-c", str(arguments.collection)]
+            subprocess.run(command, check=True)
+        print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+        with running_app(arguments.collection) as (url, process):
+            asyncio.run(measure(arguments, url, process))
+        print(f"load of the machine after: {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
