@@ -25,6 +25,8 @@ from .texts import as_markdown, plain, sentence, t
 
 _WAYS = ("upload", "camera", "url", "examples")
 _PROBLEM = "image_problem"
+_CLEARED = "times_cleared"
+"""Each time, another uploader takes the place of the one that names the file of before."""
 _EXAMPLES = ("cat.jpg", "coffee.jpg", "horse.jpg", "flower.jpg", "rocket.jpg", "temple.jpg")
 
 
@@ -34,7 +36,7 @@ def show() -> None:
     pasted = pasted_image(state.MAX_UPLOAD_BYTES)
     if pasted is not None:
         _try(look_for_data, pasted or b"\0" * (state.MAX_UPLOAD_BYTES + 1))
-    what = looked_for()
+    what = looked_for(collection)
     if what is None:
         st.header(t("image_start"), anchor=False)
         st.caption(t("image_start_text"))
@@ -89,9 +91,9 @@ def _upload() -> None:
     st.file_uploader(
         t("drop"),
         max_upload_size=state.MAX_UPLOAD_BYTES >> 20,
-        key="uploaded",
+        key=(key := f"uploaded {st.session_state.get(_CLEARED, 0)}"),
         on_change=_take_file,
-        args=("uploaded",),
+        args=(key,),
     )
 
 
@@ -150,7 +152,7 @@ def _examples(collection: Collection) -> None:
                     t("search"),
                     key=f"example {item.id}",
                     on_click=look_for_item,
-                    args=(item.id,),
+                    args=(collection, item.id),
                     width="stretch",
                     type="tertiary",
                 )
@@ -210,7 +212,12 @@ def _show_query(collection: Collection, what: LookedFor) -> None:
                     on_click=lambda: look_for(_with_box(what, WHOLE)),
                     type="tertiary",
                 )
-        st.button(t("clear"), key="clear", icon=":material/close:", on_click=look_for, args=(None,), type="tertiary")
+        st.button(t("clear"), key="clear", icon=":material/close:", on_click=_clear, type="tertiary")
+
+
+def _clear() -> None:
+    look_for(None)
+    st.session_state[_CLEARED] = st.session_state.get(_CLEARED, 0) + 1
 
 
 def _with_box(what: LookedFor, box: tuple[float, float, float, float]) -> LookedFor:
@@ -257,7 +264,7 @@ def _show_categories(categories: list[Category]) -> None:
     figure = go.Figure(
         go.Bar(
             x=[category.score for category in categories],
-            y=[short_text(category.name.partition(",")[0]) for category in categories],
+            y=list(range(len(categories))),  # two labels may have the same name
             orientation="h",
             text=[f"{category.score:.0%}" for category in categories],
             textposition="auto",
@@ -268,7 +275,12 @@ def _show_categories(categories: list[Category]) -> None:
         height=34 * len(categories) + 10,
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         xaxis={"visible": False, "range": [0, 1], "fixedrange": True},
-        yaxis={"autorange": "reversed", "type": "category", "fixedrange": True},
+        yaxis={
+            "autorange": "reversed",
+            "fixedrange": True,
+            "tickvals": list(range(len(categories))),
+            "ticktext": [short_text(category.name.partition(",")[0]) for category in categories],
+        },
         bargap=0.35,
     )
     st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key="categories")
