@@ -19,12 +19,16 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 expect.set_options(timeout=20_000)
 
+REBOUND = "rebound.example"
+"""A name of a stranger that points to this machine."""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # Root, as in containers, may not use the sandbox.
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        arguments = ["--no-sandbox", f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"]
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
 
 
 @pytest.fixture
@@ -340,3 +344,21 @@ def test_nothing_is_wider_than_the_window(visit: Callable[..., Page]) -> None:
         assert box is not None
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
+
+
+def test_an_item_is_not_looked_for_in_another_collection(visit: Callable[..., Page]) -> None:
+    page = visit()
+    upload(page, PHOTOS / "cat.jpg")
+    first_is(page, "cat.jpg", "1.00")
+    tile(page, 1).get_by_role("button", name="Similar").click()
+    expect(page.get_by_text("Drag over the picture")).to_be_hidden()
+    choose(page, "Collection", "passing")
+    expect(page.get_by_role("heading", name="Which images look like this one?")).to_be_visible()
+
+
+def test_a_name_that_points_here_is_not_answered(browser: Browser, app_url: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{app_url.replace('127.0.0.1', REBOUND)}/collection")
+    expect(page.get_by_text("does not answer under this name")).to_be_visible()
+    expect(page.get_by_role("link")).to_have_count(0)
+    page.close()

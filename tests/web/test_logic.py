@@ -21,6 +21,7 @@ from streamlit.testing.v1 import AppTest
 from pixmatcher import Collection, CollectionError, InvalidImageError, search
 from pixmatcher.searching import is_weak, search_like
 from pixmatcher.web import components, map_page, places, state, texts
+from pixmatcher.web.hosts import is_known_host
 from pixmatcher.web.looking_for import LookedFor
 
 WEB = Path(texts.__file__).parent
@@ -248,3 +249,22 @@ def test_without_streamlit_it_says_what_to_install(shelves: dict[str, Path], tmp
     assert done.returncode == 2
     assert "pip install 'pixmatcher[app]'" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [
+        ("127.0.0.1:8501", True),
+        ("localhost:8501", True),
+        ("[::1]:8501", True),
+        ("192.168.1.2", True),
+        (None, True),
+        ("rebound.example:8501", False),
+        ("127.0.0.1.rebound.example", False),
+        ("localhost.rebound.example", False),
+        ("[::1", False),
+        ("", False),
+    ],
+)
+def test_a_name_that_a_site_made_point_here_is_unknown(host: str | None, known: bool) -> None:
+    assert is_known_host(host) is known

@@ -10,6 +10,7 @@ import streamlit as st
 from pixmatcher.errors import PixMatcherError
 from pixmatcher.web import about_page, collection_page, image_page, map_page, text_page
 from pixmatcher.web.controls import choose_language
+from pixmatcher.web.hosts import is_known_host
 from pixmatcher.web.share import Gate, shared_password
 from pixmatcher.web.state import GoneError
 from pixmatcher.web.texts import sentence, t
@@ -20,6 +21,9 @@ _LOGO = Path(__file__).parent / "logo.svg"
 def main() -> None:
     st.set_page_config(page_title="PixMatcher", page_icon=str(_LOGO), layout="wide")
     st.logo(str(_LOGO), size="large")
+    if not is_known_host(st.context.headers.get("Host")):
+        st.error(t("unknown_host"), icon=":material/error:")
+        return
     password = shared_password()
     entered = password is None or st.session_state.get("entered") == password
     image = st.Page(

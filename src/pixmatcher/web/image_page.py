@@ -36,7 +36,7 @@ def show() -> None:
     pasted = pasted_image(state.MAX_UPLOAD_BYTES)
     if pasted is not None:
         _try(look_for_data, pasted or b"\0" * (state.MAX_UPLOAD_BYTES + 1))
-    what = looked_for()
+    what = looked_for(collection)
     if what is None:
         st.header(t("image_start"), anchor=False)
         st.caption(t("image_start_text"))
@@ -160,7 +160,7 @@ def _examples(collection: Collection) -> None:
                     t("search"),
                     key=f"example {item.id}",
                     on_click=look_for_item,
-                    args=(item.id,),
+                    args=(collection, item.id),
                     width="stretch",
                     type="tertiary",
                 )
@@ -220,7 +220,7 @@ def _show_query(collection: Collection, what: LookedFor) -> None:
                     on_click=lambda: look_for(_with_box(what, WHOLE)),
                     type="tertiary",
                 )
-        st.button(t("clear"), key="clear", icon=":material/close:", on_click=look_for, args=(None,), type="tertiary")
+        st.button(t("clear"), key="clear", icon=":material/close:", on_click=_clear, type="tertiary")
 
 
 def _with_box(what: LookedFor, box: tuple[float, float, float, float]) -> LookedFor:
@@ -267,7 +267,7 @@ def _show_categories(categories: list[Category]) -> None:
     figure = go.Figure(
         go.Bar(
             x=[category.score for category in categories],
-            y=[short_text(category.name.partition(",")[0]) for category in categories],
+            y=list(range(len(categories))),  # two labels may have the same name
             orientation="h",
             text=[f"{category.score:.0%}" for category in categories],
             textposition="auto",
@@ -278,7 +278,12 @@ def _show_categories(categories: list[Category]) -> None:
         height=34 * len(categories) + 10,
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         xaxis={"visible": False, "range": [0, 1], "fixedrange": True},
-        yaxis={"autorange": "reversed", "type": "category", "fixedrange": True},
+        yaxis={
+            "autorange": "reversed",
+            "fixedrange": True,
+            "tickvals": list(range(len(categories))),
+            "ticktext": [short_text(category.name.partition(",")[0]) for category in categories],
+        },
         bargap=0.35,
     )
     st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key="categories")

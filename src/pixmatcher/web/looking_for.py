@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from ..collection import Collection
 from ..errors import InvalidImageError
 from ..images import open_image
 from .components import WHOLE, Box
-from .state import MAX_PIXELS, MAX_UPLOAD_BYTES
+from .state import MAX_PIXELS, MAX_UPLOAD_BYTES, items_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,6 +30,8 @@ class LookedFor:
     """The image that is searched for. Of an item only its id is kept: its embedding is in the collection."""
 
     item_id: int | None = None
+    home: Path | None = None
+    """The collection of that item: its ids mean nothing in another one."""
     data: bytes = b""
     picture: Image.Image | None = None
     digest: str = ""
@@ -61,9 +64,15 @@ class LookedFor:
         return replace(self, quarter_turns=(self.quarter_turns + by) % 4, box=WHOLE)
 
 
-def looked_for() -> LookedFor | None:
+def looked_for(collection: Collection) -> LookedFor | None:
+    """What the visitor searches for in this collection. An item that it has not, or no longer, is forgotten."""
     found = st.session_state.get(_KEY)
-    return found if isinstance(found, LookedFor) else None
+    if not isinstance(found, LookedFor):
+        return None
+    if found.item_id is not None and not (found.home == collection.path and items_of(collection, [found.item_id])):
+        look_for(None)
+        return None
+    return found
 
 
 def look_for(what: LookedFor | None) -> None:
@@ -72,9 +81,9 @@ def look_for(what: LookedFor | None) -> None:
     st.session_state.pop(PROBLEM, None)
 
 
-def look_for_item(item_id: int, elsewhere: bool = False) -> None:
+def look_for_item(collection: Collection, item_id: int, elsewhere: bool = False) -> None:
     """Search for what is like an item; with `elsewhere`, from whatever page: the page of images is opened."""
-    look_for(LookedFor(item_id))
+    look_for(LookedFor(item_id, collection.path))
     st.session_state["go_to_image_page"] = elsewhere
 
 

@@ -46,6 +46,9 @@ def show() -> None:
             )
     method, color = method or METHODS[0], chosen_color or "cluster"
     st.header(t("map_start"), anchor=False)
+    if not len(collection):
+        st.info(t("empty"), icon=":material/info:")
+        return
     key = ("map", collection.path, method)
     job = job_of(key)
     if job is not None and job.running:
@@ -158,7 +161,7 @@ def _hovers(path: str, generation: int, computed: str, _of: tuple[Collection, Pr
 
 def _place_of_query(collection: Collection, projection: Projection) -> tuple[str, tuple[float, float]] | None:
     """Where the image lies that the visitor searches for, if there is one."""
-    what = looked_for()
+    what = looked_for(collection)
     if what is None:
         return None
     if what.item_id is not None:

@@ -24,7 +24,7 @@ _TILE_WIDTH = 165
 def show_result(collection: Collection, result: SearchResult) -> None:
     """The hits of a search and what is to be said of them."""
     if not result.hits:
-        st.info(t("no_hits"), icon=":material/search_off:")
+        st.info(t("no_hits") if len(collection) else t("empty"), icon=":material/search_off:")
         return
     if is_weak(collection, result):
         st.warning(t("weak"), icon=":material/help:")
@@ -68,7 +68,7 @@ def _show_tile(
             icon=":material/image_search:",
             type="tertiary",
             on_click=look_for_item,
-            args=(item.id, True),
+            args=(collection, item.id, True),
         )
 
 
@@ -107,7 +107,7 @@ def _show_item(collection: Collection, item: Item) -> None:
     st.code(plain(item.uri), language=None, wrap_lines=True)
     with st.container(horizontal=True):
         if st.button(t("more_like_this"), key="like opened", icon=":material/image_search:", type="primary"):
-            look_for_item(item.id, True)
+            look_for_item(collection, item.id, True)
             st.rerun()
         if is_url(item.uri):
             if item.uri.startswith(("http://", "https://")):

@@ -58,11 +58,19 @@ def run_app(
         "--",
         *map(str, collections),
     ]
-    process = subprocess.Popen(command, env=environment)
-    # Ctrl-C reaches both processes; whoever ends this one alone ends the other with it.
+    # Ctrl-C reaches both processes; Streamlit's ignores it until it is ready, and would print a traceback otherwise.
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(command, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)
+    # Whoever ends this process alone ends the other with it.
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    stopped = False
     while True:
         try:
-            return process.wait()
+            status = process.wait()
+            return 0 if stopped else status
         except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
+            stopped = True
+            process.terminate()

@@ -55,6 +55,7 @@ ENGLISH = {
     "dimension": "Size in pixels",
     "download": "Download",
     "drop": "Drop an image here, choose one, or paste one with Ctrl+V",
+    "empty": "This collection holds no images yet: index a folder on the page of the collection.",
     "encoder": "Encoder",
     "enter": "Enter",
     "example_from_collection": "From this collection",
@@ -145,6 +146,7 @@ ENGLISH = {
     "text_placeholder": "a dog on the beach",
     "text_start": "What should the images show?",
     "took": "{ms} ms",
+    "unknown_host": "The app does not answer under this name: open it at the address that its terminal shows.",
     "upload": "Upload",
     "url": "URL",
     "url_label": "The address of an image",
@@ -190,6 +192,7 @@ FRENCH = {
     "dimension": "Taille en pixels",
     "download": "Télécharger",
     "drop": "Déposez une image ici, choisissez-en une, ou collez-la avec Ctrl+V",
+    "empty": "Cette collection n'a pas encore d'images : indexez un dossier à la page de la collection.",
     "encoder": "Encodeur",
     "enter": "Entrer",
     "example_from_collection": "De cette collection",
@@ -282,6 +285,7 @@ FRENCH = {
     "text_placeholder": "a dog on the beach",
     "text_start": "Que doivent montrer les images ?",
     "took": "{ms} ms",
+    "unknown_host": "L'application ne répond pas sous ce nom : ouvrez-la à l'adresse que montre son terminal.",
     "upload": "Fichier",
     "url": "URL",
     "url_label": "L'adresse d'une image",
@@ -329,5 +333,6 @@ def sentence(error: PixMatcherError) -> str:
     if isinstance(error, InvalidImageError):
         return t("bad_image", detail=": ".join(filter(None, (error.reason, error.detail))))
     if isinstance(error, FetchError):
-        return t("bad_url", detail=str(error))
+        # That option is of the command line; who visits the app may not lift the refusal.
+        return t("bad_url", detail=str(error).replace(" Allow it with --allow-private-hosts.", ""))
     return as_markdown(str(error))
