@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .encoders import DEFAULT_ENCODER, Runtime, describe_encoder
+from .encoders import DEFAULT_ENCODER, Runtime, describe_encoder, full_name
 from .encoders.card import Card, read_card
 from .encoders.models import INT8, KNOWN, TORCH_KINDS, needs_torch, read_model, reference_of, torch_installed
 from .encoders.weights import CachedModel, cached_models, damaged_files, link_model, model_folder
@@ -84,6 +84,7 @@ def pull_model(name: str, *, weights: Path | None = None, runtime: Runtime | Non
     Raises `EncoderError` if the encoder is not known or cannot be had, and as `download` does.
     """
     runtime = runtime or Runtime()
+    _refuse_bundled(name)
     kind, rest = reference_of(name)
     if kind == "onnx":
         raise EncoderError(f"{name} is a folder of this machine: there is nothing to pull.")
@@ -102,6 +103,11 @@ def pull_model(name: str, *, weights: Path | None = None, runtime: Runtime | Non
         pull_onnx(repo, folder, name=name, offline=runtime.offline, progress=runtime.progress)
         return folder
     return export_model(name, weights=weights, runtime=runtime)[0]
+
+
+def _refuse_bundled(name: str) -> None:
+    if name == DEFAULT_ENCODER:
+        raise EncoderError(f"{name} is bundled with pixmatcher: use it as it is.")
 
 
 def is_whole(folder: Path) -> bool:
@@ -124,19 +130,31 @@ def export_model(
     """Export an encoder of PyTorch to a folder of ONNX files, by default in the cache; returns the folder and its card.
 
     Wherever it is, `--encoder NAME` finds it from then on. With `int8` the networks compute in 8 bits, calibrated on
-    the images of the source `calibration`; that encoder is called NAME@int8.
+    the images of the source `calibration`; that encoder is called NAME@int8, and that of a folder onnx:FOLDER as the
+    folder that it goes to.
 
-    Raises `EncoderError` if that is not possible or the result does not agree with the original, `SourceError` if the
-    calibration images cannot be read.
+    Raises `EncoderError` if that is not possible, the result does not agree with the original, or the folder holds
+    another encoder, `SourceError` if the calibration images cannot be read.
     """
     runtime = runtime or Runtime()
+    _refuse_bundled(name)
     if name.endswith(INT8):
         raise EncoderError(f"Name the encoder that is to be in int8, with --int8: {name.removesuffix(INT8)}.")
-    kind, _ = reference_of(name)
+    kind, rest = reference_of(name)
     if int8 and calibration is None:
         raise EncoderError("int8 is calibrated on images like those to be searched: name a source with --calibrate.")
+    if calibration is not None and not int8:
+        raise EncoderError("Images to calibrate on are for an encoder in 8 bits: add --int8, or leave out --calibrate.")
+    if weights is not None and kind not in TORCH_KINDS:
+        raise EncoderError(f"{name} is made of ONNX files, which have their weights: leave out --weights.")
     full, target_name = model_folder(name), name + INT8 if int8 else name
+    if kind == "onnx" and int8:
+        if to is None:
+            raise EncoderError(f"Name the folder that {name} in int8 goes to, with --to.")
+        full, target_name = Path(rest).expanduser(), full_name(f"onnx:{to}")
     target = to if to is not None else model_folder(target_name)
+    if to is not None:
+        _check_holds(to, target_name)
     with tempfile.TemporaryDirectory(prefix="pixmatcher-") as temporary:
         if not int8:
             card = _export_fp32(name, target, weights, runtime)
@@ -154,9 +172,19 @@ def export_model(
             if runtime.progress is not None:
                 runtime.progress(f"Quantising {name}", 0, None)
             card = quantize_model(full, target, pixels, name=target_name)
-    if to is not None:
+    if to is not None and kind != "onnx":
         link_model(target_name, to)
     return target, card
+
+
+def _check_holds(folder: Path, name: str) -> None:
+    """Raise `EncoderError` if an encoder of another name lies in a folder, which is found there by that name."""
+    try:
+        there = read_card(folder).name
+    except EncoderError:  # there is none, or what is left of one
+        return
+    if there != name:
+        raise EncoderError(f"{folder} holds the encoder {there}: choose another folder, or delete it.")
 
 
 def _export_fp32(name: str, target: Path, weights: Path | None, runtime: Runtime) -> Card:

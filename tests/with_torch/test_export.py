@@ -28,7 +28,7 @@ from pixmatcher.encoders.graphs import TEXTS, cosines
 from pixmatcher.encoders.onnx import OnnxEncoder
 from pixmatcher.encoders.quantize import quantize_model
 from pixmatcher.encoders.torch import TorchEncoder
-from pixmatcher.encoders.torch_models import TorchModel, open_torch_model
+from pixmatcher.encoders.torch_models import TorchModel, import_weights, open_torch_model
 from pixmatcher.encoders.weights import model_folder
 from pixmatcher.errors import EncoderError
 from pixmatcher.images import fit_image, open_image
@@ -130,6 +130,19 @@ def test_an_exported_encoder_is_used_by_its_name(small_folder: Path) -> None:
     shutil.copytree(small_folder, model_folder(SMALL))
     assert isinstance(load_encoder(SMALL), OnnxEncoder)
     assert isinstance(load_encoder(SMALL, Runtime(backend="onnx")), OnnxEncoder)
+
+
+def test_weights_are_not_imported_beside_an_export_of_others(
+    small_folder: Path, weights_of: WeightsOf, tmp_path: Path
+) -> None:
+    shutil.copytree(small_folder, model_folder(SMALL))
+    import_weights(SMALL, weights_of(SMALL))  # those that were exported
+    others = torch.load(weights_of(SMALL), weights_only=True)
+    others["features.0.0.weight"] *= 2
+    torch.save(others, tmp_path / "others.pth")
+    with pytest.raises(EncoderError, match="with other weights, which would be used: run `pixmatcher models export"):
+        import_weights(SMALL, tmp_path / "others.pth")
+    assert load_encoder(SMALL).fingerprint == open_torch_model(SMALL).fingerprint
 
 
 class _Odd(nn.Module):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from ..spaces import Space
 
 CARD_NAME = "card.json"
 CARD_FORMAT = 1
+LARGEST_SIDE = 4096
+"""Of the images that an encoder takes, in pixels."""
 
 Pooling: TypeAlias = 'Literal["none", "first", "mean"]'
 Cleaning: TypeAlias = 'Literal["none", "clip"]'
@@ -107,6 +110,7 @@ def read_card(folder: Path) -> Card:
             files={name: StoredFile(**stored) for name, stored in values.pop("files").items()},
             **values,
         )
+        _check_values(card)
         networks = [network.file for network in (card.visual, card.textual) if network is not None]
         if not all(map(is_inside, [*card.files, *networks, *([card.text.tokenizer] if card.text else [])])):
             raise EncoderError(f"{path} names files outside its folder: export or pull the encoder again.")
@@ -122,6 +126,35 @@ def read_card(folder: Path) -> Card:
             what = "is not as it was written" if file.is_file() else "is missing"
             raise EncoderError(f"{file} {what}: export or pull the encoder {card.name} again.")
     return card
+
+
+def _check_values(card: Card) -> None:
+    """Raise `ValueError` if a value is not of its type, or no image or text could be prepared with it."""
+    recipe, networks = card.recipe, [network for network in (card.visual, card.textual) if network is not None]
+    texts = [card.name, card.fingerprint, card.licence, card.source, card.space.name]
+    texts += [value for network in networks for value in (network.file, network.input, network.output)]
+    texts += [network.mask for network in networks if network.mask is not None]
+    whole = [card.space.dimension, recipe.size, *(stored.bytes for stored in card.files.values())]
+    colours = [*recipe.mean, *recipe.std]
+    if card.text is not None:
+        texts.append(card.text.tokenizer)
+        whole += [card.text.context_length, card.text.pad_id]
+    sound = {
+        "texts": all(isinstance(value, str) for value in texts),
+        "whole numbers": all(type(value) is int and value >= 0 for value in whole),
+        "space": isinstance(card.space.text, bool) and (card.text is None) == (card.textual is None),
+        "size": recipe.size <= LARGEST_SIDE,
+        "interpolation": recipe.interpolation in ("bilinear", "bicubic", "lanczos"),
+        "resize": recipe.resize in ("box", "shortest", "squash"),
+        "mean and std": len(recipe.mean) == len(recipe.std) == 3
+        and all(type(value) in (int, float) and math.isfinite(value) for value in colours)
+        and min(recipe.std) > 0,
+        "pooling": all(network.pooling in ("none", "first", "mean") for network in networks),
+        "precision": card.precision in ("fp32", "int8"),
+        "notes": card.notes is None or isinstance(card.notes, dict),
+    }
+    if wrong := [what for what, is_sound in sound.items() if not is_sound]:
+        raise ValueError(f"its {wrong[0]} cannot be right")
 
 
 def is_inside(name: str) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import EncoderError
 from ..images import Recipe, normalize_pixels
 from ..spaces import Space
-from .card import Card, Network, TextRecipe, fingerprint_of, is_inside, store_files
+from .card import LARGEST_SIDE, Card, Network, TextRecipe, fingerprint_of, is_inside, store_files
 from .external import external_files
 from .networks import open_network
 from .tokenizing import open_tokenizer
@@ -34,7 +34,6 @@ LONGEST = {PREPROCESSOR: 1 << 20, CONFIG: 1 << 20, TOKENIZER_CONFIG: 4 << 20, TO
 """Bytes of the files beside the networks, at most; tokenizers of 256,000 tokens have some 34 MB."""
 MOST_IDS = 512
 """A text is cut there also where a network could take more: each text is filled up to that length."""
-_LARGEST_SIDE = 4096
 _ENDINGS: dict[Literal["fp32", "int8"], tuple[str, ...]] = {"fp32": ("",), "int8": ("_quantized", "_int8")}
 
 
@@ -253,7 +252,7 @@ def _side(size: object, family: _Family | None) -> tuple[Literal["shortest", "sq
         form = "shortest"
     elif family is None:
         size = None
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST_SIDE:
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIDE:
         raise _MisfitError("describes a size of images that pixmatcher does not make")
     return form, size
 

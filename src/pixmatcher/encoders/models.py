@@ -1,7 +1,8 @@
 """The encoders by name: which there are, where their files lie, and which of the two backends runs them.
 
 A name is one of `KNOWN`, or a reference: `torchvision:NAME`, `timm:NAME`, `open_clip:ARCH/TAG`, `hf:REPO` or
-`onnx:FOLDER`. With `@int8` at its end it means the int8 export of that encoder.
+`onnx:FOLDER`. With `@int8` at its end it means the int8 export of that encoder, but for a folder, which may be called
+so.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def reference_of(name: str) -> tuple[str, str]:
 
     Raises `EncoderError` if it is neither known nor a reference.
     """
-    bare = name.removesuffix(INT8)
+    bare = name if name.startswith("onnx:") else name.removesuffix(INT8)
     kind, colon, rest = (KNOWN[bare].reference if bare in KNOWN else bare).partition(":")
     if colon and rest and kind in (*TORCH_KINDS, "hf", "onnx"):
         return kind, rest

@@ -92,7 +92,13 @@ class _Side:
 
     def run(self, given: dict[str, npt.NDArray[Any]]) -> Floats:
         """Return the embeddings (N, dimension) float32 of what goes into the network."""
-        (output,) = self.session.run([self.network.output], given)
+        try:
+            (output,) = self.session.run([self.network.output], given)
+        except Exception as error:  # the library has no class of its own
+            raise EncoderError(
+                f"{self._path} cannot compute what it is given ({error}): export or pull the encoder {self._name} "
+                "again."
+            ) from error
         if self.network.pooling == "first":
             output = output[:, 0]
         elif self.network.pooling == "mean":

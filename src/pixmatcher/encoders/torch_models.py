@@ -18,11 +18,11 @@ from urllib.parse import quote
 from ..errors import EncoderError
 from ..images import Recipe
 from ..spaces import Space
-from .card import TextRecipe, fingerprint_of
+from .card import TextRecipe, fingerprint_of, read_card
 from .checkpoints import StateDict, fitting, hash_of, read_state_dict, save_state_dict
 from .models import INSTALL, KNOWN, reference_of
 from .runtime import ModelProgress
-from .weights import cache_folder, fetch_weights
+from .weights import cache_folder, fetch_weights, model_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -113,10 +113,16 @@ def open_torch_model(
 def import_weights(name: str, file: Path) -> Path:
     """Keep the weights of a file for the encoder called `name`, so that it is loaded with them from now on.
 
-    Returns where they are kept. Raises as `open_torch_model`, and `StorageError` if they cannot be written.
+    Returns where they are kept. Raises as `open_torch_model`, `EncoderError` if the encoder lies in the cache as
+    ONNX files of other weights, which would still be used, and `StorageError` if they cannot be written.
     """
     plan, tensors, kept = _plan(name), read_state_dict(file), imported_weights(name)
-    _assemble(name, plan, file, dict(tensors), "")
+    fingerprint = _assemble(name, plan, file, dict(tensors), "").fingerprint
+    if (exported := model_folder(name)).is_dir() and read_card(exported).fingerprint != fingerprint:
+        raise EncoderError(
+            f"{name} lies in {exported} with other weights, which would be used: run `pixmatcher models export {name} "
+            "--weights FILE` to replace them, or leave out --weights."
+        )
     save_state_dict(tensors, kept)
     return kept
 

@@ -1,0 +1,138 @@
+"""Models by the command line: folders as encoders, what an export refuses, cards that somebody has changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import cli, paint_many
+from pixmatcher import Collection, EncoderError, encoders, index, load_encoder
+from pixmatcher.encoders import full_name
+from pixmatcher.encoders.card import read_card
+from pixmatcher.encoders.weights import link_model, model_folder
+from pixmatcher.models import export_model
+from test_quantize import SIZE, mobile
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setenv("PIXMATCHER_CACHE", str(tmp_path / "cache"))
+    encoders._load.cache_clear()
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A folder with a small encoder and its card."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mobile(folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    paint_many(tmp_path / "photos", 24)
+    return tmp_path / "photos"
+
+
+def change(folder: Path, *keys: str, to: object) -> None:
+    """Change one value of a card."""
+    card = json.loads((folder / "card.json").read_text())
+    inner: Any = card
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = to
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def test_a_folder_may_be_called_as_int8_exports_are(small: Path, photos: Path) -> None:
+    folder = small.rename(small.with_name("sm äll@int8"))
+    assert full_name(f"onnx:{folder}") == f"onnx:{folder}"
+    index(photos, encoders=[f"onnx:{folder}"])
+    with Collection.open(photos) as collection:
+        assert [encoder.name for encoder in collection.encoders] == [f"onnx:{folder}"]
+    done = cli("models", "info", f"onnx:{folder}", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert str(folder) in done.stdout
+
+
+def test_int8_of_a_folder_goes_to_a_folder(small: Path, photos: Path, tmp_path: Path) -> None:
+    name, to = f"onnx:{small}", tmp_path / "in int8"
+    with pytest.raises(EncoderError, match=r"goes to, with --to\.$"):
+        export_model(name, int8=True, calibration=str(photos))
+    with pytest.raises(EncoderError, match="holds the encoder small: choose another folder"):
+        export_model(name, small, int8=True, calibration=str(photos))
+    folder, card = export_model(name, to, int8=True, calibration=str(photos))
+    assert (folder, card.name, card.precision) == (to, f"onnx:{to}", "int8")
+    assert read_card(small).precision == "fp32"
+    assert load_encoder(card.name).fingerprint == card.fingerprint
+    export_model(name, to, int8=True, calibration=str(photos))  # in its own place
+
+
+def test_an_export_leaves_other_encoders_alone(small: Path, photos: Path) -> None:
+    change(small, "name", to="mobilenet_v3_small")
+    link_model("mobilenet_v3_small", small)
+    for folder in (small, model_folder("mobilenet_v3_small")):
+        with pytest.raises(EncoderError, match="holds the encoder mobilenet_v3_small: choose another folder"):
+            export_model("mobilenet_v3_small", folder, int8=True, calibration=str(photos))
+    assert read_card(model_folder("mobilenet_v3_small")).precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pull", "lite"], "lite is bundled with pixmatcher"),
+        (["export", "lite"], "lite is bundled with pixmatcher"),
+        (["export", "mobilenet_v3_small", "--calibrate", "."], "add --int8, or leave out --calibrate"),
+        (["export", "hf:some/model", "--weights", "weights.pth"], "leave out --weights"),
+        (["export", "onnx:.", "--int8", "--calibrate", ".", "--weights", "weights.pth"], "leave out --weights"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(arguments: list[str], words: str, tmp_path: Path) -> None:
+    done = cli("models", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (["name"], None),
+        (["licence"], 5),
+        (["notes"], "text"),
+        (["precision"], True),
+        (["space", "name"], ["visual"]),
+        (["space", "text"], "yes"),
+        (["space", "dimension"], 64.0),
+        (["recipe", "size"], True),
+        (["recipe", "size"], 10**9),
+        (["recipe", "interpolation"], "nearest"),
+        (["recipe", "resize"], None),
+        (["recipe", "mean"], ["a", "b", "c"]),
+        (["recipe", "mean"], [float("nan"), 0, 0]),
+        (["recipe", "std"], [1, 1]),
+        (["recipe", "std"], [1, 0, 1]),
+        (["visual", "output"], ["embeddings"]),
+        (["visual", "pooling"], "most"),
+    ],
+)
+def test_a_card_with_a_wrong_value_is_refused(small: Path, keys: list[str], value: object) -> None:
+    change(small, *keys, to=value)
+    with pytest.raises(EncoderError, match=r"card\.json is damaged \(its .* cannot be right\): export or pull"):
+        read_card(small)
+
+
+@pytest.mark.parametrize(("keys", "value"), [(["recipe", "size"], SIZE + 1), (["visual", "output"], "other")])
+def test_a_card_that_is_not_of_its_network(small: Path, keys: list[str], value: object) -> None:
+    change(small, *keys, to=value)
+    encoder = load_encoder(f"onnx:{small}")
+    size = encoder.recipe.size
+    with pytest.raises(EncoderError, match=r"visual\.onnx cannot compute what it is given"):
+        encoder.encode_images(np.zeros((1, size, size, 3), np.uint8))
