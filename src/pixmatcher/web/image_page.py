@@ -220,7 +220,7 @@ def _show_query(collection: Collection, what: LookedFor) -> None:
                     on_click=lambda: look_for(_with_box(what, WHOLE)),
                     type="tertiary",
                 )
-        st.button(t("clear"), key="clear", icon=":material/close:", on_click=_clear, type="tertiary")
+        st.button(t("clear"), key="clear", icon=":material/close:", on_click=look_for, args=(None,), type="tertiary")
 
 
 def _with_box(what: LookedFor, box: tuple[float, float, float, float]) -> LookedFor:
