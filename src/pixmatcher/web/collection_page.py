@@ -126,8 +126,10 @@ def _show_bars(title: str, counts: dict[str, int]) -> None:
 
 
 def _show_sources(collection: Collection) -> None:
+    if not (specs := collection.catalog.sources()):
+        return
     st.subheader(t("sources"), anchor=False)
-    for spec in collection.catalog.sources():
+    for spec in specs:
         st.code(plain(spec), language=None)
 
 
