@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from conftest import cli, paint_many
 from pixmatcher import Collection, EncoderError, encoders, index, load_encoder
-from pixmatcher.encoders import full_name
+from pixmatcher.encoders import Runtime, full_name
 from pixmatcher.encoders.card import read_card
 from pixmatcher.encoders.weights import link_model, model_folder
 from pixmatcher.models import export_model
@@ -136,3 +138,30 @@ def test_a_card_that_is_not_of_its_network(small: Path, keys: list[str], value: 
     size = encoder.recipe.size
     with pytest.raises(EncoderError, match=r"visual\.onnx cannot compute what it is given"):
         encoder.encode_images(np.zeros((1, size, size, 3), np.uint8))
+
+
+def test_int8_is_not_taken_for_the_encoder_itself(small: Path, photos: Path) -> None:
+    change(small, "name", to="mobilenet_v3_small@int8")
+    link_model("mobilenet_v3_small@int8", small)
+    with pytest.raises(EncoderError, match=r"in int8 only: name it mobilenet_v3_small@int8\.$"):
+        index(photos, encoders=["mobilenet_v3_small"], runtime=Runtime(backend="onnx"))
+    for _ in range(2):  # made, then refreshed by the same call
+        index(photos, encoders=["mobilenet_v3_small@int8"], runtime=Runtime(backend="onnx"))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "pixmatcher.load_encoder('mobilenet_v3_large')",
+        "pixmatcher.FeatureExtractor()",
+        "pixmatcher.models.export_model('mobilenet_v3_large')",
+    ],
+)
+def test_a_broken_pytorch_is_told_in_a_sentence(use: str, tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('no libcudart')")
+    code = f"import pixmatcher.models\ntry:\n    {use}\nexcept pixmatcher.EncoderError as error:\n    print(error)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "needs torch: run `pip install 'pixmatcher[torch]'`. (no libcudart)" in done.stdout, done.stderr

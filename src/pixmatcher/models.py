@@ -197,8 +197,10 @@ def _export_fp32(name: str, target: Path, weights: Path | None, runtime: Runtime
         raise EncoderError(f"{name} is made of ONNX files already: there is nothing to export.")
     if not torch_installed():
         raise EncoderError(needs_torch(name))
+    from .encoders.torch_models import import_library, open_torch_model
+
+    import_library("torch", f"The encoder {name}")
     from .encoders.export import export_model
-    from .encoders.torch_models import open_torch_model
 
     model = open_torch_model(name, weights=weights, offline=runtime.offline, progress=runtime.progress)
     if runtime.progress is not None:

@@ -38,8 +38,10 @@ class FeatureExtractor:
         if not torch_installed():
             raise EncoderError(f"FeatureExtractor needs PyTorch: run `{INSTALL}`, or use load_encoder().")
         from .runtime import Runtime
+        from .torch_models import import_library, open_torch_model
+
+        import_library("torch", "FeatureExtractor")
         from .torch import choose_device, prepare
-        from .torch_models import open_torch_model
 
         runtime = Runtime()
         self.device = choose_device(runtime.device if device is None else str(device))

@@ -113,13 +113,16 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
         pull_onnx(rest, folder, name=name, offline=runtime.offline, progress=runtime.progress)
         return _open_folder(folder, name)
     if runtime.backend != "onnx" and torch_installed():
+        from .torch_models import import_library
+
+        import_library("torch", f"The encoder {name}")
         from .torch import open_torch_encoder
 
         return open_torch_encoder(name, runtime)
     if wants_torch:
         raise EncoderError(f"PyTorch is not installed, which is to run {name}: run `{INSTALL}`, or leave out torch.")
     if model_folder(name + INT8).is_dir():
-        return _open_folder(model_folder(name + INT8), name + INT8)
+        raise EncoderError(f"The encoder {name} is here in int8 only: name it {name}{INT8}.")
     if runtime.backend == "onnx" and torch_installed():
         raise EncoderError(f"The encoder {name} has not been exported: run `pixmatcher models export {name}` first.")
     raise EncoderError(needs_torch(name))
