@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import EncoderError, QueryError
-from .card import TextRecipe
+
+if TYPE_CHECKING:
+    from .card import TextRecipe
 
 MAX_CHARACTERS = 20_000
 """Texts are cut here before they are split into tokens, of which a network takes far fewer."""
