@@ -215,6 +215,8 @@ def read_pixels(spec: str, recipe: Recipe, most: int) -> npt.NDArray[np.uint8]:
     """
     import numpy as np
 
+    from .encoders.quantize import LEAST_IMAGES
+
     source = open_source(spec)
     entries = [entry for entry in source.scan() if isinstance(entry, Entry)]
     chosen = entries[:: max(1, len(entries) // most)][:most]
@@ -228,9 +230,9 @@ def read_pixels(spec: str, recipe: Recipe, most: int) -> npt.NDArray[np.uint8]:
                 except PixMatcherError:
                     continue
                 pixels.append(fit_image(opened, recipe))
-    if len(pixels) < 20:
+    if len(pixels) < LEAST_IMAGES:
         raise EncoderError(
-            f"{spec} has {len(pixels)} images that can be read, too few to calibrate on: name 20 or more."
+            f"{spec} has {len(pixels)} images that can be read, too few to calibrate on: name {LEAST_IMAGES} or more."
         )
     return np.stack(pixels)
 

@@ -21,13 +21,12 @@ from ..errors import EncoderError
 from ..images import Recipe
 from .card import Card, Network, store_files, write_card
 from .clip_text import write_tokenizer
-from .graphs import TEXTS, cosines, save_graph
+from .graphs import TEXTS, TEXTUAL, VISUAL, cosines, save_graph
 from .networks import Floats
 from .onnx import OnnxEncoder
 from .torch_models import TorchModel, import_library
 from .weights import making_folder
 
-VISUAL, TEXTUAL = "visual.onnx", "textual.onnx"
 PIXELS, IDS, EMBEDDINGS = "pixels", "ids", "embeddings"
 
 OPSET = 18

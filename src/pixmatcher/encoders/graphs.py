@@ -16,6 +16,8 @@ from .networks import Floats, unit
 if TYPE_CHECKING:
     import onnx
 
+VISUAL, TEXTUAL = "visual.onnx", "textual.onnx"
+"""The networks of an exported folder."""
 IR_VERSION = 10
 """Of the files; ONNX Runtime 1.18 and later read it."""
 OUTSIDE_BYTES = 16 << 20

@@ -31,6 +31,7 @@ from .layout import (
     find_layout,
     read_layout,
 )
+from .models import INT8
 from .runtime import ModelProgress
 from .weights import (
     MAX_BYTES,
@@ -47,7 +48,6 @@ from .weights import (
     ways_to_weights,
 )
 
-_INT8 = "@int8"
 _NAME = re.compile(r"(?=.{1,200}$)([A-Za-z0-9]([\w.-]{0,94}\w)?/)?[A-Za-z0-9]([\w.-]{0,94}\w)?", re.ASCII)
 _REVISION = re.compile(r"(?!.*\.\.)[\w./-]{1,200}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
@@ -195,7 +195,7 @@ def pull_onnx(
 
 def _fill(half: Path, repository: Repository, name: str, progress: ModelProgress | None) -> Card:
     """Bring a folder to what the encoder needs, and write its card."""
-    kept = _bring_all(repository, half, int8=name.endswith(_INT8), progress=progress)
+    kept = _bring_all(repository, half, int8=name.endswith(INT8), progress=progress)
     for path in half.rglob("*"):
         if not path.is_dir() and path.relative_to(half).as_posix() not in kept:
             path.unlink()

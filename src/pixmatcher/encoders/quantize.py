@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ..errors import EncoderError
 from .card import Card, fingerprint_of, store_files, write_card
-from .graphs import TEXTS, centred_cosines, cosines, save_graph
+from .graphs import TEXTS, TEXTUAL, VISUAL, centred_cosines, cosines, save_graph
 from .models import INSTALL, INT8, read_model
 from .networks import Floats, open_network
 from .onnx import OnnxEncoder
@@ -53,7 +53,6 @@ ROUNDS = 9
 """Repeats of each measurement of speed."""
 EQUAL_SPEED = 1.1
 """Among networks within so many times the least time, the one that agrees most is kept."""
-VISUAL, TEXTUAL = "visual.onnx", "textual.onnx"
 
 
 @dataclass(frozen=True)
