@@ -44,8 +44,9 @@ RESULTS = 24
 STANDING = """
 ([count, before]) => {
   if (!document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")) return false;
-  const pictures = [...document.querySelectorAll("[class*='st-key-result-'] img")];
-  const shown = pictures.map((each) => each.currentSrc || each.src).join(" ");
+  const inner = [...document.querySelectorAll("*")].filter((each) => each.shadowRoot);
+  const pictures = inner.flatMap((each) => [...each.shadowRoot.querySelectorAll(".tile img")]);
+  const shown = pictures.map((each) => each.src.slice(-200)).join(" ");
   const inside = pictures.filter((each) => each.getBoundingClientRect().top < innerHeight);
   const drawn = inside.every((each) => each.complete && each.naturalWidth > 0);
   return pictures.length === count && drawn && shown !== before && shown;
@@ -118,7 +119,7 @@ class Visitor:
 
     async def similar(self, place: int) -> float:
         """Seconds from the click on "Similar" at a result until the new ones stand."""
-        button = self.page.locator(f".st-key-result-{place}").get_by_role("button", name="Similar")
+        button = self.page.locator(".tile").nth(place).get_by_role("button", name="Similar")
         await button.scroll_into_view_if_needed()
         started = time.perf_counter()
         await button.click()

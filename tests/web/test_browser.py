@@ -74,7 +74,7 @@ def upload(page: Page, file: Path) -> None:
 
 
 def tile(page: Page, place: int) -> Locator:
-    return page.locator(f".st-key-result-{place}")
+    return page.locator(".tile").nth(place)
 
 
 def first_is(page: Page, name: str, score: str | None = None) -> None:

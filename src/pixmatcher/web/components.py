@@ -1,4 +1,4 @@
-"""Two parts that Streamlit has not: an image pasted from the clipboard, and a frame drawn on a picture.
+"""Parts that Streamlit has not: an image pasted from the clipboard, a frame drawn on a picture, a grid of results.
 
 Their script is constant; what visitors give goes to them as data, and is never made markup.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -79,6 +81,92 @@ export default function ({ data, parentElement, setTriggerValue }) {
   frame.onpointercancel = () => { from = null; show(data.box); };
 }
 """
+
+_GRID_HTML = '<div class="grid"></div>'
+_GRID_CSS = """
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(var(--tile), 1fr)); gap: .75rem; }
+.tile { display: flex; flex-direction: column; gap: .35rem; padding: .7rem; min-width: 0; font-size: .875rem;
+        border: 1px solid var(--st-border-color); border-radius: var(--st-base-radius); }
+.tile img, .none { width: 100%; aspect-ratio: 1; border-radius: calc(var(--st-base-radius) / 2); }
+.none { display: grid; place-items: center; overflow: hidden; background: var(--st-secondary-background-color); }
+.name { overflow: hidden; text-overflow: ellipsis; white-space: pre; }
+.bar { height: .35rem; border-radius: 1rem; background: var(--st-secondary-background-color); }
+.bar div { height: 100%; border-radius: 1rem; background: var(--st-primary-color); }
+.buttons { display: flex; flex-wrap: wrap; gap: .75rem; }
+button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
+button:hover, button:focus-visible { color: var(--st-primary-color); }
+"""
+_GRID_JS = """
+const part = (kind, text, of) => {
+  const made = document.createElement(of ?? "div");
+  made.className = kind;
+  made.textContent = text;
+  return made;
+};
+const tile = ({ id, name, label, score, picture }, words) => {
+  const made = part("tile", "");
+  let image = part("none", words.no_picture);
+  if (picture) {
+    image = document.createElement("img");
+    image.src = "data:image/jpeg;base64," + picture;
+    image.alt = name;
+  }
+  made.append(image);
+  if (score !== null) {
+    const bar = part("bar", "");
+    bar.append(part("", ""));
+    bar.firstChild.style.width = 100 * Math.min(1, Math.max(0, score)) + "%";
+    made.append(part("score", score.toFixed(2)), bar);
+  }
+  if (label) made.append(part("name", label));
+  made.append(part("name", name));
+  const buttons = part("buttons", "");
+  for (const action of ["open", "similar"]) {
+    const button = part("", words[action], "button");
+    button.dataset.action = action;
+    button.dataset.id = id;
+    buttons.append(button);
+  }
+  made.append(buttons);
+  return made;
+};
+export default function ({ data, parentElement, setTriggerValue }) {
+  const grid = parentElement.querySelector(".grid");
+  grid.onclick = ({ target }) => {
+    if (target.dataset.action) setTriggerValue(target.dataset.action, Number(target.dataset.id));
+  };
+  if (grid.digest === data.digest) return;
+  grid.digest = data.digest;
+  grid.style.setProperty("--tile", data.least + "px");
+  grid.replaceChildren(...data.tiles.map((each) => tile(each, data.words)));
+}
+"""
+
+
+@cache
+def _grid() -> Any:
+    return st.components.v2.component("pixmatcher_grid", html=_GRID_HTML, css=_GRID_CSS, js=_GRID_JS)
+
+
+def show_tiles(
+    tiles: list[dict[str, Any]], words: dict[str, str], least: int, on_similar: Callable[[int], object]
+) -> int | None:
+    """Show tiles in a grid that fits the window; the id of the one that the visitor has just opened, if one was.
+
+    Of each tile the `id`, `name`, `label`, `score` and `picture` (JPEG), of which all but the first two may be None.
+    One part for all: as parts of Streamlit, hundreds of them, they would take a browser most of a second to draw.
+    """
+    ids = {tile["id"] for tile in tiles}
+
+    def similar() -> None:
+        if (chosen := st.session_state["results"].similar) in ids:
+            on_similar(chosen)
+
+    digest = hashlib.sha256(repr((tiles, words)).encode()).hexdigest()
+    coded = [tile | {"picture": tile["picture"] and base64.b64encode(tile["picture"]).decode()} for tile in tiles]
+    data = {"tiles": coded, "words": words, "least": least, "digest": digest}
+    opened = _grid()(key="results", data=data, on_open_change=lambda: None, on_similar_change=similar).open
+    return opened if opened in ids else None
 
 
 @cache

@@ -12,6 +12,7 @@ from ..errors import PixMatcherError
 from ..fetch import is_url
 from ..searching import SearchResult, is_weak
 from . import state
+from .components import show_tiles
 from .looking_for import look_for_item
 from .texts import plain, sentence, t
 
@@ -39,37 +40,23 @@ def show_grid(collection: Collection, items: Sequence[tuple[Item, float | None]]
     """Items with their scores, where they have one."""
     names = collection.catalog.label_names()
     pictures = state.tiles(collection, [item for item, _ in items])
-    grid = st.grid(columns="auto", min_column_width=_TILE_WIDTH, gap="small", key="results")
-    for place, ((item, score), picture) in enumerate(zip(items, pictures, strict=True)):
-        with grid.cell(), st.container(border=True, gap="xsmall", key=f"result {place}"):
-            _show_tile(collection, item, score, picture, names.get(item.label or "", item.label))
-
-
-def _show_tile(
-    collection: Collection, item: Item, score: float | None, picture: bytes | None, label: str | None
-) -> None:
-    name = file_name(item)
-    if picture is None:
-        st.info(t("no_picture", name=name), icon=":material/broken_image:")
-    else:
-        st.image(picture, width="stretch", alt=plain(name))
-    if score is not None:
-        st.progress(min(1.0, max(0.0, score)), text=f"{score:.2f}")
-    if label:
-        st.text(plain(label), wrap=False)
-    st.text(plain(name), wrap=False)
-    with st.container(horizontal=True, gap="xsmall"):
-        if st.button(t("open"), key=f"open {item.id}", icon=":material/open_in_full:", type="tertiary"):
-            open_item(collection, item.id)
-        st.button(
-            t("similar"),
-            help=t("more_like_this"),
-            key=f"like {item.id}",
-            icon=":material/image_search:",
-            type="tertiary",
-            on_click=look_for_item,
-            args=(collection, item.id, True),
-        )
+    opened = show_tiles(
+        [
+            {
+                "id": item.id,
+                "name": plain(file_name(item)),
+                "label": plain(names.get(item.label or "", item.label or "")),
+                "score": score,
+                "picture": picture,
+            }
+            for (item, score), picture in zip(items, pictures, strict=True)
+        ],
+        {"open": t("open"), "similar": t("similar"), "no_picture": t("no_picture", name="")},
+        _TILE_WIDTH,
+        lambda item_id: look_for_item(collection, item_id, True),
+    )
+    if opened is not None:
+        open_item(collection, opened)
 
 
 def file_name(item: Item) -> str:
