@@ -12,7 +12,7 @@ from pixmatcher.web import about_page, collection_page, image_page, map_page, te
 from pixmatcher.web.controls import choose_language
 from pixmatcher.web.hosts import is_known_host
 from pixmatcher.web.share import Gate, shared_password
-from pixmatcher.web.state import GoneError
+from pixmatcher.web.state import GoneError, tidy
 from pixmatcher.web.texts import sentence, t
 
 _LOGO = Path(__file__).parent / "logo.svg"
@@ -57,6 +57,7 @@ def main() -> None:
         logging.getLogger("pixmatcher").exception("a page failed")
         st.error(t("internal"), icon=":material/error:")
     choose_language()
+    tidy()
 
 
 @st.cache_resource(show_spinner=False)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
 import streamlit as st
+
+from .texts import t
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom of a part of a picture, as shares of its width and height."""
@@ -20,6 +22,8 @@ Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 _LEAST = 0.03
 """A frame of a smaller share of the width or height is a click that slipped."""
+_TILE_WIDTH = 150
+"""Pixels of the window that a tile of the grid takes at least: two beside each other on a telephone."""
 
 _PASTE_JS = """
 export default function ({ data, setTriggerValue }) {
@@ -82,61 +86,80 @@ export default function ({ data, parentElement, setTriggerValue }) {
 }
 """
 
-_GRID_HTML = '<div class="grid"></div>'
+_GRID_HTML = '<div class="grid" role="list"></div>'
 _GRID_CSS = """
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(var(--tile), 1fr)); gap: .75rem; }
-.tile { display: flex; flex-direction: column; gap: .35rem; padding: .7rem; min-width: 0; font-size: .875rem;
+.tile { display: flex; flex-direction: column; gap: .35rem; padding: .6rem; min-width: 0; font-size: .875rem;
         border: 1px solid var(--st-border-color); border-radius: var(--st-base-radius); }
 .tile img, .none { width: 100%; aspect-ratio: 1; border-radius: calc(var(--st-base-radius) / 2); }
-.none { display: grid; place-items: center; overflow: hidden; background: var(--st-secondary-background-color); }
+.tile img { cursor: zoom-in; }
+.none { display: grid; place-items: center; padding: .5rem; box-sizing: border-box; text-align: center;
+        background: var(--st-secondary-background-color); }
 .name { overflow: hidden; text-overflow: ellipsis; white-space: pre; }
-.bar { height: .35rem; border-radius: 1rem; background: var(--st-secondary-background-color); }
+.score { display: flex; align-items: center; gap: .5rem; font-variant-numeric: tabular-nums; }
+.bar { flex: 1; height: .35rem; border-radius: 1rem; background: var(--st-secondary-background-color); }
 .bar div { height: 100%; border-radius: 1rem; background: var(--st-primary-color); }
-.buttons { display: flex; flex-wrap: wrap; gap: .75rem; }
-button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
-button:hover, button:focus-visible { color: var(--st-primary-color); }
+.buttons { display: flex; flex-wrap: wrap; gap: .2rem .9rem; }
+button { display: flex; align-items: center; gap: .3rem; min-height: 1.75rem; font: inherit; color: inherit;
+         background: none; border: 0; padding: 0; border-radius: .25rem; cursor: pointer; }
+button:hover { color: var(--st-primary-color); }
+button:focus-visible { outline: 2px solid var(--st-primary-color); outline-offset: 2px; }
+.icon { font-family: "Material Symbols Rounded"; font-size: 1.15rem; line-height: 1; }
 """
 _GRID_JS = """
-const part = (kind, text, of) => {
-  const made = document.createElement(of ?? "div");
+const part = (kind, text = "", of = "div") => {
+  const made = document.createElement(of);
   made.className = kind;
   made.textContent = text;
   return made;
 };
+const button = ({ icon, text, help }, action, id) => {
+  const made = part("", "", "button");
+  const sign = part("icon", icon, "span");
+  sign.ariaHidden = "true";
+  made.append(sign, part("", text, "span"));
+  made.title = help;
+  Object.assign(made.dataset, { action, id });
+  return made;
+};
 const tile = ({ id, name, label, score, picture }, words) => {
-  const made = part("tile", "");
-  let image = part("none", words.no_picture);
+  const made = part("tile");
+  made.role = "listitem";
+  let image = part("none", words.out_of_reach);
   if (picture) {
-    image = document.createElement("img");
+    image = part("", "", "img");
     image.src = "data:image/jpeg;base64," + picture;
     image.alt = name;
+    Object.assign(image.dataset, { action: "open", id });
   }
   made.append(image);
   if (score !== null) {
-    const bar = part("bar", "");
-    bar.append(part("", ""));
+    const line = part("score", score.toFixed(2));
+    const bar = part("bar");
+    bar.append(part(""));
     bar.firstChild.style.width = 100 * Math.min(1, Math.max(0, score)) + "%";
-    made.append(part("score", score.toFixed(2)), bar);
+    line.append(bar);
+    made.append(line);
   }
-  if (label) made.append(part("name", label));
-  made.append(part("name", name));
-  const buttons = part("buttons", "");
-  for (const action of ["open", "similar"]) {
-    const button = part("", words[action], "button");
-    button.dataset.action = action;
-    button.dataset.id = id;
-    buttons.append(button);
+  for (const text of [label, name]) {
+    if (!text) continue;
+    made.append(part("name", text));
+    made.lastChild.title = text;
   }
+  const buttons = part("buttons");
+  for (const action of ["open", "similar"]) buttons.append(button(words[action], action, id));
   made.append(buttons);
   return made;
 };
 export default function ({ data, parentElement, setTriggerValue }) {
   const grid = parentElement.querySelector(".grid");
   grid.onclick = ({ target }) => {
-    if (target.dataset.action) setTriggerValue(target.dataset.action, Number(target.dataset.id));
+    const { action, id } = target.closest("[data-action]")?.dataset ?? {};
+    if (action) setTriggerValue(action, Number(id));
   };
-  if (grid.digest === data.digest) return;
-  grid.digest = data.digest;
+  const given = JSON.stringify(data);
+  if (grid.given === given) return;
+  grid.given = given;
   grid.style.setProperty("--tile", data.least + "px");
   grid.replaceChildren(...data.tiles.map((each) => tile(each, data.words)));
 }
@@ -148,23 +171,41 @@ def _grid() -> Any:
     return st.components.v2.component("pixmatcher_grid", html=_GRID_HTML, css=_GRID_CSS, js=_GRID_JS)
 
 
-def show_tiles(
-    tiles: list[dict[str, Any]], words: dict[str, str], least: int, on_similar: Callable[[int], object]
-) -> int | None:
+@dataclass(frozen=True)
+class Tile:
+    """What the grid shows of an item. The texts are of strangers, on one line each."""
+
+    id: int
+    name: str
+    label: str
+    score: float | None
+    picture: bytes | None
+    """A square JPEG."""
+
+
+def show_tiles(tiles: Sequence[Tile], on_similar: Callable[[int], object]) -> int | None:
     """Show tiles in a grid that fits the window; the id of the one that the visitor has just opened, if one was.
 
-    Of each tile the `id`, `name`, `label`, `score` and `picture` (JPEG), of which all but the first two may be None.
-    One part for all: as parts of Streamlit, hundreds of them, they would take a browser most of a second to draw.
+    `on_similar` is called with the id of one that others like it are wanted of. One part for all: as parts of
+    Streamlit, hundreds of them, they would take a browser most of a second to draw.
     """
-    ids = {tile["id"] for tile in tiles}
+    ids = {tile.id for tile in tiles}
 
     def similar() -> None:
         if (chosen := st.session_state["results"].similar) in ids:
             on_similar(chosen)
 
-    digest = hashlib.sha256(repr((tiles, words)).encode()).hexdigest()
-    coded = [tile | {"picture": tile["picture"] and base64.b64encode(tile["picture"]).decode()} for tile in tiles]
-    data = {"tiles": coded, "words": words, "least": least, "digest": digest}
+    data = {
+        "tiles": [
+            asdict(tile) | {"picture": tile.picture and base64.b64encode(tile.picture).decode()} for tile in tiles
+        ],
+        "words": {
+            "open": {"icon": "open_in_full", "text": t("open"), "help": t("picture")},
+            "similar": {"icon": "image_search", "text": t("similar"), "help": t("more_like_this")},
+            "out_of_reach": t("out_of_reach"),
+        },
+        "least": _TILE_WIDTH,
+    }
     opened = _grid()(key="results", data=data, on_open_change=lambda: None, on_similar_change=similar).open
     return opened if opened in ids else None
 

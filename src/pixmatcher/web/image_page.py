@@ -259,31 +259,8 @@ def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[Se
 
 
 def _show_categories(categories: list[Category]) -> None:
-    import plotly.graph_objects as go
-
-    from .charts import short_text
-
+    # Plotly would take a browser half a second the first time.
     st.subheader(t("categories"), anchor=False)
-    figure = go.Figure(
-        go.Bar(
-            x=[category.score for category in categories],
-            y=list(range(len(categories))),  # two labels may have the same name
-            orientation="h",
-            text=[f"{category.score:.0%}" for category in categories],
-            textposition="auto",
-            hoverinfo="skip",
-        )
-    )
-    figure.update_layout(
-        height=34 * len(categories) + 10,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        xaxis={"visible": False, "range": [0, 1], "fixedrange": True},
-        yaxis={
-            "autorange": "reversed",
-            "fixedrange": True,
-            "tickvals": list(range(len(categories))),
-            "ticktext": [short_text(category.name.partition(",")[0]) for category in categories],
-        },
-        bargap=0.35,
-    )
-    st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key="categories")
+    for category in categories:
+        name = as_markdown(category.name.partition(",")[0])
+        st.progress(min(1.0, max(0.0, category.score)), text=f"{name} · {category.score:.0%}")

@@ -12,14 +12,12 @@ from ..errors import PixMatcherError
 from ..fetch import is_url
 from ..searching import SearchResult, is_weak
 from . import state
-from .components import show_tiles
+from .components import Tile, show_tiles
 from .looking_for import look_for_item
 from .texts import plain, sentence, t
 
 _OPENED_HEIGHT = 560
 """Pixels of the window that an opened picture is high at most."""
-_TILE_WIDTH = 165
-"""Pixels of the window that a picture of the grid takes at least."""
 
 
 def show_result(collection: Collection, result: SearchResult) -> None:
@@ -40,21 +38,11 @@ def show_grid(collection: Collection, items: Sequence[tuple[Item, float | None]]
     """Items with their scores, where they have one."""
     names = collection.catalog.label_names()
     pictures = state.tiles(collection, [item for item, _ in items])
-    opened = show_tiles(
-        [
-            {
-                "id": item.id,
-                "name": plain(file_name(item)),
-                "label": plain(names.get(item.label or "", item.label or "")),
-                "score": score,
-                "picture": picture,
-            }
-            for (item, score), picture in zip(items, pictures, strict=True)
-        ],
-        {"open": t("open"), "similar": t("similar"), "no_picture": t("no_picture", name="")},
-        _TILE_WIDTH,
-        lambda item_id: look_for_item(collection, item_id, True),
-    )
+    tiles = [
+        Tile(item.id, plain(file_name(item)), plain(names.get(item.label or "", item.label or "")), score, picture)
+        for (item, score), picture in zip(items, pictures, strict=True)
+    ]
+    opened = show_tiles(tiles, lambda item_id: look_for_item(collection, item_id, True))
     if opened is not None:
         open_item(collection, opened)
 

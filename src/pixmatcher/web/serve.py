@@ -16,6 +16,9 @@ from .share import SHARED_VARIABLE
 
 ADDRESS = "127.0.0.1"
 
+_MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+"""For glibc: pictures, which come and go in many threads, are given back to the system and not kept for each thread."""
+
 
 def check_installed() -> None:
     """Raise `PixMatcherError` if what the app needs is not there."""
@@ -43,7 +46,7 @@ def run_app(
 
     With a public URL, visitors may come from there, and are asked for the password.
     """
-    environment = dict(os.environ)
+    environment = _MEMORY | os.environ
     environment.pop(SHARED_VARIABLE, None)
     shared = []
     if public_url is not None:

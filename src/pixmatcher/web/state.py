@@ -9,6 +9,7 @@ import contextlib
 import gc
 import io
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_UPLOAD_BYTES = 25 << 20
 MAX_PIXELS = 200_000_000
+_TIDY_SECONDS = 10
 _TILE, _FULL = 320, 1600
 """Pixels a side of a picture in the grid, and of the long side of one that was opened."""
 
@@ -74,13 +76,26 @@ def _warmed(path: str, identity: tuple[int, int]) -> threading.Thread:
         with contextlib.suppress(PixMatcherError):
             for space in collection.spaces.values():
                 collection.search([0.0] * space.dimension, space=space.name, k=1)
-        # Streamlit looks for garbage after each run, and nobody is served meanwhile: what stays need not be looked at.
+        # Nobody is served while garbage is looked for: what stays need not be looked at.
         gc.collect()
         gc.freeze()
 
     thread = threading.Thread(target=warm, daemon=True)
     thread.start()
     return thread
+
+
+@st.cache_resource(show_spinner=False)
+def _last_tidied() -> list[float]:
+    return [time.monotonic()]
+
+
+def tidy() -> None:
+    """Free what visitors who left had, now and then. After each run, as Streamlit would, all others had to wait."""
+    last = _last_tidied()
+    if time.monotonic() - last[0] > _TIDY_SECONDS:
+        last[0] = time.monotonic()
+        gc.collect()
 
 
 def generation(collection: Collection) -> int:
@@ -164,7 +179,7 @@ class _OutOfReachError(Exception):
     pass
 
 
-@lru_cache(maxsize=2000)  # some 15 KB each
+@lru_cache(maxsize=1000)  # some 15 KB each
 def _tile(ref: _Ref) -> bytes:
     from PIL import ImageOps
 
