@@ -18,7 +18,7 @@ from .jobs import Job, Tell, follow, job_of, show_error, start
 from .places import display_names
 from .results import size_text
 from .share import shared_password
-from .texts import as_markdown, plain, t
+from .texts import as_markdown, phrase, plain, t
 
 _MOST_LABELS = 20
 _MOST_FAILURES = 1000
@@ -54,7 +54,7 @@ def show() -> None:
         st.caption(t("failures_text"))
         st.dataframe(
             [
-                {t("file"): plain(f.uri), t("reason"): plain(f.reason), t("details"): plain(f.detail)}
+                {t("file"): plain(f.uri), t("reason"): plain(phrase(f.reason)), t("details"): plain(f.detail)}
                 for f in failures[:_MOST_FAILURES]
             ],
             hide_index=True,

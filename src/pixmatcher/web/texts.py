@@ -8,6 +8,7 @@ import streamlit as st
 
 from ..errors import FetchError, InvalidImageError, PixMatcherError
 from ..outputs import printable
+from .phrases import ERROR_TEXTS, FRENCH_PHRASES
 
 LANGUAGES = {"en": "English", "fr": "Français"}
 
@@ -58,6 +59,13 @@ ENGLISH = {
     "empty": "This collection holds no images yet: index a folder on the page of the collection.",
     "encoder": "Encoder",
     "enter": "Enter",
+    "error_collection": "{detail}",
+    "error_encoder": "{detail}",
+    "error_locked": "{detail}",
+    "error_other": "{detail}",
+    "error_query": "{detail}",
+    "error_source": "{detail}",
+    "error_storage": "{detail}",
     "example_from_collection": "From this collection",
     "example_photos": "Example photos",
     "examples": "Examples",
@@ -126,6 +134,7 @@ ENGLISH = {
     "picture": "Picture",
     "query_picture": "The image that is searched for",
     "reason": "Reason",
+    "reason_and_detail": "{reason}: {detail}",
     "rotate_left": "Turn left",
     "rotate_right": "Turn right",
     "score_help": "1 is an image compared with itself; what is unrelated scores about 0. At 0.00 all images are shown.",
@@ -195,6 +204,13 @@ FRENCH = {
     "empty": "Cette collection n'a pas encore d'images : indexez un dossier à la page de la collection.",
     "encoder": "Encodeur",
     "enter": "Entrer",
+    "error_collection": "Cette collection ne peut pas être lue ou écrite. ({detail})",
+    "error_encoder": "Cet encodeur ne peut pas servir ici. ({detail})",
+    "error_locked": "Un autre programme écrit dans cette collection : réessayez quand il aura fini. ({detail})",
+    "error_other": "Cela n'a pas été possible. ({detail})",
+    "error_query": "Cette recherche n'a pas de réponse ici. ({detail})",
+    "error_source": "Ce qui devait être indexé ne peut pas être lu. ({detail})",
+    "error_storage": "Le disque est plein ou défaillant : faites de la place et recommencez. ({detail})",
     "example_from_collection": "De cette collection",
     "example_photos": "Photos d'exemple",
     "examples": "Exemples",
@@ -264,6 +280,7 @@ FRENCH = {
     "picture": "Image",
     "query_picture": "L'image cherchée",
     "reason": "Raison",
+    "reason_and_detail": "{reason} : {detail}",
     "rotate_left": "Tourner à gauche",
     "rotate_right": "Tourner à droite",
     "score_help": "1 est une image comparée à elle-même ; ce qui n'a pas de rapport est proche de 0. À 0.00, toutes "
@@ -313,8 +330,13 @@ def _of_browser() -> str:
 
 def t(key: str, **values: object) -> str:
     """The text of this name in the visitor's language. Strings among the values are shown as they are."""
-    shown = {name: as_markdown(value) if isinstance(value, str) else value for name, value in values.items()}
-    return TEXTS[language()][key].format(**shown)
+    return _filled(
+        key, **{name: as_markdown(value) if isinstance(value, str) else value for name, value in values.items()}
+    )
+
+
+def _filled(key: str, **values: object) -> str:
+    return TEXTS[language()][key].format(**values)
 
 
 def plain(text: str) -> str:
@@ -328,11 +350,28 @@ def as_markdown(text: str) -> str:
     return _PUNCTUATION.sub(r"\\\1", _SIGN.sub("\\1\N{WORD JOINER}", printable(text)))
 
 
+def phrase(text: str) -> str:
+    """A fixed phrase of the program, such as the reason of a failure, in the visitor's language."""
+    if language() != "fr":
+        return text
+    known, comma, rest = text.partition(", ")  # as in "ready, int8"
+    return FRENCH_PHRASES.get(known, known) + comma + rest
+
+
 def sentence(error: PixMatcherError) -> str:
     """What to tell a visitor of an error, as Markdown."""
     if isinstance(error, InvalidImageError):
-        return t("bad_image", detail=": ".join(filter(None, (error.reason, error.detail))))
+        return _filled("bad_image", detail=_reason_and_detail(error))
     if isinstance(error, FetchError):
+        if language() != "en":
+            return _filled("bad_url", detail=_reason_and_detail(error))
         # That option is of the command line; who visits the app may not lift the refusal.
         return t("bad_url", detail=str(error).replace(" Allow it with --allow-private-hosts.", ""))
-    return as_markdown(str(error))
+    return t(next(text for kind, text in ERROR_TEXTS if isinstance(error, kind)), detail=str(error))
+
+
+def _reason_and_detail(error: InvalidImageError | FetchError) -> str:
+    """Both as Markdown."""
+    detail = error.detail.replace("; --allow-private-hosts allows it", "")
+    reason = phrase(error.reason)
+    return t("reason_and_detail", reason=reason, detail=detail) if detail else as_markdown(reason)
