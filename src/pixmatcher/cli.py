@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
-from .errors import PixMatcherError, QueryError
+from .errors import NoCollectionError, PixMatcherError, QueryError
 from .outputs import printable
 
 if TYPE_CHECKING:
@@ -726,7 +726,7 @@ def app_command(
         typer.Option(
             "--collection",
             "-c",
-            help="A collection to show; may be repeated. Without any: the one here.",
+            help="A collection to show; may be repeated. Without any: the one here, or a page that makes one.",
             show_default=False,
         ),
     ] = None,
@@ -740,20 +740,21 @@ def app_command(
     from .web import serve
 
     serve.check_installed()
-    from .collection import Collection
-    from .web.places import locate_all
+    from .web.places import collection_here, locate_all
 
-    paths = locate_all(collections) if collections else [Collection.find()]
+    paths = locate_all(collections) if collections else collection_here()
+    if share and not paths:
+        raise NoCollectionError("There is no collection here to share: name one with -c.")
     serve.check_port(port)
-    url, password = None, ""
+    tunnel, password = None, ""
     if share:
         from .web.share import new_password, open_tunnel
 
-        url, password = open_tunnel(port), new_password()
+        tunnel, password = open_tunnel(port), new_password()
         print(f"Everybody who has the address and the password now sees {', '.join(printable(str(p)) for p in paths)}:")
-        _print_pairs([("address", url), ("password", password)])
+        _print_pairs([("address", tunnel.url), ("password", password)])
         print("Indexing is turned off meanwhile. Stop with Ctrl-C.", flush=True)
-    raise typer.Exit(serve.run_app(paths, port=port, browser=browser, public_url=url, password=password))
+    raise typer.Exit(serve.run_app(paths, port=port, browser=browser, tunnel=tunnel, password=password))
 
 
 # Opening and printing

@@ -47,8 +47,9 @@ def test_pages_show_no_text_of_their_own_and_every_text_is_used() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name != "texts.py":
                 used.add(node.value)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "t" and isinstance(node.args[0], ast.Constant):
-                used.add(node.args[0].value)
+            named = isinstance(node, ast.Call) and ast.unparse(node.func) in ("t", "_filled") and node.args[0]
+            if isinstance(named, ast.Constant):
+                used.add(named.value)
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             of_streamlit = ast.unparse(node.func.value) in ("st", "st.sidebar", "grid")

@@ -58,6 +58,7 @@ ENGLISH = {
     "drop": "Drop an image here, choose one, or paste one with Ctrl+V",
     "empty": "This collection holds no images yet: index a folder on the page of the collection.",
     "encoder": "Encoder",
+    "encoder_passed_over": "The encoder {used} answers, as {wanted} cannot be used here. {detail}",
     "enter": "Enter",
     "error_collection": "{detail}",
     "error_encoder": "{detail}",
@@ -75,6 +76,8 @@ ENGLISH = {
     "file": "File",
     "folder": "A folder of images on the machine that runs the app",
     "folder_missing": "There is no folder {path}: give the full path of a folder of images.",
+    "folder_of_system": "The folder {path} belongs to the system: give a folder of images.",
+    "folder_unreadable": "The folder {path} may not be read by the app: give another one, or let its user read it.",
     "format": "Format",
     "formats": "Formats",
     "hits": "{count} images, best first",
@@ -82,13 +85,16 @@ ENGLISH = {
     "image_start": "Which images look like this one?",
     "image_start_text": "Give an image to find those that are like it.",
     "images_of": "{done} of {total} images",
-    "index": "Index",
+    "index_add": "Add to this collection",
+    "index_busy": "Another collection is being made: wait until it is done.",
     "index_done": "Done: {added} added, {changed} changed, {moved} moved, {removed} removed, {failed} could not be "
     "indexed.",
     "index_folder": "Index a folder",
-    "index_folder_text": "Its images are added to this collection. Your files are only read: nothing is moved, "
-    "changed or deleted.",
+    "index_folder_text": "Its images are added to this collection, or to a new one, which is kept in the folder "
+    ".pixmatcher inside it. Your files are only read: nothing is moved, changed or deleted.",
+    "index_new": "Make a new collection",
     "index_off": "Indexing is turned off while the app is shared.",
+    "index_open": "Look at the new collection",
     "index_refresh": "Look for changes",
     "index_running": "Indexing {source}",
     "internal": "Something went wrong here; the terminal that runs the app tells more. Load the page again to go on.",
@@ -161,6 +167,10 @@ ENGLISH = {
     "url_label": "The address of an image",
     "url_placeholder": "https://example.org/photo.jpg",
     "weak": "Nothing here is quite like that. These are the nearest images there are.",
+    "welcome": "Welcome to PixMatcher",
+    "welcome_examples": "Or try it with some photos that come with it.",
+    "welcome_text": "Name a folder of images to search them by example or by sentence. What is learnt of them is kept "
+    "in the folder .pixmatcher inside it. Your files are only read: nothing is moved, changed or deleted.",
     "whole_picture": "Whole picture",
 }
 
@@ -203,6 +213,7 @@ FRENCH = {
     "drop": "Déposez une image ici, choisissez-en une, ou collez-la avec Ctrl+V",
     "empty": "Cette collection n'a pas encore d'images : indexez un dossier à la page de la collection.",
     "encoder": "Encodeur",
+    "encoder_passed_over": "L'encodeur {used} répond, car {wanted} ne peut pas servir ici. ({detail})",
     "enter": "Entrer",
     "error_collection": "Cette collection ne peut pas être lue ou écrite. ({detail})",
     "error_encoder": "Cet encodeur ne peut pas servir ici. ({detail})",
@@ -220,6 +231,9 @@ FRENCH = {
     "file": "Fichier",
     "folder": "Un dossier d'images sur la machine qui fait tourner l'application",
     "folder_missing": "Il n'y a pas de dossier {path} : donnez le chemin complet d'un dossier d'images.",
+    "folder_of_system": "Le dossier {path} appartient au système : donnez un dossier d'images.",
+    "folder_unreadable": "L'application n'a pas le droit de lire le dossier {path} : donnez-en un autre, ou ouvrez-le "
+    "à son utilisateur.",
     "format": "Format",
     "formats": "Formats",
     "hits": "{count} images, la meilleure d'abord",
@@ -227,13 +241,16 @@ FRENCH = {
     "image_start": "Quelles images ressemblent à celle-ci ?",
     "image_start_text": "Donnez une image pour trouver celles qui lui ressemblent.",
     "images_of": "{done} images sur {total}",
-    "index": "Indexer",
+    "index_add": "Ajouter à cette collection",
+    "index_busy": "Une autre collection est en cours de création : attendez qu'elle soit prête.",
     "index_done": "Terminé : {added} ajoutées, {changed} modifiées, {moved} déplacées, {removed} retirées, {failed} "
     "n'ont pas pu être indexées.",
     "index_folder": "Indexer un dossier",
-    "index_folder_text": "Ses images sont ajoutées à cette collection. Vos fichiers sont seulement lus : rien n'est "
-    "déplacé, modifié ni supprimé.",
+    "index_folder_text": "Ses images sont ajoutées à cette collection, ou à une nouvelle, qui est gardée dans le "
+    "dossier .pixmatcher à l'intérieur. Vos fichiers sont seulement lus : rien n'est déplacé, modifié ni supprimé.",
+    "index_new": "Créer une nouvelle collection",
     "index_off": "L'indexation est désactivée tant que l'application est partagée.",
+    "index_open": "Voir la nouvelle collection",
     "index_refresh": "Chercher les changements",
     "index_running": "Indexation de {source}",
     "internal": "Une erreur s'est produite ; le terminal qui fait tourner l'application en dit plus. Rechargez la page "
@@ -308,6 +325,11 @@ FRENCH = {
     "url_label": "L'adresse d'une image",
     "url_placeholder": "https://example.org/photo.jpg",
     "weak": "Rien ici ne ressemble vraiment à cela. Voici les images les plus proches.",
+    "welcome": "Bienvenue dans PixMatcher",
+    "welcome_examples": "Ou essayez avec quelques photos fournies.",
+    "welcome_text": "Donnez un dossier d'images pour les chercher par l'exemple ou par une phrase. Ce qui en est "
+    "appris est gardé dans le dossier .pixmatcher à l'intérieur. Vos fichiers sont seulement lus : rien n'est déplacé, "
+    "modifié ni supprimé.",
     "whole_picture": "Image entière",
 }
 
