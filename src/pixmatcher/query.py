@@ -173,12 +173,17 @@ def embed_query(
         except (EncoderError, FetchError, StorageError) as error:
             errors[record.name] = error
             continue
-        passed_over = [EncoderPassedOver(wanted, record.name, error) for wanted, error in errors.items()]
-        return Embedded(chosen.name, vector, passed_over[0] if passed_over else None)
+        why = [EncoderPassedOver(wanted, record.name, _bare(error)) for wanted, error in errors.items()]
+        return Embedded(chosen.name, vector, why[0] if why else None)
     first, *others = errors.values()
     if not others:
         raise first
     raise EncoderError(f"None of the encoders of this collection can be used here. {first}") from first
+
+
+def _bare(error: PixMatcherError) -> PixMatcherError:
+    """The error without what `load_recorded` says before it, that the collection was made with this encoder."""
+    return error.__cause__ if isinstance(error.__cause__, EncoderError) else error
 
 
 def _embed(query: Query, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:

@@ -346,7 +346,7 @@ def test_where_there_is_no_collection_the_first_is_made(browser: Browser, tmp_pa
         expect(page.get_by_role("heading", name="Welcome to PixMatcher")).to_be_visible()
         page.get_by_role("link", name="About").click()
         expect(page.get_by_text("How it works")).to_be_visible()
-        page.get_by_role("link", name="Search by image").click()
+        page.get_by_role("link", name="By image").click()
         page.get_by_label("A folder of images on the machine").fill(str(photos))
         page.get_by_role("button", name="Make a new collection").click()
         expect(page.get_by_text("Which images look like this one?")).to_be_visible()

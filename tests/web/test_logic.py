@@ -204,15 +204,15 @@ def test_another_encoder_answers_and_that_is_told(
     monkeypatch.setattr(sys, "argv", ["app.py", str(tmp_path / "half")])
     st.cache_resource.clear()
     app = AppTest.from_function(_text_page, default_timeout=60).run()
-    assert "The encoder lite answers" in app.info[0].value
+    assert [note.value for note in app.caption if "The encoder lite answers" in note.value]
     app.text_input(key="asked").input("a cat").run()
     assert not app.error
     assert app.session_state["text_answer"][1].space == "semantic"
     app.selectbox(key="text_space").select("away").run()
-    assert not app.info
+    assert not [note.value for note in app.caption if "answers" in note.value]
     assert "nowhere" in app.error[0].value
     app.selectbox(key="text_space").select("semantic").run()
-    assert not app.info
+    assert not [note.value for note in app.caption if "answers" in note.value]
     assert not app.error
 
 

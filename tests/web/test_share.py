@@ -161,7 +161,7 @@ def _enter(url: str, password: str) -> None:
                 expect(page.get_by_text("This is not the password.")).to_be_visible()
         expect(page.get_by_test_id("stMetric").first).to_be_visible()
         expect(page.get_by_text("Indexing is turned off")).to_be_visible()
-        page.get_by_role("link", name="Search by image").click()
+        page.get_by_role("link", name="By image").click()
         settle(page)
         page.set_input_files("input[type=file]", PHOTOS / "coffee.jpg")
         expect(page.locator(".tile").first).to_contain_text("coffee.jpg")

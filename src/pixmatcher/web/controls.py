@@ -90,8 +90,7 @@ def choose(collection: Collection, *, text: bool) -> Choice:
         labels = _choose_labels(collection)
     if not space and (instead := state.passed_over(str(collection.path), text, collection)) is not None:
         space, why = instead
-        told = t("encoder_passed_over", used=why.used, wanted=why.wanted, detail=str(why.error))
-        st.info(told, icon=":material/info:")
+        st.caption(t("encoder_passed_over", used=why.used, wanted=why.wanted, detail=str(why.error)))
     return Choice(space or None, k, least or None, labels)
 
 
