@@ -95,5 +95,6 @@ def running_app(arguments: Sequence[str], home: Path) -> Iterator[str]:
         assert process.poll() is None, log.read_text()
     finally:
         process.terminate()
-        process.wait(30)
+        status = process.wait(30)
+    assert status == 0, log.read_text()
     assert not [path for path in home.rglob("*") if path.is_file()], "the app left files in the user's home"

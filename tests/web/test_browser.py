@@ -355,6 +355,18 @@ def test_where_there_is_no_collection_the_first_is_made(browser: Browser, tmp_pa
         page.close()
 
 
+def test_the_example_photos_are_a_first_collection(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    with running_app([], tmp_path / "home") as url:
+        page = browser.new_page()
+        page.goto(url)
+        page.get_by_role("button", name="Example photos").click()
+        expect(page.get_by_text("Which images look like this one?")).to_be_visible()
+        upload(page, PHOTOS / "horse.jpg")
+        first_is(page, "horse.jpg", "1.00")
+        page.close()
+
+
 def test_the_map_is_drawn_and_points_are_chosen(visit: Callable[..., Page]) -> None:
     page = visit("map")
     page.get_by_role("button", name="Draw the map").click()

@@ -88,7 +88,7 @@ def choose(collection: Collection, *, text: bool) -> Choice:
             t("min_score"), 0.0, 1.0, 0.0, 0.05, key="min_score", help=t("score_help"), persist_state="session"
         )
         labels = _choose_labels(collection)
-    if not space and (instead := state.passed_over(str(collection.path), text, collection)) is not None:
+    if not space and (instead := state.passed_over(repr(collection.encoders), text, collection)) is not None:
         space, why = instead
         st.caption(t("encoder_passed_over", used=why.used, wanted=why.wanted, detail=str(why.error)))
     return Choice(space or None, k, least or None, labels)

@@ -73,7 +73,7 @@ def run_app(
     while True:
         try:
             status = process.wait(None if tunnel is None or stopped else _LOOK_SECONDS)
-            return 0 if stopped else status
+            return 0 if stopped or status == -signal.SIGTERM else status
         except KeyboardInterrupt:
             stopped = True
             process.terminate()

@@ -99,8 +99,11 @@ def _embed_something(collection: Collection, *, text: bool) -> Embedded:
 
 
 @st.cache_resource(show_spinner=False, max_entries=128, ttl=_ENCODERS_SECONDS)
-def passed_over(path: str, text: bool, _collection: Collection) -> tuple[str, EncoderPassedOver] | None:
-    """The space that answers in place of the one whose encoder cannot be used, and why; None where there is no need."""
+def passed_over(encoders: str, text: bool, _collection: Collection) -> tuple[str, EncoderPassedOver] | None:
+    """The space that answers in place of the one whose encoder cannot be used, and why; None where there is no need.
+
+    `encoders` tells those of the collection.
+    """
     with contextlib.suppress(PixMatcherError):  # the search will say
         space, _, reason = _embed_something(_collection, text=text)
         return None if reason is None else (space, reason)
