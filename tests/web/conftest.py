@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from shelf import HOSTILE_NAMES, PHOTOS, answers, copy_photos, free_port, label_photos, wait_until
+from shelf import HOSTILE_NAMES, PHOTOS, copy_photos, label_photos, running_app
 
 from pixmatcher import index
 
@@ -43,20 +40,6 @@ def shelves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def app_url(shelves: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running app, started as a user starts it."""
-    home = tmp_path_factory.mktemp("home")
-    port = free_port()
-    command = [sys.executable, "-m", "pixmatcher", "app", "--no-browser", "--port", str(port)]
-    for folder in shelves.values():
-        command += ["-c", str(folder)]
-    environment = os.environ | {"HOME": str(home)}
-    with (home.parent / "app.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: answers(url), process)
+    arguments = [argument for folder in shelves.values() for argument in ("-c", str(folder))]
+    with running_app(arguments, tmp_path_factory.mktemp("home")) as url:
         yield url
-        assert process.poll() is None, (home.parent / "app.log").read_text()
-    finally:
-        process.terminate()
-        process.wait(30)
-    assert not [path for path in home.rglob("*") if path.is_file()], "the app left files in the user's home"

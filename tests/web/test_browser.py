@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from shelf import CHROMIUM, HOSTILE_LABEL, HOSTILE_NAMES, PHOTOS
+from shelf import CHROMIUM, HOSTILE_LABEL, HOSTILE_NAMES, PHOTOS, copy_photos, running_app
 
 pytest.importorskip("playwright", reason="the browser is driven by Playwright")
 if CHROMIUM is None:
@@ -291,13 +291,13 @@ def test_the_collection_is_shown_and_a_folder_indexed(
     page.get_by_text("Index a folder").click()
     folder = page.get_by_label("A folder of images on the machine")
     folder.fill(str(tmp_path / "<b>nowhere</b>"))
-    page.get_by_role("button", name="Index", exact=True).click()
+    page.get_by_role("button", name="Add to this collection").click()
     expect(page.get_by_text("<b>nowhere</b>")).to_be_visible()
     more = tmp_path / "more"
     more.mkdir()
     shutil.copy(PHOTOS / "horse.jpg", more)
     folder.fill(str(more))
-    page.get_by_role("button", name="Index", exact=True).click()
+    page.get_by_role("button", name="Add to this collection").click()
     expect(page.get_by_text("Done: 1 added")).to_be_visible()
     page.reload()
     settle(page)
@@ -305,6 +305,66 @@ def test_the_collection_is_shown_and_a_folder_indexed(
     expect(page.get_by_text("Done: 1 added")).to_be_visible()
     expect(page.get_by_test_id("stMetricValue").first).to_have_text("2")
     assert (more / "horse.jpg").exists()
+
+
+def test_a_new_collection_is_made_and_shown_to_all(visit: Callable[..., Page], tmp_path: Path) -> None:
+    page, other = visit("collection"), visit()
+    page.get_by_text("Index a folder").click()
+    folder, make = page.get_by_label("A folder of images on the machine"), "Make a new collection"
+    folder.fill("/")
+    page.get_by_role("button", name=make).click()
+    expect(page.get_by_text("belongs to the system")).to_be_visible()
+    folder.fill(str(copy_photos(tmp_path / "made here", "cat.jpg", "horse.jpg")))
+    page.get_by_role("button", name=make).click()
+    expect(page.get_by_text("Done: 2 added")).to_be_visible()
+    assert (tmp_path / "made here" / ".pixmatcher" / "collection.json").is_file()
+    page.reload()
+    expect(page.get_by_text("Done: 2 added")).to_be_visible()
+    page.get_by_role("button", name="Look at the new collection").click()
+    expect(page.get_by_role("heading", name="made here")).to_be_visible()
+    expect(page.get_by_test_id("stMetricValue").first).to_have_text("2")
+    upload(other, PHOTOS / "horse.jpg")
+    first_is(other, "horse.jpg", "1.00")
+    choose(other, "Collection", "made here")
+    first_is(other, "horse.jpg", "1.00")
+    expect(tile(other, 2)).to_have_count(0)
+    # What has a collection already is shown at once.
+    choose(page, "Collection", "photos")
+    folder.fill(str(tmp_path / "made here"))
+    page.get_by_role("button", name=make).click()
+    expect(page.get_by_role("heading", name="made here")).to_be_visible()
+    no_error(page)
+
+
+def test_where_there_is_no_collection_the_first_is_made(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    photos = copy_photos(tmp_path / "first", "cat.jpg", "horse.jpg")
+    with running_app([], tmp_path / "home") as url:
+        page = browser.new_page()
+        page.set_default_timeout(20_000)
+        page.goto(f"{url}/text")
+        expect(page.get_by_role("heading", name="Welcome to PixMatcher")).to_be_visible()
+        page.get_by_role("link", name="About").click()
+        expect(page.get_by_text("How it works")).to_be_visible()
+        page.get_by_role("link", name="By image").click()
+        page.get_by_label("A folder of images on the machine").fill(str(photos))
+        page.get_by_role("button", name="Make a new collection").click()
+        expect(page.get_by_text("Which images look like this one?")).to_be_visible()
+        upload(page, PHOTOS / "horse.jpg")
+        first_is(page, "horse.jpg", "1.00")
+        page.close()
+
+
+def test_the_example_photos_are_a_first_collection(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    with running_app([], tmp_path / "home") as url:
+        page = browser.new_page()
+        page.goto(url)
+        page.get_by_role("button", name="Example photos").click()
+        expect(page.get_by_text("Which images look like this one?")).to_be_visible()
+        upload(page, PHOTOS / "horse.jpg")
+        first_is(page, "horse.jpg", "1.00")
+        page.close()
 
 
 def test_the_map_is_drawn_and_points_are_chosen(visit: Callable[..., Page]) -> None:

@@ -10,18 +10,22 @@ import socket
 import string
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import streamlit as st
 from PIL import Image
 from shelf import HOSTILE_NAMES, PHOTOS, answers, free_port, wait_until
 from streamlit.testing.v1 import AppTest
 
-from pixmatcher import Collection, CollectionError, InvalidImageError, search
+from pixmatcher import Collection, CollectionError, InvalidImageError, Item, load_encoder, open_image, search
+from pixmatcher.images import fit_image
 from pixmatcher.searching import is_weak, search_like
-from pixmatcher.web import components, map_page, places, state, texts
+from pixmatcher.spaces import EncoderRecord, Space
+from pixmatcher.web import components, indexing, map_page, places, state, texts
 from pixmatcher.web.hosts import is_known_host
 from pixmatcher.web.looking_for import LookedFor
 
@@ -48,8 +52,9 @@ def test_pages_show_no_text_of_their_own_and_every_text_is_used() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name != "texts.py":
                 used.add(node.value)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "t" and isinstance(node.args[0], ast.Constant):
-                used.add(node.args[0].value)
+            named = isinstance(node, ast.Call) and ast.unparse(node.func) in ("t", "_filled") and node.args[0]
+            if isinstance(named, ast.Constant):
+                used.add(named.value)
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             of_streamlit = ast.unparse(node.func.value) in ("st", "st.sidebar", "grid")
@@ -146,8 +151,6 @@ def test_more_like_an_item_begins_with_itself(shelves: dict[str, Path]) -> None:
 
 
 def test_no_file_but_an_image_leaves_through_the_app(tmp_path: Path) -> None:
-    from pixmatcher import Item
-
     secret = tmp_path / "secret.jpg"
     secret.write_text("password")
     assert state.original(Item(str(secret))) is None
@@ -197,9 +200,58 @@ def test_the_controls_decide_what_is_found(text_app: AppTest) -> None:
     assert len(shown(app)) == 8
 
 
+def test_another_encoder_answers_and_that_is_told(
+    shelves: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load_encoder()
+    away = EncoderRecord(f"onnx:{tmp_path / 'nowhere'}", "x", (Space("away", 4, text=True),))
+    opened = open_image(PHOTOS / "cat.jpg")
+    with Collection.create(tmp_path / "half", [away, encoder]) as made:
+        vectors = encoder.encode_images(fit_image(opened, encoder.recipe)[None])
+        made.add([Item(str(PHOTOS / "cat.jpg"), content_hash="a")], vectors | {"away": np.ones((1, 4), np.float32)})
+    monkeypatch.setattr(sys, "argv", ["app.py", str(tmp_path / "half")])
+    st.cache_resource.clear()
+    app = AppTest.from_function(_text_page, default_timeout=60).run()
+    assert [note.value for note in app.caption if "The encoder lite answers" in note.value]
+    app.text_input(key="asked").input("a cat").run()
+    assert not app.error
+    assert app.session_state["text_answer"][1].space == "semantic"
+    app.selectbox(key="text_space").select("away").run()
+    assert not [note.value for note in app.caption if "answers" in note.value]
+    assert "nowhere" in app.error[0].value
+    app.selectbox(key="text_space").select("semantic").run()
+    assert not [note.value for note in app.caption if "answers" in note.value]
+    assert not app.error
+
+
 def test_the_language_is_chosen(text_app: AppTest) -> None:
     text_app.session_state["language"] = "fr"
     assert text_app.run().header[0].value == texts.FRENCH["text_start"]
+
+
+# Making collections
+
+
+@pytest.mark.parametrize("folder", ["/", "/etc", "/proc/1", "/dev", "/usr/../usr", "/tmp"])
+def test_folders_of_the_system_are_not_indexed(folder: str) -> None:
+    assert indexing.is_of_system(Path(folder))
+
+
+def test_a_link_to_the_root_is_the_root(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/")
+    assert indexing.is_of_system(tmp_path / "link")
+    assert not indexing.is_of_system(tmp_path)
+
+
+def test_the_shelf_takes_each_collection_once(tmp_path: Path) -> None:
+    shelf = places.Shelf([tmp_path / "first"])
+    adders = [threading.Thread(target=shelf.add, args=(tmp_path / str(n % 20),)) for n in range(200)]
+    for adder in adders:
+        adder.start()
+    for adder in adders:
+        adder.join()
+    assert shelf.paths[0] == tmp_path / "first"
+    assert sorted(path.name for path in shelf.paths[1:]) == sorted(map(str, range(20)))
 
 
 # The command line
@@ -219,7 +271,6 @@ def test_a_wrong_call_is_one_sentence(shelves: dict[str, Path], tmp_path: Path) 
         taken.listen()
         port = str(taken.getsockname()[1])
         for arguments, said in (
-            ([], "There is no collection"),
             (["-c", str(tmp_path)], "There is no collection in"),
             (["-c", photos, "-c", photos + "/.pixmatcher"], "named twice"),
             (["-c", photos, "--port", port], f"Port {port} cannot be used"),

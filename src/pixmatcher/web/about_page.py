@@ -6,7 +6,7 @@ import streamlit as st
 
 from .. import __version__
 from ..models import list_models
-from .texts import plain, t
+from .texts import phrase, plain, t
 
 
 def show() -> None:
@@ -20,7 +20,7 @@ def show() -> None:
     rows = [
         {
             t("model"): plain(model.name),
-            t("state"): plain(model.state),
+            t("state"): plain(phrase(model.state)),
             t("space"): plain(model.spaces),
             t("licence"): plain(model.licence),
             t("megabytes"): model.megabytes,

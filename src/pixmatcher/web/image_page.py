@@ -251,7 +251,7 @@ def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[Se
         result = search_like(collection, what.item_id, space=choice.space, **options)
         (vector,) = collection.embeddings([what.item_id], result.space)
     else:
-        space, vector = embed_query(Query(image=what.image()), collection.encoders, space=choice.space)
+        space, vector, _ = embed_query(Query(image=what.image()), collection.encoders, space=choice.space)
         hits = collection.search(vector, space=space, **options)
         result = SearchResult(t("query_picture"), space, (time.perf_counter() - started) * 1000, hits)
     labelled = bool(collection.catalog.statistics()["label"])

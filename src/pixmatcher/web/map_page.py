@@ -167,5 +167,5 @@ def _place_of_query(collection: Collection, projection: Projection) -> tuple[str
     if what.item_id is not None:
         (vector,) = collection.embeddings([what.item_id], projection.space)
     else:
-        _, vector = embed_query(Query(image=what.image()), collection.encoders, space=projection.space)
+        vector = embed_query(Query(image=what.image()), collection.encoders, space=projection.space).vector
     return t("map_query"), place_query(projection, collection, vector)

@@ -8,6 +8,7 @@ import streamlit as st
 
 from ..errors import FetchError, InvalidImageError, PixMatcherError
 from ..outputs import printable
+from .phrases import ERROR_TEXTS, FRENCH_PHRASES
 
 LANGUAGES = {"en": "English", "fr": "Français"}
 
@@ -57,7 +58,15 @@ ENGLISH = {
     "drop": "Drop an image here, choose one, or paste one with Ctrl+V",
     "empty": "This collection holds no images yet: index a folder on the page of the collection.",
     "encoder": "Encoder",
+    "encoder_passed_over": "The encoder {used} answers, as {wanted} cannot be used here. {detail}",
     "enter": "Enter",
+    "error_collection": "{detail}",
+    "error_encoder": "{detail}",
+    "error_locked": "{detail}",
+    "error_other": "{detail}",
+    "error_query": "{detail}",
+    "error_source": "{detail}",
+    "error_storage": "{detail}",
     "example_from_collection": "From this collection",
     "example_photos": "Example photos",
     "examples": "Examples",
@@ -67,20 +76,25 @@ ENGLISH = {
     "file": "File",
     "folder": "A folder of images on the machine that runs the app",
     "folder_missing": "There is no folder {path}: give the full path of a folder of images.",
+    "folder_of_system": "The folder {path} belongs to the system: give a folder of images.",
+    "folder_unreadable": "The folder {path} may not be read by the app: give another one, or let its user read it.",
     "format": "Format",
     "formats": "Formats",
     "hits": "{count} images, best first",
-    "image_page": "Search by image",
+    "image_page": "By image",
     "image_start": "Which images look like this one?",
     "image_start_text": "Give an image to find those that are like it.",
     "images_of": "{done} of {total} images",
-    "index": "Index",
+    "index_add": "Add to this collection",
+    "index_busy": "Another collection is being made: wait until it is done.",
     "index_done": "Done: {added} added, {changed} changed, {moved} moved, {removed} removed, {failed} could not be "
     "indexed.",
     "index_folder": "Index a folder",
-    "index_folder_text": "Its images are added to this collection. Your files are only read: nothing is moved, "
-    "changed or deleted.",
+    "index_folder_text": "Its images are added to this collection, or to a new one, which is kept in the folder "
+    ".pixmatcher inside it. Your files are only read: nothing is moved, changed or deleted.",
+    "index_new": "Make a new collection",
     "index_off": "Indexing is turned off while the app is shared.",
+    "index_open": "Look at the new collection",
     "index_refresh": "Look for changes",
     "index_running": "Indexing {source}",
     "internal": "Something went wrong here; the terminal that runs the app tells more. Load the page again to go on.",
@@ -127,6 +141,7 @@ ENGLISH = {
     "picture": "Picture",
     "query_picture": "The image that is searched for",
     "reason": "Reason",
+    "reason_and_detail": "{reason}: {detail}",
     "rotate_left": "Turn left",
     "rotate_right": "Turn right",
     "score_help": "1 is an image compared with itself; what is unrelated scores about 0. At 0.00 all images are shown.",
@@ -143,7 +158,7 @@ ENGLISH = {
     "state": "State",
     "taken": "Taken",
     "text_hint": "Try one of these",
-    "text_page": "Search by text",
+    "text_page": "By text",
     "text_placeholder": "a dog on the beach",
     "text_start": "What should the images show?",
     "took": "{ms} ms",
@@ -153,6 +168,10 @@ ENGLISH = {
     "url_label": "The address of an image",
     "url_placeholder": "https://example.org/photo.jpg",
     "weak": "Nothing here is quite like that. These are the nearest images there are.",
+    "welcome": "Welcome to PixMatcher",
+    "welcome_examples": "Or try it with some photos that come with it.",
+    "welcome_text": "Name a folder of images to search them by example or by sentence. What is learnt of them is kept "
+    "in the folder .pixmatcher inside it. Your files are only read: nothing is moved, changed or deleted.",
     "whole_picture": "Whole picture",
 }
 
@@ -195,7 +214,15 @@ FRENCH = {
     "drop": "Déposez une image ici, choisissez-en une, ou collez-la avec Ctrl+V",
     "empty": "Cette collection n'a pas encore d'images : indexez un dossier à la page de la collection.",
     "encoder": "Encodeur",
+    "encoder_passed_over": "L'encodeur {used} répond, car {wanted} ne peut pas servir ici. ({detail})",
     "enter": "Entrer",
+    "error_collection": "Cette collection ne peut pas être lue ou écrite. ({detail})",
+    "error_encoder": "Cet encodeur ne peut pas servir ici. ({detail})",
+    "error_locked": "Un autre programme écrit dans cette collection : réessayez quand il aura fini. ({detail})",
+    "error_other": "Cela n'a pas été possible. ({detail})",
+    "error_query": "Cette recherche n'a pas de réponse ici. ({detail})",
+    "error_source": "Ce qui devait être indexé ne peut pas être lu. ({detail})",
+    "error_storage": "Le disque est plein ou défaillant : faites de la place et recommencez. ({detail})",
     "example_from_collection": "De cette collection",
     "example_photos": "Photos d'exemple",
     "examples": "Exemples",
@@ -205,20 +232,26 @@ FRENCH = {
     "file": "Fichier",
     "folder": "Un dossier d'images sur la machine qui fait tourner l'application",
     "folder_missing": "Il n'y a pas de dossier {path} : donnez le chemin complet d'un dossier d'images.",
+    "folder_of_system": "Le dossier {path} appartient au système : donnez un dossier d'images.",
+    "folder_unreadable": "L'application n'a pas le droit de lire le dossier {path} : donnez-en un autre, ou ouvrez-le "
+    "à son utilisateur.",
     "format": "Format",
     "formats": "Formats",
     "hits": "{count} images, la meilleure d'abord",
-    "image_page": "Chercher par image",
+    "image_page": "Par image",
     "image_start": "Quelles images ressemblent à celle-ci ?",
     "image_start_text": "Donnez une image pour trouver celles qui lui ressemblent.",
     "images_of": "{done} images sur {total}",
-    "index": "Indexer",
+    "index_add": "Ajouter à cette collection",
+    "index_busy": "Une autre collection est en cours de création : attendez qu'elle soit prête.",
     "index_done": "Terminé : {added} ajoutées, {changed} modifiées, {moved} déplacées, {removed} retirées, {failed} "
     "n'ont pas pu être indexées.",
     "index_folder": "Indexer un dossier",
-    "index_folder_text": "Ses images sont ajoutées à cette collection. Vos fichiers sont seulement lus : rien n'est "
-    "déplacé, modifié ni supprimé.",
+    "index_folder_text": "Ses images sont ajoutées à cette collection, ou à une nouvelle, qui est gardée dans le "
+    "dossier .pixmatcher à l'intérieur. Vos fichiers sont seulement lus : rien n'est déplacé, modifié ni supprimé.",
+    "index_new": "Créer une nouvelle collection",
     "index_off": "L'indexation est désactivée tant que l'application est partagée.",
+    "index_open": "Voir la nouvelle collection",
     "index_refresh": "Chercher les changements",
     "index_running": "Indexation de {source}",
     "internal": "Une erreur s'est produite ; le terminal qui fait tourner l'application en dit plus. Rechargez la page "
@@ -266,6 +299,7 @@ FRENCH = {
     "picture": "Image",
     "query_picture": "L'image cherchée",
     "reason": "Raison",
+    "reason_and_detail": "{reason} : {detail}",
     "rotate_left": "Tourner à gauche",
     "rotate_right": "Tourner à droite",
     "score_help": "1 est une image comparée à elle-même ; ce qui n'a pas de rapport est proche de 0. À 0.00, toutes "
@@ -283,7 +317,7 @@ FRENCH = {
     "state": "État",
     "taken": "Prise le",
     "text_hint": "Essayez l'une de celles-ci",
-    "text_page": "Chercher par texte",
+    "text_page": "Par texte",
     "text_placeholder": "a dog on the beach",
     "text_start": "Que doivent montrer les images ?",
     "took": "{ms} ms",
@@ -293,6 +327,11 @@ FRENCH = {
     "url_label": "L'adresse d'une image",
     "url_placeholder": "https://example.org/photo.jpg",
     "weak": "Rien ici ne ressemble vraiment à cela. Voici les images les plus proches.",
+    "welcome": "Bienvenue dans PixMatcher",
+    "welcome_examples": "Ou essayez avec quelques photos fournies.",
+    "welcome_text": "Donnez un dossier d'images pour les chercher par l'exemple ou par une phrase. Ce qui en est "
+    "appris est gardé dans le dossier .pixmatcher à l'intérieur. Vos fichiers sont seulement lus : rien n'est déplacé, "
+    "modifié ni supprimé.",
     "whole_picture": "Image entière",
 }
 
@@ -315,8 +354,13 @@ def _of_browser() -> str:
 
 def t(key: str, **values: object) -> str:
     """The text of this name in the visitor's language. Strings among the values are shown as they are."""
-    shown = {name: as_markdown(value) if isinstance(value, str) else value for name, value in values.items()}
-    return TEXTS[language()][key].format(**shown)
+    return _filled(
+        key, **{name: as_markdown(value) if isinstance(value, str) else value for name, value in values.items()}
+    )
+
+
+def _filled(key: str, **values: object) -> str:
+    return TEXTS[language()][key].format(**values)
 
 
 def plain(text: str) -> str:
@@ -330,11 +374,28 @@ def as_markdown(text: str) -> str:
     return _PUNCTUATION.sub(r"\\\1", _SIGN.sub("\\1\N{WORD JOINER}", printable(text)))
 
 
+def phrase(text: str) -> str:
+    """A fixed phrase of the program, such as the reason of a failure, in the visitor's language."""
+    if language() != "fr":
+        return text
+    known, comma, rest = text.partition(", ")  # as in "ready, int8"
+    return FRENCH_PHRASES.get(known, known) + comma + rest
+
+
 def sentence(error: PixMatcherError) -> str:
     """What to tell a visitor of an error, as Markdown."""
     if isinstance(error, InvalidImageError):
-        return t("bad_image", detail=": ".join(filter(None, (error.reason, error.detail))))
+        return _filled("bad_image", detail=_reason_and_detail(error))
     if isinstance(error, FetchError):
+        if language() != "en":
+            return _filled("bad_url", detail=_reason_and_detail(error))
         # That option is of the command line; who visits the app may not lift the refusal.
         return t("bad_url", detail=str(error).replace(" Allow it with --allow-private-hosts.", ""))
-    return as_markdown(str(error))
+    return t(next(text for kind, text in ERROR_TEXTS if isinstance(error, kind)), detail=str(error))
+
+
+def _reason_and_detail(error: InvalidImageError | FetchError) -> str:
+    """Both as Markdown."""
+    detail = error.detail.replace("; --allow-private-hosts allows it", "")
+    reason = phrase(error.reason)
+    return t("reason_and_detail", reason=reason, detail=detail) if detail else as_markdown(reason)
