@@ -12,7 +12,7 @@ import streamlit as st
 from ..collection import Collection
 from ..indexing import IndexReport, index
 from . import state
-from .charts import short_text
+from .charts import BARS_CONFIG, short_text
 from .controls import choose_collection
 from .jobs import Job, Tell, follow, job_of, show_error, start
 from .places import display_names
@@ -122,7 +122,7 @@ def _show_bars(title: str, counts: dict[str, int]) -> None:
         },
         bargap=0.35,
     )
-    st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key=f"bars {title}")
+    st.plotly_chart(figure, width="stretch", config=BARS_CONFIG, key=f"bars {title}")
 
 
 def _show_sources(collection: Collection) -> None:

@@ -261,7 +261,7 @@ def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[Se
 def _show_categories(categories: list[Category]) -> None:
     import plotly.graph_objects as go
 
-    from .charts import short_text
+    from .charts import BARS_CONFIG, short_text
 
     st.subheader(t("categories"), anchor=False)
     figure = go.Figure(
@@ -286,4 +286,4 @@ def _show_categories(categories: list[Category]) -> None:
         },
         bargap=0.35,
     )
-    st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key="categories")
+    st.plotly_chart(figure, width="stretch", config=BARS_CONFIG, key="categories")

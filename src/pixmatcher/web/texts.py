@@ -97,10 +97,15 @@ ENGLISH = {
     "map_color_label": "by label",
     "map_draw": "Draw the map",
     "map_drawing": "Drawing the map",
-    "map_hint": "Images that look alike lie together. Click a point, or draw a frame or a lasso around some, "
-    "to see them.",
+    "map_hint": "Images that look alike lie together. Click a point to open its image, or draw a lasso or a "
+    "frame around some to see them all.",
     "map_method": "Method",
+    "map_nearest": "Nearest to {name}",
+    "map_no_label": "no label",
+    "map_other_label": "1 other label",
+    "map_other_labels": "{count} other labels",
     "map_page": "Map",
+    "map_queries": "your query",
     "map_query": "your image",
     "map_selected": "{count} images chosen",
     "map_shown": "{count} of {items} images, {when}",
@@ -108,6 +113,8 @@ ENGLISH = {
     "map_start": "The collection in two dimensions",
     "map_start_text": "Of {count} images it takes from a moment to some minutes, once; the map is kept in the "
     "collection.",
+    "map_text": "Place a text on the map",
+    "map_text_space": "Place a text: show the space {space}, which knows texts",
     "megabytes": "MB",
     "min_score": "Minimum score",
     "model": "Encoder",
@@ -235,10 +242,15 @@ FRENCH = {
     "map_color_label": "par étiquette",
     "map_draw": "Dessiner la carte",
     "map_drawing": "Dessin de la carte",
-    "map_hint": "Les images qui se ressemblent sont voisines. Cliquez sur un point, ou entourez-en quelques-uns d'un "
-    "cadre ou d'un lasso, pour les voir.",
+    "map_hint": "Les images qui se ressemblent sont voisines. Cliquez sur un point pour ouvrir son image, ou "
+    "entourez-en quelques-uns d'un lasso ou d'un cadre pour les voir toutes.",
     "map_method": "Méthode",
+    "map_nearest": "Au plus près de {name}",
+    "map_no_label": "sans étiquette",
+    "map_other_label": "1 autre étiquette",
+    "map_other_labels": "{count} autres étiquettes",
     "map_page": "Carte",
+    "map_queries": "votre requête",
     "map_query": "votre image",
     "map_selected": "{count} images choisies",
     "map_shown": "{count} images sur {items}, {when}",
@@ -246,6 +258,8 @@ FRENCH = {
     "map_start": "La collection en deux dimensions",
     "map_start_text": "Pour {count} images, cela prend d'un instant à quelques minutes, une seule fois ; la carte est "
     "gardée dans la collection.",
+    "map_text": "Placer un texte sur la carte",
+    "map_text_space": "Placer un texte : montrer l'espace {space}, qui connaît les textes",
     "megabytes": "Mo",
     "min_score": "Score minimal",
     "model": "Encodeur",
