@@ -25,7 +25,7 @@ from .charts import CONFIG
 from .controls import choose_collection
 from .jobs import Tell, follow, job_of, show_error, start
 from .looking_for import looked_for
-from .pointer import follow_pointer, open_place, opened_place
+from .pointer import follow_pointer, opened_place
 from .results import file_name, open_item, show_grid, show_result
 from .texts import plain, sentence, t
 
@@ -135,14 +135,13 @@ def _show_map(collection: Collection, projection: Projection, color: str) -> Non
     queries = _queries(collection, projection, text)
     count = len(projection.ids)
     st.caption(t("map_hint"))
-    key = f"map {projection.space} {projection.method} {projection.computed} {color}"
     with st.container(key=_CHART):
         event = st.plotly_chart(
             _figure(collection, projection, color, queries),
             width="stretch",
             height=_HEIGHT,
-            key=key,
-            on_select=lambda: _open_clicked(st.session_state[key], count),
+            key=f"map {projection.space} {projection.method} {projection.computed} {color} {_cleared()}",
+            on_select="rerun",
             selection_mode=("points", "box", "lasso"),
             config={**CONFIG, "scrollZoom": True, "displayModeBar": True},
         )
@@ -150,7 +149,9 @@ def _show_map(collection: Collection, projection: Projection, color: str) -> Non
     st.caption(t("map_shown", count=count, items=projection.items, when=when))
     chosen = chosen_positions(event, count)
     if chosen:
-        st.subheader(t("map_selected", count=len(chosen)), anchor=False)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.subheader(t("map_selected", count=len(chosen)), anchor=False, width="content")
+            st.button(t("clear"), key="map_clear", icon=":material/close:", type="tertiary", on_click=_clear)
         items = state.items_of(collection, [int(projection.ids[place]) for place in chosen[:_MOST_SHOWN]])
         show_grid(collection, [(item, None) for item in items])
     elif queries:
@@ -166,6 +167,16 @@ def _show_map(collection: Collection, projection: Projection, color: str) -> Non
     )
 
 
+def _cleared() -> int:
+    """How many times the visitor took back what was chosen: the chart is then another one, with nothing chosen."""
+    times: int = st.session_state.get("map_cleared", 0)
+    return times
+
+
+def _clear() -> None:
+    st.session_state["map_cleared"] = _cleared() + 1
+
+
 def chosen_positions(event: Any, count: int) -> list[int]:
     """The positions on the map of the points that the visitor chose, each once; what a browser sends is checked."""
     found: dict[int, None] = {}
@@ -175,13 +186,6 @@ def chosen_positions(event: Any, count: int) -> list[int]:
         if isinstance(place, int) and 0 <= place < count:
             found[place] = None
     return list(found)
-
-
-def _open_clicked(event: Any, count: int) -> None:
-    """Open the image of a point that was chosen by a click."""
-    chosen = chosen_positions(event, count)
-    if len(chosen) == 1 and not event.selection.box and not event.selection.lasso:
-        open_place(chosen[0])
 
 
 def _describe(collection: Collection, item_id: int) -> dict[str, Any] | None:

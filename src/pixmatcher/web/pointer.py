@@ -34,16 +34,17 @@ const start = (card) => {
   const self = { known: new Map(), at: null, drawn: null, chart: null };
   const [picture, name, label] = card.children;
   let timer, x = 0, y = 0;
-  const leave = () => { clearTimeout(timer); self.at = null; card.togglePopover(false); };
+  const raise = (shown) => { if (card.isConnected) card.togglePopover(shown); };
+  const leave = () => { clearTimeout(timer); self.at = null; raise(false); };
   const place_of = (event) => event.points?.[0]?.customdata;
   self.leave = leave;
   self.show = () => {
     const seen = self.known.get(self.at);
-    if (!seen) { card.togglePopover(false); return; }
+    if (!seen) { raise(false); return; }
     if (seen.picture) picture.src = "data:image/jpeg;base64," + seen.picture; else picture.removeAttribute("src");
     name.textContent = seen.name;
     label.textContent = seen.label;
-    card.togglePopover(true);
+    raise(true);
     const { width, height } = card.getBoundingClientRect();
     const left = x + 16 + width > innerWidth ? x - 16 - width : x + 16;
     card.style.left = Math.max(4, left) + "px";
@@ -63,9 +64,7 @@ const start = (card) => {
     plotly_click: (event) => {
       leave();
       const place = place_of(event);
-      // Otherwise the click chooses the point, and Streamlit tells of that.
-      const alone = !self.chart.layout.clickmode?.includes("select");
-      if (typeof place === "number" && alone) self.send("clicked", { drawn: self.drawn, place });
+      if (typeof place === "number") self.send("clicked", { drawn: self.drawn, place });
     },
   };
   const listen = (wanted) => {
@@ -130,7 +129,7 @@ def follow_pointer(within: str, drawn: str, count: int, describe: Callable[[int]
         st.session_state[_SEEN] = place_on_map(st.session_state[_KEY].at, drawn, count)
 
     def clicked() -> None:
-        open_place(place_on_map(st.session_state[_KEY].clicked, drawn, count))
+        st.session_state[_OPENED] = place_on_map(st.session_state[_KEY].clicked, drawn, count)
 
     place = st.session_state.pop(_SEEN, None)
     told = None if place is None else describe(place)
@@ -142,11 +141,6 @@ def follow_pointer(within: str, drawn: str, count: int, describe: Callable[[int]
     )
     if st.session_state.get(_OPENED) is not None:
         st.rerun()
-
-
-def open_place(place: int | None) -> None:
-    """Have the item at a position on the map opened."""
-    st.session_state[_OPENED] = place
 
 
 def opened_place() -> int | None:
