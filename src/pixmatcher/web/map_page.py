@@ -37,6 +37,9 @@ _HEIGHT = 640
 _LEGEND_HEIGHT = 130
 """Pixels of the legend below the map at most; what is longer scrolls."""
 _CHART = "map_chart"
+_BUTTON, _ACTIVE_BUTTON = "#8a9693", "#14a394"
+_LEFT_OVER = {"others": "#7d8a87", "none": "#a39a8c"}
+"""Colours that can be seen in a light and in a dark theme, and stand back in both."""
 
 
 def show() -> None:
@@ -274,13 +277,15 @@ def _figure(
     queries: Sequence[tuple[str, npt.NDArray[np.float32], tuple[float, float]]],
 ) -> Any:
     groups = [
-        replace(group, name=_group_name(group))
+        replace(group, name=_group_name(group), color=_LEFT_OVER.get(group.kind, group.color))
         for group in color_groups(projection, color, collection.catalog.label_names())
     ]
     figure = map_figure(projection, groups, queries=[(plain(name), place) for name, _, place in queries])
     for trace in figure.data:
         if trace.customdata is not None:
             trace.update(selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 0.25}})
+            if trace.marker.color in _LEFT_OVER.values():
+                trace.update(marker={"opacity": 0.4})
         else:
             trace.update(name=t("map_queries"), marker={"color": "#f43f5e"})
     # The theme of the visitor gives these.
@@ -289,7 +294,12 @@ def _figure(
         paper_bgcolor=clear,
         plot_bgcolor=clear,
         font={"color": None, "family": None},
-        modebar={"bgcolor": clear, "remove": ["toImage", "zoom", "autoScale"]},
+        modebar={
+            "bgcolor": clear,
+            "color": _BUTTON,
+            "activecolor": _ACTIVE_BUTTON,
+            "remove": ["toImage", "zoom", "autoScale"],
+        },
         dragmode="lasso",
         legend={"orientation": "h", "y": 0, "yanchor": "top", "x": 0, "maxheight": _LEGEND_HEIGHT},
     )
@@ -302,4 +312,4 @@ def _group_name(group: Group) -> str:
         return t("map_by_cluster", number=group.number)
     if group.kind == "others":
         return t("map_other_labels", count=group.number) if group.number > 1 else t("map_other_label")
-    return t("map_no_label") if group.kind == "none" else plain(group.name)
+    return t("map_no_label") if group.kind == "none" else plain(group.name.partition(",")[0])
