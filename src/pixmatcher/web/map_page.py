@@ -146,7 +146,7 @@ def _show_map(collection: Collection, projection: Projection, color: str) -> Non
             key=f"map {projection.space} {projection.method} {projection.computed} {color} {_cleared()}",
             on_select="rerun",
             selection_mode=("points", "box", "lasso"),
-            config={**CONFIG, "scrollZoom": True, "displayModeBar": True},
+            config={**CONFIG, "scrollZoom": True, "displayModeBar": True, "editSelection": False},
         )
     when = projection.computed[:16].replace("T", " ")
     st.caption(t("map_shown", count=count, items=projection.items, when=when))

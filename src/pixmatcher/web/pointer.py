@@ -15,23 +15,26 @@ import streamlit as st
 
 _KEY, _SEEN, _OPENED = "pointer", "pointer_seen", "pointer_opened"
 
-_HTML = '<div class="card" popover="manual" role="tooltip"><img alt=""><div></div><div></div></div>'
+_HTML = '<div class="at-pointer" popover="manual" role="tooltip"><img alt=""><div></div><div></div></div>'
+# The outline of what was chosen would keep the pointer from the points in it.
 _CSS = """
-.card { position: fixed; inset: auto; margin: 0; width: 11rem; padding: .5rem; box-sizing: border-box;
-        pointer-events: none; font-size: .8rem; line-height: 1.35; color: var(--st-text-color);
-        background: var(--st-background-color); border: 1px solid var(--st-border-color);
-        border-radius: var(--st-base-radius); box-shadow: 0 4px 16px rgba(0, 0, 0, .25); }
-.card img { width: 100%; aspect-ratio: 1; margin-bottom: .35rem; border-radius: calc(var(--st-base-radius) / 2); }
-.card img:not([src]), .card div:empty { display: none; }
-.card div { overflow: hidden; text-overflow: ellipsis; white-space: pre; }
-.card div:last-child { opacity: .7; }
+.js-plotly-plot .selectionlayer path { pointer-events: none !important; }
+.at-pointer { position: fixed; inset: auto; margin: 0; width: 11rem; padding: .5rem; box-sizing: border-box;
+              pointer-events: none; font-size: .8rem; line-height: 1.35; color: var(--st-text-color);
+              background: var(--st-background-color); border: 1px solid var(--st-border-color);
+              border-radius: var(--st-base-radius); box-shadow: 0 4px 16px rgba(0, 0, 0, .25); }
+.at-pointer img { width: 100%; aspect-ratio: 1; margin-bottom: .35rem;
+                  border-radius: calc(var(--st-base-radius) / 2); }
+.at-pointer img:not([src]), .at-pointer div:empty { display: none; }
+.at-pointer div { overflow: hidden; text-overflow: ellipsis; white-space: pre; }
+.at-pointer div:last-child { opacity: .7; }
 """
 _JS = """
 const REST = 60;  // milliseconds that the pointer rests on a point before its item is asked for
 const MOST = 500;  // items that are kept
 
 const start = (card) => {
-  const self = { known: new Map(), at: null, drawn: null, chart: null };
+  const self = { known: new Map(), at: null, drawn: null };
   const [picture, name, label] = card.children;
   let timer, x = 0, y = 0;
   const raise = (shown) => { if (card.isConnected) card.togglePopover(shown); };
@@ -73,27 +76,25 @@ const start = (card) => {
       wanted?.on(name, listener);
     }
     self.chart = wanted;
+    self.on = wanted?.on;
   };
-  // Whenever the pointer comes to the chart, as it may have been drawn anew meanwhile.
+  // When the pointer is on the chart, as that may have been drawn anew meanwhile: it then has another `on`.
   const come = ({ target }) => {
     const chart = target.closest?.("." + self.within + " .js-plotly-plot");
-    if (chart?.on) listen(chart);
+    if (chart?.on && (chart !== self.chart || chart.on !== self.on)) listen(chart);
   };
-  document.addEventListener("pointerover", come, true);
-  document.addEventListener("pointerdown", leave, true);
-  document.addEventListener("scroll", leave, true);
+  const heard = { pointerover: come, pointermove: come, pointerdown: leave, scroll: leave };
+  for (const [name, listener] of Object.entries(heard)) document.addEventListener(name, listener, true);
   self.end = () => {
     leave();
     listen(null);
-    document.removeEventListener("pointerover", come, true);
-    document.removeEventListener("pointerdown", leave, true);
-    document.removeEventListener("scroll", leave, true);
+    for (const [name, listener] of Object.entries(heard)) document.removeEventListener(name, listener, true);
   };
   return self;
 };
 
 export default function ({ data, parentElement, setTriggerValue }) {
-  const card = parentElement.querySelector(".card");
+  const card = parentElement.querySelector(".at-pointer");
   const self = card.self ??= start(card);
   self.send = setTriggerValue;
   self.within = data.within;
@@ -114,7 +115,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
 
 @cache
 def _component() -> Any:
-    return st.components.v2.component("pixmatcher_pointer", html=_HTML, css=_CSS, js=_JS)
+    # The style is also for the chart, which is outside.
+    return st.components.v2.component("pixmatcher_pointer", html=_HTML, css=_CSS, js=_JS, isolate_styles=False)
 
 
 @st.fragment
