@@ -59,6 +59,7 @@ def test_of_many_labels_the_most_frequent_have_names() -> None:
         ("180 other labels", 180, False),
         ("no label", 7, False),
     ]
+    assert [(group.kind, group.number) for group in groups[19:]] == [("label", 0), ("others", 180), ("none", 0)]
     assert len({group.color for group in groups}) == 22
     members = np.concatenate([group.members for group in groups])
     assert sorted(members.tolist()) == list(range(len(labels)))
