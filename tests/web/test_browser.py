@@ -321,6 +321,8 @@ def draw_map(page: Page) -> None:
 
 def points_of_map(page: Page) -> list[tuple[int, float, float]]:
     """Of each point of the map its position there, and where it is in the window."""
+    page.wait_for_timeout(300)  # until a run begins, if one does
+    settle(page)
     expect(page.locator(".js-plotly-plot")).to_have_count(1)
     found = page.evaluate(
         """() => {
@@ -368,19 +370,26 @@ def test_the_map_is_drawn_and_points_are_chosen(visit: Callable[..., Page]) -> N
     card = point_at(page, points_of_map(page)[0])
     expect(card.locator("img")).to_be_visible()
     expect(chosen).to_be_visible()
-    page.get_by_role("button", name="Clear").click()
-    expect(chosen).to_have_count(0)
-    settle(page)
-    page.locator(".modebar-btn[data-title='Box Select']").click()
-    page.mouse.move(*start)
-    page.mouse.down()
-    page.mouse.move(*others[1], steps=4)
-    page.mouse.up()
-    expect(chosen).to_be_visible()
     tile(page, 0).get_by_role("button", name="Similar").click()
     expect(tile(page, 0)).to_contain_text("1.00")
     page.get_by_role("link", name="Map").click()
     expect(page.locator(".js-plotly-plot").get_by_text("your image").first).to_be_visible()
+
+
+def test_a_frame_chooses_points_of_the_map_and_is_taken_back(visit: Callable[..., Page]) -> None:
+    page = visit("map")
+    draw_map(page)
+    points_of_map(page)
+    page.locator(".modebar-btn[data-title='Box Select']").click()
+    start, _, end, *_ = corners_of_map(page)
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=4)
+    page.mouse.up()
+    chosen = page.get_by_text("Images chosen: 18")
+    expect(chosen).to_be_visible()
+    page.get_by_role("button", name="Clear").click()
+    expect(chosen).to_have_count(0)
 
 
 def test_a_point_of_the_map_shows_its_picture_and_a_click_opens_it(visit: Callable[..., Page]) -> None:
@@ -405,7 +414,8 @@ def test_a_point_of_the_map_shows_its_picture_and_a_click_opens_it(visit: Callab
         expect(page.locator(".at-pointer")).to_be_hidden()
         page.keyboard.press("Escape")
         expect(dialog).to_have_count(0)
-    page.mouse.click(*point[1:])
+    point = points_of_map(page)[5]
+    name = point_at(page, point).inner_text().strip()
     page.mouse.click(*point[1:])
     dialog.get_by_role("button", name="More like this").click()
     first_is(page, name, "1.00")
