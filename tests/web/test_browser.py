@@ -367,29 +367,184 @@ def test_the_example_photos_are_a_first_collection(browser: Browser, tmp_path: P
         page.close()
 
 
-def test_the_map_is_drawn_and_points_are_chosen(visit: Callable[..., Page]) -> None:
-    page = visit("map")
-    page.get_by_role("button", name="Draw the map").click()
-    plot = page.locator(".js-plotly-plot")
-    expect(plot).to_be_visible()
+def draw_map(page: Page) -> None:
+    """Draw the map that was chosen, unless it was drawn before."""
+    page.wait_for_timeout(600)  # the map that was there before goes only when the page has run
+    settle(page)
+    button, chart = page.get_by_role("button", name="Draw the map"), page.locator(".js-plotly-plot .points")
+    expect(button.or_(chart).first).to_be_visible()
+    if button.is_visible():
+        button.click()
+    expect(chart.first).to_be_visible()
+    settle(page)
+
+
+def points_of_map(page: Page) -> list[tuple[int, float, float]]:
+    """Of each point of the map its position there, and where it is in the window."""
+    page.wait_for_timeout(300)  # until a run begins, if one does
+    settle(page)
+    expect(page.locator(".js-plotly-plot")).to_have_count(1)
+    found = page.evaluate(
+        """() => {
+          const chart = document.querySelector(".js-plotly-plot"), { xaxis, yaxis } = chart._fullLayout;
+          const box = chart.getBoundingClientRect();
+          const left = box.left + xaxis._offset, top = box.top + yaxis._offset;
+          return chart._fullData.filter((trace) => trace.customdata).flatMap((trace) => [...trace.x].map(
+            (x, n) => [trace.customdata[n], left + xaxis.d2p(x), top + yaxis.d2p(trace.y[n])]));
+        }"""
+    )
+    return [(int(place), float(x), float(y)) for place, x, y in found]
+
+
+def point_at(page: Page, point: tuple[int, float, float]) -> Locator:
+    """Move the pointer to a point of the map; what is then shown beside it."""
+    _, x, y = point
+    page.mouse.move(x - 20, y - 20)
+    page.mouse.move(x, y, steps=4)
+    card = page.locator(".at-pointer")
+    expect(card).to_be_visible()
+    return card
+
+
+def corners_of_map(page: Page) -> list[tuple[float, float]]:
+    """The way around all points of the map."""
     area = page.locator(".js-plotly-plot .nsewdrag").bounding_box()
     assert area is not None
-    left, top, right, bottom = (
-        area["x"] + 3,
-        area["y"] + 3,
-        area["x"] + area["width"] - 3,
-        area["y"] + area["height"] - 3,
-    )
-    page.mouse.move(left, top)
+    left, top = area["x"] + 3, area["y"] + 3
+    right, bottom = area["x"] + area["width"] - 3, area["y"] + area["height"] - 3
+    return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+
+
+def test_the_map_is_drawn_and_points_are_chosen(visit: Callable[..., Page]) -> None:
+    page = visit("map")
+    draw_map(page)
+    start, *others = corners_of_map(page)
+    page.mouse.move(*start)
     page.mouse.down()
-    for x, y in ((right, top), (right, bottom), (left, bottom), (left, top)):
-        page.mouse.move(x, y, steps=4)
+    for corner in others:
+        page.mouse.move(*corner, steps=4)
     page.mouse.up()
-    expect(page.get_by_text("18 images chosen")).to_be_visible()
+    chosen = page.get_by_text("Images chosen: 18")
+    expect(chosen).to_be_visible()
+    # The lasso keeps nobody from the points in it, and stays.
+    card = point_at(page, points_of_map(page)[0])
+    expect(card.locator("img")).to_be_visible()
+    expect(chosen).to_be_visible()
     tile(page, 0).get_by_role("button", name="Similar").click()
     expect(tile(page, 0)).to_contain_text("1.00")
     page.get_by_role("link", name="Map").click()
     expect(page.locator(".js-plotly-plot").get_by_text("your image").first).to_be_visible()
+
+
+def test_a_frame_chooses_points_of_the_map_and_is_taken_back(visit: Callable[..., Page]) -> None:
+    page = visit("map")
+    draw_map(page)
+    points_of_map(page)
+    page.locator(".modebar-btn[data-title='Box Select']").click()
+    start, _, end, *_ = corners_of_map(page)
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=4)
+    page.mouse.up()
+    chosen = page.get_by_text("Images chosen: 18")
+    expect(chosen).to_be_visible()
+    page.get_by_role("button", name="Clear").click()
+    expect(chosen).to_have_count(0)
+
+
+def test_a_point_of_the_map_shows_its_picture_and_a_click_opens_it(visit: Callable[..., Page]) -> None:
+    page = visit("map")
+    for method in ("t-SNE", "PCA"):
+        choose(page, "Method", method)
+        draw_map(page)
+        names = set()
+        for point in points_of_map(page)[:3]:
+            card = point_at(page, point)
+            expect(card).to_contain_text(".jpg")
+            assert card.locator("img").evaluate("picture => picture.decode().then(() => picture.naturalWidth)") > 0
+            names.add(card.inner_text().strip())
+        assert len(names) == 3
+    for tool in ("Lasso Select", "Pan"):
+        page.locator(f".modebar-btn[data-title='{tool}']").click()
+        point = points_of_map(page)[4]
+        name = point_at(page, point).inner_text().strip()
+        page.mouse.click(*point[1:])
+        dialog = page.get_by_role("dialog")
+        expect(dialog.get_by_text(name, exact=True)).to_be_visible()
+        expect(page.locator(".at-pointer")).to_be_hidden()
+        page.keyboard.press("Escape")
+        expect(dialog).to_have_count(0)
+    point = points_of_map(page)[5]
+    name = point_at(page, point).inner_text().strip()
+    page.mouse.click(*point[1:])
+    dialog.get_by_role("button", name="More like this").click()
+    first_is(page, name, "1.00")
+    no_error(page)
+
+
+def test_names_on_the_map_are_shown_as_they_are(visit: Callable[..., Page]) -> None:
+    page = visit("map", collection="odd")
+    draw_map(page)
+    shown = {point_at(page, point).inner_text().strip() for point in points_of_map(page)}
+    assert shown == {
+        name.replace("\n", r"\n").replace("\N{RIGHT-TO-LEFT OVERRIDE}", r"\u202e") for name in HOSTILE_NAMES
+    }
+    choose(page, "Collection", "labelled")
+    draw_map(page)
+    shown = {point_at(page, point).inner_text().strip().split("\n")[-1] for point in points_of_map(page)}
+    assert shown == {"animal, beast", HOSTILE_LABEL, "vehicle"}
+    expect(page.locator(".js-plotly-plot .legend").get_by_text("<script>")).to_be_visible()
+
+
+def test_a_text_is_placed_on_the_map(visit: Callable[..., Page]) -> None:
+    page = visit("text")
+    page.get_by_placeholder("a dog on the beach").fill("a cup of coffee")
+    page.keyboard.press("Enter")
+    first_is(page, "coffee.jpg")
+    page.get_by_role("link", name="Map").click()
+    page.get_by_role("button", name="Place a text").click()
+    draw_map(page)
+    placed = page.locator(".js-plotly-plot .annotation")
+    expect(placed).to_have_text("a cup of coffee")
+    expect(page.get_by_role("heading", name="Nearest to a cup of coffee")).to_be_visible()
+    first_is(page, "coffee.jpg")
+    page.get_by_label("Place a text on the map").fill("<b>a rocket</b>")
+    page.keyboard.press("Enter")
+    expect(placed.filter(has_text="<b>a rocket</b>")).to_be_visible()
+    first_is(page, "rocket.jpg")
+    choose(page, "Space", "lite: visual")
+    draw_map(page)
+    expect(page.locator(".js-plotly-plot .annotation")).to_have_count(0)
+
+
+def test_the_map_on_a_telephone(browser: Browser, app_url: str) -> None:
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, locale="fr-FR"
+    )
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    page.goto(f"{app_url}/map")
+    settle(page)
+    chart, button = page.locator(".js-plotly-plot .points").first, page.get_by_role("button", name="Dessiner la carte")
+    expect(button.or_(chart)).to_be_visible()
+    if button.is_visible():
+        button.tap()
+    expect(chart).to_be_visible()
+    settle(page)
+    expect(page.locator(".js-plotly-plot .legend").get_by_text("groupe 1")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator(".js-plotly-plot").evaluate("chart => chart.scrollIntoView({block: 'center'})")
+    finger = context.new_cdp_session(page)
+    kinds = ["touchStart", *["touchMove"] * 4]
+    for kind, (x, y) in zip(kinds, corners_of_map(page), strict=True):
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    expect(page.get_by_text("Images choisies : 18")).to_be_visible()
+    settle(page)
+    _, x, y = points_of_map(page)[0]
+    page.touchscreen.tap(x, y)
+    expect(page.get_by_role("dialog").get_by_text(".jpg").first).to_be_visible()
+    context.close()
 
 
 def test_nothing_is_wider_than_the_window(visit: Callable[..., Page]) -> None:

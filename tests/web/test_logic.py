@@ -25,7 +25,7 @@ from pixmatcher import Collection, CollectionError, InvalidImageError, Item, loa
 from pixmatcher.images import fit_image
 from pixmatcher.searching import is_weak, search_like
 from pixmatcher.spaces import EncoderRecord, Space
-from pixmatcher.web import components, indexing, map_page, places, state, texts
+from pixmatcher.web import components, indexing, map_page, places, pointer, state, texts
 from pixmatcher.web.hosts import is_known_host
 from pixmatcher.web.looking_for import LookedFor
 
@@ -109,6 +109,16 @@ def test_a_turned_and_cropped_picture_is_what_was_framed() -> None:
     assert lower.size == (20, 20)
     assert lower.getcolors() == [(400, (0, 0, 255))]
     assert LookedFor(data=b"x", picture=picture).image() == b"x"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, 1, "1", {}, {"place": 1}, {"drawn": "b", "place": 1}]
+    + [{"drawn": "a", "place": place} for place in (3, -1, 1.0, True, "1", None, [1])],
+)
+def test_what_a_browser_sends_of_the_pointer_is_checked(given: object) -> None:
+    assert pointer.place_on_map(given, "a", 3) is None
+    assert pointer.place_on_map({"drawn": "a", "place": 2}, "a", 3) == 2
 
 
 def test_only_positions_of_the_map_are_chosen() -> None:

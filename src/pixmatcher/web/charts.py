@@ -8,6 +8,10 @@ from .texts import plain
 
 _LONGEST = 32
 
+CONFIG = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
+"""What every chart is told: to send nothing anywhere, and to fetch nothing."""
+BARS_CONFIG = {**CONFIG, "displayModeBar": False}
+
 
 def short_text(text: str) -> str:
     """A text of strangers for Plotly, which takes some markup for its own: it is shown as it is, cut where long."""

@@ -10,7 +10,7 @@ import streamlit as st
 
 from ..collection import Collection
 from . import indexing, state
-from .charts import short_text
+from .charts import BARS_CONFIG, short_text
 from .controls import choose_collection
 from .places import display_names
 from .results import size_text
@@ -119,7 +119,7 @@ def _show_bars(title: str, counts: dict[str, int]) -> None:
         },
         bargap=0.35,
     )
-    st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key=f"bars {title}")
+    st.plotly_chart(figure, width="stretch", config=BARS_CONFIG, key=f"bars {title}")
 
 
 def _show_sources(collection: Collection) -> None:
