@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -19,10 +18,19 @@ from ..fetch import fetch
 from ..query import Query, embed_query
 from ..searching import SearchResult, search_like
 from . import state
-from .components import WHOLE, drawn_box, pasted_image
+from .components import WHOLE, pasted_image, show_frame
 from .controls import Choice, choose, choose_collection
-from .looking_for import PROBLEM, LookedFor, look_for, look_for_data, look_for_file, look_for_item, looked_for
-from .results import show_result
+from .looking_for import (
+    PROBLEM,
+    LookedFor,
+    look_for,
+    look_for_data,
+    look_for_file,
+    look_for_item,
+    looked_for,
+    with_picture,
+)
+from .results import file_name, show_result
 from .texts import as_markdown, plain, sentence, t
 
 _WAYS = ("upload", "camera", "url", "examples")
@@ -47,13 +55,17 @@ def show() -> None:
     left, right = st.columns([1, 2.3], gap="medium")
     with left:
         _show_ways(collection)
-        _show_query(collection, what)
-        below = st.container()
+    categories: list[Category] = []
     with right:
-        result, categories = _answer(collection, what, choice)
-        show_result(collection, result)
-    if categories:
-        with below:
+        try:
+            result, categories = _answer(collection, what, choice)
+            show_result(collection, result)
+        except PixMatcherError as error:
+            st.error(sentence(error), icon=":material/error:")
+    # After the results, as the picture of an item must be read from its file.
+    with left:
+        _show_query(collection, with_picture(collection, what))
+        if categories:
             _show_categories(categories)
 
 
@@ -155,7 +167,7 @@ def _examples(collection: Collection) -> None:
             if tile is None:
                 continue
             with grid.cell(), st.container(gap="xxsmall"):
-                st.image(tile, width="stretch", alt=plain(item.label or ""))
+                st.image(tile, width="stretch", alt=plain(file_name(item)))
                 st.button(
                     t("search"),
                     key=f"example {item.id}",
@@ -185,22 +197,23 @@ def _some_items(path: str, generation: int, _collection: Collection) -> list[Any
 
 
 def _show_query(collection: Collection, what: LookedFor) -> None:
-    if what.item_id is not None:
-        item = state.item_of(collection, what.item_id)
-        (tile,) = state.tiles(collection, [item])
-        if tile is not None:
-            st.image(tile, width="stretch", alt=t("query_picture"))
-        st.text(plain(item.uri.rpartition("/")[2]), wrap=False)
-    else:
+    if what.picture is not None:
         preview = what.shown().copy()
         preview.thumbnail((900, 900))
-        drawn = drawn_box(state.as_jpeg(preview), t("query_picture"), what.box, key="crop")
-        if drawn is not None and drawn != what.box:
-            look_for(_with_box(what, drawn))
-            st.rerun()
+        words = {"picture": t("query_picture"), "frame": t("crop_frame"), "keys": t("crop_keys")}
+        show_frame(
+            state.as_jpeg(preview), what.box, words, key="crop", on_drawn=lambda box: look_for(what.cropped(box))
+        )
         st.caption(t("crop_hint"))
+    if what.item_id is not None:
+        item = state.item_of(collection, what.item_id)
+        if what.picture is None:
+            (tile,) = state.tiles(collection, [item])
+            if tile is not None:
+                st.image(tile, width="stretch", alt=t("query_picture"))
+        st.text(plain(file_name(item)), wrap=False)
     with st.container(horizontal=True, gap="xsmall"):
-        if what.item_id is None:
+        if what.picture is not None:
             for name, turn, icon in (
                 ("rotate_left", -1, ":material/rotate_left:"),
                 ("rotate_right", 1, ":material/rotate_right:"),
@@ -217,14 +230,10 @@ def _show_query(collection: Collection, what: LookedFor) -> None:
                     t("whole_picture"),
                     key="whole",
                     icon=":material/fullscreen:",
-                    on_click=lambda: look_for(_with_box(what, WHOLE)),
+                    on_click=lambda: look_for(what.cropped(WHOLE)),
                     type="tertiary",
                 )
         st.button(t("clear"), key="clear", icon=":material/close:", on_click=look_for, args=(None,), type="tertiary")
-
-
-def _with_box(what: LookedFor, box: tuple[float, float, float, float]) -> LookedFor:
-    return replace(what, box=box)
 
 
 # The answer
@@ -247,7 +256,7 @@ def _answer(collection: Collection, what: LookedFor, choice: Choice) -> tuple[Se
 def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[SearchResult, list[Category]]:
     started = time.perf_counter()
     options: dict[str, Any] = {"k": choice.k, "min_score": choice.min_score, "labels": choice.labels}
-    if what.item_id is not None:
+    if what.item_id is not None and what.unchanged:
         result = search_like(collection, what.item_id, space=choice.space, **options)
         (vector,) = collection.embeddings([what.item_id], result.space)
     else:

@@ -164,7 +164,7 @@ def _place_of_query(collection: Collection, projection: Projection) -> tuple[str
     what = looked_for(collection)
     if what is None:
         return None
-    if what.item_id is not None:
+    if what.item_id is not None and what.unchanged:
         (vector,) = collection.embeddings([what.item_id], projection.space)
     else:
         _, vector = embed_query(Query(image=what.image()), collection.encoders, space=projection.space)
