@@ -34,7 +34,7 @@ from .results import file_name, show_result
 from .texts import as_markdown, plain, sentence, t
 
 _WAYS = ("upload", "camera", "url", "examples")
-_UPLOADS = "uploads"
+_TAKEN, _PHOTOGRAPHED = "taken_files", "photographed"
 _EXAMPLES = ("cat.jpg", "coffee.jpg", "horse.jpg", "flower.jpg", "rocket.jpg", "temple.jpg")
 
 
@@ -46,6 +46,7 @@ def show() -> None:
         _try(look_for_data, pasted or b"\0" * (state.MAX_UPLOAD_BYTES + 1))
     what = looked_for(collection)
     if what is None:
+        st.session_state.pop(_PHOTOGRAPHED, None)
         st.header(t("image_start"), anchor=False)
         st.caption(t("image_start_text"))
         _show_ways(collection)
@@ -100,35 +101,34 @@ def _try(action: Callable[..., object], *arguments: Any) -> None:
 
 
 def _upload() -> None:
-    # An uploader that replaces its file first says that it has none, and the page that follows loses the new one. So
-    # each file has an uploader of its own.
-    key = f"uploaded {st.session_state.setdefault(_UPLOADS, 0)}"
-    st.file_uploader(
-        t("drop"), max_upload_size=state.MAX_UPLOAD_BYTES >> 20, key=key, on_change=_take_upload, args=(key,)
-    )
-
-
-def _take_upload(key: str) -> None:
-    _take_file(key)
-    context, file = get_script_run_ctx(), st.session_state[key]
-    if context and file and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
-        # Streamlit would keep it until the visitor leaves.
-        context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
-    st.session_state[_UPLOADS] += 1
+    key = f"uploaded {st.session_state.setdefault(_TAKEN, 0)}"
+    st.file_uploader(t("drop"), max_upload_size=state.MAX_UPLOAD_BYTES >> 20, key=key, on_change=_take, args=(key,))
 
 
 def _camera() -> None:
-    st.camera_input(
-        t("camera"), key="photographed", on_change=_take_file, args=("photographed",), label_visibility="collapsed"
-    )
-
-
-def _take_file(key: str) -> None:
-    file = st.session_state[key]
-    if file is None:
-        look_for(None)
+    key = f"photographed {st.session_state.setdefault(_TAKEN, 0)}"
+    if st.session_state.get(_PHOTOGRAPHED):
+        st.button(
+            t("camera_again"), icon=":material/photo_camera:", on_click=lambda: st.session_state.pop(_PHOTOGRAPHED)
+        )
     else:
-        _try(look_for_data, file.getvalue())
+        st.camera_input(t("camera"), key=key, on_change=_take, args=(key, True), label_visibility="collapsed")
+
+
+def _take(key: str, photographed: bool = False) -> None:
+    """Search for a file that was given."""
+    context, file = get_script_run_ctx(), st.session_state[key]
+    if file is None:
+        return
+    _try(look_for_data, file.getvalue())
+    # A camera that nobody needs is turned off.
+    st.session_state[_PHOTOGRAPHED] = photographed
+    if context and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+        # Streamlit would keep it until the visitor leaves.
+        context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
+    # An uploader that replaces its file first says that it has none, and the page that follows loses the new one. So
+    # each file has an uploader of its own.
+    st.session_state[_TAKEN] += 1
 
 
 def _url() -> None:

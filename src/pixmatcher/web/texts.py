@@ -41,6 +41,7 @@ ENGLISH = {
     "bad_url": "The image could not be fetched: {detail}",
     "bytes": "File size",
     "camera": "Camera",
+    "camera_again": "Take another picture",
     "caption": "Caption",
     "categories": "What it may show",
     "clear": "Clear",
@@ -50,7 +51,8 @@ ENGLISH = {
     "count": "Images",
     "crop_frame": "The part of the picture that is searched for",
     "crop_hint": "Drag a corner, or draw a frame, to search for a part of the picture.",
-    "crop_keys": "Arrows move the frame, Shift and arrows size it, Enter searches for it, Escape takes the whole picture.",
+    "crop_keys": "Arrows move the frame, Shift and arrows size it, Enter searches for it, Escape takes the whole "
+    "picture.",
     "date": "Date",
     "dates": "By date",
     "details": "Details",
@@ -179,6 +181,7 @@ FRENCH = {
     "bad_url": "L'image n'a pas pu être lue : {detail}",
     "bytes": "Taille du fichier",
     "camera": "Caméra",
+    "camera_again": "Prendre une autre photo",
     "caption": "Légende",
     "categories": "Ce qu'elle montre peut-être",
     "clear": "Effacer",
@@ -189,8 +192,8 @@ FRENCH = {
     "count": "Images",
     "crop_frame": "La partie de l'image qui est cherchée",
     "crop_hint": "Tirez un coin, ou tracez un cadre, pour ne chercher qu'une partie de l'image.",
-    "crop_keys": "Les flèches déplacent le cadre, Maj et les flèches le dimensionnent, Entrée le cherche, Échap reprend "
-    "l'image entière.",
+    "crop_keys": "Les flèches déplacent le cadre, Maj et les flèches le dimensionnent, Entrée le cherche, Échap "
+    "reprend l'image entière.",
     "date": "Date",
     "dates": "Par date",
     "details": "Détails",
