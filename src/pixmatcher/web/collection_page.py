@@ -12,7 +12,7 @@ import streamlit as st
 from ..collection import Collection
 from ..indexing import IndexReport, index
 from . import state
-from .charts import short_text
+from .charts import show_bars
 from .controls import choose_collection
 from .jobs import Job, Tell, follow, job_of, show_error, start
 from .places import display_names
@@ -26,7 +26,7 @@ _MOST_FAILURES = 1000
 
 def show() -> None:
     collection = choose_collection()
-    st.header(as_markdown(display_names([collection.path])[collection.path]), anchor=False)
+    st.title(as_markdown(display_names([collection.path])[collection.path]), anchor=False)
     st.code(plain(str(collection.path)), language=None)
     summary = _summarize(str(collection.path), state.generation(collection), _collection=collection)
     statistics = collection.catalog.statistics()
@@ -50,7 +50,7 @@ def show() -> None:
         top = list(statistics["label"].items())[:_MOST_LABELS]
         _show_bars(t("labels_top"), {names.get(label, label).partition(",")[0]: count for label, count in top})
     if failures:
-        st.subheader(t("failed"), anchor=False)
+        st.header(t("failed"), anchor=False)
         st.caption(t("failures_text"))
         st.dataframe(
             [
@@ -94,41 +94,15 @@ def _summarize(path: str, generation: int, _collection: Collection) -> _Summary:
 
 
 def _show_bars(title: str, counts: dict[str, int]) -> None:
-    import plotly.graph_objects as go
-
-    if not counts:
-        return
-    st.subheader(title, anchor=False)
-    names = [short_text(name) for name in counts]
-    figure = go.Figure(
-        go.Bar(
-            x=list(counts.values()),
-            y=list(range(len(names))),
-            orientation="h",
-            text=[f"{count:,}" for count in counts.values()],
-            textposition="auto",
-            hoverinfo="skip",
-        )
-    )
-    figure.update_layout(
-        height=32 * len(counts) + 10,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        xaxis={"visible": False, "fixedrange": True},
-        yaxis={
-            "autorange": "reversed",
-            "fixedrange": True,
-            "tickvals": list(range(len(names))),
-            "ticktext": names,
-        },
-        bargap=0.35,
-    )
-    st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key=f"bars {title}")
+    if counts:
+        st.header(title, anchor=False)
+        show_bars(f"bars {title}", [*counts], [*counts.values()], [f"{count:,}" for count in counts.values()])
 
 
 def _show_sources(collection: Collection) -> None:
     if not (specs := collection.catalog.sources()):
         return
-    st.subheader(t("sources"), anchor=False)
+    st.header(t("sources"), anchor=False)
     for spec in specs:
         st.code(plain(spec), language=None)
 
@@ -146,7 +120,7 @@ def _show_indexing(collection: Collection) -> None:
         with st.form("index_form", border=False):
             folder = (st.text_input(t("folder"), key="folder", max_chars=4000) or "").strip()
             with st.container(horizontal=True):
-                add = st.form_submit_button(t("index"), type="primary", icon=":material/add_photo_alternate:")
+                add = st.form_submit_button(t("index"), icon=":material/add_photo_alternate:")
                 refresh = st.form_submit_button(t("index_refresh"), icon=":material/refresh:")
         if add:
             path = os.path.abspath(os.path.expanduser(folder))

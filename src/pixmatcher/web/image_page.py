@@ -18,6 +18,7 @@ from ..fetch import fetch
 from ..query import Query, embed_query
 from ..searching import SearchResult, search_like
 from . import state
+from .charts import show_bars
 from .components import WHOLE, pasted_image, show_frame
 from .controls import Choice, choose, choose_collection
 from .looking_for import (
@@ -45,9 +46,9 @@ def show() -> None:
     if pasted is not None:
         _try(look_for_data, pasted or b"\0" * (state.MAX_UPLOAD_BYTES + 1))
     what = looked_for(collection)
+    st.title(t("image_start"), anchor=False)
     if what is None:
         st.session_state.pop(_PHOTOGRAPHED, None)
-        st.header(t("image_start"), anchor=False)
         st.caption(t("image_start_text"))
         _show_ways(collection)
         if st.session_state["way"] != "examples":
@@ -268,31 +269,11 @@ def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[Se
 
 
 def _show_categories(categories: list[Category]) -> None:
-    import plotly.graph_objects as go
-
-    from .charts import short_text
-
-    st.subheader(t("categories"), anchor=False)
-    figure = go.Figure(
-        go.Bar(
-            x=[category.score for category in categories],
-            y=list(range(len(categories))),  # two labels may have the same name
-            orientation="h",
-            text=[f"{category.score:.0%}" for category in categories],
-            textposition="auto",
-            hoverinfo="skip",
-        )
+    st.header(t("categories"), anchor=False)
+    show_bars(
+        "categories",
+        [category.name.partition(",")[0] for category in categories],
+        [category.score for category in categories],
+        [f"{category.score:.0%}" for category in categories],
+        most=1,
     )
-    figure.update_layout(
-        height=34 * len(categories) + 10,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        xaxis={"visible": False, "range": [0, 1], "fixedrange": True},
-        yaxis={
-            "autorange": "reversed",
-            "fixedrange": True,
-            "tickvals": list(range(len(categories))),
-            "ticktext": [short_text(category.name.partition(",")[0]) for category in categories],
-        },
-        bargap=0.35,
-    )
-    st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key="categories")

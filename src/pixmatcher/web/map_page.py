@@ -45,7 +45,7 @@ def show() -> None:
                 persist_state="session",
             )
     method, color = method or METHODS[0], chosen_color or "cluster"
-    st.header(t("map_start"), anchor=False)
+    st.title(t("map_start"), anchor=False)
     if not len(collection):
         st.info(t("empty"), icon=":material/info:")
         return
@@ -98,7 +98,7 @@ def _show_map(collection: Collection, projection: Projection, color: str) -> Non
     st.caption(t("map_shown", count=len(projection.ids), items=projection.items, when=when))
     chosen = chosen_positions(event, len(projection.ids))
     if chosen:
-        st.subheader(t("map_selected", count=len(chosen)), anchor=False)
+        st.header(t("map_selected", count=len(chosen)), anchor=False)
         items = state.items_of(collection, [int(projection.ids[place]) for place in chosen[:_MOST_SHOWN]])
         show_grid(collection, [(item, None) for item in items])
 
