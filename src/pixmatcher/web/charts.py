@@ -19,11 +19,15 @@ def short_text(text: str) -> str:
 
 
 def show_bars(
-    key: str, names: Sequence[str], values: Sequence[float], texts: Sequence[str], most: float | None = None
+    title: str, names: Sequence[str], values: Sequence[float], texts: Sequence[str], most: float | None = None
 ) -> None:
-    """Bars with their names beside them; `most` is the value of a bar as long as the chart, or else the greatest."""
+    """Bars with their names beside them, under a heading.
+
+    `most` is the value of a bar as long as the chart, or else the greatest is.
+    """
     import plotly.graph_objects as go
 
+    st.header(title, anchor=False)
     places = list(range(len(names)))  # two may have the same name
     # Streamlit's own grey is too pale to be read on white.
     font = {"color": st.get_option(f"theme.{st.context.theme.type or 'light'}.textColor")}
@@ -42,4 +46,7 @@ def show_bars(
         },
         bargap=0.35,
     )
-    st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key=key)
+    told = plain("; ".join(f"{name}: {text}" for name, text in zip(names, texts, strict=True)))
+    st.plotly_chart(
+        figure, width="stretch", config={"displayModeBar": False}, key=f"bars {title}", alt=f"{title}. {told}"
+    )

@@ -95,8 +95,7 @@ def _summarize(path: str, generation: int, _collection: Collection) -> _Summary:
 
 def _show_bars(title: str, counts: dict[str, int]) -> None:
     if counts:
-        st.header(title, anchor=False)
-        show_bars(f"bars {title}", [*counts], [*counts.values()], [f"{count:,}" for count in counts.values()])
+        show_bars(title, [*counts], [*counts.values()], [f"{count:,}" for count in counts.values()])
 
 
 def _show_sources(collection: Collection) -> None:

@@ -269,9 +269,8 @@ def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[Se
 
 
 def _show_categories(categories: list[Category]) -> None:
-    st.header(t("categories"), anchor=False)
     show_bars(
-        "categories",
+        t("categories"),
         [category.name.partition(",")[0] for category in categories],
         [category.score for category in categories],
         [f"{category.score:.0%}" for category in categories],
