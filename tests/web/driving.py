@@ -44,3 +44,10 @@ def first_is(page: Page, name: str, score: str | None = None) -> None:
 def no_error(page: Page) -> None:
     expect(page.get_by_test_id("stException")).to_have_count(0)
     assert "Traceback" not in page.inner_text("body")
+
+
+def at_start(page: Page) -> None:
+    """The page of images waits for one."""
+    expect(page.get_by_text("Give an image to find those that are like it.")).to_be_visible()
+    expect(page.locator(".tile")).to_have_count(0)
+    settle(page)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from driving import choose, first_is, no_error, settle, tile, upload
+from driving import at_start, choose, first_is, no_error, settle, tile, upload
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from shelf import HOSTILE_LABEL, HOSTILE_NAMES, PHOTOS, REBOUND
@@ -15,7 +15,7 @@ from shelf import HOSTILE_LABEL, HOSTILE_NAMES, PHOTOS, REBOUND
 
 def test_an_uploaded_photo_comes_back_first_and_opens(visit: Callable[..., Page]) -> None:
     page = visit()
-    expect(page.get_by_text("Which images look like this one?")).to_be_visible()
+    at_start(page)
     upload(page, PHOTOS / "coffee.jpg")
     first_is(page, "coffee.jpg", "1.00")
     expect(tile(page, 17)).to_be_visible()
@@ -52,7 +52,7 @@ def test_more_like_this_starts_from_a_result(visit: Callable[..., Page]) -> None
     tile(page, 1).get_by_role("button", name="Similar").click()
     first_is(page, name, "1.00")
     page.get_by_role("button", name="Clear").click()
-    expect(page.get_by_text("Which images look like this one?")).to_be_visible()
+    at_start(page)
 
 
 def test_a_photo_is_turned_and_cropped(visit: Callable[..., Page]) -> None:
@@ -80,6 +80,8 @@ def test_a_photo_is_turned_and_cropped(visit: Callable[..., Page]) -> None:
 def test_a_pasted_picture_is_searched_for(visit: Callable[..., Page]) -> None:
     page = visit()
     data = list((PHOTOS / "rocket.jpg").read_bytes())
+    page.locator("[class*=st-key-paste]").wait_for(state="attached")
+    page.wait_for_timeout(500)  # until it listens, which cannot be seen
     page.evaluate(
         """data => {
             const given = new DataTransfer();
@@ -199,7 +201,7 @@ def test_the_language_follows_the_browser_and_can_be_switched(visit: Callable[..
     page = visit(locale="fr-CA")
     expect(page.get_by_text("Quelles images ressemblent à celle-ci ?")).to_be_visible()
     page.get_by_text("English", exact=True).click()
-    expect(page.get_by_text("Which images look like this one?")).to_be_visible()
+    at_start(page)
     page.get_by_role("link", name="About").click()
     expect(page.get_by_text("How it works")).to_be_visible()
     expect(page.get_by_text("0.1.0")).to_be_visible()
@@ -278,7 +280,7 @@ def test_an_item_is_not_looked_for_in_another_collection(visit: Callable[..., Pa
     tile(page, 1).get_by_role("button", name="Similar").click()
     first_is(page, "1.00")
     choose(page, "Collection", "passing")
-    expect(page.get_by_role("heading", name="Which images look like this one?")).to_be_visible()
+    at_start(page)
 
 
 def test_a_name_that_points_here_is_not_answered(browser: Browser, app_url: str) -> None:

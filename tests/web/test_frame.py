@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from driving import first_is, no_error, settle, tile, upload
+from driving import at_start, first_is, no_error, settle, tile, upload
 from playwright.sync_api import Locator, Page, expect
 from shelf import PHOTOS
 
@@ -41,6 +41,7 @@ def at(page: Page, x: float, y: float) -> tuple[float, float]:
 
 
 def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    settle(page)
     page.mouse.move(*at(page, *start))
     page.mouse.down()
     page.mouse.move(*at(page, *end), steps=5)
@@ -177,7 +178,7 @@ def test_a_part_of_an_item_is_searched_for(visit: Callable[..., Page]) -> None:
     first_is(page, "temple.jpg", "1.00")
     # The same part of the same picture finds the same, whether it was given or is an item.
     page.get_by_role("button", name="Clear").click()
-    expect(page.get_by_role("heading", name="Which images look like this one?")).to_be_visible()
+    at_start(page)
     upload(page, PHOTOS / "temple.jpg")
     first_is(page, "temple.jpg", "1.00")
     drag(page, (20, 20), (70, 70))
@@ -214,7 +215,7 @@ def test_the_camera_takes_a_picture(visit: Callable[..., Page]) -> None:
     take_picture(page)
     is_whole(page)  # of a picture of its own
     page.get_by_role("button", name="Clear").click()
-    expect(page.get_by_role("heading", name="Which images look like this one?")).to_be_visible()
+    at_start(page)
     take_picture(page)
 
 
