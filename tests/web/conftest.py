@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from shelf import HOSTILE_NAMES, PHOTOS, copy_photos, label_photos, running_app
+from shelf import CHROMIUM, HOSTILE_NAMES, PHOTOS, REBOUND, copy_photos, label_photos, running_app
 
 from pixmatcher import index
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 if find_spec("streamlit") is None:
     collect_ignore_glob = ["test_*.py"]
@@ -43,3 +47,44 @@ def app_url(shelves: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     arguments = [argument for folder in shelves.values() for argument in ("-c", str(folder))]
     with running_app(arguments, tmp_path_factory.mktemp("home")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Root, as in containers, may not use the sandbox. The camera shows a picture that Chromium draws.
+        arguments = ["--no-sandbox", f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"]
+        arguments += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+
+
+@pytest.fixture
+def visit(browser: Browser, app_url: str) -> Iterator[Callable[..., Page]]:
+    """Open a page of the app as a new visitor; no script of a stranger may run there, and nothing may be fetched."""
+    from driving import choose, settle
+
+    contexts = []
+
+    def open_page(path: str = "", *, collection: str = "photos", locale: str = "en-US", **options: Any) -> Page:
+        options = {"viewport": {"width": 1280, "height": 900}} | options
+        context = browser.new_context(locale=locale, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+        page.on("request", lambda request: _check_request(request.url, app_url))
+        page.goto(f"{app_url}/{path}")
+        settle(page)
+        if collection != "photos":
+            choose(page, "Collection", collection)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def _check_request(url: str, app_url: str) -> None:
+    assert url.startswith((app_url, "data:", "blob:")), f"the page asks for {url}"

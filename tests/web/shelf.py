@@ -28,6 +28,9 @@ HOSTILE_NAMES = (
 )
 HOSTILE_LABEL = "<script>alert(2)</script> **label**"
 
+REBOUND = "rebound.example"
+"""A name of a stranger that points to this machine, for the browser of the tests."""
+
 
 def copy_photos(folder: Path, *names: str) -> Path:
     folder.mkdir()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import string
 import subprocess
@@ -236,7 +238,23 @@ def test_another_encoder_answers_and_that_is_told(
 
 def test_the_language_is_chosen(text_app: AppTest) -> None:
     text_app.session_state["language"] = "fr"
-    assert text_app.run().header[0].value == texts.FRENCH["text_start"]
+    assert text_app.run().title[0].value == texts.FRENCH["text_start"]
+
+
+def test_the_image_of_a_public_url_is_searched_for(shelves: dict[str, Path]) -> None:
+    isolated = ["unshare", "--map-root-user", "--net"]
+    if not shutil.which("ip") or subprocess.run([*isolated, "true"], capture_output=True).returncode:
+        pytest.skip("no network of its own can be made here")
+    image = PHOTOS / "cat.jpg"
+    done = subprocess.run(
+        [*isolated, sys.executable, str(Path(__file__).with_name("visit_public_url.py")), str(image)],
+        env=os.environ | {places.COLLECTIONS_VARIABLE: str(shelves["photos"])},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    fetched, refused = done.stdout.splitlines()
+    assert fetched == hashlib.sha256(image.read_bytes()).hexdigest()
+    assert "private or reserved address" in refused
 
 
 # Making collections

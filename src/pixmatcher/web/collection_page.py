@@ -10,7 +10,7 @@ import streamlit as st
 
 from ..collection import Collection
 from . import indexing, state
-from .charts import BARS_CONFIG, short_text
+from .charts import show_bars
 from .controls import choose_collection
 from .places import display_names
 from .results import size_text
@@ -23,7 +23,7 @@ _MOST_FAILURES = 1000
 
 def show() -> None:
     collection = choose_collection()
-    st.header(as_markdown(display_names([collection.path])[collection.path]), anchor=False)
+    st.title(as_markdown(display_names([collection.path])[collection.path]), anchor=False)
     st.code(plain(str(collection.path)), language=None)
     summary = _summarize(str(collection.path), state.generation(collection), _collection=collection)
     statistics = collection.catalog.statistics()
@@ -47,7 +47,7 @@ def show() -> None:
         top = list(statistics["label"].items())[:_MOST_LABELS]
         _show_bars(t("labels_top"), {names.get(label, label).partition(",")[0]: count for label, count in top})
     if failures:
-        st.subheader(t("failed"), anchor=False)
+        st.header(t("failed"), anchor=False)
         st.caption(t("failures_text"))
         st.dataframe(
             [
@@ -91,41 +91,14 @@ def _summarize(path: str, generation: int, _collection: Collection) -> _Summary:
 
 
 def _show_bars(title: str, counts: dict[str, int]) -> None:
-    import plotly.graph_objects as go
-
-    if not counts:
-        return
-    st.subheader(title, anchor=False)
-    names = [short_text(name) for name in counts]
-    figure = go.Figure(
-        go.Bar(
-            x=list(counts.values()),
-            y=list(range(len(names))),
-            orientation="h",
-            text=[f"{count:,}" for count in counts.values()],
-            textposition="auto",
-            hoverinfo="skip",
-        )
-    )
-    figure.update_layout(
-        height=32 * len(counts) + 10,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        xaxis={"visible": False, "fixedrange": True},
-        yaxis={
-            "autorange": "reversed",
-            "fixedrange": True,
-            "tickvals": list(range(len(names))),
-            "ticktext": names,
-        },
-        bargap=0.35,
-    )
-    st.plotly_chart(figure, width="stretch", config=BARS_CONFIG, key=f"bars {title}")
+    if counts:
+        show_bars(title, [*counts], [*counts.values()], [f"{count:,}" for count in counts.values()])
 
 
 def _show_sources(collection: Collection) -> None:
     if not (specs := collection.catalog.sources()):
         return
-    st.subheader(t("sources"), anchor=False)
+    st.header(t("sources"), anchor=False)
     for spec in specs:
         st.code(plain(spec), language=None)
 
@@ -144,7 +117,7 @@ def _show_indexing(collection: Path) -> None:
         with st.form("index_form", border=False):
             text = st.text_input(t("folder"), key="folder", max_chars=4000) or ""
             with st.container(horizontal=True):
-                add = st.form_submit_button(t("index_add"), type="primary", icon=":material/add_photo_alternate:")
+                add = st.form_submit_button(t("index_add"), icon=":material/add_photo_alternate:")
                 make = st.form_submit_button(t("index_new"), icon=":material/create_new_folder:")
                 refresh = st.form_submit_button(t("index_refresh"), icon=":material/refresh:")
         folder = indexing.folder_of(text) if add or make else None

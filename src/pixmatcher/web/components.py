@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -41,48 +42,133 @@ export default function ({ data, setTriggerValue }) {
 }
 """
 
-_CROP_HTML = '<div class="frame"><img draggable="false"><div class="box"></div></div>'
+_CROP_HTML = """
+<div class="frame" role="application" tabindex="0" aria-describedby="keys">
+  <img draggable="false"><div class="shade"></div>
+  <div class="box">
+    <i class="left top"></i><i class="right top"></i><i class="left bottom"></i><i class="right bottom"></i>
+  </div>
+</div>
+<div id="keys"></div>
+"""
 _CROP_CSS = """
-.frame { position: relative; display: inline-block; overflow: hidden; cursor: crosshair; touch-action: pan-y;
-         user-select: none; line-height: 0; max-width: 100%; border-radius: var(--st-base-radius); }
-.frame img { max-width: 100%; max-height: 26rem; }
-.box { position: absolute; display: none; border: 2px solid #fff; border-radius: 3px; pointer-events: none;
-       box-shadow: 0 0 0 100rem rgba(0, 0, 0, .55); outline: 1px solid rgba(0, 0, 0, .5); }
+.frame { position: relative; display: inline-block; max-width: 100%; line-height: 0; cursor: crosshair;
+         touch-action: pan-y; user-select: none; -webkit-touch-callout: none; outline-offset: 3px;
+         --left: 0%; --top: 0%; --right: 100%; --bottom: 100%; }
+.frame:focus { outline: none; }
+.frame:focus-visible { outline: 3px solid var(--st-primary-color); }
+.frame img { max-width: 100%; max-height: 26rem; border-radius: var(--st-base-radius); }
+.shade { position: absolute; inset: 0; background: rgba(0, 0, 0, .55); border-radius: var(--st-base-radius);
+         clip-path: polygon(evenodd, 0 0, 100% 0, 100% 100%, 0 100%, 0 0,
+           var(--left) var(--top), var(--right) var(--top), var(--right) var(--bottom), var(--left) var(--bottom),
+           var(--left) var(--top)); }
+.box { position: absolute; left: var(--left); top: var(--top); right: calc(100% - var(--right));
+       bottom: calc(100% - var(--bottom)); }
+.part .box { cursor: move; touch-action: none; outline: 2px solid #fff; box-shadow: 0 0 0 3px rgba(0, 0, 0, .5); }
+i { position: absolute; width: 2.5rem; height: 2.5rem; margin: -1.25rem; touch-action: none; cursor: nwse-resize; }
+i.right.top, i.left.bottom { cursor: nesw-resize; }
+i.left { left: 0; } i.right { right: 0; } i.top { top: 0; } i.bottom { bottom: 0; }
+i::after { content: ""; position: absolute; inset: .8rem; border-radius: 50%; background: #fff;
+           box-shadow: 0 0 0 2px rgba(0, 0, 0, .5); }
+#keys { display: none; padding-top: .5rem; font-size: .875rem; }
+.frame:focus-visible + #keys { display: block; }
 """
 _CROP_JS = """
+const WHOLE = [0, 0, 1, 1], STEP = 0.02;
+const ARROWS = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
+const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
+const same = (one, other) => one.every((side, i) => Math.abs(side - other[i]) < 1e-6);
+const moved = ([left, top, right, bottom], [x, y]) => {
+  const [dx, dy] = [clamp(x, -left, 1 - right), clamp(y, -top, 1 - bottom)];
+  return [left + dx, top + dy, right + dx, bottom + dy];
+};
+const between = ([x, y], [u, v]) => [Math.min(x, u), Math.min(y, v), Math.max(x, u), Math.max(y, v)];
+
 export default function ({ data, parentElement, setTriggerValue }) {
   const frame = parentElement.querySelector(".frame");
+  frame.tell = setTriggerValue;
+  if (frame.digest === data.digest) {
+    // What comes back is what was drawn here. Perhaps another frame is being drawn by now: it stays.
+    const echo = frame.told.findIndex((each) => same(each, data.box));
+    if (echo >= 0 || same(frame.given, data.box)) {
+      frame.told.splice(0, echo + 1);
+      frame.given = data.box;
+      return;
+    }
+  }
+  [frame.digest, frame.given, frame.told] = [data.digest, data.box, []];
   const picture = frame.querySelector("img");
-  const box = frame.querySelector(".box");
   picture.src = "data:image/jpeg;base64," + data.picture;
-  picture.alt = data.alt;
-  const show = ([left, top, right, bottom]) => {
-    const whole = left <= 0 && top <= 0 && right >= 1 && bottom >= 1;
-    box.style.display = whole ? "none" : "block";
-    box.style.left = 100 * left + "%";
-    box.style.top = 100 * top + "%";
-    box.style.width = 100 * (right - left) + "%";
-    box.style.height = 100 * (bottom - top) + "%";
+  picture.alt = data.words.picture;
+  frame.setAttribute("aria-label", data.words.frame);
+  parentElement.querySelector("#keys").textContent = data.words.keys;
+
+  let asked = data.box;  // what was searched for; `box` is what is shown
+  let box;
+  const show = (sides) => {
+    box = sides;
+    ["left", "top", "right", "bottom"].forEach((side, i) => frame.style.setProperty("--" + side, 100 * box[i] + "%"));
+    frame.classList.toggle("part", !same(box, WHOLE));
   };
+  const ask = () => {
+    if (same(box, asked)) return;
+    asked = box;
+    frame.told.push(box);
+    frame.tell("box", box);
+  };
+  show(asked);
+
+  // The mouse or a finger: `follow` makes the frame of where it is.
+  let follow = null;
   const place = (event) => {
     const area = picture.getBoundingClientRect();
-    const share = (at, start, length) => Math.min(1, Math.max(0, (at - start) / length));
-    return [share(event.clientX, area.left, area.width), share(event.clientY, area.top, area.height)];
+    const [x, y] = [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
+    return [clamp(x, 0, 1), clamp(y, 0, 1)];
   };
-  let from = null;
-  const box_to = ([x, y]) => [Math.min(from[0], x), Math.min(from[1], y), Math.max(from[0], x), Math.max(from[1], y)];
-  show(data.box);
-  frame.onpointerdown = (event) => { from = place(event); frame.setPointerCapture(event.pointerId); };
-  frame.onpointermove = (event) => { if (from) show(box_to(place(event))); };
+  frame.onpointerdown = (event) => {
+    if (event.button !== 0 || !event.isPrimary) return;
+    const [from, before, at] = [place(event), box, event.target.classList];
+    if (event.target.tagName === "I") {
+      const fixed = [before[at.contains("left") ? 2 : 0], before[at.contains("top") ? 3 : 1]];
+      follow = (to) => between(fixed, to);
+    } else if (at.contains("box") && !same(before, WHOLE)) {
+      follow = (to) => moved(before, [to[0] - from[0], to[1] - from[1]]);
+    } else {
+      follow = (to) => between(from, to);
+    }
+    frame.setPointerCapture(event.pointerId);
+  };
+  frame.onpointermove = (event) => { if (follow) show(follow(place(event))); };
   frame.onpointerup = (event) => {
-    if (!from) return;
-    const drawn = box_to(place(event));
-    from = null;
-    if (drawn[2] - drawn[0] < data.least || drawn[3] - drawn[1] < data.least) { show(data.box); return; }
-    show(drawn);
-    setTriggerValue("box", drawn);
+    if (!follow) return;
+    const drawn = follow(place(event));
+    follow = null;
+    const slipped = drawn[2] - drawn[0] < data.least || drawn[3] - drawn[1] < data.least;
+    show(slipped ? asked : drawn);
+    ask();
   };
-  frame.onpointercancel = () => { from = null; show(data.box); };
+  frame.onpointercancel = () => { follow = null; show(asked); };
+
+  frame.onkeydown = (event) => {
+    const step = ARROWS[event.key];
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    if (step && event.shiftKey) {
+      const [right, bottom] = [box[2] + step[0], box[3] + step[1]];
+      show([box[0], box[1], clamp(right, box[0] + 2 * data.least, 1), clamp(bottom, box[1] + 2 * data.least, 1)]);
+    } else if (step) {
+      show(moved(box, step));
+    } else if (event.key === "Enter") {
+      ask();
+    } else if (event.key === "Escape") {
+      show(WHOLE);
+      ask();
+    } else {
+      return;
+    }
+    event.preventDefault();
+    event.stopPropagation();
+  };
+  frame.onblur = () => { if (!follow) show(asked); };
 }
 """
 
@@ -113,12 +199,13 @@ const part = (kind, text = "", of = "div") => {
   made.textContent = text;
   return made;
 };
-const button = ({ icon, text, help }, action, id) => {
+const button = ({ icon, text, help }, action, id, name) => {
   const made = part("", "", "button");
   const sign = part("icon", icon, "span");
   sign.ariaHidden = "true";
   made.append(sign, part("", text, "span"));
   made.title = help;
+  made.ariaLabel = text + ": " + name;
   Object.assign(made.dataset, { action, id });
   return made;
 };
@@ -147,7 +234,7 @@ const tile = ({ id, name, label, score, picture }, words) => {
     made.lastChild.title = text;
   }
   const buttons = part("buttons");
-  for (const action of ["open", "similar"]) buttons.append(button(words[action], action, id));
+  for (const action of ["open", "similar"]) buttons.append(button(words[action], action, id, name));
   made.append(buttons);
   return made;
 };
@@ -231,11 +318,25 @@ def pasted_image(limit: int) -> bytes | None:
         return None
 
 
-def drawn_box(jpeg: bytes, alt: str, box: Box, key: str) -> Box | None:
-    """Show a picture with the frame `box` on it; the frame that the visitor has just drawn, if one was."""
-    data = {"picture": base64.b64encode(jpeg).decode(), "alt": alt, "box": list(box), "least": _LEAST}
-    given = _crop()(key=key, data=data, on_box_change=lambda: None).box
-    return valid_box(given)
+def show_frame(jpeg: bytes, box: Box, words: dict[str, str], key: str, on_drawn: Callable[[Box], object]) -> None:
+    """Show a picture with the frame `box` on it; `on_drawn` is called with each frame that the visitor draws.
+
+    By mouse, by touch, or by keys; the `words` are the alternative text of the `picture`, the name of the `frame`, and
+    what the `keys` do.
+    """
+
+    def drawn() -> None:
+        if (given := valid_box(st.session_state[key].box)) is not None:
+            on_drawn(given)
+
+    data = {
+        "picture": base64.b64encode(jpeg).decode(),
+        "box": list(box),
+        "words": words,
+        "least": _LEAST,
+        "digest": hashlib.sha256(jpeg + repr(words).encode()).hexdigest(),
+    }
+    _crop()(key=key, data=data, on_box_change=drawn)
 
 
 def valid_box(given: object) -> Box | None:

@@ -45,7 +45,7 @@ _LEFT_OVER = {"others": "#7d8a87", "none": "#a39a8c"}
 def show() -> None:
     collection = choose_collection()
     method, space, color = _choose(collection)
-    st.header(t("map_start"), anchor=False)
+    st.title(t("map_start"), anchor=False)
     if not len(collection):
         st.info(t("empty"), icon=":material/info:")
         return
@@ -62,7 +62,6 @@ def show() -> None:
         st.caption(t("map_start_text", count=len(collection)))
         st.button(
             t("map_draw"),
-            type="primary",
             icon=":material/scatter_plot:",
             on_click=_draw,
             args=(collection, method, space),
@@ -153,7 +152,7 @@ def _show_map(collection: Collection, projection: Projection, color: str) -> Non
     chosen = chosen_positions(event, count)
     if chosen:
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.subheader(t("map_selected", count=len(chosen)), anchor=False, width="content")
+            st.header(t("map_selected", count=len(chosen)), anchor=False, width="content")
             st.button(t("clear"), key="map_clear", icon=":material/close:", type="tertiary", on_click=_clear)
         items = state.items_of(collection, [int(projection.ids[place]) for place in chosen[:_MOST_SHOWN]])
         show_grid(collection, [(item, None) for item in items])
@@ -263,7 +262,7 @@ def _show_nearest(
 ) -> None:
     started = time.perf_counter()
     hits = collection.search(vector, space=projection.space, k=_NEAREST)
-    st.subheader(t("map_nearest", name=name), anchor=False)
+    st.header(t("map_nearest", name=name), anchor=False)
     show_result(collection, SearchResult(name, projection.space, (time.perf_counter() - started) * 1000, hits))
 
 

@@ -75,11 +75,11 @@ def _gate(password: str) -> Gate:
 
 def _ask_for(password: str) -> None:
     """All that a visitor of a shared app sees before the password was given."""
-    st.header(t("share_title"), anchor=False)
+    st.title(t("share_title"), anchor=False)
     st.caption(t("share_text"))
     with st.form("password_form", border=False):
         given = st.text_input(t("password"), type="password", max_chars=200, key="password")
-        asked = st.form_submit_button(t("enter"), type="primary")
+        asked = st.form_submit_button(t("enter"))
     if asked:
         opened = _gate(password).opens(given or "")
         if opened:

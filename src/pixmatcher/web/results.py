@@ -81,7 +81,7 @@ def _show_item(collection: Collection, item: Item) -> None:
                 st.text(plain(value))
     st.code(plain(item.uri), language=None, wrap_lines=True)
     with st.container(horizontal=True):
-        if st.button(t("more_like_this"), key="like opened", icon=":material/image_search:", type="primary"):
+        if st.button(t("more_like_this"), key="like opened", icon=":material/image_search:"):
             look_for_item(collection, item.id, True)
             st.rerun()
         if is_url(item.uri):

@@ -10,7 +10,7 @@ from .texts import t
 
 
 def show() -> None:
-    st.header(t("welcome"), anchor=False)
+    st.title(t("welcome"), anchor=False)
     if shared_password():
         st.info(t("index_off"), icon=":material/lock:")
         return
@@ -18,7 +18,7 @@ def show() -> None:
     with st.container(border=True):
         with st.form("welcome_form", border=False):
             text = st.text_input(t("folder"), key="folder", max_chars=4000) or ""
-            make = st.form_submit_button(t("index_new"), type="primary", icon=":material/create_new_folder:")
+            make = st.form_submit_button(t("index_new"), icon=":material/create_new_folder:")
         folder = indexing.folder_of(text) if make else None
         if folder is not None:
             indexing.make_collection(folder)
