@@ -10,12 +10,16 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from shelf import PHOTOS, answers, free_port, wait_until
 
 from pixmatcher.web import guard
 from pixmatcher.web.share import Gate, new_password
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytest.importorskip("pyngrok")
 
@@ -92,7 +96,9 @@ def test_where_there_is_no_collection_nothing_is_shared(tmp_path: Path) -> None:
     assert done.stderr == "Error: There is no collection here to share: name one with -c.\n"
 
 
-def test_a_shared_app_asks_for_its_password_and_indexes_nothing(shelves: dict[str, Path], tmp_path: Path) -> None:
+def test_a_shared_app_asks_for_its_password_and_indexes_nothing(
+    shelves: dict[str, Path], tmp_path: Path, browser: Browser
+) -> None:
     port = free_port()
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(
@@ -106,7 +112,7 @@ def test_a_shared_app_asks_for_its_password_and_indexes_nothing(shelves: dict[st
             password = next(line.split()[1] for line in told.splitlines() if line.startswith("password"))
             assert [_handshake(port, origin) for origin in (URL, "https://evil.example")] == [101, 403]
             _look_without_password(f"http://127.0.0.1:{port}")
-            _enter(f"http://127.0.0.1:{port}", password)
+            _enter(browser, f"http://127.0.0.1:{port}", password)
         finally:
             process.terminate()
             process.wait(30)
@@ -146,25 +152,25 @@ def _look_without_password(url: str) -> None:
     assert _status(f"{url}/media/{'0' * 56}.jpg") == 404
 
 
-def _enter(url: str, password: str) -> None:
-    from test_browser import CHROMIUM, expect, settle, sync_playwright
+def _enter(browser: Browser, url: str, password: str) -> None:
+    from driving import expect, settle
 
-    with sync_playwright() as playwright:
-        page = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page()
-        page.goto(f"{url}/collection")
-        settle(page)
-        for given in ("wrong", password):
-            expect(page.get_by_test_id("stMetric")).to_have_count(0)
-            page.get_by_label("Password", exact=True).fill(given)
-            page.get_by_role("button", name="Enter").click()
-            if given == "wrong":
-                expect(page.get_by_text("This is not the password.")).to_be_visible()
-        expect(page.get_by_test_id("stMetric").first).to_be_visible()
-        expect(page.get_by_text("Indexing is turned off")).to_be_visible()
-        page.get_by_role("link", name="By image").click()
-        settle(page)
-        page.set_input_files("input[type=file]", PHOTOS / "coffee.jpg")
-        expect(page.locator(".tile").first).to_contain_text("coffee.jpg")
+    page = browser.new_page()
+    page.goto(f"{url}/collection")
+    settle(page)
+    for given in ("wrong", password):
+        expect(page.get_by_test_id("stMetric")).to_have_count(0)
+        page.get_by_label("Password", exact=True).fill(given)
+        page.get_by_role("button", name="Enter").click()
+        if given == "wrong":
+            expect(page.get_by_text("This is not the password.")).to_be_visible()
+    expect(page.get_by_test_id("stMetric").first).to_be_visible()
+    expect(page.get_by_text("Indexing is turned off")).to_be_visible()
+    page.get_by_role("link", name="By image").click()
+    settle(page)
+    page.set_input_files("input[type=file]", PHOTOS / "coffee.jpg")
+    expect(page.locator(".tile").first).to_contain_text("coffee.jpg")
+    page.close()
 
 
 def test_only_a_visitor_with_the_password_may_upload() -> None:

@@ -242,7 +242,7 @@ def _queries(
         if text:
             vectors.append((text, embed_query(Query(text), collection.encoders, space=projection.space).vector))
         if (what := looked_for(collection)) is not None:
-            if what.item_id is not None:
+            if what.item_id is not None and what.unchanged:
                 (vector,) = collection.embeddings([what.item_id], projection.space)
             else:
                 vector = embed_query(Query(image=what.image()), collection.encoders, space=projection.space).vector
