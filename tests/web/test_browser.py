@@ -51,6 +51,10 @@ def test_more_like_this_starts_from_a_result(visit: Callable[..., Page]) -> None
     name = tile(page, 1).locator(".name").inner_text()
     tile(page, 1).get_by_role("button", name="Similar").click()
     first_is(page, name, "1.00")
+    name = tile(page, 17).locator(".name").inner_text()
+    tile(page, 17).get_by_role("button", name="Similar").click()
+    first_is(page, name, "1.00")
+    expect(page.get_by_role("heading", name="Which images look like this one?")).to_be_in_viewport()
     page.get_by_role("button", name="Clear").click()
     at_start(page)
 

@@ -60,7 +60,7 @@ def show() -> None:
     with right:
         try:
             result, categories = _answer(collection, what, choice)
-            show_result(collection, result)
+            show_result(collection, result, of=what.digest or str(what.item_id))
         except PixMatcherError as error:
             st.error(sentence(error), icon=":material/error:")
     # After the results, as the picture of an item must be read from its file.

@@ -20,8 +20,8 @@ _OPENED_HEIGHT = 560
 """Pixels of the window that an opened picture is high at most."""
 
 
-def show_result(collection: Collection, result: SearchResult) -> None:
-    """The hits of a search and what is to be said of them."""
+def show_result(collection: Collection, result: SearchResult, *, of: str | None = None) -> None:
+    """The hits of a search and what is to be said of them; where `of` tells of another query, from the page's top."""
     if not result.hits:
         st.info(t("no_hits") if len(collection) else t("empty"), icon=":material/search_off:")
         return
@@ -31,10 +31,10 @@ def show_result(collection: Collection, result: SearchResult) -> None:
         st.caption(t("hits", count=len(result.hits)), width="content")
         took = f"{result.took_ms:.0f}" if result.took_ms >= 1 else f"{result.took_ms:.1f}"
         st.badge(t("took", ms=float(took) if "." in took else int(took)), icon=":material/bolt:", color="gray")
-    show_grid(collection, [(hit.item, hit.score) for hit in result.hits])
+    show_grid(collection, [(hit.item, hit.score) for hit in result.hits], of=of)
 
 
-def show_grid(collection: Collection, items: Sequence[tuple[Item, float | None]]) -> None:
+def show_grid(collection: Collection, items: Sequence[tuple[Item, float | None]], *, of: str | None = None) -> None:
     """Items with their scores, where they have one."""
     names = collection.catalog.label_names()
     pictures = state.tiles(collection, [item for item, _ in items])
@@ -42,7 +42,7 @@ def show_grid(collection: Collection, items: Sequence[tuple[Item, float | None]]
         Tile(item.id, plain(file_name(item)), plain(names.get(item.label or "", item.label or "")), score, picture)
         for (item, score), picture in zip(items, pictures, strict=True)
     ]
-    opened = show_tiles(tiles, lambda item_id: look_for_item(collection, item_id, True))
+    opened = show_tiles(tiles, lambda item_id: look_for_item(collection, item_id, True), of)
     if opened is not None:
         open_item(collection, opened)
 
