@@ -84,6 +84,12 @@ def resident(process: int) -> tuple[float, float]:
     return sizes[0] * 1024 / 1e6, sizes[1] * 1024 / 1e6
 
 
+def processor_seconds(process: int) -> float:
+    """Seconds of the processor that a process has taken, in all its threads."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Visitor:
     """A page of the app in a browser session of its own."""
 
@@ -184,19 +190,28 @@ async def alone(browser: Browser, url: str, pictures: Iterator[bytes], texts: It
 
 
 async def together(
-    browser: Browser, url: str, pictures: Iterator[bytes], texts: Iterator[str], visitors: int, repeats: int
+    browser: Browser,
+    url: str,
+    process: int,
+    pictures: Iterator[bytes],
+    texts: Iterator[str],
+    visitors: int,
+    repeats: int,
 ) -> None:
     """Print the times of visitors who all ask at once: half of them by a picture, half by a text."""
     come = [await Visitor.come(browser, url if n % 2 else f"{url}/text") for n in range(visitors)]
-    rounds = []
+    rounds, work = [], []
     for _ in range(repeats):
+        before = processor_seconds(process)
         asked = [v.upload(next(pictures)) if n % 2 else v.ask(next(texts)) for n, v in enumerate(come)]
         rounds.append(await asyncio.gather(*asked))
+        work.append(processor_seconds(process) - before)
     for visitor in come:
         await visitor.leave()
     print_times(f"{visitors} visitors at once, the first search", rounds[0], 2)
     print_times(f"{visitors} visitors at once, later searches", [each for times in rounds[1:] for each in times], 2)
     print_times(f"{visitors} visitors at once, the slowest of a round", [max(times) for times in rounds], 2)
+    print(f"  of a round the server took {statistics.median(work):.2f} s of one core; the rest is the browsers'")
 
 
 async def memory(
@@ -252,7 +267,7 @@ async def measure(arguments: argparse.Namespace, url: str, process: int) -> None
         if "alone" in arguments.only:
             await alone(browser, url, pictures, texts, arguments.repeats)
         if "together" in arguments.only:
-            await together(browser, url, pictures, texts, 10, arguments.repeats)
+            await together(browser, url, process, pictures, texts, 10, arguments.repeats)
         if "memory" in arguments.only:
             await memory(browser, url, process, pictures, texts, arguments.searches)
         await browser.close()

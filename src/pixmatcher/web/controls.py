@@ -95,7 +95,7 @@ def choose(collection: Collection, *, text: bool) -> Choice:
 
 
 def _choose_labels(collection: Collection) -> tuple[str, ...] | None:
-    known = list(collection.catalog.statistics()["label"])[:_MOST_LABELS]
+    known = state.labels(collection)[:_MOST_LABELS]
     if not known:
         return None
     names = {label: label for label in known} | collection.catalog.label_names()

@@ -198,7 +198,7 @@ def _some_items(path: str, generation: int, _collection: Collection) -> list[Any
 
 def _show_query(collection: Collection, what: LookedFor) -> None:
     if what.picture is not None:
-        preview = what.shown().copy()
+        preview = what.shown()
         preview.thumbnail((900, 900))
         words = {"picture": t("query_picture"), "frame": t("crop_frame"), "keys": t("crop_keys")}
         show_frame(
@@ -263,8 +263,7 @@ def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[Se
         space, vector, _ = embed_query(Query(image=what.image()), collection.encoders, space=choice.space)
         hits = collection.search(vector, space=space, **options)
         result = SearchResult(t("query_picture"), space, (time.perf_counter() - started) * 1000, hits)
-    labelled = bool(collection.catalog.statistics()["label"])
-    return result, nearest_categories(collection, vector, result.space) if labelled else []
+    return result, nearest_categories(collection, vector, result.space) if state.labels(collection) else []
 
 
 def _show_categories(categories: list[Category]) -> None:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import streamlit as st
+from PIL import Image
 
 from ..collection import Collection
 from ..errors import InvalidImageError
 from ..images import open_image
 from ..pictures import original_picture
 from .components import WHOLE, Box
-from .state import MAX_PIXELS, MAX_UPLOAD_BYTES, item_of, items_of
-
-if TYPE_CHECKING:
-    from PIL import Image
+from .state import MAX_PIXELS, MAX_UPLOAD_BYTES, as_jpeg, item_of, items_of
 
 PROBLEM = "image_problem"
 """Under this name a session keeps what is wrong with the image that was given last, as Markdown."""
 _KEY = "looking_for"
 _SIDE = 1024
-"""Pixels of the short side that are kept of an image: enough for any encoder, also of a part of it."""
+_QUALITY = 95
+"""Pixels of the short side that are kept of an image, enough for any encoder, also of a part of it; and how well."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,8 @@ class LookedFor:
     home: Path | None = None
     """The collection of that item: its ids mean nothing in another one."""
     data: bytes = b""
-    picture: Image.Image | None = None
+    picture: bytes | None = None
+    """A JPEG to turn and crop; with its pixels, a visitor would cost ten times as much."""
     digest: str = ""
     quarter_turns: int = 0
     """Clockwise."""
@@ -49,7 +49,7 @@ class LookedFor:
     def shown(self) -> Image.Image:
         """The picture as it was turned, not cropped."""
         assert self.picture is not None
-        return self.picture.rotate(-90 * self.quarter_turns, expand=True) if self.quarter_turns else self.picture
+        return Image.open(io.BytesIO(self.picture)).rotate(-90 * self.quarter_turns, expand=True)
 
     def image(self) -> bytes | Image.Image:
         """What to search for: the file as it was given, unless it was turned or cropped."""
@@ -102,7 +102,7 @@ def with_picture(collection: Collection, what: LookedFor) -> LookedFor:
         return what
     picture = original_picture(item_of(collection, what.item_id), _SIDE, max_pixels=MAX_PIXELS)
     if picture is not None:
-        what = st.session_state[_KEY] = replace(what, picture=picture)
+        what = st.session_state[_KEY] = replace(what, picture=as_jpeg(picture, _QUALITY))
     return what
 
 
@@ -111,7 +111,7 @@ def look_for_data(data: bytes) -> None:
     if len(data) > MAX_UPLOAD_BYTES:
         raise InvalidImageError("too large", f"more than {MAX_UPLOAD_BYTES >> 20} MB")
     picture = open_image(data, min_side=_SIDE, max_pixels=MAX_PIXELS).image
-    look_for(LookedFor(data=data, picture=picture, digest=hashlib.sha256(data).hexdigest()))
+    look_for(LookedFor(data=data, picture=as_jpeg(picture, _QUALITY), digest=hashlib.sha256(data).hexdigest()))
 
 
 def look_for_file(path: Path) -> None:

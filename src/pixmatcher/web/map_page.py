@@ -90,7 +90,7 @@ def _choose(collection: Collection) -> tuple[str, str, str]:
                 key=_space_key(collection),
                 persist_state="session",
             )
-        if collection.catalog.statistics()["label"]:
+        if state.labels(collection):
             chosen_color = st.selectbox(
                 t("map_color"),
                 _COLORS,

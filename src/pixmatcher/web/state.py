@@ -36,7 +36,7 @@ _TIDY_SECONDS = 10
 _ENCODERS_SECONDS = 60
 """So long an encoder that cannot be used is not tried again."""
 _TILE, _FULL = 320, 1600
-"""Pixels a side of a picture in the grid, and of the long side of one that was opened."""
+"""Pixels a side of a picture in the grid, at most, and of the long side of one that was opened."""
 
 
 class GoneError(CollectionError):
@@ -131,6 +131,16 @@ def generation(collection: Collection) -> int:
         return number
 
 
+def labels(collection: Collection) -> list[str]:
+    """The labels of the items, the most frequent first."""
+    return _labels(str(collection.path), generation(collection), collection)
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def _labels(path: str, generation: int, _collection: Collection) -> list[str]:
+    return list(_collection.catalog.statistics()["label"])
+
+
 def item_of(collection: Collection, item_id: int) -> Item:
     """The item of an id. Raises `CollectionError` if there is none."""
     if not (found := items_of(collection, [item_id])):
@@ -177,9 +187,9 @@ def original(item: Item) -> bytes | None:
     return data
 
 
-def as_jpeg(picture: Image.Image) -> bytes:
+def as_jpeg(picture: Image.Image, quality: int = 85) -> bytes:
     encoded = io.BytesIO()
-    picture.save(encoded, "JPEG", quality=85)
+    picture.save(encoded, "JPEG", quality=quality)
     return encoded.getvalue()
 
 
@@ -213,4 +223,5 @@ def _tile(ref: _Ref) -> bytes:
     picture = item_picture(ref.item, ref.collection, 2 * _TILE, max_pixels=MAX_PIXELS)
     if picture is None:
         raise _OutOfReachError
-    return as_jpeg(ImageOps.fit(picture, (_TILE, _TILE)))
+    side = min(_TILE, *picture.size)  # the browser enlarges small ones
+    return as_jpeg(ImageOps.fit(picture, (side, side)))

@@ -74,7 +74,7 @@ def _examples(path: str, generation: int, _collection: Collection) -> list[str]:
     if not len(_collection):
         return []
     names = _collection.catalog.label_names()
-    labels = [names.get(label, label) for label in _collection.catalog.statistics()["label"]]
+    labels = [names.get(label, label) for label in state.labels(_collection)]
     if labels:
         step = max(1, len(labels) // _MOST_EXAMPLES)
         return list(dict.fromkeys(label.partition(",")[0] for label in labels[::step]))[:_MOST_EXAMPLES]
