@@ -44,6 +44,7 @@ from .vectors import Float16, Rows, VectorFile, row_checksums, to_stored
 
 if TYPE_CHECKING:
     from .index import VectorIndex
+    from .trained import Progress
 
 
 @dataclass
@@ -153,19 +154,24 @@ class Collection:
         return folder if _is_file(folder / MANIFEST_NAME) else None
 
     def close(self) -> None:
-        """Save what is derived, end writing and free the files."""
+        """Save what is derived, end writing and free the files. An index that has to be trained may take minutes."""
+        self._close(train=True)
+
+    def _close(self, *, train: bool) -> None:
         with self._thread_lock:
             try:
                 if self._lock.held:
                     # Thumbnails too many do no harm; another run can take them out.
                     with contextlib.suppress(PixMatcherError):
                         self._thumbnails.keep_those_in(self.catalog.path)
-                    self.save_indexes()
+                    self.save_indexes(train=train)
             finally:
                 self._thumbnails.close()
                 self.catalog.close()
                 self._give_locks()
                 self._indexes.clear()
+                for file in self._vectors.values():
+                    file.close()
 
     def __enter__(self) -> Collection:
         return self
@@ -178,7 +184,7 @@ class Collection:
         else:
             # The error that ends the block counts; what is derived can be saved another time.
             with contextlib.suppress(PixMatcherError):
-                self.close()
+                self._close(train=False)
 
     # Reading
 
@@ -271,7 +277,7 @@ class Collection:
             scores, rows = index.search(query, k, among)
             while True:
                 seen, first = np.unique(known.codes[rows], return_index=True)
-                among &= ~np.isin(known.codes, seen)
+                among = among & ~np.isin(known.codes, seen)
                 if len(seen) >= labels or not among.any():
                     break
                 more_scores, more = index.search(query, k, among)
@@ -410,20 +416,29 @@ class Collection:
 
     # Care
 
-    def save_indexes(self) -> None:
+    def save_indexes(self, *, train: bool = True, progress: Progress | None = None) -> None:
         """Bring the index file of each space up to date.
 
-        Raises `StorageError` if the disk is full, `CollectionLockedError` if another process writes.
+        A large collection needs an index that is trained, which may take minutes; without `train`, that is left to the
+        next writer. `progress` is called with what is done, and how much of it is done and to do. Raises `StorageError`
+        if the disk is full, `CollectionLockedError` if another process writes.
         """
-        from .index import intact_stamp, save_index
+        from .index import SCAN, intact_stamp, kind_for, save_index, settled_index
 
         with self._thread_lock, self._saving(wait=self._lock.held), self.catalog.reading() as generation:
+            count = len(self)
             for name, space in self.spaces.items():
-                path = self._index_path(name)
+                path, vectors = self._index_path(name), self._vectors[name]
                 stamp = intact_stamp(path)
-                if stamp and stamp.generation == generation:
+                current = stamp is not None and stamp.generation == generation
+                if stamp and current and stamp.index == kind_for(count, space.dimension, stamp.index):
                     continue
                 index = self._index(name, generation)
+                if train:
+                    index = settled_index(index, vectors, path, text=space.text, progress=progress)
+                    self._indexes[name] = _OpenIndex(index, generation)
+                if index.name == SCAN or (current and not train):
+                    continue
                 try:
                     save_index(index, path, generation, space.dimension)
                 except OSError as error:
@@ -448,10 +463,10 @@ class Collection:
 
         Raises `CollectionError` if there is no such space.
         """
-        from .index import EXACT, read_stamp
+        from .index import kind_for, read_stamp
 
         stamp = read_stamp(self._index_path(self._space(space).name))
-        return stamp.index if stamp else EXACT
+        return stamp.index if stamp else kind_for(len(self), self.spaces[space].dimension)
 
     def verify(self) -> list[Problem]:
         """Read everything and tell what is not whole. The files of the user are not looked at."""
@@ -521,7 +536,7 @@ class Collection:
         """
         if errors := self.catalog.integrity_errors():
             raise CollectionError(f"{CATALOG_NAME} is damaged ({errors[0]}): {start_again(self.path)}")
-        from .index import index_files
+        from .index import aim_path, index_files
 
         with self._thread_lock:
             self._take_locks()
@@ -548,6 +563,8 @@ class Collection:
                             remove(path.parent)
                         for derived in index_files(path):
                             remove(derived)
+                        if aim_path(path).is_dir():
+                            remove(aim_path(path))
                     remove_damaged_maps(self.path)
                 except OSError as error:
                     raise write_error(self.path, error) from error
@@ -582,23 +599,29 @@ class Collection:
 
     def _index(self, space: str, generation: int) -> VectorIndex:
         """The index of a space, of this very generation. Call it inside `catalog.reading()`."""
-        from .index import intact_stamp, load_index, new_index, save_index
+        from .index import SCAN, intact_stamp, is_far, load_index, new_index, read_stamp, save_index
 
         held = self._indexes.get(space)
-        if held is not None and held.generation == generation:
+        if held is not None and held.generation == generation and held.index.name != SCAN:
             return held.index
         path, vectors = self._index_path(space), self._vectors[space]
         damaged = False
-        if held is not None and not held.index.mapped:
+        stamp = read_stamp(path) if held is not None else None
+        if held is not None and not held.index.mapped and (stamp is None or stamp.generation != generation):
             index, current = held.index, False
         else:
             loaded, current = load_index(path, generation, vectors)
             damaged = loaded is None
-            index = loaded or new_index(vectors)
-        if not current:
-            index.update(self.catalog.rows())
+            index = loaded or new_index(vectors, self.catalog.rows())
+        if not (current or damaged or (held is not None and held.index is index and held.generation == generation)):
+            rows = self.catalog.rows()
+            # A reader does not wait until so many rows have their codes: that is a writer's work.
+            if self._lock.held or not is_far(index, len(rows), vectors):
+                index.update(rows)
+            else:
+                index = new_index(vectors, rows)
         self._indexes[space] = _OpenIndex(index, generation)
-        if not current and not self._lock.held:
+        if not current and not self._lock.held and index.name != SCAN:
             # Whoever finds it missing, stale or damaged mends it, unless somebody is writing or saving, who will.
             with contextlib.suppress(PixMatcherError, OSError), self._saving(wait=False):
                 stamp = intact_stamp(path)
