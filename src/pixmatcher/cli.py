@@ -260,6 +260,19 @@ def search_command(
     save_grid: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save the hits as a contact sheet (.png or .jpg).")
     ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="Only images of this label, or of what it is called; repeat it.")
+    ] = None,
+    folder: Annotated[str | None, typer.Option("--folder", help="Only images in this folder or below it.")] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Only images of this day or later: 2024, 2024-05 or 2024-05-17.")
+    ] = None,
+    before: Annotated[str | None, typer.Option(metavar="DATE", help="Only images from before this day.")] = None,
+    min_width: Annotated[int | None, typer.Option(min=1, help="Only images of so many pixels or more.")] = None,
+    min_height: Annotated[int | None, typer.Option(min=1, help="Only images of so many pixels or more.")] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with all images, also where that takes long.")
+    ] = False,
     allow_private_hosts: PrivateHostsOption = False,
     space: SpaceOption = None,
     backend: BackendOption = None,
@@ -267,11 +280,13 @@ def search_command(
     offline: OfflineOption = False,
 ) -> None:
     """Search by text, by image, or by both together."""
+    from .collection import Filter
     from .query import parse_query
     from .searching import search, search_batch
 
     if (batch is None) == (not query):
         raise QueryError("Give a QUERY or --batch FILE, one of them.")
+    where = Filter(tuple(label) if label else None, folder, after, before, min_width, min_height)
     if batch is not None:
         if save_grid is not None:
             raise QueryError("--save-grid goes with a single query, not with --batch.")
@@ -281,6 +296,8 @@ def search_command(
                 k=k,
                 min_score=min_score,
                 space=space,
+                where=where,
+                exact=exact,
                 allow_private=allow_private_hosts,
                 runtime=_runtime(backend, device, offline, bars),
             )
@@ -294,7 +311,8 @@ def search_command(
     with _open(collection) as opened:
         with _Bars() as bars:
             runtime = _runtime(backend, device, offline, bars)
-            result = search(opened, parsed, k=k, min_score=min_score, space=space, runtime=runtime)
+            options: dict[str, Any] = {"k": k, "min_score": min_score, "space": space, "where": where, "exact": exact}
+            result = search(opened, parsed, runtime=runtime, **options)
         names = opened.catalog.label_names()
         if as_json:
             print(json.dumps(result.as_json()))

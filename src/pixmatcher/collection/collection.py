@@ -35,6 +35,7 @@ from .files import (
     start_again,
     write_error,
 )
+from .filters import Filter
 from .items import Failure, Hit, Item, Neighbour, Problem
 from .lock import WriterLock
 from .manifest import DescribesEncoder, Manifest
@@ -71,6 +72,7 @@ class Collection:
         }
         self._thumbnails = Thumbnails(path / THUMBNAILS_NAME)
         self._indexes: dict[str, _OpenIndex] = {}
+        self._scans: dict[str, tuple[int, VectorIndex]] = {}
         self._lock = WriterLock(path / LOCK_NAME)
         # Whoever saves an index has this one: a writer as long as it writes, a reader only meanwhile.
         self._index_lock = WriterLock(path / INDEX_LOCK_NAME)
@@ -223,12 +225,14 @@ class Collection:
         space: str,
         k: int = 12,
         min_score: float | None = None,
-        labels: Iterable[str] | None = None,
+        where: Filter | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
         """The k items nearest to a vector (dimension,) by inner product, best first; equals in the order of their ids.
 
-        With `labels`, only items that have one of them. Raises `CollectionError` if there is no such space or the
-        vector does not fit it.
+        With `where`, only items that pass that filter. A trained index may miss one now and then; with `exact`, the
+        stored embeddings themselves are compared where it is not exact. Raises `CollectionError` if there is no such
+        space or the vector does not fit it.
         """
         query = query_vector(vector, self._space(space))
         k = _whole_number(k, "number of results")
@@ -236,7 +240,9 @@ class Collection:
             raise CollectionError(f"The number of results must be 1 or more, not {k}.")
         with self._thread_lock, self.catalog.reading() as generation:
             index = self._index(space, generation)
-            among = None if labels is None else self._labelled(labels)
+            if exact and index.recall is not None:
+                index = self._scan(space, index, generation)
+            among = None if where is None or where.empty else self.catalog.rows_where(where)
             wanted = k
             # Of those that tie for the last place the first ids win, so all of them are needed.
             while True:
@@ -257,11 +263,15 @@ class Collection:
         found.sort(key=lambda pair: (-pair[0], pair[1].id))
         return [Hit(rank, score, item) for rank, (score, item) in enumerate(found[:k], start=1)]
 
-    def _labelled(self, labels: Iterable[str]) -> npt.NDArray[np.bool_]:
-        """Which rows have one of these labels (rows,). Call it inside `catalog.reading()`."""
-        known = self.catalog.labels_by_row()
-        wanted = {*labels}
-        return np.isin(known.codes, [code for code, name in enumerate(known.names) if name in wanted])
+    def _scan(self, space: str, index: VectorIndex, generation: int) -> VectorIndex:
+        """An exact index of the rows of another one, kept as long as that."""
+        from .scan import ScanIndex
+
+        if space not in self._scans or self._scans[space][0] != generation:
+            scan = ScanIndex(self._vectors[space])
+            scan.update(index.rows)
+            self._scans[space] = (generation, scan)
+        return self._scans[space][1]
 
     def nearest_labelled(self, vector: npt.ArrayLike, *, space: str, k: int, labels: int) -> list[Neighbour]:
         """The k nearest items that have a label, best first.

@@ -185,10 +185,11 @@ class TrainedIndex:
 
     def _lists_for(self, query: Float32, k: int, selection: _Selection | None) -> int | None:
         """How many lists to look at, or None where comparing with all rows costs less."""
-        index, share = self._index, self.measured.lists / self._index.nlist
+        index = self._index
+        share: float = self.measured.lists / index.nlist
         share *= max(1.0, k / MEASURED_K) ** 0.5
         if selection is None:
-            return min(int(index.nlist), math.ceil(share * index.nlist))
+            return min(int(index.nlist), math.ceil(share * int(index.nlist)))
         # The nearest of few rows lie further apart than those of many.
         part = len(selection.rows) / index.ntotal
         share = min(1.0, share / part**0.5)
