@@ -435,9 +435,11 @@ class Catalog:
             stored = self._stored(below)
             start = os.fsencode(stored)
             # As text or as bytes, what begins so lies between that and the same with the last byte, a slash, raised.
-            places = ["(typeof(uri) = 'blob' AND uri >= ? AND uri < ?)"]
-            values += [start, start[:-1] + b"0"]
-            if isinstance(stored, str):
+            places: list[str] = []
+            if stored:
+                places.append("(typeof(uri) = 'blob' AND uri >= ? AND uri < ?)")
+                values += [start, start[:-1] + b"0"]
+            if stored and isinstance(stored, str):
                 places.append("(uri >= ? AND uri < ?)")
                 values += [stored, stored[:-1] + "0"]
             if self._home.startswith(below):

@@ -33,7 +33,9 @@ _MOST_FLAT_LISTS = 4096
 _MOST_DIMENSIONS = 512
 _CODEBOOK_SAMPLE = 16_384
 _ADDED_AT_ONCE = 65_536
-_QUERIES = 300
+_FOR_CHOSEN = 4
+"""How many times the candidates among chosen rows, which may be far from the query, where codes tell less."""
+_QUERIES = 600
 _CANDIDATES = (50, 100, 200, 400, 800)
 _OUTGROWN = 2
 _TEXT_MISSES = 0.2
@@ -171,41 +173,56 @@ class TrainedIndex:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         scaled, exponent = near_one(query)
         rotated = _along(scaled[None], self._axes)
+        rows = self._among_all(rotated, k) if selection is None else self._among_some(rotated, scaled, k, selection)
+        if rows is None:
+            rows = np.sort(self.rows) if selection is None else selection.rows
+            return scan(self._vectors, rows, query, k)
+        scores, rows = best(true_scores(self._vectors, scaled, rows), rows, k)
+        return np.ldexp(scores, exponent), rows
+
+    def _among_all(self, rotated: Float32, k: int) -> Rows | None:
+        """Rows among which the k nearest are, or None where a comparison with all is what is left."""
         candidates = _candidates_for(self.measured.candidates, k)
-        lists = self._lists_for(rotated, k, selection)
-        while lists is not None and candidates < total:
-            found = self._coarse(rotated, candidates, lists, None if selection is None else selection.selector)
+        lists = min(int(self._index.nlist), math.ceil(self.measured.lists * max(1.0, k / MEASURED_K) ** 0.5))
+        while candidates < self._index.ntotal:
+            found = self._coarse(rotated, candidates, lists)
             if len(found) >= k:
-                scores, rows = best(true_scores(self._vectors, scaled, found), found, k)
-                return np.ldexp(scores, exponent), rows
+                return found
             if lists == self._index.nlist:
                 break  # its codes say nothing, as those of a query of zeros
-            lists = min(4 * lists, self._index.nlist)
-        return scan(self._vectors, np.sort(self.rows) if selection is None else selection.rows, query, k)
+            lists = min(4 * lists, int(self._index.nlist))
+        return None
 
-    def _lists_for(self, query: Float32, k: int, selection: _Selection | None) -> int | None:
-        """How many lists to look at, or None where comparing with all rows costs less."""
-        index = self._index
-        share: float = self.measured.lists / index.nlist
-        share *= max(1.0, k / MEASURED_K) ** 0.5
-        if selection is None:
-            return min(int(index.nlist), math.ceil(share * int(index.nlist)))
+    def _among_some(self, rotated: Float32, query: Float32, k: int, chosen: _Selection) -> Rows | None:
+        """As `_among_all`, of the chosen rows; None also where comparing with all of these costs less.
+
+        They may lie anywhere, and far from the query: more lists are looked at until twice as many find nothing new.
+        """
+        index, candidates = self._index, _candidates_for(_FOR_CHOSEN * self.measured.candidates, k)
+        exactly = len(chosen.rows) * self._vectors.dimension * _CODE_COST * _ROW_COST
         # The nearest of few rows lie further apart than those of many.
-        part = len(selection.rows) / index.ntotal
-        share = min(1.0, share / part**0.5)
-        exactly = len(selection.rows) * self._vectors.dimension * _CODE_COST * _ROW_COST
-        if exactly <= share * index.ntotal * index.d * _CODE_COST + self.measured.candidates * _CANDIDATE_COST:
+        share = self.measured.lists / index.nlist * max(1.0, k / MEASURED_K) ** 0.5
+        share = min(1.0, share * (index.ntotal / len(chosen.rows)) ** 0.5)
+        if candidates >= len(chosen.rows) or exactly <= 2 * share * index.ntotal * index.d * _CODE_COST:
             return None
         with _one_thread():
-            _, order = index.quantizer.search(query, index.nlist)
+            _, order = index.quantizer.search(rotated, index.nlist)
         order = order[0][order[0] >= 0]
-        # As many of the chosen rows as that share of them, wherever they are.
-        passed = np.cumsum(selection.in_lists[order])
-        lists: int = min(int(np.searchsorted(passed, share * len(selection.rows))) + 1, int(index.nlist))
-        looked_at = int(self._list_sizes[order[:lists]].sum())
-        return None if exactly <= looked_at * index.d * _CODE_COST else lists
+        passed, sizes = np.cumsum(chosen.in_lists[order]), np.cumsum(self._list_sizes[order])
+        before: set[int] | None = None
+        while True:
+            lists = min(int(np.searchsorted(passed, share * len(chosen.rows))) + 1, len(order))
+            if exactly <= sizes[lists - 1] * index.d * _CODE_COST:
+                return None
+            found = self._coarse(rotated, candidates, lists, chosen.selector)
+            nearest = {*best(true_scores(self._vectors, query, found), found, k)[1].tolist()}
+            if len(nearest) == k and (nearest == before or lists == len(order)):
+                return found
+            if lists == len(order):
+                return None
+            before, share = nearest, 2 * share
 
-    def _coarse(self, query: Float32, candidates: int, lists: int, selector: Any) -> Rows:
+    def _coarse(self, query: Float32, candidates: int, lists: int, selector: Any = None) -> Rows:
         with _one_thread():
             parameters = faiss.SearchParametersIVF(nprobe=lists, sel=selector)  # type: ignore[call-arg]
             _, found = self._index.search(query, candidates, params=parameters)
@@ -241,7 +258,7 @@ class TrainedIndex:
     ) -> list[Point]:
         """Choose the operating point of least cost that has the wanted recall; returns all that were measured.
 
-        The queries are made from the rows. Further `queries` (Q, D) may be given, and the lower recall of the two
+        The queries are made from the rows. Further `queries` (Q, D) may be given. The kind of queries that finds least
         counts. Texts lie further from all images than images do: where there may be `text` and no queries are given,
         fewer misses are allowed. Where no point has the wanted recall, the highest there is is taken.
         """
@@ -251,10 +268,8 @@ class TrainedIndex:
         both = np.concatenate([made, given]).astype(np.float32)
         own = np.concatenate([own, np.full(len(given), -1)])
         truth = exact_scores(self._vectors, rows, both, own, min(MEASURED_K, len(rows) - 1), progress)
-        points = self.curve(both[: len(made)], own[: len(made)], truth[: len(made)])
-        if len(given):
-            others = {(p.lists, p.candidates): p for p in self.curve(given, own[len(made) :], truth[len(made) :])}
-            points = [min(p, others.get((p.lists, p.candidates), p), key=lambda p: p.recall) for p in points]
+        groups = [*np.array_split(np.arange(len(made)), QUERY_KINDS), np.arange(len(made), len(both))]
+        points = self.curve(both, own, truth, [group for group in groups if len(group)])
         wanted = 1 - (1 - aim.recall) * (_TEXT_MISSES if text and not len(given) else 1)
         # By how much the recall of so few queries may be above that of all, one-sided, 95 %.
         safe = [point for point in points if point.recall - 1.64 * point.deviation >= wanted]
@@ -264,11 +279,11 @@ class TrainedIndex:
         )
         return points
 
-    def curve(self, queries: Float32, own: Rows, truth: Float32) -> list[Point]:
-        """What recall and cost each number of lists and candidates has.
+    def curve(self, queries: Float32, own: Rows, truth: Float32, groups: list[npt.NDArray[np.int64]]) -> list[Point]:
+        """What recall each number of lists and candidates has, that of the group of queries that finds least, and cost.
 
         `queries` (Q, dimension); `own` (Q,) are rows that do not count as found by each, -1 for none; `truth` (Q, k)
-        are the highest scores, as of `exact_scores`.
+        are the highest scores, as of `exact_scores`; `groups` are positions of queries.
         """
         rotated = _along(queries, self._axes)
         wanted = min(_CANDIDATES[-1] + 1, self._index.ntotal)
@@ -282,7 +297,8 @@ class TrainedIndex:
                 into[kept] = true_scores(self._vectors, query, rows[kept])
             hits = np.cumsum(scores >= truth[:, -1:], axis=1).clip(max=truth.shape[1]) / truth.shape[1]
             for candidates in _CANDIDATES:
-                share = hits[:, min(candidates, wanted) - 1]
+                found_by = [hits[group, min(candidates, wanted) - 1] for group in groups]
+                share = min(found_by, key=lambda each: float(each.mean()))
                 cost = (
                     self._index.ntotal * lists / self._index.nlist * self._index.d * _CODE_COST
                     + candidates * _CANDIDATE_COST
@@ -326,9 +342,18 @@ class TrainedIndex:
             size = 4 * index.d * vectors.dimension
             file.seek(end - size)
             axes = np.frombuffer(file.read(size), "<f4").astype(np.float32).reshape(index.d, vectors.dimension)
-        if index.quantizer.ntotal != index.nlist or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            if not np.isfinite(axes).all():
+                raise ValueError("the file holds no axes")
+        found = cls(vectors, index, axes, measured)
+        if (
+            {index.quantizer.d, index.pq.d, 2 * index.pq.M} != {index.d}
+            or {index.quantizer.ntotal, index.invlists.nlist} != {index.nlist}
+            or (index.metric_type, index.quantizer.metric_type) != (faiss.METRIC_INNER_PRODUCT,) * 2
+            or (index.pq.nbits, index.bbs, index.is_trained, index.by_residual) != (_BITS, 32, True, True)
+            or found._list_sizes.sum() != index.ntotal
+        ):
             raise ValueError("the file holds another kind of index")
-        return cls(vectors, index, axes, measured)
+        return found
 
 
 @dataclass(frozen=True)
@@ -342,15 +367,19 @@ class Point:
     cost: float
 
 
+QUERY_KINDS = 3
+"""Kinds of queries that are made, each as many as the others."""
+
+
 def sample_queries(vectors: VectorFile, rows: Rows, count: int) -> tuple[Float32, Rows]:
     """Queries like those to come (count, D), and the row each was made of (count,), which it should not find.
 
-    A third are rows of the collection, a third are rows with noise, a third lie between two rows.
+    The first of three kinds are rows with noise, the second lie between two rows, the third are rows.
     """
     random = np.random.default_rng(1)
     own = random.choice(rows, count, replace=len(rows) < count)
     queries = vectors.read(own).astype(np.float32)
-    third = count // 3
+    third = count // QUERY_KINDS
     noise = random.standard_normal((third, vectors.dimension), dtype=np.float32)
     lengths = np.linalg.norm(queries, axis=1, keepdims=True)
     queries[:third] += 0.5 * lengths[:third] * noise / np.sqrt(np.float32(vectors.dimension))
