@@ -23,6 +23,7 @@ from pixmatcher.collection.scan import ScanIndex, scan
 from pixmatcher.collection.trained import TrainedIndex
 from pixmatcher.collection.vectors import Float32, RowMask, Rows, VectorFile
 from pixmatcher.spaces import Space
+from pixmatcher.tuning import tune
 
 DIMENSION = 32
 COUNT = 30_000
@@ -424,6 +425,74 @@ def test_a_writer_that_fails_trains_nothing(tmp_path: Path, low_border: None) ->
     with Collection.open(tmp_path / "c") as collection:
         assert not (tmp_path / "c" / "index").exists()
         assert len(ids(collection, like_images(1)[0], k=5)) == 5
+
+
+# Tuning
+
+
+def test_tuning_holds_when_the_index_is_built_again(collection: Collection) -> None:
+    tuning = tune(collection, "visual", Aim(0.99))
+    assert tuning.index == "trained"
+    assert tuning.rows == 5000
+    assert sum(point.chosen for point in tuning.curve) == 1
+    assert [p.recall for p in tuning.curve] == sorted(p.recall for p in tuning.curve)
+    assert tuning.recall == collection.index_recall("visual") > 0.99
+    shutil.rmtree(collection.path / "index" / "visual.faiss", ignore_errors=True)
+    collection.repair()
+    with Collection.open(collection.path) as other:
+        assert other.aim("visual") == Aim(0.99)
+        assert (other.index_recall("visual") or 0) > 0.99
+        assert other.verify() == []
+
+
+def test_tuning_for_less_memory_trains_again(collection: Collection) -> None:
+    index = collection.path / "index" / "visual.faiss"
+    before = index.stat().st_size
+    assert tune(collection, "visual", Aim(0.9, 5000 * 20)).recall > 0.9
+    assert index.stat().st_size < before
+    with pytest.raises(CollectionError, match="more memory"):
+        tune(collection, "visual", Aim(0.9, 1000))
+    assert collection.aim("visual") == Aim(0.9, 5000 * 20)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"recall": 2}', '{"recall": "x"}', '{"memory": 0.5}', "[" * 100_000])
+def test_an_aim_that_makes_no_sense_is_the_usual_one(collection: Collection, text: str) -> None:
+    (collection.path / "index" / "visual.aim").write_text(text)
+    assert collection.aim("visual") == Aim()
+
+
+def test_the_command_line_tunes(collection: Collection, tmp_path: Path) -> None:
+    """In a process of its own, whose border is the usual one: this collection is a small one there."""
+    done = cli("tune", "-c", collection.path, "--recall", "0.9", "--memory", "1G", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [(each["space"], each["index"], each["recall"], each["curve"]) for each in told] == [
+        ("visual", "exact", 1.0, [])
+    ]
+    assert collection.aim("visual") == Aim(0.9, 10**9)
+    assert "nothing to tune" in cli("tune", "-c", collection.path).stdout
+    assert "exact (visual)" in cli("info", "-c", collection.path).stdout
+    for wrong in (["--memory", "much"], ["--recall", "0"], ["--plot", "curve.txt"], ["--space", "third"]):
+        failed = cli("tune", "-c", collection.path, *wrong)
+        assert failed.returncode == 2
+        assert failed.stderr.count("\n") == 1
+
+
+def test_the_table_and_the_plot(
+    collection: Collection, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pixmatcher import cli as command_line
+
+    plot = tmp_path / "curve.png"
+    for name, words in (("tune", ["recall@10", "chosen"]), ("info", ["trained (visual", "of the 10 nearest"])):
+        arguments = ["pixmatcher", name, "-c", str(collection.path)]
+        monkeypatch.setattr(sys, "argv", [*arguments, "--plot", str(plot)] if name == "tune" else arguments)
+        with pytest.raises(SystemExit) as ended:
+            command_line.main()
+        assert not ended.value.code
+        printed = capsys.readouterr().out
+        assert all(word in printed for word in words), printed
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 # Filters of a collection

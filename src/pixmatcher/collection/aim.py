@@ -29,6 +29,10 @@ class Aim:
         if self.memory is not None and not (type(self.memory) is int and self.memory > 0):
             raise CollectionError(f"The memory is a number of bytes above 0, not {self.memory}.")
 
+    def with_told(self, recall: float | None, memory: int | None) -> Aim:
+        """The same with what is told of it; a memory of 0 is any."""
+        return Aim(self.recall if recall is None else recall, self.memory if memory is None else memory or None)
+
 
 @dataclass(frozen=True)
 class Measured:

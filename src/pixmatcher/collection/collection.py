@@ -44,8 +44,9 @@ from .thumbnails import Thumbnails
 from .vectors import Float16, Rows, VectorFile, row_checksums, to_stored
 
 if TYPE_CHECKING:
+    from .aim import Aim
     from .index import VectorIndex
-    from .trained import Progress
+    from .trained import Point, Progress
 
 
 @dataclass
@@ -433,7 +434,8 @@ class Collection:
         next writer. `progress` is called with what is done, and how much of it is done and to do. Raises `StorageError`
         if the disk is full, `CollectionLockedError` if another process writes.
         """
-        from .index import SCAN, intact_stamp, kind_for, save_index, settled_index
+        from .aim import read_aim
+        from .index import SCAN, aim_path, intact_stamp, kind_for, save_index, settled_index
 
         with self._thread_lock, self._saving(wait=self._lock.held), self.catalog.reading() as generation:
             count = len(self)
@@ -445,7 +447,7 @@ class Collection:
                     continue
                 index = self._index(name, generation)
                 if train:
-                    index = settled_index(index, vectors, path, text=space.text, progress=progress)
+                    index = settled_index(index, vectors, read_aim(aim_path(path)), text=space.text, progress=progress)
                     self._indexes[name] = _OpenIndex(index, generation)
                 if index.name == SCAN or (current and not train):
                     continue
@@ -453,6 +455,57 @@ class Collection:
                     save_index(index, path, generation, space.dimension)
                 except OSError as error:
                     raise write_error(self.path, error) from error
+
+    def tune_index(
+        self,
+        space: str,
+        aim: Aim | None = None,
+        *,
+        queries: npt.NDArray[np.float32] | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[VectorIndex, list[Point]]:
+        """Let the index of a space answer by an aim, now and whenever it is built again; returns it and its points.
+
+        Without an aim, by the one before. `queries` (Q, dimension) are measured beside those that are made from the
+        rows. An exact index has no points. Raises `CollectionError` if there is no such space or no index can meet the
+        aim, `CollectionLockedError` if another process writes.
+        """
+        from .aim import read_aim, save_aim
+        from .index import aim_path, save_index, settled_index
+        from .trained import TrainedIndex
+
+        known, path, vectors = self._space(space), self._index_path(space), self._vectors[space]
+        with self._thread_lock:
+            self.begin_writing()
+            wanted = aim or read_aim(aim_path(path))
+            with self._saving(wait=True), self.catalog.reading() as generation:
+                index = settled_index(
+                    self._index(space, generation), vectors, wanted, text=known.text, progress=progress
+                )
+                points = []
+                if isinstance(index, TrainedIndex):
+                    points = index.measure(wanted, text=known.text, queries=queries, progress=progress)
+                self._indexes[space] = _OpenIndex(index, generation)
+                try:
+                    save_aim(aim_path(path), wanted)
+                    save_index(index, path, generation, known.dimension)
+                except OSError as error:
+                    raise write_error(self.path, error) from error
+        return index, points
+
+    def aim(self, space: str) -> Aim:
+        """What the index of a space is wanted to be. Raises `CollectionError` if there is no such space."""
+        from .aim import read_aim
+        from .index import aim_path
+
+        return read_aim(aim_path(self._index_path(self._space(space).name)))
+
+    def index_recall(self, space: str) -> float | None:
+        """The measured recall@10 of the index of a space; None where it is exact or not built."""
+        from .index import read_stamp
+
+        stamp = read_stamp(self._index_path(self._space(space).name))
+        return stamp.recall if stamp else None
 
     @contextlib.contextmanager
     def _saving(self, *, wait: bool) -> Iterator[None]:

@@ -14,11 +14,11 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from .aim import read_aim
 from .files import Writer, read_error, replacing_both, temporary_path
 from .vectors import Float32, RowMask, Rows, VectorFile
 
 if TYPE_CHECKING:
+    from .aim import Aim
     from .trained import Progress
 
 EXACT = "exact"
@@ -104,16 +104,15 @@ def is_far(index: VectorIndex, rows: int, vectors: VectorFile) -> bool:
 
 
 def settled_index(
-    index: VectorIndex, vectors: VectorFile, path: Path, *, text: bool, progress: Progress | None = None
+    index: VectorIndex, vectors: VectorFile, aim: Aim, *, text: bool, progress: Progress | None = None
 ) -> VectorIndex:
-    """The index, or one of the same rows that fits their number and the aim of the file `path`; may take minutes."""
+    """The index, or one of the same rows that fits their number and the aim; may take minutes."""
     rows = np.sort(index.rows)
     if kind_for(len(rows), vectors.dimension, index.name) == EXACT:
         return index if index.name == EXACT else new_index(vectors, rows)
     from .trained import TrainedIndex
 
-    aim = read_aim(aim_path(path))
-    if isinstance(index, TrainedIndex) and not index.outgrown:
+    if isinstance(index, TrainedIndex) and not index.outgrown and index.fits(aim):
         if index.needs_measuring or index.measured.wanted != aim.recall:
             index.measure(aim, text=text, progress=progress)
             if (index.recall or 0) >= aim.recall or index.measured.trained_on >= 0.9 * len(rows):

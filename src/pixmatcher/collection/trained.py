@@ -127,6 +127,10 @@ class TrainedIndex:
         trained_on = self.measured.trained_on
         return not trained_on / (2 * _OUTGROWN) <= self._index.ntotal <= trained_on * _OUTGROWN
 
+    def fits(self, aim: Aim) -> bool:
+        """Whether its codes are as long as the aim's memory allows."""
+        return bool(self._index.d == _code_dimensions(self._vectors.dimension, self.measured.trained_on, aim))
+
     def update(self, rows: Rows) -> None:
         """Hold exactly the given rows: take out what is not among them, add what is missing."""
         held = self.rows
@@ -178,6 +182,13 @@ class TrainedIndex:
             rows = np.sort(self.rows) if selection is None else selection.rows
             return scan(self._vectors, rows, query, k)
         scores, rows = best(true_scores(self._vectors, scaled, rows), rows, k)
+        return np.ldexp(scores, exponent), rows
+
+    def search_at(self, query: Float32, lists: int, candidates: int) -> tuple[Float32, Rows]:
+        """The 10 nearest rows as another operating point finds them, or fewer."""
+        scaled, exponent = near_one(query)
+        found = self._coarse(_along(scaled[None], self._axes), candidates, lists)
+        scores, rows = best(true_scores(self._vectors, scaled, found), found, min(MEASURED_K, len(found)))
         return np.ldexp(scores, exponent), rows
 
     def _among_all(self, rotated: Float32, k: int) -> Rows | None:
@@ -345,9 +356,10 @@ class TrainedIndex:
             if not np.isfinite(axes).all():
                 raise ValueError("the file holds no axes")
         found = cls(vectors, index, axes, measured)
+        lists: Any = index.invlists
         if (
             {index.quantizer.d, index.pq.d, 2 * index.pq.M} != {index.d}
-            or {index.quantizer.ntotal, index.invlists.nlist} != {index.nlist}
+            or {index.quantizer.ntotal, lists.nlist} != {index.nlist}
             or (index.metric_type, index.quantizer.metric_type) != (faiss.METRIC_INNER_PRODUCT,) * 2
             or (index.pq.nbits, index.bbs, index.is_trained, index.by_residual) != (_BITS, 32, True, True)
             or found._list_sizes.sum() != index.ntotal
