@@ -160,6 +160,25 @@ def test_odd_rows(tmp_path: Path, kind: str) -> None:
     ]
 
 
+def test_very_many_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their centres are found in two steps, and those near a query by a graph."""
+    monkeypatch.setattr("pixmatcher.collection.trained._MOST_FLAT_LISTS", 32)
+    vectors = write(tmp_path, like_images(12_000))
+    index = TrainedIndex.train(vectors, np.arange(10_000), Aim())
+    assert index.measured.lists < index._index.nlist / 2
+    index.update(np.arange(1000, 12_000))
+    with (tmp_path / "saved").open("wb") as file:
+        index.save(file)
+    with (tmp_path / "saved").open("rb") as file:
+        loaded = TrainedIndex.load(file, vectors)
+    loaded.measure(Aim())
+    rows, queries = np.arange(1000, 12_000), like_images(40, seed=3)
+    assert recall(loaded, vectors, rows, queries) >= 0.95
+    among = np.random.default_rng(0).random(12_000) < 0.3
+    assert recall(loaded, vectors, rows[among[rows]], queries, among) >= 0.95
+    assert len(loaded.search(queries[0], 12_000)[1]) == 11_000
+
+
 def test_less_memory_is_kept_to(tmp_path: Path) -> None:
     vectors = write(tmp_path, like_images(5000))
     rows = np.arange(5000)
