@@ -316,6 +316,11 @@ def search_command(
             options: dict[str, Any] = {"k": k, "min_score": min_score, "space": space, "where": where, "exact": exact}
             result = search(opened, parsed, runtime=runtime, **options)
         names = opened.catalog.label_names()
+        if opened.has_scanned(result.space):
+            print(
+                f"The space {result.space} has no index yet, so all embeddings were compared: run `pixmatcher tune`.",
+                file=sys.stderr,
+            )
         if as_json:
             print(json.dumps(result.as_json()))
         else:

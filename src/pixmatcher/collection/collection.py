@@ -472,12 +472,13 @@ class Collection:
         """
         from .aim import read_aim, save_aim
         from .index import aim_path, save_index, settled_index
-        from .trained import TrainedIndex
+        from .trained import TrainedIndex, check_memory
 
         known, path, vectors = self._space(space), self._index_path(space), self._vectors[space]
         with self._thread_lock:
             self.begin_writing()
             wanted = aim or read_aim(aim_path(path))
+            check_memory(len(self), wanted)
             with self._saving(wait=True), self.catalog.reading() as generation:
                 index = settled_index(
                     self._index(space, generation), vectors, wanted, text=known.text, progress=progress
@@ -492,6 +493,11 @@ class Collection:
                 except OSError as error:
                     raise write_error(self.path, error) from error
         return index, points
+
+    def has_scanned(self, space: str) -> bool:
+        """Whether the last search in a space had no index to use: it waits for a writer, or for `tune_index`."""
+        held = self._indexes.get(space)
+        return held is not None and held.index.name == "scan"
 
     def aim(self, space: str) -> Aim:
         """What the index of a space is wanted to be. Raises `CollectionError` if there is no such space."""

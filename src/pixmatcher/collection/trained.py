@@ -31,6 +31,9 @@ _SAMPLE_PER_LIST = 40
 _MOST_FLAT_LISTS = 4096
 """Beyond these, the lists nearest to a query are found by a graph (HNSW), no longer by comparing with all."""
 _MOST_DIMENSIONS = 512
+_FEWEST_DIMENSIONS = 16
+_BESIDE_CODES = 16
+"""Bytes a row takes beside its code: 8 for its number, up to 8 for gaps and lists."""
 _CODEBOOK_SAMPLE = 16_384
 _ADDED_AT_ONCE = 65_536
 _FOR_CHOSEN = 4
@@ -82,10 +85,7 @@ class TrainedIndex:
     def train(
         cls, vectors: VectorFile, rows: Rows, aim: Aim, *, text: bool = False, progress: Progress | None = None
     ) -> TrainedIndex:
-        """Make an index of the given rows (N,), ascending, for an aim; `text` as of `measure`.
-
-        Raises `CollectionError` if so little memory as it allows cannot do.
-        """
+        """Make an index of the given rows (N,), ascending, for an aim; `text` as of `measure`."""
         tell = progress or (lambda *_: None)
         random = np.random.default_rng(0)
         lists = _list_count(len(rows))
@@ -443,18 +443,22 @@ def _list_count(rows: int) -> int:
     return int(2 ** max(4, round(math.log2(2 * math.sqrt(rows)))))
 
 
+def check_memory(rows: int, aim: Aim) -> None:
+    """Raise `CollectionError` if an index of so many rows cannot keep to the memory of an aim."""
+    least = rows * (_BESIDE_CODES + _FEWEST_DIMENSIONS // 4)
+    if aim.memory is not None and aim.memory < least:
+        raise CollectionError(
+            f"{rows:,} images need more memory for an index: allow {math.ceil(least / 1e6):,}M or more."
+        )
+
+
 def _code_dimensions(dimension: int, rows: int, aim: Aim) -> int:
     """How many values of a row get a code, an even number: as many as memory allows and as are of use."""
     most = min(_MOST_DIMENSIONS, dimension + dimension % 2)
     if aim.memory is None:
         return most
-    # Beside its code a row takes 8 bytes for its number and up to 8 for gaps and lists.
-    affordable = (aim.memory // max(rows, 1) - 16) * 4 // 2 * 2
-    if affordable < 16:
-        raise CollectionError(
-            f"{rows:,} images need more memory for an index: allow {rows * 24 / 1e6:,.0f} MB or more."
-        )
-    return min(most, affordable)
+    affordable = (aim.memory // max(rows, 1) - _BESIDE_CODES) * 4 // 2 * 2
+    return max(min(most, affordable), min(most, _FEWEST_DIMENSIONS))
 
 
 def _principal_axes(sample: Float32, width: int) -> Float32:
