@@ -36,8 +36,8 @@ _BESIDE_CODES = 16
 """Bytes a row takes beside its code: 8 for its number, up to 8 for gaps and lists."""
 _CODEBOOK_SAMPLE = 16_384
 _ADDED_AT_ONCE = 65_536
-_FOR_CHOSEN = 4
-"""How many times the candidates among chosen rows, which may be far from the query, where codes tell less."""
+_CANDIDATES_OF_CHOSEN = 200
+"""At least so many among chosen rows, which may be far from the query, where codes tell less."""
 _QUERIES = 600
 _CANDIDATES = (50, 100, 200, 400, 800)
 _OUTGROWN = 2
@@ -46,8 +46,8 @@ _TEXT_MISSES = 0.4
 _MEASURE_AGAIN = 0.1
 """The share of rows that may come or go before the operating point is measured again."""
 _CODE_COST = 1 / 192
-_CANDIDATE_COST = 60
-_ROW_COST = 20
+_CANDIDATE_COST = 150
+_ROW_COST = 25
 """What is read for one code of a value, one candidate and one row that is compared exactly, relative to one another."""
 
 Progress = Callable[[str, int, int], None]
@@ -209,7 +209,7 @@ class TrainedIndex:
 
         They may lie anywhere, and far from the query: more lists are looked at until twice as many find nothing new.
         """
-        index, candidates = self._index, _candidates_for(_FOR_CHOSEN * self.measured.candidates, k)
+        index, candidates = self._index, _candidates_for(max(self.measured.candidates, _CANDIDATES_OF_CHOSEN), k)
         exactly = len(chosen.rows) * self._vectors.dimension * _CODE_COST * _ROW_COST
         # The nearest of few rows lie further apart than those of many.
         share = self.measured.lists / index.nlist * max(1.0, k / MEASURED_K) ** 0.5
