@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import cli
+from conftest import cli, paint_many
 from pixmatcher import Collection, CollectionError, Filter, Item
 from pixmatcher.collection import index as kinds
 from pixmatcher.collection.aim import Aim
@@ -540,7 +540,7 @@ def test_the_table_and_the_plot(
 )
 def test_filters(collection: Collection, where: Filter, expected: object) -> None:
     with collection.catalog.writing():
-        collection.catalog.put_label_names({"label 2": "called two"})
+        collection.catalog.put_label_names({"label 2": "the second, called two"})
     wanted = [n + 1 for n in range(5000) if expected(n)]  # type: ignore[operator]
     assert sorted(ids(collection, like_images(1)[0], k=5000, where=where)) == wanted
 
@@ -588,6 +588,16 @@ def test_filters_of_no_use_are_refused(options: dict[str, object]) -> None:
 
 
 def test_the_command_line_filters(tmp_path: Path) -> None:
+    images = tmp_path / "photos"
+    paint_many(images, 3)
+    assert cli("index", images).returncode == 0
+    search = ["search", next(images.glob("*.*")), "-c", images, "--json"]
+    for options, found in (([], 3), (["--after", "2000", "--exact"], 3), (["--min-width", "4000"], 0)):
+        done = cli(*search, *options)
+        assert (done.returncode, len(json.loads(done.stdout)["hits"])) == (0, found), done.stderr
+    assert len(json.loads(cli(*search, "--folder", tmp_path / "other").stdout)["hits"]) == 0
+    unknown = cli(*search, "--label", "no such")
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
     wrong = cli("search", "a cat", "--after", "soon")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "write it like" in wrong.stderr

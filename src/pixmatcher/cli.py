@@ -303,7 +303,7 @@ def search_command(
                 allow_private=allow_private_hosts,
                 runtime=_runtime(backend, device, offline, bars),
             )
-            _search_batch(batch, collection, answer)
+            _search_batch(batch, collection, label, answer)
         return
     if save_grid is not None:
         from .contact_sheet import check_sheet_path, save_contact_sheet
@@ -311,6 +311,7 @@ def search_command(
         check_sheet_path(save_grid)
     parsed = parse_query(query or [], allow_private=allow_private_hosts)
     with _open(collection) as opened:
+        _check_labels(opened, label)
         with _Bars() as bars:
             runtime = _runtime(backend, device, offline, bars)
             options: dict[str, Any] = {"k": k, "min_score": min_score, "space": space, "where": where, "exact": exact}
@@ -330,8 +331,19 @@ def search_command(
             print(f"Contact sheet saved to {printable(str(save_grid))}", file=sys.stderr)
 
 
+def _check_labels(opened: Collection, labels: list[str] | None) -> None:
+    for label in labels or ():
+        if not opened.catalog.labels_called([label]):
+            raise QueryError(
+                f"No image here has the label {label!r}: write it as the source does, or what it is called."
+            )
+
+
 def _search_batch(
-    batch: str, collection: Path | None, answer: Callable[[Collection, Iterable[str]], Iterator[dict[str, Any]]]
+    batch: str,
+    collection: Path | None,
+    labels: list[str] | None,
+    answer: Callable[[Collection, Iterable[str]], Iterator[dict[str, Any]]],
 ) -> None:
     try:
         # Bytes that are not UTF-8 fail on their own line, not for the whole file.
@@ -342,6 +354,7 @@ def _search_batch(
         raise QueryError(f"{batch} cannot be read ({error.strerror}): give a file of one query a line.") from error
     failed = False
     with file as lines, _open(collection) as opened:
+        _check_labels(opened, labels)
         for answered in answer(opened, lines):
             print(json.dumps(answered), flush=True)
             failed |= "error" in answered

@@ -391,6 +391,14 @@ class Catalog:
         """What labels are called, for those that have a name beside their code."""
         return dict(self._query("SELECT label, name FROM label_names"))
 
+    def labels_called(self, texts: Iterable[str]) -> set[str]:
+        """The labels that are one of these texts, or that are called so: by their whole name or one between commas."""
+        wanted = {*texts}
+        found = self._query("SELECT DISTINCT label FROM items WHERE label IS NOT NULL")
+        labels = {label for (label,) in found}
+        called = {label: {name, *map(str.strip, name.split(","))} for label, name in self.label_names().items()}
+        return {label for label in labels if label in wanted or not wanted.isdisjoint(called.get(label, ()))}
+
     def labels_by_row(self) -> LabelsByRow:
         """The label of each row, kept until something is written, by whatever process."""
         with self.reading():
@@ -453,8 +461,9 @@ class Catalog:
         else:
             mask[:] = True  # the labels alone decide
         if where.labels is not None:
-            known, called = self.labels_by_row(), self.label_names()
-            wanted = [n for n, name in enumerate(known.names) if {name, called.get(name, name)} & {*where.labels}]
+            known = self.labels_by_row()
+            meant = self.labels_called(where.labels)
+            wanted = [code for code, name in enumerate(known.names) if name in meant]
             mask &= np.isin(known.codes, wanted)
         return mask
 

@@ -16,10 +16,10 @@ _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 class Filter:
     """Which items a search may find: those that meet all that is given.
 
-    `labels`: an item has one of them, or its label is called so. `folder`: it lies there or below; a path, or a URL.
-    `after` and `before`: it was taken (or where that is not known, modified) on that day or later, and before that day;
-    ISO 8601, which may be cut short: a year, a month, a day. `min_width` and `min_height` are pixels; what has no size
-    that is known is left out.
+    `labels`: an item has one of them, or its label is called so, alone or between commas. `folder`: it lies there or
+    below; a path, or a URL. `after` and `before`: it was taken (or where that is not known, modified) on that day or
+    later, and before that day; ISO 8601, which may be cut short: a year, a month, a day. `min_width` and `min_height`
+    are pixels; what has no size that is known is left out.
     """
 
     labels: tuple[str, ...] | None = None
