@@ -59,6 +59,7 @@ def test_of_many_labels_the_most_frequent_have_names() -> None:
         ("180 other labels", 180, False),
         ("no label", 7, False),
     ]
+    assert [(group.kind, group.number) for group in groups[19:]] == [("label", 0), ("others", 180), ("none", 0)]
     assert len({group.color for group in groups}) == 22
     members = np.concatenate([group.members for group in groups])
     assert sorted(members.tolist()) == list(range(len(labels)))
@@ -193,7 +194,7 @@ def test_of_many_items_some_have_pictures(photos: Collection, tmp_path: Path, mo
 def test_many_points_are_drawn_by_the_graphics_card() -> None:
     for count, kind in ((5_000, "scatter"), (5_001, "scattergl")):
         made = projection_of(["a"] * count)
-        figure = map_figure(made, color_groups(made), query=("q", (0.0, 0.0)))
+        figure = map_figure(made, color_groups(made), queries=[("q", (0.0, 0.0))])
         assert {trace.type for trace in figure.data} == {kind}
 
 

@@ -13,10 +13,23 @@ import numpy as np
 import pytest
 
 from conftest import TinyEncoder, paint, paint_many
-from pixmatcher import Collection, InvalidImageError, Query, QueryError, index, search
+from pixmatcher import (
+    Collection,
+    EncoderError,
+    InvalidImageError,
+    Item,
+    Query,
+    QueryError,
+    encoders,
+    index,
+    open_image,
+    search,
+)
 from pixmatcher.fetch import MAX_BYTES
+from pixmatcher.images import fit_image
 from pixmatcher.query import ImageSource, parse_query
 from pixmatcher.searching import search_batch
+from pixmatcher.spaces import EncoderRecord, Space
 
 SEARCH_STDIN = [sys.executable, "-m", "pixmatcher", "search", "-"]
 
@@ -144,3 +157,42 @@ def test_an_image_that_is_no_file_is_named(
     with pytest.raises(InvalidImageError) as caught:
         search(collection, Query(image=image, image_name=name))
     assert str(caught.value).startswith(f"{shown} cannot be used as a query (")
+
+
+# ---- Encoders that cannot be used here ----
+
+
+@pytest.fixture
+def half_usable(tmp_path: Path, tiny: TinyEncoder) -> Iterator[Collection]:
+    """A collection whose first encoder, for images and texts, is not on this machine, and whose second is."""
+    picture = paint(tmp_path / "a.png", 1)
+    away = EncoderRecord(f"onnx:{tmp_path / 'nowhere'}", "x", (Space("away", 4, text=True), Space("away-image", 4)))
+    with Collection.create(tmp_path / "half", [away, tiny]) as made:
+        embeddings = tiny.encode_images(fit_image(open_image(picture), tiny.recipe)[None])
+        lost = {name: np.ones((1, 4), np.float32) for name in ("away", "away-image")}
+        made.add([Item(str(picture), content_hash="a")], embeddings | lost)
+        yield made
+
+
+def test_another_encoder_answers_where_the_first_cannot_be_used(half_usable: Collection, tmp_path: Path) -> None:
+    by_text = search(half_usable, "a cat")
+    by_image = search(half_usable, Query(image=tmp_path / "a.png"))
+    assert [by_text.space, by_image.space] == ["semantic", "visual"]
+    assert by_image.hits[0].score == pytest.approx(1, abs=0.01)
+    for result in (by_text, by_image):
+        assert result.note.startswith("The encoder tiny answers, as onnx:")
+        assert "nowhere" in result.note
+        assert result.as_json()["note"] == result.note
+    assert "note" not in search(half_usable, "a cat", space="semantic").as_json()
+
+
+def test_a_space_that_was_asked_for_is_not_replaced(half_usable: Collection) -> None:
+    with pytest.raises(EncoderError, match="The collection was made with the encoder onnx:"):
+        search(half_usable, "a cat", space="away")
+
+
+def test_where_no_encoder_can_be_used_it_is_told_once(half_usable: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(encoders._LOADERS, "tiny")
+    encoders._load.cache_clear()
+    with pytest.raises(EncoderError, match=r"^None of the encoders of this collection can be used here\. The coll"):
+        search(half_usable, "a cat")

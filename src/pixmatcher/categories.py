@@ -43,10 +43,12 @@ class CategoryResult:
     space: str
     took_ms: float
     categories: list[Category]
+    note: str = ""
+    """Why another space answered than usual, if one did."""
 
     def as_json(self) -> dict[str, Any]:
         """The form in which every face prints it."""
-        return {
+        values = {
             "query": self.query,
             "space": self.space,
             "took_ms": round(self.took_ms, 2),
@@ -61,6 +63,7 @@ class CategoryResult:
                 for category in self.categories
             ],
         }
+        return values | {"note": self.note} if self.note else values
 
 
 def classify(
@@ -75,9 +78,10 @@ def classify(
     if k < 1:
         raise QueryError(f"The number of categories must be 1 or more, not {k}.")
     started = time.perf_counter()
-    chosen, vector = embed_query(query, collection.encoders, space=space, runtime=runtime)
+    chosen, vector, passed_over = embed_query(query, collection.encoders, space=space, runtime=runtime)
     ranked = nearest_categories(collection, vector, chosen, k)
-    return CategoryResult(query.name, chosen, (time.perf_counter() - started) * 1000, ranked)
+    note = "" if passed_over is None else str(passed_over)
+    return CategoryResult(query.name, chosen, (time.perf_counter() - started) * 1000, ranked, note)
 
 
 def nearest_categories(collection: Collection, vector: npt.ArrayLike, space: str, k: int = 5) -> list[Category]:

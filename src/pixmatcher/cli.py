@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
-from .errors import PixMatcherError, QueryError
+from .errors import NoCollectionError, PixMatcherError, QueryError
 from .outputs import printable
 
 if TYPE_CHECKING:
@@ -316,6 +316,7 @@ def search_command(
             runtime = _runtime(backend, device, offline, bars)
             options: dict[str, Any] = {"k": k, "min_score": min_score, "space": space, "where": where, "exact": exact}
             result = search(opened, parsed, runtime=runtime, **options)
+        _print_note(result.note)
         names = opened.catalog.label_names()
         if opened.has_scanned(result.space):
             print(
@@ -382,6 +383,7 @@ def categories_command(
         query = parse_query([image], allow_private=allow_private_hosts)
         with _Bars() as bars:
             result = classify(opened, query, k=k, space=space, runtime=_runtime(backend, device, offline, bars))
+    _print_note(result.note)
     if as_json:
         print(json.dumps(result.as_json()))
         return
@@ -496,10 +498,10 @@ def map_command(
     check_map_path(out, color)
     parsed = None if query is None else parse_query([query], allow_private=allow_private_hosts)
     with _open(collection) as opened, _Bars() as bars:
-        marked = vector = None
+        marked = vector = passed_over = None
         if parsed is not None:
             runtime = _runtime(backend, device, offline, bars)
-            space, vector = embed_query(parsed, opened.encoders, space=space, runtime=runtime)
+            space, vector, passed_over = embed_query(parsed, opened.encoders, space=space, runtime=runtime)
         progress = bars.counter("Computing the map", "steps")
         projection = project(opened, method, space=space, refresh=refresh, progress=progress)
         if query is not None and parsed is not None and vector is not None:
@@ -507,6 +509,7 @@ def map_command(
             marked = (name, place_query(projection, opened, vector))
         progress = bars.counter("Making small pictures")
         save_map_plot(projection, opened, out, color=color, query=marked, progress=progress)
+    _print_note("" if passed_over is None else str(passed_over))
     print(f"{len(projection.ids):,} images by {method} in the space {projection.space} on {printable(str(out))}")
     if projection.stale:
         print(f"Since it was computed: {stale_text(projection)}. --refresh computes it again.", file=sys.stderr)
@@ -852,7 +855,7 @@ def app_command(
         typer.Option(
             "--collection",
             "-c",
-            help="A collection to show; may be repeated. Without any: the one here.",
+            help="A collection to show; may be repeated. Without any: the one here, or a page that makes one.",
             show_default=False,
         ),
     ] = None,
@@ -866,20 +869,21 @@ def app_command(
     from .web import serve
 
     serve.check_installed()
-    from .collection import Collection
-    from .web.places import locate_all
+    from .web.places import collection_here, locate_all
 
-    paths = locate_all(collections) if collections else [Collection.find()]
+    paths = locate_all(collections) if collections else collection_here()
+    if share and not paths:
+        raise NoCollectionError("There is no collection here to share: name one with -c.")
     serve.check_port(port)
-    url, password = None, ""
+    tunnel, password = None, ""
     if share:
         from .web.share import new_password, open_tunnel
 
-        url, password = open_tunnel(port), new_password()
+        tunnel, password = open_tunnel(port), new_password()
         print(f"Everybody who has the address and the password now sees {', '.join(printable(str(p)) for p in paths)}:")
-        _print_pairs([("address", url), ("password", password)])
+        _print_pairs([("address", tunnel.url), ("password", password)])
         print("Indexing is turned off meanwhile. Stop with Ctrl-C.", flush=True)
-    raise typer.Exit(serve.run_app(paths, port=port, browser=browser, public_url=url, password=password))
+    raise typer.Exit(serve.run_app(paths, port=port, browser=browser, tunnel=tunnel, password=password))
 
 
 # Opening and printing
@@ -974,6 +978,11 @@ def _print_failures(failures: Sequence[Failure]) -> None:
     for failure in failures:
         detail = f" ({failure.detail})" if failure.detail else ""
         print(printable(f"    {failure.uri}: {failure.reason}{detail}"))
+
+
+def _print_note(note: str) -> None:
+    if note:
+        print(f"Note: {printable(note)}", file=sys.stderr)
 
 
 def _print_hits(result: SearchResult, label_names: Mapping[str, str] | None = None) -> None:

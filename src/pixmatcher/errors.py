@@ -69,6 +69,10 @@ class CollectionError(PixMatcherError):
     """A collection is missing, damaged, of a newer format, or does not fit the call."""
 
 
+class NoCollectionError(CollectionError):
+    """No collection was named, and there is none at or above the current folder."""
+
+
 class CollectionLockedError(CollectionError):
     """Another process is writing to the collection."""
 

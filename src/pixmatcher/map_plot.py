@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -57,8 +57,14 @@ class Group:
     name: str
     color: str
     members: npt.NDArray[np.int64]
-    named: bool = True
-    """Whether it is one label or one cluster, and not what is left of them."""
+    kind: Literal["label", "cluster", "others", "none"] = "label"
+    number: int = 0
+    """Which cluster it is, from 1; of the kind "others", how many labels are in it."""
+
+    @property
+    def named(self) -> bool:
+        """Whether it is one label or one cluster, and not what is left of them."""
+        return self.kind in ("label", "cluster")
 
 
 def color_groups(
@@ -73,7 +79,7 @@ def color_groups(
         clusters = range(int(projection.clusters.max(initial=-1)) + 1)
         members = [np.flatnonzero(projection.clusters == cluster) for cluster in clusters]
         return [
-            Group(f"cluster {cluster + 1}", _NAMED_COLORS[cluster % len(_NAMED_COLORS)], found)
+            Group(f"cluster {cluster + 1}", _NAMED_COLORS[cluster % len(_NAMED_COLORS)], found, "cluster", cluster + 1)
             for cluster, found in enumerate(members)
             if len(found)
         ]
@@ -89,9 +95,9 @@ def color_groups(
     others = len(ranked) - len(first)
     if others:
         what = f"{others:,} other labels" if others > 1 else "1 other label"
-        groups.append(Group(what, _OTHERS, np.flatnonzero(codes >= len(first)), named=False))
+        groups.append(Group(what, _OTHERS, np.flatnonzero(codes >= len(first)), "others", others))
     if (codes < 0).any():
-        groups.append(Group("no label", _NONE, np.flatnonzero(codes < 0), named=False))
+        groups.append(Group("no label", _NONE, np.flatnonzero(codes < 0), "none"))
     return groups
 
 
@@ -235,9 +241,12 @@ def map_figure(
     projection: Projection,
     groups: Sequence[Group],
     *,
-    query: tuple[str, tuple[float, float]] | None = None,
+    queries: Sequence[tuple[str, tuple[float, float]]] = (),
 ) -> Any:
-    """The map as a figure of Plotly, a trace a group; the custom data of each point is its position in the map."""
+    """The map as a figure of Plotly, a trace a group; the custom data of each point is its position in the map.
+
+    `queries` are what to call each, and where it lies; they make one trace more, without custom data.
+    """
     import plotly.graph_objects as go
 
     count = len(projection.ids)
@@ -262,13 +271,19 @@ def map_figure(
                 },
             )
         )
-    if query is not None:
-        name, (x, y) = query
-        marker = {"symbol": "star", "size": 18, "color": _INK, "line": {"width": 1.5, "color": _PAPER}}
-        rank = len(groups) + 1
+    if queries:
         figure.add_trace(
-            scatter(x=[x], y=[y], mode="markers", name="query", legendrank=rank, hoverinfo="skip", marker=marker)
+            scatter(
+                x=[x for _, (x, _) in queries],
+                y=[y for _, (_, y) in queries],
+                mode="markers",
+                name="query",
+                legendrank=len(groups) + 1,
+                hoverinfo="skip",
+                marker={"symbol": "star", "size": 18, "color": _INK, "line": {"width": 1.5, "color": _PAPER}},
+            )
         )
+    for name, (x, y) in queries:
         figure.add_annotation(
             x=x,
             y=y,
@@ -308,7 +323,7 @@ def _page(
     found = [items.get(item_id) for item_id in projection.ids.tolist()]
     home = os.path.join(collection.path.parent, "")
     pictures = _pictures(found, collection, progress)
-    figure = json.loads(map_figure(projection, groups, query=query).to_json())
+    figure = json.loads(map_figure(projection, groups, queries=[query] if query else []).to_json())
     shown = {
         "data": figure["data"],
         "layout": figure["layout"],

@@ -22,12 +22,8 @@ def item_picture(
 
     Nothing is fetched: of a remote image, or one that is gone, it is the thumbnail that the collection has, if any.
     """
-    try:
-        if is_url(item.uri):
-            raise InvalidImageError("remote")
-        with open_path(item.uri) as file:
-            picture = open_image(file, min_side=side, max_pixels=max_pixels).image.copy()
-    except InvalidImageError:
+    picture = original_picture(item, side, max_pixels=max_pixels)
+    if picture is None:
         thumbnail = collection and collection.thumbnail(item.content_hash)
         if not thumbnail:
             return None
@@ -37,3 +33,17 @@ def item_picture(
             return None
     picture.thumbnail((side, side))
     return picture
+
+
+def original_picture(item: Item, side: int, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image | None:
+    """The image of an item, upright and with a short side of some `side` pixels or more, where it has them.
+
+    None where it is not on this machine, or not an image that can be read.
+    """
+    if is_url(item.uri):
+        return None
+    try:
+        with open_path(item.uri) as file:
+            return open_image(file, min_side=side, max_pixels=max_pixels).image.copy()
+    except InvalidImageError:
+        return None

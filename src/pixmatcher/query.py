@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .encoders import load_recorded
-from .errors import InvalidImageError, QueryError
+from .errors import EncoderError, FetchError, InvalidImageError, PixMatcherError, QueryError, StorageError
 from .fetch import MAX_BYTES, fetch, is_url
 from .images import ImageSource, fit_image, is_allowed_extension, open_image
 
@@ -129,25 +129,72 @@ def query_from_json(values: object, *, allow_private: bool = False) -> Query:
     return Query(text, open_reference(image, allow_private), weight, image_name=image)
 
 
+class Embedded(NamedTuple):
+    """What a query became: the space of a collection that answers it, and its vector there, float32."""
+
+    space: str
+    vector: npt.NDArray[np.float32]
+    passed_over: EncoderPassedOver | None = None
+    """Where another space would have answered, whose encoder cannot be used here: why."""
+
+
+@dataclass(frozen=True)
+class EncoderPassedOver:
+    """Why another encoder answers than the one that comes first. As a text: one for the user, with the remedy."""
+
+    wanted: str
+    """The name of the encoder that comes first."""
+    used: str
+    error: PixMatcherError
+
+    def __str__(self) -> str:
+        return f"The encoder {self.used} answers, as {self.wanted} cannot be used here. {self.error}"
+
+
 def embed_query(
     query: Query, encoders: Sequence[EncoderRecord], *, space: str | None = None, runtime: Runtime | None = None
-) -> tuple[str, npt.NDArray[np.float32]]:
-    """The space of a collection of these encoders that answers the query, and the query's vector there, float32.
+) -> Embedded:
+    """The vector of a query in the space of a collection of these encoders that answers it.
 
     The space is the one asked for, or else chosen as by `image_encoder` for an image alone and `text_encoder` for a
-    text, alone or with an image. Raises as these do, `QueryError` if the text is not valid Unicode,
-    `InvalidImageError` if the image cannot be used.
+    text, alone or with an image. Where its encoder cannot be used on this machine and no space was asked for, the next
+    one answers, and the result tells so.
+
+    Raises `EncoderError` if no encoder can be used, otherwise as these two do, `QueryError` if the text is not valid
+    Unicode, `InvalidImageError` if the image cannot be used.
     """
-    choose = image_encoder if query.text is None else text_encoder
-    encoder, chosen = choose(encoders, space=space, runtime=runtime)
-    image_vector = None if query.image is None else _embed_image(query, query.image, encoder, chosen)
+    candidates = _image_spaces(encoders, space) if query.text is None else _text_spaces(encoders, space)
+    errors: dict[str, PixMatcherError] = {}
+    for record, chosen in candidates:
+        if record.name in errors:  # of several spaces
+            continue
+        try:
+            vector = _embed(query, load_recorded([record], runtime)[0], chosen)
+        except (EncoderError, FetchError, StorageError) as error:
+            errors[record.name] = error
+            continue
+        why = [EncoderPassedOver(wanted, record.name, _bare(error)) for wanted, error in errors.items()]
+        return Embedded(chosen.name, vector, why[0] if why else None)
+    first, *others = errors.values()
+    if not others:
+        raise first
+    raise EncoderError(f"None of the encoders of this collection can be used here. {first}") from first
+
+
+def _bare(error: PixMatcherError) -> PixMatcherError:
+    """The error without what `load_recorded` says before it, that the collection was made with this encoder."""
+    return error.__cause__ if isinstance(error.__cause__, EncoderError) else error
+
+
+def _embed(query: Query, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:
+    image_vector = None if query.image is None else _embed_image(query, query.image, encoder, space)
     if query.text is None:
         assert image_vector is not None
-        return chosen.name, image_vector
-    text_vector = encoder.encode_texts([query.text])[chosen.name][0]
+        return image_vector
+    text_vector: npt.NDArray[np.float32] = encoder.encode_texts([query.text])[space.name][0]
     if image_vector is None:
-        return chosen.name, text_vector
-    return chosen.name, query.text_weight * text_vector + (1 - query.text_weight) * image_vector
+        return text_vector
+    return query.text_weight * text_vector + (1 - query.text_weight) * image_vector
 
 
 def image_encoder(
@@ -157,17 +204,18 @@ def image_encoder(
 
     The other encoders are not loaded. Raises `QueryError` if there is no such space, and as `load_recorded` does.
     """
-    record, chosen = _image_space(encoders, space)
+    record, chosen = _image_spaces(encoders, space)[0]
     return load_recorded([record], runtime)[0], chosen
 
 
 def image_space(encoders: Sequence[EncoderRecord], space: str | None = None) -> Space:
     """The space that `image_encoder` chooses; no encoder is loaded. Raises `QueryError` if there is no such space."""
-    return _image_space(encoders, space)[1]
+    return _image_spaces(encoders, space)[0][1]
 
 
-def _image_space(encoders: Sequence[EncoderRecord], space: str | None) -> tuple[EncoderRecord, Space]:
-    return min(_spaces_of(encoders, space), key=lambda pair: pair[1].text)
+def _image_spaces(encoders: Sequence[EncoderRecord], space: str | None) -> list[tuple[EncoderRecord, Space]]:
+    """What may answer an image, the best first."""
+    return sorted(_spaces_of(encoders, space), key=lambda pair: pair[1].text)
 
 
 def text_encoder(
@@ -178,9 +226,14 @@ def text_encoder(
     The other encoders are not loaded. Raises `QueryError` if there is no such space or it does not know texts, and as
     `load_recorded` does.
     """
-    for record, chosen in _spaces_of(encoders, space):
-        if chosen.text:
-            return load_recorded([record], runtime)[0], chosen
+    record, chosen = _text_spaces(encoders, space)[0]
+    return load_recorded([record], runtime)[0], chosen
+
+
+def _text_spaces(encoders: Sequence[EncoderRecord], space: str | None) -> list[tuple[EncoderRecord, Space]]:
+    """What may answer a text, the best first. Raises `QueryError` if nothing can."""
+    if found := [pair for pair in _spaces_of(encoders, space) if pair[1].text]:
+        return found
     if space is not None:
         raise QueryError(f"The space {space} knows no texts: search it by image, or choose another space.")
     raise QueryError("This collection has no encoder that knows texts: search it by image.")

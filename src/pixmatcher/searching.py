@@ -22,15 +22,18 @@ class SearchResult:
     space: str
     took_ms: float
     hits: list[Hit]
+    note: str = ""
+    """Why another space answered than usual, if one did."""
 
     def as_json(self) -> dict[str, Any]:
         """The form in which every face prints it."""
-        return {
+        values = {
             "query": self.query,
             "space": self.space,
             "took_ms": round(self.took_ms, 2),
             "hits": [_hit_as_json(hit) for hit in self.hits],
         }
+        return values | {"note": self.note} if self.note else values
 
 
 def _hit_as_json(hit: Hit) -> dict[str, Any]:
@@ -56,17 +59,18 @@ def search(
 ) -> SearchResult:
     """Find the k items of a collection nearest to a query; a string is a text query.
 
-    The `space` is chosen by the query, unless one is named. With `where`, only items that pass
-    that filter; with `exact`, none of the nearest is missed, also where the index is trained.
+    The `space` is chosen by the query, unless one is named; where its encoder cannot be used on this machine, the next
+    one answers, and `note` tells so. With `labels`, only items that have one of them.
 
     Raises `QueryError`, `InvalidImageError` or `EncoderError` if the query cannot be answered.
     """
     started = time.perf_counter()
     if isinstance(query, str):
         query = Query(query)
-    chosen, vector = embed_query(query, collection.encoders, space=space, runtime=runtime)
+    chosen, vector, passed_over = embed_query(query, collection.encoders, space=space, runtime=runtime)
     hits = collection.search(vector, space=chosen, k=k, min_score=min_score, where=where, exact=exact)
-    return SearchResult(query.name, chosen, (time.perf_counter() - started) * 1000, hits)
+    note = "" if passed_over is None else str(passed_over)
+    return SearchResult(query.name, chosen, (time.perf_counter() - started) * 1000, hits, note)
 
 
 def search_like(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from shelf import HOSTILE_NAMES, PHOTOS, answers, copy_photos, free_port, label_photos, wait_until
+from shelf import CHROMIUM, HOSTILE_NAMES, PHOTOS, REBOUND, copy_photos, label_photos, running_app
 
 from pixmatcher import index
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 if find_spec("streamlit") is None:
     collect_ignore_glob = ["test_*.py"]
@@ -43,20 +44,47 @@ def shelves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def app_url(shelves: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running app, started as a user starts it."""
-    home = tmp_path_factory.mktemp("home")
-    port = free_port()
-    command = [sys.executable, "-m", "pixmatcher", "app", "--no-browser", "--port", str(port)]
-    for folder in shelves.values():
-        command += ["-c", str(folder)]
-    environment = os.environ | {"HOME": str(home)}
-    with (home.parent / "app.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: answers(url), process)
+    arguments = [argument for folder in shelves.values() for argument in ("-c", str(folder))]
+    with running_app(arguments, tmp_path_factory.mktemp("home")) as url:
         yield url
-        assert process.poll() is None, (home.parent / "app.log").read_text()
-    finally:
-        process.terminate()
-        process.wait(30)
-    assert not [path for path in home.rglob("*") if path.is_file()], "the app left files in the user's home"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Root, as in containers, may not use the sandbox. The camera shows a picture that Chromium draws.
+        arguments = ["--no-sandbox", f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"]
+        arguments += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+
+
+@pytest.fixture
+def visit(browser: Browser, app_url: str) -> Iterator[Callable[..., Page]]:
+    """Open a page of the app as a new visitor; no script of a stranger may run there, and nothing may be fetched."""
+    from driving import choose, settle
+
+    contexts = []
+
+    def open_page(path: str = "", *, collection: str = "photos", locale: str = "en-US", **options: Any) -> Page:
+        options = {"viewport": {"width": 1280, "height": 900}} | options
+        context = browser.new_context(locale=locale, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+        page.on("request", lambda request: _check_request(request.url, app_url))
+        page.goto(f"{app_url}/{path}")
+        settle(page)
+        if collection != "photos":
+            choose(page, "Collection", collection)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def _check_request(url: str, app_url: str) -> None:
+    assert url.startswith((app_url, "data:", "blob:")), f"the page asks for {url}"

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
 import os
 import re
+import shutil
 import socket
 import string
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import streamlit as st
 from PIL import Image
 from shelf import HOSTILE_NAMES, PHOTOS, answers, free_port, wait_until
 from streamlit.testing.v1 import AppTest
 
-from pixmatcher import Collection, CollectionError, Filter, InvalidImageError, search
+from pixmatcher import Collection, CollectionError, Filter, InvalidImageError, Item, load_encoder, open_image, search
+from pixmatcher.images import fit_image
 from pixmatcher.searching import is_weak, search_like
-from pixmatcher.web import components, map_page, places, state, texts
+from pixmatcher.spaces import EncoderRecord, Space
+from pixmatcher.web import components, indexing, map_page, places, pointer, state, texts
 from pixmatcher.web.hosts import is_known_host
 from pixmatcher.web.looking_for import LookedFor
 
@@ -47,8 +54,9 @@ def test_pages_show_no_text_of_their_own_and_every_text_is_used() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name != "texts.py":
                 used.add(node.value)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "t" and isinstance(node.args[0], ast.Constant):
-                used.add(node.args[0].value)
+            named = isinstance(node, ast.Call) and ast.unparse(node.func) in ("t", "_filled") and node.args[0]
+            if isinstance(named, ast.Constant):
+                used.add(named.value)
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             of_streamlit = ast.unparse(node.func.value) in ("st", "st.sidebar", "grid")
@@ -105,6 +113,16 @@ def test_a_turned_and_cropped_picture_is_what_was_framed() -> None:
     assert LookedFor(data=b"x", picture=picture).image() == b"x"
 
 
+@pytest.mark.parametrize(
+    "given",
+    [None, 1, "1", {}, {"place": 1}, {"drawn": "b", "place": 1}]
+    + [{"drawn": "a", "place": place} for place in (3, -1, 1.0, True, "1", None, [1])],
+)
+def test_what_a_browser_sends_of_the_pointer_is_checked(given: object) -> None:
+    assert pointer.place_on_map(given, "a", 3) is None
+    assert pointer.place_on_map({"drawn": "a", "place": 2}, "a", 3) == 2
+
+
 def test_only_positions_of_the_map_are_chosen() -> None:
     given: list[dict[str, object]] = [{"customdata": [1]}, {"customdata": 0}, {"customdata": [9]}, {}]
     given += [{"customdata": "../x"}, {"customdata": [1]}]
@@ -145,8 +163,6 @@ def test_more_like_an_item_begins_with_itself(shelves: dict[str, Path]) -> None:
 
 
 def test_no_file_but_an_image_leaves_through_the_app(tmp_path: Path) -> None:
-    from pixmatcher import Item
-
     secret = tmp_path / "secret.jpg"
     secret.write_text("password")
     assert state.original(Item(str(secret))) is None
@@ -175,23 +191,95 @@ def text_app(shelves: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> AppTe
     return AppTest.from_function(_text_page, default_timeout=60)
 
 
+def shown(app: AppTest) -> list[str]:
+    """The names of the images in the grid."""
+    (grid,) = app.get("bidi_component")
+    return [tile["name"] for tile in json.loads(grid.proto.json)["tiles"]]
+
+
 def test_the_controls_decide_what_is_found(text_app: AppTest) -> None:
     app = text_app.run()
     app.text_input(key="asked").input("a cup of coffee").run()
     assert not app.exception
-    assert "coffee.jpg" in [text.value for text in app.text]
+    assert len(shown(app)) == 18
+    assert shown(app)[0] == "coffee.jpg"
     app.slider(key="min_score").set_value(0.4).run()
-    assert [text.value for text in app.text] == ["coffee.jpg"]
+    assert shown(app) == ["coffee.jpg"]
     app.slider(key="min_score").set_value(1.0).run()
     assert "lower the minimum score" in app.info[0].value
     app.slider(key="min_score").set_value(0.0).run()
     app.select_slider(key="number").set_value(8).run()
-    assert len(app.text) == 8
+    assert len(shown(app)) == 8
+
+
+def test_another_encoder_answers_and_that_is_told(
+    shelves: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load_encoder()
+    away = EncoderRecord(f"onnx:{tmp_path / 'nowhere'}", "x", (Space("away", 4, text=True),))
+    opened = open_image(PHOTOS / "cat.jpg")
+    with Collection.create(tmp_path / "half", [away, encoder]) as made:
+        vectors = encoder.encode_images(fit_image(opened, encoder.recipe)[None])
+        made.add([Item(str(PHOTOS / "cat.jpg"), content_hash="a")], vectors | {"away": np.ones((1, 4), np.float32)})
+    monkeypatch.setattr(sys, "argv", ["app.py", str(tmp_path / "half")])
+    st.cache_resource.clear()
+    app = AppTest.from_function(_text_page, default_timeout=60).run()
+    assert [note.value for note in app.caption if "The encoder lite answers" in note.value]
+    app.text_input(key="asked").input("a cat").run()
+    assert not app.error
+    assert app.session_state["text_answer"][1].space == "semantic"
+    app.selectbox(key="text_space").select("away").run()
+    assert not [note.value for note in app.caption if "answers" in note.value]
+    assert "nowhere" in app.error[0].value
+    app.selectbox(key="text_space").select("semantic").run()
+    assert not [note.value for note in app.caption if "answers" in note.value]
+    assert not app.error
 
 
 def test_the_language_is_chosen(text_app: AppTest) -> None:
     text_app.session_state["language"] = "fr"
-    assert text_app.run().header[0].value == texts.FRENCH["text_start"]
+    assert text_app.run().title[0].value == texts.FRENCH["text_start"]
+
+
+def test_the_image_of_a_public_url_is_searched_for(shelves: dict[str, Path]) -> None:
+    isolated = ["unshare", "--map-root-user", "--net"]
+    if not shutil.which("ip") or subprocess.run([*isolated, "true"], capture_output=True).returncode:
+        pytest.skip("no network of its own can be made here")
+    image = PHOTOS / "cat.jpg"
+    done = subprocess.run(
+        [*isolated, sys.executable, str(Path(__file__).with_name("visit_public_url.py")), str(image)],
+        env=os.environ | {places.COLLECTIONS_VARIABLE: str(shelves["photos"])},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    fetched, refused = done.stdout.splitlines()
+    assert fetched == hashlib.sha256(image.read_bytes()).hexdigest()
+    assert "private or reserved address" in refused
+
+
+# Making collections
+
+
+@pytest.mark.parametrize("folder", ["/", "/etc", "/proc/1", "/dev", "/usr/../usr", "/tmp"])
+def test_folders_of_the_system_are_not_indexed(folder: str) -> None:
+    assert indexing.is_of_system(Path(folder))
+
+
+def test_a_link_to_the_root_is_the_root(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/")
+    assert indexing.is_of_system(tmp_path / "link")
+    assert not indexing.is_of_system(tmp_path)
+
+
+def test_the_shelf_takes_each_collection_once(tmp_path: Path) -> None:
+    shelf = places.Shelf([tmp_path / "first"])
+    adders = [threading.Thread(target=shelf.add, args=(tmp_path / str(n % 20),)) for n in range(200)]
+    for adder in adders:
+        adder.start()
+    for adder in adders:
+        adder.join()
+    assert shelf.paths[0] == tmp_path / "first"
+    assert sorted(path.name for path in shelf.paths[1:]) == sorted(map(str, range(20)))
 
 
 # The command line
@@ -211,7 +299,6 @@ def test_a_wrong_call_is_one_sentence(shelves: dict[str, Path], tmp_path: Path) 
         taken.listen()
         port = str(taken.getsockname()[1])
         for arguments, said in (
-            ([], "There is no collection"),
             (["-c", str(tmp_path)], "There is no collection in"),
             (["-c", photos, "-c", photos + "/.pixmatcher"], "named twice"),
             (["-c", photos, "--port", port], f"Port {port} cannot be used"),

@@ -7,12 +7,19 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from shelf import answers, free_port, wait_until
+from shelf import PHOTOS, answers, free_port, wait_until
 
+from pixmatcher.web import guard
 from pixmatcher.web.share import Gate, new_password
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytest.importorskip("pyngrok")
 
@@ -37,23 +44,61 @@ def command(photos: Path, port: int) -> list[str]:
     return [*start, "--port", str(port)]
 
 
-@pytest.mark.parametrize(("token", "said"), [(None, "needs a token"), ("bad", "authentication failed")])
-def test_without_a_token_that_holds_it_is_one_sentence(
-    shelves: dict[str, Path], tmp_path: Path, token: str | None, said: str
-) -> None:
+def refused(photos: Path, folder: Path, token: str | None, **more: str) -> str:
+    """What sharing says where it cannot be, which is one sentence."""
+    quick = "import sys\nfrom pixmatcher import cli\nfrom pixmatcher.web import share\nshare._STARTUP_SECONDS = 2\n"
+    arguments = command(photos, free_port())[3:]
     done = subprocess.run(
-        command(shelves["photos"], free_port()),
-        env=environment(tmp_path, token),
+        [sys.executable, "-c", f"{quick}sys.argv[0] = 'pixmatcher'\ncli.main()", *arguments],
+        env=environment(folder, token) | more,
         capture_output=True,
         text=True,
         timeout=60,
+        cwd=folder,
     )
     assert done.returncode == 2
-    assert said in done.stderr
+    assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
+    return done.stderr
 
 
-def test_a_shared_app_asks_for_its_password_and_indexes_nothing(shelves: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        (None, "Sharing needs a token of Ngrok"),
+        ("bad", "Ngrok refuses the token (authentication failed"),
+        ("offline", "Ngrok cannot be reached (failed to dial"),
+        ("dies-at-once", "Ngrok's agent opened no tunnel ("),
+        ("dies-when-asked", "Ngrok's agent opened no tunnel ("),
+    ],
+)
+def test_without_a_token_a_network_or_an_agent_that_lives_it_is_one_sentence(
+    shelves: dict[str, Path], tmp_path: Path, token: str | None, said: str
+) -> None:
+    assert said in refused(shelves["photos"], tmp_path, token)
+
+
+def test_an_agent_that_cannot_be_downloaded_is_one_sentence(shelves: dict[str, Path], tmp_path: Path) -> None:
+    nowhere = {"https_proxy": f"http://127.0.0.1:{free_port()}", "PATH": str(tmp_path)}
+    assert "could not be downloaded" in refused(shelves["photos"], tmp_path, "good", **nowhere)
+
+
+def test_an_agent_that_dies_later_ends_the_app(shelves: dict[str, Path], tmp_path: Path) -> None:
+    assert "The tunnel has closed" in refused(shelves["photos"], tmp_path, "dies-later")
+
+
+def test_where_there_is_no_collection_nothing_is_shared(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pixmatcher", "app", "--share", "--no-browser", "--port", str(free_port())],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "Error: There is no collection here to share: name one with -c.\n"
+
+
+def test_a_shared_app_asks_for_its_password_and_indexes_nothing(
+    shelves: dict[str, Path], tmp_path: Path, browser: Browser
+) -> None:
     port = free_port()
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(
@@ -66,7 +111,8 @@ def test_a_shared_app_asks_for_its_password_and_indexes_nothing(shelves: dict[st
             assert URL in told
             password = next(line.split()[1] for line in told.splitlines() if line.startswith("password"))
             assert [_handshake(port, origin) for origin in (URL, "https://evil.example")] == [101, 403]
-            _enter(f"http://127.0.0.1:{port}", password)
+            _look_without_password(f"http://127.0.0.1:{port}")
+            _enter(browser, f"http://127.0.0.1:{port}", password)
         finally:
             process.terminate()
             process.wait(30)
@@ -88,21 +134,51 @@ def _handshake(port: int, origin: str) -> int:
         return int(connection.recv(100).split()[1])
 
 
-def _enter(url: str, password: str) -> None:
-    from test_browser import CHROMIUM, expect, settle, sync_playwright
+def _status(url: str, method: str = "GET") -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method, data=None), timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
-    with sync_playwright() as playwright:
-        page = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page()
-        page.goto(f"{url}/collection")
-        settle(page)
-        for given in ("wrong", password):
-            expect(page.get_by_test_id("stMetric")).to_have_count(0)
-            page.get_by_label("Password", exact=True).fill(given)
-            page.get_by_role("button", name="Enter").click()
-            if given == "wrong":
-                expect(page.get_by_text("This is not the password.")).to_be_visible()
-        expect(page.get_by_test_id("stMetric").first).to_be_visible()
-        expect(page.get_by_text("Indexing is turned off")).to_be_visible()
+
+def _look_without_password(url: str) -> None:
+    for path in ("", "text", "_stcore/health", "_stcore/host-config"):
+        assert _status(f"{url}/{path}") == 200, path
+    closed = ("metrics", "metrics?families=x", "script-health-check", "agent", "upload_file/a/b", "upload_file", "")
+    for path in closed:
+        assert _status(f"{url}/_stcore/{path}") == 404, path
+    assert _status(f"{url}/_stcore/upload_file/{'0' * 8}/b", "PUT") == 404
+    assert _status(f"{url}/media/{'0' * 56}.jpg") == 404
+
+
+def _enter(browser: Browser, url: str, password: str) -> None:
+    from driving import expect, settle
+
+    page = browser.new_page()
+    page.goto(f"{url}/collection")
+    settle(page)
+    for given in ("wrong", password):
+        expect(page.get_by_test_id("stMetric")).to_have_count(0)
+        page.get_by_label("Password", exact=True).fill(given)
+        page.get_by_role("button", name="Enter").click()
+        if given == "wrong":
+            expect(page.get_by_text("This is not the password.")).to_be_visible()
+    expect(page.get_by_test_id("stMetric").first).to_be_visible()
+    expect(page.get_by_text("Indexing is turned off")).to_be_visible()
+    page.get_by_role("link", name="By image").click()
+    settle(page)
+    page.set_input_files("input[type=file]", PHOTOS / "coffee.jpg")
+    expect(page.locator(".tile").first).to_contain_text("coffee.jpg")
+    page.close()
+
+
+def test_only_a_visitor_with_the_password_may_upload() -> None:
+    guard.admit("known")
+    assert guard.may_pass("/_stcore/upload_file/known/file")
+    assert guard.may_pass("/below/_stcore/health")
+    for path in ("/_stcore/upload_file/other/file", "/below/_stcore/metrics", "/_stcore", "//_stcore//metrics"):
+        assert not guard.may_pass(path)
 
 
 def test_passwords_cannot_be_tried_out() -> None:

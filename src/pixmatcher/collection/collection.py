@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CollectionError, CollectionLockedError, PixMatcherError
+from ..errors import CollectionError, CollectionLockedError, NoCollectionError, PixMatcherError
 from ..spaces import EncoderRecord, Space
 from .catalog import Catalog
 from .files import (
@@ -131,13 +131,13 @@ class Collection:
     def find(cls, start: str | os.PathLike[str] = ".") -> Path:
         """The folder of the nearest collection at or above `start`, as git finds a repository.
 
-        Raises `CollectionError` if there is none.
+        Raises `NoCollectionError` if there is none.
         """
         origin = Path(os.path.abspath(start))
         for folder in (origin, *origin.parents):
             if (found := cls.locate(folder)) is not None:
                 return found
-        raise CollectionError(
+        raise NoCollectionError(
             f"There is no collection in {origin} or above it: run `pixmatcher index FOLDER` first, or name one with -c."
         )
 

@@ -6,27 +6,23 @@ import streamlit as st
 
 from .. import __version__
 from ..models import list_models
-from .texts import plain, t
+from .texts import as_markdown, phrase, plain, t
 
 
 def show() -> None:
-    st.header("PixMatcher", anchor=False)
+    st.title("PixMatcher", anchor=False)
     st.markdown(t("about_intro"))
-    st.subheader(t("about_how"), anchor=False)
+    st.header(t("about_how"), anchor=False)
     st.markdown(t("about_how_text"))
-    st.subheader(t("about_privacy"), anchor=False)
+    st.header(t("about_privacy"), anchor=False)
     st.markdown(t("about_privacy_text"))
-    st.subheader(t("about_models"), anchor=False)
-    rows = [
-        {
-            t("model"): plain(model.name),
-            t("state"): plain(model.state),
-            t("space"): plain(model.spaces),
-            t("licence"): plain(model.licence),
-            t("megabytes"): model.megabytes,
-            t("model_about"): plain(model.about),
-        }
-        for model in list_models()
-    ]
-    st.dataframe(rows, hide_index=True, column_config={t("megabytes"): st.column_config.NumberColumn(format="%.0f")})
+    st.header(t("about_models"), anchor=False)
+    grid = st.grid(columns="auto", min_column_width=260)
+    for model in list_models():
+        with grid.cell(), st.container(border=True, gap="xsmall", height="stretch"):
+            st.markdown(f"**{as_markdown(model.name)}**")
+            st.text(plain(model.about))
+            size = None if model.megabytes is None else f"{model.megabytes:.0f} {t('megabytes')}"
+            st.caption(as_markdown(" · ".join(filter(None, (model.spaces, model.licence, size)))))
+            st.badge(as_markdown(phrase(model.state)), color="gray")
     st.caption(t("about_licence", version=__version__))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,13 @@ from pathlib import Path
 import streamlit as st
 
 from ..collection import Collection
-from ..indexing import IndexReport, index
-from . import state
-from .charts import short_text
+from . import indexing, state
+from .charts import show_bars
 from .controls import choose_collection
-from .jobs import Job, Tell, follow, job_of, show_error, start
 from .places import display_names
 from .results import size_text
 from .share import shared_password
-from .texts import as_markdown, plain, t
+from .texts import as_markdown, phrase, plain, t
 
 _MOST_LABELS = 20
 _MOST_FAILURES = 1000
@@ -26,7 +23,7 @@ _MOST_FAILURES = 1000
 
 def show() -> None:
     collection = choose_collection()
-    st.header(as_markdown(display_names([collection.path])[collection.path]), anchor=False)
+    st.title(as_markdown(display_names([collection.path])[collection.path]), anchor=False)
     st.code(plain(str(collection.path)), language=None)
     summary = _summarize(str(collection.path), state.generation(collection), _collection=collection)
     statistics = collection.catalog.statistics()
@@ -37,7 +34,7 @@ def show() -> None:
     grid.metric(t("failed"), f"{len(failures):,}", border=True)
     grid.metric(t("size"), size_text(summary.bytes), border=True)
     grid.metric(t("on_disk"), size_text(collection.size_on_disk()), border=True)
-    _show_indexing(collection)
+    _show_indexing(collection.path)
     left, right = st.columns(2, gap="medium")
     with left:
         _show_bars(t("formats"), dict(list(statistics["format"].items())[:_MOST_LABELS]))
@@ -50,11 +47,11 @@ def show() -> None:
         top = list(statistics["label"].items())[:_MOST_LABELS]
         _show_bars(t("labels_top"), {names.get(label, label).partition(",")[0]: count for label, count in top})
     if failures:
-        st.subheader(t("failed"), anchor=False)
+        st.header(t("failed"), anchor=False)
         st.caption(t("failures_text"))
         st.dataframe(
             [
-                {t("file"): plain(f.uri), t("reason"): plain(f.reason), t("details"): plain(f.detail)}
+                {t("file"): plain(f.uri), t("reason"): plain(phrase(f.reason)), t("details"): plain(f.detail)}
                 for f in failures[:_MOST_FAILURES]
             ],
             hide_index=True,
@@ -94,41 +91,14 @@ def _summarize(path: str, generation: int, _collection: Collection) -> _Summary:
 
 
 def _show_bars(title: str, counts: dict[str, int]) -> None:
-    import plotly.graph_objects as go
-
-    if not counts:
-        return
-    st.subheader(title, anchor=False)
-    names = [short_text(name) for name in counts]
-    figure = go.Figure(
-        go.Bar(
-            x=list(counts.values()),
-            y=list(range(len(names))),
-            orientation="h",
-            text=[f"{count:,}" for count in counts.values()],
-            textposition="auto",
-            hoverinfo="skip",
-        )
-    )
-    figure.update_layout(
-        height=32 * len(counts) + 10,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        xaxis={"visible": False, "fixedrange": True},
-        yaxis={
-            "autorange": "reversed",
-            "fixedrange": True,
-            "tickvals": list(range(len(names))),
-            "ticktext": names,
-        },
-        bargap=0.35,
-    )
-    st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key=f"bars {title}")
+    if counts:
+        show_bars(title, [*counts], [*counts.values()], [f"{count:,}" for count in counts.values()])
 
 
 def _show_sources(collection: Collection) -> None:
     if not (specs := collection.catalog.sources()):
         return
-    st.subheader(t("sources"), anchor=False)
+    st.header(t("sources"), anchor=False)
     for spec in specs:
         st.code(plain(spec), language=None)
 
@@ -136,51 +106,25 @@ def _show_sources(collection: Collection) -> None:
 # Indexing
 
 
-def _show_indexing(collection: Collection) -> None:
+def _show_indexing(collection: Path) -> None:
     if shared_password():
         st.info(t("index_off"), icon=":material/lock:")
         return
-    job = job_of(("index", collection.path))
-    with st.expander(t("index_folder"), icon=":material/create_new_folder:", expanded=job is not None):
+    with st.expander(
+        t("index_folder"), icon=":material/create_new_folder:", expanded=indexing.is_of_interest(collection)
+    ):
         st.caption(t("index_folder_text"))
         with st.form("index_form", border=False):
-            folder = (st.text_input(t("folder"), key="folder", max_chars=4000) or "").strip()
+            text = st.text_input(t("folder"), key="folder", max_chars=4000) or ""
             with st.container(horizontal=True):
-                add = st.form_submit_button(t("index"), type="primary", icon=":material/add_photo_alternate:")
+                add = st.form_submit_button(t("index_add"), icon=":material/add_photo_alternate:")
+                make = st.form_submit_button(t("index_new"), icon=":material/create_new_folder:")
                 refresh = st.form_submit_button(t("index_refresh"), icon=":material/refresh:")
-        if add:
-            path = os.path.abspath(os.path.expanduser(folder))
-            if folder and os.path.isdir(path):
-                _start(collection.path, path)
-            else:
-                st.error(t("folder_missing", path=folder), icon=":material/error:")
+        folder = indexing.folder_of(text) if add or make else None
+        if folder is not None and add:
+            indexing.index_into(collection, folder)
+        if folder is not None and make:
+            indexing.make_collection(folder)
         if refresh:
-            _start(collection.path, None)
-        job = job_of(("index", collection.path))
-        if job is not None:
-            _show_job(job)
-
-
-def _start(collection: Path, folder: str | None) -> None:
-    def work(tell: Tell) -> IndexReport:
-        return index(folder, collection, progress=tell)
-
-    start(("index", collection), folder or "", work)
-
-
-def _show_job(job: Job) -> None:
-    if job.running:
-        follow(job, t("index_running", source=job.name) if job.name else t("index_refresh"), "images_of")
-    elif job.error is not None:
-        show_error(job.error)
-    elif isinstance(job.result, IndexReport):
-        r = job.result
-        text = t(
-            "index_done",
-            added=r.added,
-            changed=r.changed,
-            moved=r.moved,
-            removed=r.removed,
-            failed=len(r.failures),
-        )
-        st.success(text, icon=":material/check_circle:")
+            indexing.index_into(collection, None)
+        indexing.show_runs(collection)

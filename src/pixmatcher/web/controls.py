@@ -12,6 +12,7 @@ from . import places, state
 from .texts import LANGUAGES, language, plain, t
 
 _NUMBERS = (8, 12, 24, 48, 96)
+_WANTED = "wanted_collection"
 _MOST_LABELS = 2000
 """Labels that can be chosen from: the most frequent ones."""
 
@@ -28,8 +29,10 @@ class Choice:
 
 def choose_collection() -> Collection:
     """The collection that the visitor looks at. Raises `CollectionError` if it is not there any more."""
-    paths = _paths()
+    paths = state.shelf().paths
     names = places.display_names(paths)
+    if (wanted := st.session_state.pop(_WANTED, None)) in paths:
+        st.session_state["collection"] = wanted
     chosen = None
     if len(paths) > 1:
         chosen = st.sidebar.selectbox(
@@ -46,10 +49,9 @@ def choose_collection() -> Collection:
     return state.open_collection(chosen or paths[0])
 
 
-@st.cache_resource(show_spinner=False)
-def _paths() -> list[Path]:
-    """The collections as they were when the app was started: one that disappears is told of when it is chosen."""
-    return places.collection_paths()
+def look_at(collection: Path) -> None:
+    """Choose this collection for the visitor when the page is drawn again."""
+    st.session_state[_WANTED] = collection
 
 
 def choose_language() -> None:
@@ -68,7 +70,7 @@ def choose_language() -> None:
 
 
 def choose(collection: Collection, *, text: bool) -> Choice:
-    """The controls of a search by text, or by image."""
+    """The controls of a search by text, or by image; where its usual encoder cannot be used, that is told."""
     spaces = [space.name for space in collection.spaces.values() if space.text or not text]
     encoder_of = {space.name: record.name for record in collection.encoders for space in record.spaces}
     space: str | None = None
@@ -86,6 +88,9 @@ def choose(collection: Collection, *, text: bool) -> Choice:
             t("min_score"), 0.0, 1.0, 0.0, 0.05, key="min_score", help=t("score_help"), persist_state="session"
         )
         labels = _choose_labels(collection)
+    if not space and (instead := state.passed_over(repr(collection.encoders), text, collection)) is not None:
+        space, why = instead
+        st.caption(t("encoder_passed_over", used=why.used, wanted=why.wanted, detail=str(why.error)))
     return Choice(space or None, k, least or None, labels)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -19,14 +18,23 @@ from ..fetch import fetch
 from ..query import Query, embed_query
 from ..searching import SearchResult, search_like
 from . import state
-from .components import WHOLE, drawn_box, pasted_image
+from .components import WHOLE, pasted_image, show_frame
 from .controls import Choice, choose, choose_collection
-from .looking_for import PROBLEM, LookedFor, look_for, look_for_data, look_for_file, look_for_item, looked_for
-from .results import show_result
+from .looking_for import (
+    PROBLEM,
+    LookedFor,
+    look_for,
+    look_for_data,
+    look_for_file,
+    look_for_item,
+    looked_for,
+    with_picture,
+)
+from .results import file_name, show_result
 from .texts import as_markdown, plain, sentence, t
 
 _WAYS = ("upload", "camera", "url", "examples")
-_UPLOADS = "uploads"
+_TAKEN, _PHOTOGRAPHED = "taken_files", "photographed"
 _EXAMPLES = ("cat.jpg", "coffee.jpg", "horse.jpg", "flower.jpg", "rocket.jpg", "temple.jpg")
 
 
@@ -37,8 +45,9 @@ def show() -> None:
     if pasted is not None:
         _try(look_for_data, pasted or b"\0" * (state.MAX_UPLOAD_BYTES + 1))
     what = looked_for(collection)
+    st.title(t("image_start"), anchor=False)
     if what is None:
-        st.header(t("image_start"), anchor=False)
+        st.session_state.pop(_PHOTOGRAPHED, None)
         st.caption(t("image_start_text"))
         _show_ways(collection)
         if st.session_state["way"] != "examples":
@@ -47,13 +56,17 @@ def show() -> None:
     left, right = st.columns([1, 2.3], gap="medium")
     with left:
         _show_ways(collection)
-        _show_query(collection, what)
-        below = st.container()
+    categories: list[Category] = []
     with right:
-        result, categories = _answer(collection, what, choice)
-        show_result(collection, result)
-    if categories:
-        with below:
+        try:
+            result, categories = _answer(collection, what, choice)
+            show_result(collection, result, of=what.digest or str(what.item_id))
+        except PixMatcherError as error:
+            st.error(sentence(error), icon=":material/error:")
+    # After the results, as the picture of an item must be read from its file.
+    with left:
+        _show_query(collection, with_picture(collection, what))
+        if categories:
             _show_categories(categories)
 
 
@@ -88,35 +101,34 @@ def _try(action: Callable[..., object], *arguments: Any) -> None:
 
 
 def _upload() -> None:
-    # An uploader that replaces its file first says that it has none, and the page that follows loses the new one. So
-    # each file has an uploader of its own.
-    key = f"uploaded {st.session_state.setdefault(_UPLOADS, 0)}"
-    st.file_uploader(
-        t("drop"), max_upload_size=state.MAX_UPLOAD_BYTES >> 20, key=key, on_change=_take_upload, args=(key,)
-    )
-
-
-def _take_upload(key: str) -> None:
-    _take_file(key)
-    context, file = get_script_run_ctx(), st.session_state[key]
-    if context and file and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
-        # Streamlit would keep it until the visitor leaves.
-        context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
-    st.session_state[_UPLOADS] += 1
+    key = f"uploaded {st.session_state.setdefault(_TAKEN, 0)}"
+    st.file_uploader(t("drop"), max_upload_size=state.MAX_UPLOAD_BYTES >> 20, key=key, on_change=_take, args=(key,))
 
 
 def _camera() -> None:
-    st.camera_input(
-        t("camera"), key="photographed", on_change=_take_file, args=("photographed",), label_visibility="collapsed"
-    )
-
-
-def _take_file(key: str) -> None:
-    file = st.session_state[key]
-    if file is None:
-        look_for(None)
+    key = f"photographed {st.session_state.setdefault(_TAKEN, 0)}"
+    if st.session_state.get(_PHOTOGRAPHED):
+        st.button(
+            t("camera_again"), icon=":material/photo_camera:", on_click=lambda: st.session_state.pop(_PHOTOGRAPHED)
+        )
     else:
-        _try(look_for_data, file.getvalue())
+        st.camera_input(t("camera"), key=key, on_change=_take, args=(key, True), label_visibility="collapsed")
+
+
+def _take(key: str, photographed: bool = False) -> None:
+    """Search for a file that was given."""
+    context, file = get_script_run_ctx(), st.session_state[key]
+    if file is None:
+        return
+    _try(look_for_data, file.getvalue())
+    # A camera that nobody needs is turned off.
+    st.session_state[_PHOTOGRAPHED] = photographed
+    if context and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+        # Streamlit would keep it until the visitor leaves.
+        context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
+    # An uploader that replaces its file first says that it has none, and the page that follows loses the new one. So
+    # each file has an uploader of its own.
+    st.session_state[_TAKEN] += 1
 
 
 def _url() -> None:
@@ -155,7 +167,7 @@ def _examples(collection: Collection) -> None:
             if tile is None:
                 continue
             with grid.cell(), st.container(gap="xxsmall"):
-                st.image(tile, width="stretch", alt=plain(item.label or ""))
+                st.image(tile, width="stretch", alt=plain(file_name(item)))
                 st.button(
                     t("search"),
                     key=f"example {item.id}",
@@ -185,22 +197,23 @@ def _some_items(path: str, generation: int, _collection: Collection) -> list[Any
 
 
 def _show_query(collection: Collection, what: LookedFor) -> None:
-    if what.item_id is not None:
-        item = state.item_of(collection, what.item_id)
-        (tile,) = state.tiles(collection, [item])
-        if tile is not None:
-            st.image(tile, width="stretch", alt=t("query_picture"))
-        st.text(plain(item.uri.rpartition("/")[2]), wrap=False)
-    else:
+    if what.picture is not None:
         preview = what.shown().copy()
         preview.thumbnail((900, 900))
-        drawn = drawn_box(state.as_jpeg(preview), t("query_picture"), what.box, key="crop")
-        if drawn is not None and drawn != what.box:
-            look_for(_with_box(what, drawn))
-            st.rerun()
+        words = {"picture": t("query_picture"), "frame": t("crop_frame"), "keys": t("crop_keys")}
+        show_frame(
+            state.as_jpeg(preview), what.box, words, key="crop", on_drawn=lambda box: look_for(what.cropped(box))
+        )
         st.caption(t("crop_hint"))
+    if what.item_id is not None:
+        item = state.item_of(collection, what.item_id)
+        if what.picture is None:
+            (tile,) = state.tiles(collection, [item])
+            if tile is not None:
+                st.image(tile, width="stretch", alt=t("query_picture"))
+        st.text(plain(file_name(item)), wrap=False)
     with st.container(horizontal=True, gap="xsmall"):
-        if what.item_id is None:
+        if what.picture is not None:
             for name, turn, icon in (
                 ("rotate_left", -1, ":material/rotate_left:"),
                 ("rotate_right", 1, ":material/rotate_right:"),
@@ -217,14 +230,10 @@ def _show_query(collection: Collection, what: LookedFor) -> None:
                     t("whole_picture"),
                     key="whole",
                     icon=":material/fullscreen:",
-                    on_click=lambda: look_for(_with_box(what, WHOLE)),
+                    on_click=lambda: look_for(what.cropped(WHOLE)),
                     type="tertiary",
                 )
         st.button(t("clear"), key="clear", icon=":material/close:", on_click=look_for, args=(None,), type="tertiary")
-
-
-def _with_box(what: LookedFor, box: tuple[float, float, float, float]) -> LookedFor:
-    return replace(what, box=box)
 
 
 # The answer
@@ -247,11 +256,11 @@ def _answer(collection: Collection, what: LookedFor, choice: Choice) -> tuple[Se
 def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[SearchResult, list[Category]]:
     started = time.perf_counter()
     options: dict[str, Any] = {"k": choice.k, "min_score": choice.min_score, "where": Filter(choice.labels)}
-    if what.item_id is not None:
+    if what.item_id is not None and what.unchanged:
         result = search_like(collection, what.item_id, space=choice.space, **options)
         (vector,) = collection.embeddings([what.item_id], result.space)
     else:
-        space, vector = embed_query(Query(image=what.image()), collection.encoders, space=choice.space)
+        space, vector, _ = embed_query(Query(image=what.image()), collection.encoders, space=choice.space)
         hits = collection.search(vector, space=space, **options)
         result = SearchResult(t("query_picture"), space, (time.perf_counter() - started) * 1000, hits)
     labelled = bool(collection.catalog.statistics()["label"])
@@ -259,31 +268,8 @@ def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[Se
 
 
 def _show_categories(categories: list[Category]) -> None:
-    import plotly.graph_objects as go
-
-    from .charts import short_text
-
-    st.subheader(t("categories"), anchor=False)
-    figure = go.Figure(
-        go.Bar(
-            x=[category.score for category in categories],
-            y=list(range(len(categories))),  # two labels may have the same name
-            orientation="h",
-            text=[f"{category.score:.0%}" for category in categories],
-            textposition="auto",
-            hoverinfo="skip",
-        )
-    )
-    figure.update_layout(
-        height=34 * len(categories) + 10,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        xaxis={"visible": False, "range": [0, 1], "fixedrange": True},
-        yaxis={
-            "autorange": "reversed",
-            "fixedrange": True,
-            "tickvals": list(range(len(categories))),
-            "ticktext": [short_text(category.name.partition(",")[0]) for category in categories],
-        },
-        bargap=0.35,
-    )
-    st.plotly_chart(figure, width="stretch", config={"displayModeBar": False}, key="categories")
+    # Plotly would take a browser half a second the first time.
+    st.header(t("categories"), anchor=False)
+    for category in categories:
+        name = as_markdown(category.name.partition(",")[0])
+        st.progress(min(1.0, max(0.0, category.score)), text=f"{name} · {category.score:.0%}")

@@ -41,15 +41,16 @@ def job_of(key: Hashable) -> Job | None:
     return _jobs()[1].get(key)
 
 
-def start(key: Hashable, name: str, work: Callable[[Tell], object]) -> None:
-    """Begin a run, unless one of this kind is under way."""
+def start(key: Hashable, name: str, work: Callable[[Tell], object]) -> bool:
+    """Begin a run, unless one of this kind is under way; whether it was begun."""
     lock, jobs = _jobs()
     with lock:
         last = jobs.get(key)
         if last is not None and last.running:
-            return
+            return False
         job = jobs[key] = Job(name)
     threading.Thread(target=_run, args=(job, work), daemon=True).start()
+    return True
 
 
 def _run(job: Job, work: Callable[[Tell], object]) -> None:

@@ -12,8 +12,9 @@ import streamlit as st
 from ..collection import Collection
 from ..errors import InvalidImageError
 from ..images import open_image
+from ..pictures import original_picture
 from .components import WHOLE, Box
-from .state import MAX_PIXELS, MAX_UPLOAD_BYTES, items_of
+from .state import MAX_PIXELS, MAX_UPLOAD_BYTES, item_of, items_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,7 +28,7 @@ _SIDE = 1024
 
 @dataclass(frozen=True)
 class LookedFor:
-    """The image that is searched for. Of an item only its id is kept: its embedding is in the collection."""
+    """The image that is searched for: one that was given, or an item, which needs its picture only to be changed."""
 
     item_id: int | None = None
     home: Path | None = None
@@ -40,6 +41,11 @@ class LookedFor:
     box: Box = WHOLE
     """Of the turned picture."""
 
+    @property
+    def unchanged(self) -> bool:
+        """Neither turned nor cropped: an item is searched for by its stored embedding."""
+        return self.box == WHOLE and not self.quarter_turns
+
     def shown(self) -> Image.Image:
         """The picture as it was turned, not cropped."""
         assert self.picture is not None
@@ -47,7 +53,7 @@ class LookedFor:
 
     def image(self) -> bytes | Image.Image:
         """What to search for: the file as it was given, unless it was turned or cropped."""
-        if self.box == WHOLE and not self.quarter_turns:
+        if self.unchanged:
             return self.data
         shown = self.shown()
         left, top, right, bottom = self.box
@@ -62,6 +68,9 @@ class LookedFor:
 
     def turned(self, by: int) -> LookedFor:
         return replace(self, quarter_turns=(self.quarter_turns + by) % 4, box=WHOLE)
+
+    def cropped(self, box: Box) -> LookedFor:
+        return replace(self, box=box)
 
 
 def looked_for(collection: Collection) -> LookedFor | None:
@@ -85,6 +94,16 @@ def look_for_item(collection: Collection, item_id: int, elsewhere: bool = False)
     """Search for what is like an item; with `elsewhere`, from whatever page: the page of images is opened."""
     look_for(LookedFor(item_id, collection.path))
     st.session_state["go_to_image_page"] = elsewhere
+
+
+def with_picture(collection: Collection, what: LookedFor) -> LookedFor:
+    """The same with its picture, which is kept for the next time; an item out of reach has none."""
+    if what.item_id is None or what.picture is not None:
+        return what
+    picture = original_picture(item_of(collection, what.item_id), _SIDE, max_pixels=MAX_PIXELS)
+    if picture is not None:
+        what = st.session_state[_KEY] = replace(what, picture=picture)
+    return what
 
 
 def look_for_data(data: bytes) -> None:

@@ -4,25 +4,51 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..collection import Collection
-from ..errors import CollectionError
+from ..errors import CollectionError, NoCollectionError
 
 COLLECTIONS_VARIABLE = "PIXMATCHER_COLLECTIONS"
 """Names the collections where the app is started by Streamlit itself: paths, divided as PATH is."""
 
 
+class Shelf:
+    """The collections that the app shows, which become more while it runs. Used from several threads."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = tuple(paths)
+        self._lock = threading.Lock()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Their folders. One that disappears stays: that is told when it is chosen."""
+        return self._paths
+
+    def add(self, path: Path) -> None:
+        """Show the collection in a folder from now on, unless it is shown already."""
+        with self._lock:
+            if path not in self._paths:
+                self._paths += (path,)
+
+
 def collection_paths() -> list[Path]:
     """The folders of the collections to show: the script's arguments, the environment, or the current folder.
 
-    Raises `CollectionError` if there is none.
+    There may be none. Raises `CollectionError` if one that is named is missing.
     """
     named = sys.argv[1:] or [part for part in os.environ.get(COLLECTIONS_VARIABLE, "").split(os.pathsep) if part]
-    if not named:
+    return locate_all([Path(name) for name in named]) if named else collection_here()
+
+
+def collection_here() -> list[Path]:
+    """The folder of the collection at or above the current folder, if there is one."""
+    try:
         return [Collection.find()]
-    return locate_all([Path(name) for name in named])
+    except NoCollectionError:
+        return []
 
 
 def locate_all(named: Sequence[Path]) -> list[Path]:

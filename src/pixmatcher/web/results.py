@@ -12,18 +12,16 @@ from ..errors import PixMatcherError
 from ..fetch import is_url
 from ..searching import SearchResult, is_weak
 from . import state
-from .components import show_tiles
+from .components import Tile, show_tiles
 from .looking_for import look_for_item
 from .texts import plain, sentence, t
 
 _OPENED_HEIGHT = 560
 """Pixels of the window that an opened picture is high at most."""
-_TILE_WIDTH = 165
-"""Pixels of the window that a picture of the grid takes at least."""
 
 
-def show_result(collection: Collection, result: SearchResult) -> None:
-    """The hits of a search and what is to be said of them."""
+def show_result(collection: Collection, result: SearchResult, *, of: str | None = None) -> None:
+    """The hits of a search and what is to be said of them; where `of` tells of another query, from the page's top."""
     if not result.hits:
         st.info(t("no_hits") if len(collection) else t("empty"), icon=":material/search_off:")
         return
@@ -33,28 +31,18 @@ def show_result(collection: Collection, result: SearchResult) -> None:
         st.caption(t("hits", count=len(result.hits)), width="content")
         took = f"{result.took_ms:.0f}" if result.took_ms >= 1 else f"{result.took_ms:.1f}"
         st.badge(t("took", ms=float(took) if "." in took else int(took)), icon=":material/bolt:", color="gray")
-    show_grid(collection, [(hit.item, hit.score) for hit in result.hits])
+    show_grid(collection, [(hit.item, hit.score) for hit in result.hits], of=of)
 
 
-def show_grid(collection: Collection, items: Sequence[tuple[Item, float | None]]) -> None:
+def show_grid(collection: Collection, items: Sequence[tuple[Item, float | None]], *, of: str | None = None) -> None:
     """Items with their scores, where they have one."""
     names = collection.catalog.label_names()
     pictures = state.tiles(collection, [item for item, _ in items])
-    opened = show_tiles(
-        [
-            {
-                "id": item.id,
-                "name": plain(file_name(item)),
-                "label": plain(names.get(item.label or "", item.label or "")),
-                "score": score,
-                "picture": picture,
-            }
-            for (item, score), picture in zip(items, pictures, strict=True)
-        ],
-        {"open": t("open"), "similar": t("similar"), "no_picture": t("no_picture", name="")},
-        _TILE_WIDTH,
-        lambda item_id: look_for_item(collection, item_id, True),
-    )
+    tiles = [
+        Tile(item.id, plain(file_name(item)), plain(names.get(item.label or "", item.label or "")), score, picture)
+        for (item, score), picture in zip(items, pictures, strict=True)
+    ]
+    opened = show_tiles(tiles, lambda item_id: look_for_item(collection, item_id, True), of)
     if opened is not None:
         open_item(collection, opened)
 
@@ -93,7 +81,7 @@ def _show_item(collection: Collection, item: Item) -> None:
                 st.text(plain(value))
     st.code(plain(item.uri), language=None, wrap_lines=True)
     with st.container(horizontal=True):
-        if st.button(t("more_like_this"), key="like opened", icon=":material/image_search:", type="primary"):
+        if st.button(t("more_like_this"), key="like opened", icon=":material/image_search:"):
             look_for_item(collection, item.id, True)
             st.rerun()
         if is_url(item.uri):

@@ -12,9 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import PixMatcherError
-from .share import SHARED_VARIABLE
+from .share import SHARED_VARIABLE, Tunnel
 
 ADDRESS = "127.0.0.1"
+_LOOK_SECONDS = 1.0
+"""So often the tunnel is looked after."""
+
+_MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+"""For glibc: pictures, which come and go in many threads, are given back to the system and not kept for each thread."""
 
 
 def check_installed() -> None:
@@ -37,19 +42,20 @@ def check_port(port: int) -> None:
 
 
 def run_app(
-    collections: Sequence[Path], *, port: int, browser: bool, public_url: str | None = None, password: str = ""
+    collections: Sequence[Path], *, port: int, browser: bool, tunnel: Tunnel | None = None, password: str = ""
 ) -> int:
     """Run the app over these collections until it is stopped; returns its exit status.
 
-    With a public URL, visitors may come from there, and are asked for the password.
+    With a tunnel, visitors may come from there, and are asked for the password. Raises `PixMatcherError` when the
+    tunnel closes: the app is stopped then.
     """
-    environment = dict(os.environ)
+    environment = _MEMORY | os.environ
     environment.pop(SHARED_VARIABLE, None)
     shared = []
-    if public_url is not None:
+    if tunnel is not None:
         environment[SHARED_VARIABLE] = password
         # The names by which the browsers of visitors know the app.
-        shared = [f"--server.corsAllowedOrigins={public_url}"]
+        shared = [f"--server.corsAllowedOrigins={tunnel.url}"]
     command = [
         *(sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name("app.py"))),
         f"--server.port={port}",
@@ -69,8 +75,15 @@ def run_app(
     stopped = False
     while True:
         try:
-            status = process.wait()
-            return 0 if stopped else status
+            status = process.wait(None if tunnel is None or stopped else _LOOK_SECONDS)
+            return 0 if stopped or status == -signal.SIGTERM else status
         except KeyboardInterrupt:
             stopped = True
             process.terminate()
+        except subprocess.TimeoutExpired:
+            if tunnel is not None and not tunnel.is_open():
+                process.terminate()
+                process.wait()
+                raise PixMatcherError(
+                    "The tunnel has closed, as Ngrok's agent has ended: run the same command again to share anew."
+                ) from None

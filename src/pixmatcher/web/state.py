@@ -9,6 +9,7 @@ import contextlib
 import gc
 import io
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,13 +24,17 @@ from ..cores import usable_cores
 from ..errors import CollectionError, PixMatcherError
 from ..images import open_image
 from ..pictures import item_picture
-from ..query import image_encoder, text_encoder
+from ..query import Embedded, EncoderPassedOver, Query, embed_query
+from .places import Shelf, collection_paths
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MAX_UPLOAD_BYTES = 25 << 20
 MAX_PIXELS = 200_000_000
+_TIDY_SECONDS = 10
+_ENCODERS_SECONDS = 60
+"""So long an encoder that cannot be used is not tried again."""
 _TILE, _FULL = 320, 1600
 """Pixels a side of a picture in the grid, and of the long side of one that was opened."""
 
@@ -40,6 +45,12 @@ class GoneError(CollectionError):
     def __init__(self, path: Path) -> None:
         super().__init__(f"The collection {path} is gone: bring its folder back, or choose another one.")
         self.path = path
+
+
+@st.cache_resource(show_spinner=False)
+def shelf() -> Shelf:
+    """The collections that the app shows. Raises `CollectionError` if one that was named is missing."""
+    return Shelf(collection_paths())
 
 
 def open_collection(path: Path) -> Collection:
@@ -68,19 +79,50 @@ def _warmed(path: str, identity: tuple[int, int]) -> threading.Thread:
     def warm() -> None:
         # Whatever is wrong, the search that needs it will say.
         with contextlib.suppress(PixMatcherError):
-            image_encoder(collection.encoders)[0].load_images()
+            _embed_something(collection, text=False)
         with contextlib.suppress(PixMatcherError):
-            text_encoder(collection.encoders)[0].encode_texts(["warm"])
+            _embed_something(collection, text=True)
         with contextlib.suppress(PixMatcherError):
             for space in collection.spaces.values():
                 collection.search([0.0] * space.dimension, space=space.name, k=1)
-        # Streamlit looks for garbage after each run, and nobody is served meanwhile: what stays need not be looked at.
+        # Nobody is served while garbage is looked for: what stays need not be looked at.
         gc.collect()
         gc.freeze()
 
     thread = threading.Thread(target=warm, daemon=True)
     thread.start()
     return thread
+
+
+@st.cache_resource(show_spinner=False)
+def _last_tidied() -> list[float]:
+    return [time.monotonic()]
+
+
+def tidy() -> None:
+    """Free what visitors who left had, now and then. After each run, as Streamlit would, all others had to wait."""
+    last = _last_tidied()
+    if time.monotonic() - last[0] > _TIDY_SECONDS:
+        last[0] = time.monotonic()
+        gc.collect()
+
+
+def _embed_something(collection: Collection, *, text: bool) -> Embedded:
+    from PIL import Image
+
+    return embed_query(Query("warm") if text else Query(image=Image.new("RGB", (64, 64))), collection.encoders)
+
+
+@st.cache_resource(show_spinner=False, max_entries=128, ttl=_ENCODERS_SECONDS)
+def passed_over(encoders: str, text: bool, _collection: Collection) -> tuple[str, EncoderPassedOver] | None:
+    """The space that answers in place of the one whose encoder cannot be used, and why; None where there is no need.
+
+    `encoders` tells those of the collection.
+    """
+    with contextlib.suppress(PixMatcherError):  # the search will say
+        space, _, reason = _embed_something(_collection, text=text)
+        return None if reason is None else (space, reason)
+    return None
 
 
 def generation(collection: Collection) -> int:
@@ -164,7 +206,7 @@ class _OutOfReachError(Exception):
     pass
 
 
-@lru_cache(maxsize=2000)  # some 15 KB each
+@lru_cache(maxsize=1000)  # some 15 KB each
 def _tile(ref: _Ref) -> bytes:
     from PIL import ImageOps
 

@@ -24,8 +24,7 @@ def show() -> None:
         st.info(t("no_texts"), icon=":material/info:")
         return
     choice = choose(collection, text=True)
-    if "text" not in st.session_state:
-        st.header(t("text_start"), anchor=False)
+    st.title(t("text_start"), anchor=False)
     asked = st.text_input(
         t("text_start"),
         placeholder=t("text_placeholder"),

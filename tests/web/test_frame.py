@@ -1,0 +1,227 @@
+"""The frame on the image that is searched for: by mouse, by touch and by keys, on what was given and on an item."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from driving import at_start, first_is, no_error, settle, tile, upload
+from playwright.sync_api import Locator, Page, expect
+from shelf import PHOTOS
+
+Sides = tuple[float, float, float, float]
+
+
+def frame(page: Page) -> Locator:
+    return page.get_by_role("application")
+
+
+def sides(page: Page) -> Sides:
+    """Left, top, right and bottom of the frame that is shown, in percent of the picture."""
+    style = frame(page).evaluate(
+        "it => ['left', 'top', 'right', 'bottom'].map(s => it.style.getPropertyValue('--' + s))"
+    )
+    left, top, right, bottom = (float(side.rstrip("%")) for side in style)
+    return left, top, right, bottom
+
+
+def are(page: Page, *expected: float) -> None:
+    assert sides(page) == pytest.approx(expected, abs=1)
+
+
+def at(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where in the window a point of the picture lies, given in percent of the picture."""
+    expect(frame(page).locator("img")).to_be_visible()
+    area = frame(page).locator("img").bounding_box()
+    assert area is not None
+    return area["x"] + x * area["width"] / 100, area["y"] + y * area["height"] / 100
+
+
+def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    settle(page)
+    page.mouse.move(*at(page, *start))
+    page.mouse.down()
+    page.mouse.move(*at(page, *end), steps=5)
+    page.mouse.up()
+
+
+def is_part(page: Page) -> None:
+    """A part is searched for, and the results are there."""
+    expect(page.get_by_role("button", name="Whole picture")).to_be_visible()
+    settle(page)
+
+
+def is_whole(page: Page) -> None:
+    expect(page.get_by_role("button", name="Whole picture")).to_have_count(0)
+    settle(page)
+
+
+def test_the_frame_is_drawn_moved_and_sized_with_the_mouse(visit: Callable[..., Page]) -> None:
+    page = visit()
+    upload(page, PHOTOS / "temple.jpg")
+    first_is(page, "temple.jpg", "1.00")
+    are(page, 0, 0, 100, 100)
+    drag(page, (30, 30), (60, 70))
+    is_part(page)
+    are(page, 30, 30, 60, 70)
+    expect(tile(page, 0)).not_to_contain_text("1.00")
+    drag(page, (45, 50), (55, 40))
+    are(page, 40, 20, 70, 60)
+    drag(page, (70, 60), (90, 90))
+    are(page, 40, 20, 90, 90)
+    drag(page, (40, 20), (20, 30))
+    are(page, 20, 30, 90, 90)
+    drag(page, (50, 60), (150, 60))  # no further than the edge
+    are(page, 30, 30, 100, 90)
+    drag(page, (2, 2), (28, 20))  # outside of it: a new one
+    are(page, 2, 2, 28, 20)
+    settle(page)
+    page.mouse.click(*at(page, 80, 80))  # a click draws nothing
+    are(page, 2, 2, 28, 20)
+    page.get_by_role("button", name="Whole picture").click()
+    first_is(page, "temple.jpg", "1.00")
+    are(page, 0, 0, 100, 100)
+    no_error(page)
+
+
+def test_the_frame_is_moved_and_sized_with_keys(visit: Callable[..., Page]) -> None:
+    page = visit()
+    upload(page, PHOTOS / "temple.jpg")
+    first_is(page, "temple.jpg", "1.00")
+    page.get_by_role("button", name="Turn left").focus()
+    page.keyboard.press("Shift+Tab")
+    expect(frame(page)).to_be_focused()
+    expect(frame(page)).to_have_accessible_name("The part of the picture that is searched for")
+    expect(frame(page)).to_have_accessible_description(re.compile("^Arrows move the frame"))
+    expect(page.get_by_text("Arrows move the frame")).to_be_visible()
+    assert frame(page).evaluate("it => getComputedStyle(it).outlineStyle") == "solid"
+    for _ in range(20):
+        page.keyboard.press("Shift+ArrowLeft")
+    for _ in range(15):
+        page.keyboard.press("Shift+ArrowUp")
+    are(page, 0, 0, 60, 70)
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowRight", "ArrowLeft", "ArrowUp", "ArrowDown"):
+        page.keyboard.press(key)
+    are(page, 4, 2, 64, 72)
+    expect(tile(page, 0)).to_contain_text("1.00")  # not searched for yet
+    page.keyboard.press("Enter")
+    is_part(page)
+    are(page, 4, 2, 64, 72)
+    expect(tile(page, 0)).not_to_contain_text("1.00")
+    expect(frame(page)).to_be_focused()
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Tab")  # left without Enter: what is searched for is shown again
+    are(page, 4, 2, 64, 72)
+    page.keyboard.press("Shift+Tab")
+    for _ in range(60):
+        page.keyboard.press("Shift+ArrowLeft")
+    left, _, right, _ = sides(page)
+    assert right - left >= 5  # it cannot be lost
+    page.keyboard.press("Escape")
+    is_whole(page)
+    first_is(page, "temple.jpg", "1.00")
+    are(page, 0, 0, 100, 100)
+
+
+def test_the_frame_is_sized_and_moved_with_a_finger(visit: Callable[..., Page]) -> None:
+    page = visit(locale="fr-FR", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    upload(page, PHOTOS / "temple.jpg")
+    first_is(page, "temple.jpg", "1.00")
+    expect(frame(page)).to_have_accessible_name("La partie de l'image qui est cherchée")
+    frame(page).scroll_into_view_if_needed()
+    swipe(page, (100, 100), (70, 60))
+    expect(page.get_by_role("button", name="Image entière")).to_be_visible()
+    are(page, 0, 0, 70, 60)
+    swipe(page, (35, 30), (45, 60))
+    are(page, 10, 30, 80, 90)
+    for corner in frame(page).locator("i").all():
+        size = corner.bounding_box()
+        assert size is not None
+        assert min(size["width"], size["height"]) >= 24  # WCAG 2.2, 2.5.8
+    above = page.get_by_test_id("stMain").evaluate("it => it.scrollTop")
+    swipe(page, (95, 95), (95, 15))  # beside the frame, the page is scrolled
+    page.wait_for_function("at => document.querySelector('[data-testid=stMain]').scrollTop > at", arg=above)
+    are(page, 10, 30, 80, 90)
+
+
+def swipe(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """A finger that is drawn over the picture, as the browser gets it from a screen."""
+    devtools = page.context.new_cdp_session(page)
+    (x, y), (u, v) = at(page, *start), at(page, *end)
+    steps = [(x + (u - x) * step / 8, y + (v - y) * step / 8) for step in range(9)]
+    for kind, (left, top) in zip(["touchStart", *["touchMove"] * 8], steps, strict=True):
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": left, "y": top}]})
+    devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    devtools.detach()
+
+
+def test_a_part_of_an_item_is_searched_for(visit: Callable[..., Page]) -> None:
+    page = visit()
+    upload(page, PHOTOS / "temple.jpg")
+    first_is(page, "temple.jpg", "1.00")
+    tile(page, 0).get_by_role("button", name="Similar").click()
+    expect(frame(page)).to_be_visible()
+    first_is(page, "temple.jpg", "1.00")
+    drag(page, (20, 20), (70, 70))
+    is_part(page)
+    expect(tile(page, 0)).not_to_contain_text("1.00")
+    first_is(page, "temple.jpg")
+    of_item = page.locator(".score").all_inner_texts()
+    page.get_by_role("button", name="Whole picture").click()
+    first_is(page, "temple.jpg", "1.00")
+    page.get_by_role("button", name="Turn right").click()
+    expect(tile(page, 0)).not_to_contain_text("1.00")
+    page.get_by_role("button", name="Turn left").click()
+    first_is(page, "temple.jpg", "1.00")
+    # The same part of the same picture finds the same, whether it was given or is an item.
+    page.get_by_role("button", name="Clear").click()
+    at_start(page)
+    upload(page, PHOTOS / "temple.jpg")
+    first_is(page, "temple.jpg", "1.00")
+    drag(page, (20, 20), (70, 70))
+    is_part(page)
+    expect(page.locator(".score")).to_have_text(of_item)
+    no_error(page)
+
+
+def test_an_item_out_of_reach_is_searched_for_as_it_was(
+    visit: Callable[..., Page], shelves: dict[str, Path], tmp_path: Path
+) -> None:
+    page = visit(collection="passing")
+    upload(page, PHOTOS / "cat.jpg")
+    first_is(page, "cat.jpg", "1.00")
+    shutil.move(shelves["passing"] / "cat.jpg", tmp_path)
+    try:
+        tile(page, 0).get_by_role("button", name="Similar").click()
+        expect(page.get_by_role("button", name="Turn left")).to_have_count(0)
+        first_is(page, "cat.jpg", "1.00")
+        expect(frame(page)).to_have_count(0)
+        no_error(page)
+    finally:
+        shutil.move(tmp_path / "cat.jpg", shelves["passing"])
+
+
+def test_the_camera_takes_a_picture(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.get_by_text("Camera", exact=True).click()
+    take_picture(page)
+    expect(page.locator("video")).to_have_count(0)  # it is turned off
+    drag(page, (20, 20), (70, 70))
+    is_part(page)
+    page.get_by_role("button", name="Take another picture").click()
+    take_picture(page)
+    is_whole(page)  # of a picture of its own
+    page.get_by_role("button", name="Clear").click()
+    at_start(page)
+    take_picture(page)
+
+
+def take_picture(page: Page) -> None:
+    page.wait_for_function("document.querySelector('video')?.readyState === 4")
+    page.get_by_role("button", name="Take Photo").click()
+    expect(page.get_by_role("button", name="Take another picture")).to_be_visible()
+    expect(tile(page, 17)).to_be_visible()
+    no_error(page)

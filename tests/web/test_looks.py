@@ -1,0 +1,95 @@
+"""What everybody must be able to see and to reach: contrast, names, the order of headings, the width of the window."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from driving import first_is, no_error, settle, tile, upload
+from playwright.sync_api import Page, expect
+from shelf import PHOTOS
+
+PALE = """() => {
+  const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const color = (text) => {
+    paint.clearRect(0, 0, 1, 1);
+    paint.fillStyle = text;
+    paint.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = paint.getImageData(0, 0, 1, 1).data;
+    return { rgb: [r, g, b], alpha: a / 255 };
+  };
+  const over = (top, below) => top.rgb.map((value, i) => value * top.alpha + below[i] * (1 - top.alpha));
+  const linear = (value) => value <= 10.31475 ? value / 3294.6 : ((value / 255 + .055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
+  const parents = (part) => {
+    const all = [];
+    for (let each = part; each; each = each.parentElement ?? each.getRootNode().host) all.push(each);
+    return all;
+  };
+  const found = [];
+  const look = (root) => {
+    for (const part of root.querySelectorAll("*")) {
+      if (part.shadowRoot) look(part.shadowRoot);
+      const text = [...part.childNodes].filter((each) => each.nodeType === 3).map((each) => each.data.trim()).join("");
+      if (!text || part.dataset.testid === "stIconMaterial" || !part.checkVisibility({ visibilityProperty: true })
+        || part.closest("[data-testid=stSliderThumbValue]")  // in the thumb, but shown above it
+        || ["STYLE", "SCRIPT", "TITLE"].includes(part.tagName) || part instanceof SVGElement) continue;
+      const around = parents(part).map((each) => getComputedStyle(each));
+      const opacity = around.reduce((product, each) => product * each.opacity, 1);
+      if (!opacity) continue;
+      const below = around.map((each) => color(each.backgroundColor)).reverse()
+        .reduce((below, top) => over(top, below), [255, 255, 255]);
+      const own = color(around[0].color);
+      const shown = over({ rgb: own.rgb, alpha: own.alpha * opacity }, below);
+      const [light, dark] = [luminance(shown), luminance(below)].sort((x, y) => y - x);
+      const ratio = (light + .05) / (dark + .05);
+      if (ratio < 4.5) found.push(ratio.toFixed(2) + " " + text);
+    }
+  };
+  look(document);
+  return found;
+}"""
+"""The texts whose contrast is below the 4.5 of WCAG 2.2 (1.4.3), with their contrast."""
+
+NAMELESS = re.compile(r"^ *- (?:button|link|textbox|slider|combobox|radio|application)(?: \[.*)?:?$", re.MULTILINE)
+"""What has no name, as Playwright tells of a page what a screen reader would."""
+
+
+def check(page: Page) -> None:
+    settle(page)
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(300)  # what fades in
+    assert page.evaluate(PALE) == []
+    assert NAMELESS.findall(page.locator("body").aria_snapshot()) == []
+    assert page.locator("img:not([alt]), img[alt='']").count() == 0
+    levels = [int(heading.evaluate("it => it.tagName[1]")) for heading in page.get_by_role("heading").all()]
+    assert levels[0] == 1
+    assert all(below <= above + 1 for above, below in pairwise(levels))
+    for width in (1280, 768, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.set_viewport_size({"width": 1280, "height": 900})
+    no_error(page)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_everything_can_be_read_and_has_a_name(visit: Callable[..., Page], theme: str, tmp_path: Path) -> None:
+    page = visit(color_scheme=theme, locale="fr-FR")
+    check(page)
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    upload(page, tmp_path / "broken.jpg")
+    expect(page.get_by_text("ne peut pas servir")).to_be_visible()
+    check(page)
+    upload(page, PHOTOS / "cat.jpg")
+    first_is(page, "cat.jpg", "1.00")
+    check(page)
+    page = visit("text", color_scheme=theme)
+    page.get_by_placeholder("a dog on the beach").fill("asdkjh qwe zzx")
+    page.keyboard.press("Enter")
+    expect(tile(page, 3)).to_be_visible()
+    check(page)
+    for path in ("collection", "about"):
+        check(visit(path, color_scheme=theme))
