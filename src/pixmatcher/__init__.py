@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .categories import Category, CategoryResult, classify
-    from .collection import Collection, Failure, Hit, Item, Problem
+    from .collection import Collection, Failure, Filter, Hit, Item, Problem
     from .encoders import Encoder, load_encoder
     from .encoders.features import FeatureExtractor, text_to_vector
     from .errors import (
@@ -47,7 +47,7 @@ __version__ = "0.1.0"
 # Names are imported when they are first used, so that `import pixmatcher` costs next to nothing.
 _HOMES = {
     "categories": ("Category", "CategoryResult", "classify"),
-    "collection": ("Collection", "Failure", "Hit", "Item", "Problem"),
+    "collection": ("Collection", "Failure", "Filter", "Hit", "Item", "Problem"),
     "encoders": ("Encoder", "load_encoder"),
     "encoders.features": ("FeatureExtractor", "text_to_vector"),
     "errors": (
@@ -90,6 +90,7 @@ __all__ = [
     "Failure",
     "FeatureExtractor",
     "FetchError",
+    "Filter",
     "Hit",
     "IndexReport",
     "InvalidImageError",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .evaluation import CaptionEvaluation, Evaluation, Figures
     from .indexing import IndexReport, ProgressCallback
     from .searching import SearchResult
+    from .tuning import Tuning
 
 app = typer.Typer(
     name="pixmatcher",
@@ -210,6 +211,7 @@ def index_command(
             thumbnails=thumbnails,
             allow_private=allow_private_hosts,
             progress=bars.counter("Indexing"),
+            index_progress=bars.stages("rows"),
         )
     _print_report(report)
     if report.failures:
@@ -260,6 +262,19 @@ def search_command(
     save_grid: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save the hits as a contact sheet (.png or .jpg).")
     ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="Only images of this label, or of what it is called; repeat it.")
+    ] = None,
+    folder: Annotated[str | None, typer.Option("--folder", help="Only images in this folder or below it.")] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Only images of this day or later: 2024, 2024-05 or 2024-05-17.")
+    ] = None,
+    before: Annotated[str | None, typer.Option(metavar="DATE", help="Only images from before this day.")] = None,
+    min_width: Annotated[int | None, typer.Option(min=1, help="Only images of so many pixels or more.")] = None,
+    min_height: Annotated[int | None, typer.Option(min=1, help="Only images of so many pixels or more.")] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with all images, also where that takes long.")
+    ] = False,
     allow_private_hosts: PrivateHostsOption = False,
     space: SpaceOption = None,
     backend: BackendOption = None,
@@ -267,11 +282,13 @@ def search_command(
     offline: OfflineOption = False,
 ) -> None:
     """Search by text, by image, or by both together."""
+    from .collection import Filter
     from .query import parse_query
     from .searching import search, search_batch
 
     if (batch is None) == (not query):
         raise QueryError("Give a QUERY or --batch FILE, one of them.")
+    where = Filter(tuple(label) if label else None, folder, after, before, min_width, min_height)
     if batch is not None:
         if save_grid is not None:
             raise QueryError("--save-grid goes with a single query, not with --batch.")
@@ -281,10 +298,12 @@ def search_command(
                 k=k,
                 min_score=min_score,
                 space=space,
+                where=where,
+                exact=exact,
                 allow_private=allow_private_hosts,
                 runtime=_runtime(backend, device, offline, bars),
             )
-            _search_batch(batch, collection, answer)
+            _search_batch(batch, collection, label, answer)
         return
     if save_grid is not None:
         from .contact_sheet import check_sheet_path, save_contact_sheet
@@ -292,11 +311,18 @@ def search_command(
         check_sheet_path(save_grid)
     parsed = parse_query(query or [], allow_private=allow_private_hosts)
     with _open(collection) as opened:
+        _check_labels(opened, label)
         with _Bars() as bars:
             runtime = _runtime(backend, device, offline, bars)
-            result = search(opened, parsed, k=k, min_score=min_score, space=space, runtime=runtime)
+            options: dict[str, Any] = {"k": k, "min_score": min_score, "space": space, "where": where, "exact": exact}
+            result = search(opened, parsed, runtime=runtime, **options)
         _print_note(result.note)
         names = opened.catalog.label_names()
+        if opened.has_scanned(result.space):
+            print(
+                f"The space {result.space} has no index yet, so all embeddings were compared: run `pixmatcher tune`.",
+                file=sys.stderr,
+            )
         if as_json:
             print(json.dumps(result.as_json()))
         else:
@@ -306,8 +332,19 @@ def search_command(
             print(f"Contact sheet saved to {printable(str(save_grid))}", file=sys.stderr)
 
 
+def _check_labels(opened: Collection, labels: list[str] | None) -> None:
+    for label in labels or ():
+        if not opened.catalog.labels_called([label]):
+            raise QueryError(
+                f"No image here has the label {label!r}: write it as the source does, or what it is called."
+            )
+
+
 def _search_batch(
-    batch: str, collection: Path | None, answer: Callable[[Collection, Iterable[str]], Iterator[dict[str, Any]]]
+    batch: str,
+    collection: Path | None,
+    labels: list[str] | None,
+    answer: Callable[[Collection, Iterable[str]], Iterator[dict[str, Any]]],
 ) -> None:
     try:
         # Bytes that are not UTF-8 fail on their own line, not for the whole file.
@@ -318,6 +355,7 @@ def _search_batch(
         raise QueryError(f"{batch} cannot be read ({error.strerror}): give a file of one query a line.") from error
     failed = False
     with file as lines, _open(collection) as opened:
+        _check_labels(opened, labels)
         for answered in answer(opened, lines):
             print(json.dumps(answered), flush=True)
             failed |= "error" in answered
@@ -500,11 +538,102 @@ def info_command(collection: CollectionOption = None) -> None:
                     for s in opened.spaces.values()
                 ),
             ),
-            ("index", ", ".join(f"{opened.index_name(name)} ({name})" for name in opened.spaces)),
+            ("index", ", ".join(_index_told(opened, name) for name in opened.spaces)),
             ("on disk", f"{opened.size_on_disk() / 1e6:.1f} MB"),
         ]
     _print_pairs(lines)
     _print_failures(failures)
+
+
+def _index_told(opened: Collection, space: str) -> str:
+    name, recall = opened.index_name(space), opened.index_recall(space)
+    if name == "exact":
+        return f"{name} ({space})"
+    found = "not built yet" if recall is None else f"finds {recall:.1%} of the 10 nearest"
+    return f"{name} ({space}: too many values to compare all in 10 ms; {found})"
+
+
+@_command("tune")
+def tune_command(
+    collection: CollectionOption = None,
+    space: Annotated[str | None, typer.Option(help="Tune this space alone.", show_default=False)] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="The share of the 10 nearest that is to be found; 0.95 if it was never told.", min=0, max=1),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="How much memory an index may take, like 800M or 1G; 0 for any.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the curve as a picture.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Measure the index against exact searches, and choose how it answers: by recall, and by memory."""
+    from .tuning import check_plot_path, save_plot, tune
+
+    if plot is not None:
+        check_plot_path(plot)
+    with _open(collection) as opened:
+        if space is not None and space not in opened.spaces:
+            raise QueryError(f"There is no space {space!r} here: choose one of {', '.join(opened.spaces)}.")
+        with _Bars() as bars:
+            runtime = _runtime(backend, device, offline, bars)
+            tunings = [
+                tune(
+                    opened,
+                    name,
+                    opened.aim(name).with_told(recall, _bytes(memory)),
+                    runtime=runtime,
+                    progress=bars.stages("rows"),
+                )
+                for name in ([space] if space else opened.spaces)
+            ]
+    if plot is not None:
+        save_plot(tunings, plot)
+    if as_json:
+        print(json.dumps([tuning.as_json() for tuning in tunings]))
+        return
+    for tuning in tunings:
+        _print_tuning(tuning)
+    if plot is not None:
+        print(f"Plot saved to {printable(str(plot))}", file=sys.stderr)
+
+
+def _bytes(text: str | None) -> int | None:
+    """The number of bytes that a text like 800M or 1G means."""
+    if text is None:
+        return None
+    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+    number = text.strip().upper().removesuffix("B")
+    unit = number[-1:] if number[-1:] in "KMGT" else ""
+    try:
+        size = float(number.removesuffix(unit)) * units[unit]
+        if size < 0:
+            raise ValueError
+        return int(size)
+    except (ValueError, OverflowError):
+        raise QueryError(f"{text!r} is no size: write it like 800M or 1G.") from None
+
+
+def _print_tuning(tuning: Tuning) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    print(f"{tuning.space}: {tuning.index}, {tuning.rows:,} images, {tuning.ms:.2f} ms a query")
+    if not tuning.curve:
+        print("All images are compared: there is nothing to tune until the collection is larger.")
+        return
+    texts = f", {tuning.texts} of them texts" if tuning.texts else ""
+    print(f"Recall is that of queries made from the images{texts}; comparing all takes {tuning.exact_ms:.1f} ms.")
+    table = Table(box=None)
+    for title in ("lists", "candidates", "recall@10", "ms", ""):
+        table.add_column(title, justify="right")
+    for point in tuning.curve:
+        cells = (str(point.lists), str(point.candidates), f"{point.recall:.3f}", f"{point.ms:.2f}")
+        table.add_row(*cells, "chosen" if point.chosen else "")
+    Console().print(table)
 
 
 @_command("verify")
@@ -786,6 +915,16 @@ class _Bars:
 
         def update(done: int, total: int) -> None:
             self._show(title, done, total, f"{done:,}/{total:,}", lambda speed: f"{speed:.0f} {what}/s")
+
+        return update
+
+    def stages(self, what: str) -> Callable[[str, int, int], None] | None:
+        """What to call with what is done, and how much of it is done and to do."""
+        if not sys.stderr.isatty():
+            return None
+
+        def update(title: str, done: int, total: int) -> None:
+            self._show(title, done, total, f"{done:,}/{total:,}", lambda speed: f"{speed:,.0f} {what}/s")
 
         return update
 

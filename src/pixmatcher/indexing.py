@@ -95,6 +95,7 @@ def index(
     workers: int | None = None,
     runtime: Runtime | None = None,
     progress: ProgressCallback | None = None,
+    index_progress: Callable[[str, int, int], None] | None = None,
 ) -> IndexReport:
     """Index sources into a collection, or refresh it: added, changed, moved and deleted images.
 
@@ -103,7 +104,8 @@ def index(
     above the current folder; it is made if need be. Images that failed before are tried again when they or the reason
     change, or with `retry_failed`; remote ones in every run. Of images that may be out of reach later a small picture
     is kept, unless `thumbnails` is false. URLs of private and loopback addresses are refused unless `allow_private`.
-    What is stored stays stored, whenever the run ends; the next run goes on from there.
+    What is stored stays stored, whenever the run ends; the next run goes on from there. The indexes of a large
+    collection are trained at the end: `index_progress` is told what is being done, and how much is done and to do.
 
     Raises `SourceError`, `CollectionError`, `CollectionLockedError` or `StorageError` if it cannot begin or go on;
     a broken image never does that, it is in the report.
@@ -142,6 +144,7 @@ def index(
             raise
         report.failures = missing + run.failures()
         report.total = len(target)
+        target.save_indexes(progress=index_progress)
     report.seconds = time.monotonic() - started
     return report
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .collection import Collection, Hit
+from .collection import Collection, Filter, Hit
 from .encoders import Runtime
 from .errors import PixMatcherError, QueryError
 from .query import Query, embed_query, query_from_json
@@ -53,7 +53,8 @@ def search(
     k: int = 12,
     min_score: float | None = None,
     space: str | None = None,
-    labels: Iterable[str] | None = None,
+    where: Filter | None = None,
+    exact: bool = False,
     runtime: Runtime | None = None,
 ) -> SearchResult:
     """Find the k items of a collection nearest to a query; a string is a text query.
@@ -67,7 +68,7 @@ def search(
     if isinstance(query, str):
         query = Query(query)
     chosen, vector, passed_over = embed_query(query, collection.encoders, space=space, runtime=runtime)
-    hits = collection.search(vector, space=chosen, k=k, min_score=min_score, labels=labels)
+    hits = collection.search(vector, space=chosen, k=k, min_score=min_score, where=where, exact=exact)
     note = "" if passed_over is None else str(passed_over)
     return SearchResult(query.name, chosen, (time.perf_counter() - started) * 1000, hits, note)
 
@@ -79,7 +80,8 @@ def search_like(
     k: int = 12,
     min_score: float | None = None,
     space: str | None = None,
-    labels: Iterable[str] | None = None,
+    where: Filter | None = None,
+    exact: bool = False,
 ) -> SearchResult:
     """Find the k items nearest to an item of the collection, by its stored embedding; it is itself among them.
 
@@ -89,7 +91,7 @@ def search_like(
     started = time.perf_counter()
     space = space or min(collection.spaces.values(), key=lambda each: each.text).name
     (vector,) = collection.embeddings([item_id], space)
-    hits = collection.search(vector, space=space, k=k, min_score=min_score, labels=labels)
+    hits = collection.search(vector, space=space, k=k, min_score=min_score, where=where, exact=exact)
     return SearchResult(item_id, space, (time.perf_counter() - started) * 1000, hits)
 
 
@@ -114,6 +116,8 @@ def search_batch(
     k: int = 12,
     min_score: float | None = None,
     space: str | None = None,
+    where: Filter | None = None,
+    exact: bool = False,
     allow_private: bool = False,
     runtime: Runtime | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -131,7 +135,10 @@ def search_batch(
                 query = query_from_json(values, allow_private=allow_private)
             else:
                 query = Query(text)
-            yield search(collection, query, k=k, min_score=min_score, space=space, runtime=runtime).as_json()
+            found = search(
+                collection, query, k=k, min_score=min_score, space=space, where=where, exact=exact, runtime=runtime
+            )
+            yield found.as_json()
         except PixMatcherError as error:
             yield {"query": shown, "error": str(error)}
 

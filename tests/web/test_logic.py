@@ -23,7 +23,7 @@ from PIL import Image, ImageChops
 from shelf import HOSTILE_NAMES, PHOTOS, answers, free_port, wait_until
 from streamlit.testing.v1 import AppTest
 
-from pixmatcher import Collection, CollectionError, InvalidImageError, Item, load_encoder, open_image, search
+from pixmatcher import Collection, CollectionError, Filter, InvalidImageError, Item, load_encoder, open_image, search
 from pixmatcher.images import fit_image
 from pixmatcher.searching import is_weak, search_like
 from pixmatcher.spaces import EncoderRecord, Space
@@ -150,11 +150,11 @@ def test_collections_are_named_once_and_apart(shelves: dict[str, Path], tmp_path
 def test_hits_are_filtered_by_label(shelves: dict[str, Path]) -> None:
     with Collection.open(shelves["labelled"]) as collection:
         everything = search(collection, "a cup of coffee", k=10)
-        animals = search(collection, "a cup of coffee", k=1, labels=["n1", "unknown"])
+        animals = search(collection, "a cup of coffee", k=1, where=Filter(("n1", "unknown")))
         assert everything.hits[0].item.label == "n2"
         assert [hit.item.label for hit in animals.hits] == ["n1"]
         assert animals.hits[0].score == next(hit.score for hit in everything.hits if hit.item.label == "n1")
-        assert search(collection, "a cat", labels=["unknown"]).hits == []
+        assert search(collection, "a cat", where=Filter(("unknown",))).hits == []
 
 
 def test_more_like_an_item_begins_with_itself(shelves: dict[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from .collection import Collection
 from .files import CATALOG_NAME, FOLDER_NAME
+from .filters import Filter
 from .items import Failure, Hit, Item, Neighbour, Problem
 
-__all__ = ["CATALOG_NAME", "FOLDER_NAME", "Collection", "Failure", "Hit", "Item", "Neighbour", "Problem"]
+__all__ = ["CATALOG_NAME", "FOLDER_NAME", "Collection", "Failure", "Filter", "Hit", "Item", "Neighbour", "Problem"]

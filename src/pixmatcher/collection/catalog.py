@@ -22,6 +22,7 @@ import numpy.typing as npt
 from ..errors import CollectionError, CollectionLockedError, StorageError
 from ..sources import Entry
 from .files import full_disk, start_again
+from .filters import Filter
 from .items import Failure, Item
 
 _SCHEMA = """
@@ -41,6 +42,7 @@ CREATE TABLE IF NOT EXISTS failures (
     uri PRIMARY KEY, reason TEXT NOT NULL, detail TEXT NOT NULL, version TEXT NOT NULL, source_id INTEGER NOT NULL
 );
 """
+_MOST_MASKS = 8
 _ITEM_COLUMNS = ", ".join(field.name for field in fields(Item))
 _ITEM_VALUES = attrgetter(*[field.name for field in fields(Item)][1:-1])
 """The values of an item between its uri and its id; the date `added` is the last of them."""
@@ -83,6 +85,7 @@ class Catalog:
         """
         self._frozen: tuple[object, ...] | None = None
         self._labels: tuple[tuple[int, int], LabelsByRow] | None = None  # its state counts from the connection on
+        self._masks: tuple[tuple[int, int] | None, dict[Filter, npt.NDArray[np.bool_]]] = (None, {})
         if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
             try:
                 self._connection = _connect(self.path, "mode=rw")
@@ -388,11 +391,18 @@ class Catalog:
         """What labels are called, for those that have a name beside their code."""
         return dict(self._query("SELECT label, name FROM label_names"))
 
+    def labels_called(self, texts: Iterable[str]) -> set[str]:
+        """The labels that are one of these texts, or that are called so: by their whole name or one between commas."""
+        wanted = {*texts}
+        found = self._query("SELECT DISTINCT label FROM items WHERE label IS NOT NULL")
+        labels = {label for (label,) in found}
+        called = {label: {name, *map(str.strip, name.split(","))} for label, name in self.label_names().items()}
+        return {label for label in labels if label in wanted or not wanted.isdisjoint(called.get(label, ()))}
+
     def labels_by_row(self) -> LabelsByRow:
         """The label of each row, kept until something is written, by whatever process."""
         with self.reading():
-            # SQLite counts what others write and what this connection writes in two places.
-            state = (self._one("PRAGMA data_version"), self._connection.total_changes)
+            state = self._state()
             if self._labels is None or self._labels[0] != state:
                 found = self._query("SELECT row, label FROM items WHERE label IS NOT NULL")
                 names = sorted({label for _, label in found})
@@ -401,6 +411,66 @@ class Catalog:
                 codes[[row for row, _ in found]] = [code_of[label] for _, label in found]
                 self._labels = (state, LabelsByRow(names, codes))
             return self._labels[1]
+
+    # Filters
+
+    def rows_where(self, where: Filter) -> npt.NDArray[np.bool_]:
+        """Which rows have an item that passes a filter (rows,); the same array until something is written."""
+        with self.reading():
+            state = self._state()
+            if self._masks[0] != state:
+                self._masks = (state, {})
+            masks = self._masks[1]
+            if where not in masks:
+                if len(masks) >= _MOST_MASKS:
+                    del masks[next(iter(masks))]
+                masks[where] = self._mask(where)
+            return masks[where]
+
+    def _mask(self, where: Filter) -> npt.NDArray[np.bool_]:
+        conditions, values = ["1"], list[object]()
+        for condition, value in (
+            ("coalesce(taken, modified) >= ?", where.after and where.after.replace(" ", "T")),
+            ("coalesce(taken, modified) < ?", where.before and where.before.replace(" ", "T")),
+            ("width >= ?", where.min_width),
+            ("height >= ?", where.min_height),
+        ):
+            if value is not None:
+                conditions.append(condition)
+                values.append(value)
+        if where.folder is not None:
+            below = os.path.join(where.folder, "")
+            stored = self._stored(below)
+            start = os.fsencode(stored)
+            # As text or as bytes, what begins so lies between that and the same with the last byte, a slash, raised.
+            places: list[str] = []
+            if stored:
+                places.append("(typeof(uri) = 'blob' AND uri >= ? AND uri < ?)")
+                values += [start, start[:-1] + b"0"]
+            if stored and isinstance(stored, str):
+                places.append("(uri >= ? AND uri < ?)")
+                values += [stored, stored[:-1] + "0"]
+            if self._home.startswith(below):
+                places.append("(CAST(uri AS TEXT) NOT GLOB '/*' AND CAST(uri AS TEXT) NOT GLOB '[a-zA-Z]*://*')")
+            conditions.append(f"({' OR '.join(places)})")
+        mask = np.zeros(self.row_count(), np.bool_)
+        if len(conditions) > 1 or where.labels is None:
+            with self._lock, explained(self.path):
+                found = self._connection.execute(f"SELECT row FROM items WHERE {' AND '.join(conditions)}", values)
+                mask[np.fromiter((row for (row,) in found), dtype=np.int64)] = True
+        else:
+            mask[:] = True  # the labels alone decide
+        if where.labels is not None:
+            known = self.labels_by_row()
+            meant = self.labels_called(where.labels)
+            wanted = [code for code, name in enumerate(known.names) if name in meant]
+            mask &= np.isin(known.codes, wanted)
+        return mask
+
+    def _state(self) -> tuple[int, int]:
+        """What is another one after each write, by whatever process, as long as the connection lasts."""
+        # SQLite counts what others write and what this connection writes in two places.
+        return self._one("PRAGMA data_version"), self._connection.total_changes
 
     # Comparison of the sources with the catalog. The tables are temporary.
 

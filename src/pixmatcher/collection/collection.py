@@ -35,6 +35,7 @@ from .files import (
     start_again,
     write_error,
 )
+from .filters import Filter
 from .items import Failure, Hit, Item, Neighbour, Problem
 from .lock import WriterLock
 from .manifest import DescribesEncoder, Manifest
@@ -43,7 +44,9 @@ from .thumbnails import Thumbnails
 from .vectors import Float16, Rows, VectorFile, row_checksums, to_stored
 
 if TYPE_CHECKING:
+    from .aim import Aim
     from .index import VectorIndex
+    from .trained import Point, Progress
 
 
 @dataclass
@@ -70,6 +73,7 @@ class Collection:
         }
         self._thumbnails = Thumbnails(path / THUMBNAILS_NAME)
         self._indexes: dict[str, _OpenIndex] = {}
+        self._scans: dict[str, tuple[int, VectorIndex]] = {}
         self._lock = WriterLock(path / LOCK_NAME)
         # Whoever saves an index has this one: a writer as long as it writes, a reader only meanwhile.
         self._index_lock = WriterLock(path / INDEX_LOCK_NAME)
@@ -153,19 +157,24 @@ class Collection:
         return folder if _is_file(folder / MANIFEST_NAME) else None
 
     def close(self) -> None:
-        """Save what is derived, end writing and free the files."""
+        """Save what is derived, end writing and free the files. An index that has to be trained may take minutes."""
+        self._close(train=True)
+
+    def _close(self, *, train: bool) -> None:
         with self._thread_lock:
             try:
                 if self._lock.held:
                     # Thumbnails too many do no harm; another run can take them out.
                     with contextlib.suppress(PixMatcherError):
                         self._thumbnails.keep_those_in(self.catalog.path)
-                    self.save_indexes()
+                    self.save_indexes(train=train)
             finally:
                 self._thumbnails.close()
                 self.catalog.close()
                 self._give_locks()
                 self._indexes.clear()
+                for file in self._vectors.values():
+                    file.close()
 
     def __enter__(self) -> Collection:
         return self
@@ -178,7 +187,7 @@ class Collection:
         else:
             # The error that ends the block counts; what is derived can be saved another time.
             with contextlib.suppress(PixMatcherError):
-                self.close()
+                self._close(train=False)
 
     # Reading
 
@@ -217,12 +226,14 @@ class Collection:
         space: str,
         k: int = 12,
         min_score: float | None = None,
-        labels: Iterable[str] | None = None,
+        where: Filter | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
         """The k items nearest to a vector (dimension,) by inner product, best first; equals in the order of their ids.
 
-        With `labels`, only items that have one of them. Raises `CollectionError` if there is no such space or the
-        vector does not fit it.
+        With `where`, only items that pass that filter. A trained index may miss one now and then; with `exact`, the
+        stored embeddings themselves are compared where it is not exact. Raises `CollectionError` if there is no such
+        space or the vector does not fit it.
         """
         query = query_vector(vector, self._space(space))
         k = _whole_number(k, "number of results")
@@ -230,7 +241,9 @@ class Collection:
             raise CollectionError(f"The number of results must be 1 or more, not {k}.")
         with self._thread_lock, self.catalog.reading() as generation:
             index = self._index(space, generation)
-            among = None if labels is None else self._labelled(labels)
+            if exact and index.recall is not None:
+                index = self._scan(space, index, generation)
+            among = None if where is None or where.empty else self.catalog.rows_where(where)
             wanted = k
             # Of those that tie for the last place the first ids win, so all of them are needed.
             while True:
@@ -251,11 +264,15 @@ class Collection:
         found.sort(key=lambda pair: (-pair[0], pair[1].id))
         return [Hit(rank, score, item) for rank, (score, item) in enumerate(found[:k], start=1)]
 
-    def _labelled(self, labels: Iterable[str]) -> npt.NDArray[np.bool_]:
-        """Which rows have one of these labels (rows,). Call it inside `catalog.reading()`."""
-        known = self.catalog.labels_by_row()
-        wanted = {*labels}
-        return np.isin(known.codes, [code for code, name in enumerate(known.names) if name in wanted])
+    def _scan(self, space: str, index: VectorIndex, generation: int) -> VectorIndex:
+        """An exact index of the rows of another one, kept as long as that."""
+        from .scan import ScanIndex
+
+        if space not in self._scans or self._scans[space][0] != generation:
+            scan = ScanIndex(self._vectors[space])
+            scan.update(index.rows)
+            self._scans[space] = (generation, scan)
+        return self._scans[space][1]
 
     def nearest_labelled(self, vector: npt.ArrayLike, *, space: str, k: int, labels: int) -> list[Neighbour]:
         """The k nearest items that have a label, best first.
@@ -271,7 +288,7 @@ class Collection:
             scores, rows = index.search(query, k, among)
             while True:
                 seen, first = np.unique(known.codes[rows], return_index=True)
-                among &= ~np.isin(known.codes, seen)
+                among = among & ~np.isin(known.codes, seen)
                 if len(seen) >= labels or not among.any():
                     break
                 more_scores, more = index.search(query, k, among)
@@ -410,24 +427,91 @@ class Collection:
 
     # Care
 
-    def save_indexes(self) -> None:
+    def save_indexes(self, *, train: bool = True, progress: Progress | None = None) -> None:
         """Bring the index file of each space up to date.
 
-        Raises `StorageError` if the disk is full, `CollectionLockedError` if another process writes.
+        A large collection needs an index that is trained, which may take minutes; without `train`, that is left to the
+        next writer. `progress` is called with what is done, and how much of it is done and to do. Raises `StorageError`
+        if the disk is full, `CollectionLockedError` if another process writes.
         """
-        from .index import intact_stamp, save_index
+        from .aim import read_aim
+        from .index import SCAN, aim_path, intact_stamp, kind_for, save_index, settled_index
 
         with self._thread_lock, self._saving(wait=self._lock.held), self.catalog.reading() as generation:
+            count = len(self)
             for name, space in self.spaces.items():
-                path = self._index_path(name)
+                path, vectors = self._index_path(name), self._vectors[name]
                 stamp = intact_stamp(path)
-                if stamp and stamp.generation == generation:
+                current = stamp is not None and stamp.generation == generation
+                if stamp and current and stamp.index == kind_for(count, space.dimension, stamp.index):
                     continue
                 index = self._index(name, generation)
+                if train:
+                    index = settled_index(index, vectors, read_aim(aim_path(path)), text=space.text, progress=progress)
+                    self._indexes[name] = _OpenIndex(index, generation)
+                if index.name == SCAN or (current and not train):
+                    continue
                 try:
                     save_index(index, path, generation, space.dimension)
                 except OSError as error:
                     raise write_error(self.path, error) from error
+
+    def tune_index(
+        self,
+        space: str,
+        aim: Aim | None = None,
+        *,
+        queries: npt.NDArray[np.float32] | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[VectorIndex, list[Point]]:
+        """Let the index of a space answer by an aim, now and whenever it is built again; returns it and its points.
+
+        Without an aim, by the one before. `queries` (Q, dimension) are measured beside those that are made from the
+        rows. An exact index has no points. Raises `CollectionError` if there is no such space or no index can meet the
+        aim, `CollectionLockedError` if another process writes.
+        """
+        from .aim import read_aim, save_aim
+        from .index import aim_path, save_index, settled_index
+        from .trained import TrainedIndex, check_memory
+
+        known, path, vectors = self._space(space), self._index_path(space), self._vectors[space]
+        with self._thread_lock:
+            self.begin_writing()
+            wanted = aim or read_aim(aim_path(path))
+            check_memory(len(self), wanted)
+            with self._saving(wait=True), self.catalog.reading() as generation:
+                index = settled_index(
+                    self._index(space, generation), vectors, wanted, text=known.text, progress=progress
+                )
+                points = []
+                if isinstance(index, TrainedIndex):
+                    points = index.measure(wanted, text=known.text, queries=queries, progress=progress)
+                self._indexes[space] = _OpenIndex(index, generation)
+                try:
+                    save_aim(aim_path(path), wanted)
+                    save_index(index, path, generation, known.dimension)
+                except OSError as error:
+                    raise write_error(self.path, error) from error
+        return index, points
+
+    def has_scanned(self, space: str) -> bool:
+        """Whether the last search in a space had no index to use: it waits for a writer, or for `tune_index`."""
+        held = self._indexes.get(space)
+        return held is not None and held.index.name == "scan"
+
+    def aim(self, space: str) -> Aim:
+        """What the index of a space is wanted to be. Raises `CollectionError` if there is no such space."""
+        from .aim import read_aim
+        from .index import aim_path
+
+        return read_aim(aim_path(self._index_path(self._space(space).name)))
+
+    def index_recall(self, space: str) -> float | None:
+        """The measured recall@10 of the index of a space; None where it is exact or not built."""
+        from .index import read_stamp
+
+        stamp = read_stamp(self._index_path(self._space(space).name))
+        return stamp.recall if stamp else None
 
     @contextlib.contextmanager
     def _saving(self, *, wait: bool) -> Iterator[None]:
@@ -448,10 +532,10 @@ class Collection:
 
         Raises `CollectionError` if there is no such space.
         """
-        from .index import EXACT, read_stamp
+        from .index import kind_for, read_stamp
 
         stamp = read_stamp(self._index_path(self._space(space).name))
-        return stamp.index if stamp else EXACT
+        return stamp.index if stamp else kind_for(len(self), self.spaces[space].dimension)
 
     def verify(self) -> list[Problem]:
         """Read everything and tell what is not whole. The files of the user are not looked at."""
@@ -521,7 +605,7 @@ class Collection:
         """
         if errors := self.catalog.integrity_errors():
             raise CollectionError(f"{CATALOG_NAME} is damaged ({errors[0]}): {start_again(self.path)}")
-        from .index import index_files
+        from .index import aim_path, index_files
 
         with self._thread_lock:
             self._take_locks()
@@ -548,6 +632,8 @@ class Collection:
                             remove(path.parent)
                         for derived in index_files(path):
                             remove(derived)
+                        if aim_path(path).is_dir():
+                            remove(aim_path(path))
                     remove_damaged_maps(self.path)
                 except OSError as error:
                     raise write_error(self.path, error) from error
@@ -582,23 +668,29 @@ class Collection:
 
     def _index(self, space: str, generation: int) -> VectorIndex:
         """The index of a space, of this very generation. Call it inside `catalog.reading()`."""
-        from .index import intact_stamp, load_index, new_index, save_index
+        from .index import SCAN, intact_stamp, is_far, load_index, new_index, read_stamp, save_index
 
         held = self._indexes.get(space)
-        if held is not None and held.generation == generation:
+        if held is not None and held.generation == generation and held.index.name != SCAN:
             return held.index
         path, vectors = self._index_path(space), self._vectors[space]
         damaged = False
-        if held is not None and not held.index.mapped:
+        stamp = read_stamp(path) if held is not None else None
+        if held is not None and not held.index.mapped and (stamp is None or stamp.generation != generation):
             index, current = held.index, False
         else:
             loaded, current = load_index(path, generation, vectors)
             damaged = loaded is None
-            index = loaded or new_index(vectors)
-        if not current:
-            index.update(self.catalog.rows())
+            index = loaded or new_index(vectors, self.catalog.rows())
+        if not (current or damaged or (held is not None and held.index is index and held.generation == generation)):
+            rows = self.catalog.rows()
+            # A reader does not wait until so many rows have their codes: that is a writer's work.
+            if self._lock.held or not is_far(index, len(rows), vectors):
+                index.update(rows)
+            else:
+                index = new_index(vectors, rows)
         self._indexes[space] = _OpenIndex(index, generation)
-        if not current and not self._lock.held:
+        if not current and not self._lock.held and index.name != SCAN:
             # Whoever finds it missing, stale or damaged mends it, unless somebody is writing or saving, who will.
             with contextlib.suppress(PixMatcherError, OSError), self._saving(wait=False):
                 stamp = intact_stamp(path)

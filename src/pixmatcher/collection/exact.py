@@ -14,8 +14,6 @@ import itertools
 import math
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import IO, Any, Final
 
 import faiss
@@ -23,6 +21,7 @@ import numpy as np
 
 from ..cores import usable_cores
 from .files import Writer
+from .scan import best, near_one, scan_pool, true_scores
 from .vectors import Float32, RowMask, Rows, VectorFile
 
 _GREATEST_CODE = 127
@@ -42,6 +41,7 @@ class ExactIndex:
     """
 
     name: Final = "exact"
+    recall: Final = None
 
     def __init__(self, vectors: VectorFile) -> None:
         self._vectors = vectors
@@ -91,10 +91,8 @@ class ExactIndex:
         k = min(k, len(chosen))
         if k < 1:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        query = np.ascontiguousarray(query, dtype=np.float32)
-        # Brought near 1 by a power of two, which costs no digit: no step may leave the range of float32.
-        exponent = math.frexp(float(np.abs(query).max()))[1]
-        scores, rows = self._nearest(np.ldexp(query, -exponent), k, ids, chosen, among)
+        scaled, exponent = near_one(query)
+        scores, rows = self._nearest(scaled, k, ids, chosen, among)
         return np.ldexp(scores, exponent), rows
 
     def _nearest(self, query: Float32, k: int, ids: Rows, chosen: Rows, among: RowMask | None) -> tuple[Float32, Rows]:
@@ -105,12 +103,12 @@ class ExactIndex:
         wanted = max(4 * k, _CANDIDATES)
         while wanted < len(chosen) // 8:
             coarse, rows = self._scan_codes(query, wanted, ids, among)
-            scores = self._true_scores(query, rows)
+            scores = true_scores(self._vectors, query, rows)
             if coarse.min() + self._reach(query) < np.partition(scores, -k)[-k]:
-                return _best(scores, rows, k)
+                return best(scores, rows, k)
             wanted *= 4
         blocks = np.array_split(chosen, len(chosen) // 4096 + 1)
-        return _best(np.concatenate([self._true_scores(query, block) for block in blocks]), chosen, k)
+        return best(np.concatenate([true_scores(self._vectors, query, block) for block in blocks]), chosen, k)
 
     def save(self, file: Writer) -> None:
         """Write the index to an open file: FAISS's own format, and the units behind it."""
@@ -160,18 +158,13 @@ class ExactIndex:
             return scores[0][found], ids[positions[0][found]]
 
         parts = list(itertools.pairwise(bounds))
-        found = list(_pool().map(scan, parts))
+        found = list(scan_pool().map(scan, parts))
         scores = np.concatenate([scores for scores, _ in found])
         rows = np.concatenate([rows for _, rows in found])
         if len(scores) > wanted:
             kept = np.argpartition(scores, -wanted)[-wanted:]
             scores, rows = scores[kept], rows[kept]
         return scores, rows
-
-    def _true_scores(self, query: Float32, rows: Rows) -> Float32:
-        # Summed in float64, so that equal rows have equal scores wherever they stand.
-        scores = self._vectors.read(rows).astype(np.float64) @ query.astype(np.float64)
-        return scores.astype(np.float32)
 
     def _greatest(self, rows: Rows) -> Float32:
         """The greatest magnitude in each dimension (dimension,)."""
@@ -183,14 +176,3 @@ class ExactIndex:
     def _blocks(self, rows: Rows) -> Iterable[tuple[Rows, Float32]]:
         for block, stored in self._vectors.blocks(rows, 4096):
             yield block, stored.astype(np.float32)
-
-
-def _best(scores: Float32, rows: Rows, k: int) -> tuple[Float32, Rows]:
-    order = np.lexsort((rows, -scores))[:k]
-    return scores[order], rows[order]
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    # FAISS spreads queries over threads of its own. One query has no use for them, and would wait for them.
-    return ThreadPoolExecutor(usable_cores(), "pixmatcher-scan", faiss.omp_set_num_threads, (1,))

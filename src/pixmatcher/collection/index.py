@@ -10,13 +10,25 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from .files import Writer, read_error, replacing_both, temporary_path
 from .vectors import Float32, RowMask, Rows, VectorFile
 
+if TYPE_CHECKING:
+    from .aim import Aim
+    from .trained import Progress
+
 EXACT = "exact"
-"""The name of the only kind of index there is today."""
+TRAINED = "trained"
+SCAN = "scan"
+"""Kinds of index: exact codes, trained lists, and none but the stored rows, which is never saved."""
+
+EXACT_UP_TO = 96_000_000
+"""Values (rows x dimension) that an exact scan compares in less than 10 ms on 2 cores: see docs/performance.md. A
+collection of more gets a trained index."""
 
 _PAUSES = (0.01, 0.1, 0.5)
 """Seconds. A file and its stamp are replaced one right after the other; who looks between the two looks again."""
@@ -37,6 +49,10 @@ class VectorIndex(Protocol):
         """The rows it holds (N,) int64, in no particular order."""
 
     @property
+    def recall(self) -> float | None:
+        """The measured share of the 10 nearest rows that it finds; None where it finds all."""
+
+    @property
     def mapped(self) -> bool:
         """Whether it lies in its file, so that it costs no memory of its own but cannot be updated."""
 
@@ -46,7 +62,7 @@ class VectorIndex(Protocol):
     def search(self, query: Float32, k: int, among: RowMask | None = None) -> tuple[Float32, Rows]:
         """The k rows of the highest inner product with query (D,), best first; fewer if there are fewer.
 
-        With `among` (rows,) bool, only the rows that are true there.
+        With `among` (rows,) bool, which may not be changed afterwards, only the rows that are true there.
         """
 
     def save(self, file: Writer) -> None:
@@ -63,13 +79,47 @@ class Stamp:
     modified_ns: int
     sha256: str
     index: str = EXACT
+    recall: float | None = None
 
 
-def new_index(vectors: VectorFile) -> VectorIndex:
-    """An index of no rows for the rows of a vector file."""
+def kind_for(rows: int, dimension: int, now: str | None = None) -> str:
+    """The kind of index that so many rows should have; near the border, the one that there is `now`."""
+    return TRAINED if rows * dimension > EXACT_UP_TO / (2 if now == TRAINED else 1) else EXACT
+
+
+def new_index(vectors: VectorFile, rows: Rows) -> VectorIndex:
+    """An index of these rows that is ready at once: exact, or where that would take long, none but the rows."""
     from .exact import ExactIndex
+    from .scan import ScanIndex
 
-    return ExactIndex(vectors)
+    small = kind_for(len(rows), vectors.dimension) == EXACT
+    index: VectorIndex = ExactIndex(vectors) if small else ScanIndex(vectors)
+    index.update(rows)
+    return index
+
+
+def is_far(index: VectorIndex, rows: int, vectors: VectorFile) -> bool:
+    """Whether it takes seconds to bring the index to so many rows."""
+    return (rows - len(index.rows)) * vectors.dimension > EXACT_UP_TO
+
+
+def settled_index(
+    index: VectorIndex, vectors: VectorFile, aim: Aim, *, text: bool, progress: Progress | None = None
+) -> VectorIndex:
+    """The index, or one of the same rows that fits their number and the aim; may take minutes."""
+    rows = np.sort(index.rows)
+    if kind_for(len(rows), vectors.dimension, index.name) == EXACT:
+        return index if index.name == EXACT else new_index(vectors, rows)
+    from .trained import TrainedIndex
+
+    if isinstance(index, TrainedIndex) and not index.outgrown and index.fits(aim):
+        if index.needs_measuring or index.measured.wanted != aim.recall:
+            index.measure(aim, text=text, progress=progress)
+            if (index.recall or 0) >= aim.recall or index.measured.trained_on >= 0.9 * len(rows):
+                return index
+        else:
+            return index
+    return TrainedIndex.train(vectors, rows, aim, text=text, progress=progress)
 
 
 def save_index(index: VectorIndex, path: Path, generation: int, dimension: int) -> None:
@@ -85,7 +135,7 @@ def save_index(index: VectorIndex, path: Path, generation: int, dimension: int) 
         os.fsync(file.fileno())
         status = os.fstat(file.fileno())
         sha256 = writer.digest.hexdigest()
-        stamp = Stamp(generation, dimension, status.st_size, status.st_mtime_ns, sha256, index.name)
+        stamp = Stamp(generation, dimension, status.st_size, status.st_mtime_ns, sha256, index.name, index.recall)
         stamp_file.write(json.dumps(asdict(stamp)).encode())
 
 
@@ -94,13 +144,21 @@ def load_index(path: Path, generation: int, vectors: VectorFile) -> tuple[Vector
 
     An index of an earlier generation is loaded so that it can be updated.
     """
-    from .exact import ExactIndex
-
-    with contextlib.suppress(OSError, RuntimeError, ValueError, MemoryError), _opened(path) as (file, stamp):
+    with (
+        contextlib.suppress(OSError, RuntimeError, ValueError, TypeError, MemoryError, RecursionError),
+        _opened(path) as (file, stamp),
+    ):
         # A later one is of a catalog that was lost, and its rows may hold other images now.
-        if stamp and stamp.dimension == vectors.dimension and stamp.generation <= generation and stamp.index == EXACT:
+        if stamp and stamp.dimension == vectors.dimension and stamp.generation <= generation:
             current = stamp.generation == generation
-            return ExactIndex.load(file, vectors, mapped=current), current
+            if stamp.index == EXACT:
+                from .exact import ExactIndex
+
+                return ExactIndex.load(file, vectors, mapped=current), current
+            if stamp.index == TRAINED:
+                from .trained import TrainedIndex
+
+                return TrainedIndex.load(file, vectors), current
     return None, False
 
 
@@ -137,8 +195,13 @@ def read_stamp(path: Path) -> Stamp | None:
     """The stamp of the index file `path`, or None if there is none that makes sense."""
     with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
         stamp = Stamp(**json.loads(_stamp_path(path).read_bytes()))
-        *numbers, sha256, index = astuple(stamp)
-        if all(type(value) is int for value in numbers) and isinstance(sha256, str) and isinstance(index, str):
+        *numbers, sha256, index, recall = astuple(stamp)
+        if (
+            all(type(value) is int for value in numbers)
+            and isinstance(sha256, str)
+            and isinstance(index, str)
+            and (recall is None or isinstance(recall, float))
+        ):
             return stamp
     return None
 
@@ -186,6 +249,11 @@ class _HashingWriter:
     def write(self, data: bytes, /) -> int:
         self.digest.update(data)
         return self._file.write(data)
+
+
+def aim_path(path: Path) -> Path:
+    """Where it is told what the index file `path` is wanted to be."""
+    return path.with_suffix(".aim")
 
 
 def _stamp_path(path: Path) -> Path:

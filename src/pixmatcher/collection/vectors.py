@@ -30,6 +30,11 @@ class VectorFile:
         self.path = path
         self.dimension = dimension
         self.row_bytes = dimension * _STORED.itemsize
+        self._kept: tuple[tuple[int, int], Float16] | None = None
+
+    def close(self) -> None:
+        """Free the file; it is opened again if need be."""
+        self._kept = None
 
     def size_in_rows(self) -> int:
         """The number of whole rows in the file, whether the catalog knows them or not; 0 where there is no such file.
@@ -79,7 +84,11 @@ class VectorFile:
         """Yield the given rows in blocks, each with its row numbers, so that memory stays bounded."""
         for start in range(0, len(rows), size):
             block = rows[start : start + size]
-            yield block, self.read(block)
+            first, last = int(block[0]), int(block[-1])
+            if last - first + 1 == len(block) and (np.diff(block) == 1).all():
+                yield block, self._mapped(last + 1)[first : last + 1]
+            else:
+                yield block, self.read(block)
 
     def extend_with_zeros(self, row_count: int) -> None:
         """Make the file at least `row_count` rows long, whatever lies in its place; used to repair one that was cut."""
@@ -100,17 +109,26 @@ class VectorFile:
             sync_folder(self.path.parent)
 
     def _mapped(self, row_count: int) -> Float16:
-        if self.size_in_rows() < row_count:
+        """At least the first `row_count` rows, as they lie in the file, which stays mapped from call to call."""
+        present, kept = self.size_in_rows(), self._kept
+        if present < row_count:
             raise CollectionError(
                 f"{self.path} is shorter than the catalog says: run `pixmatcher verify --repair` on the collection, "
                 "then `pixmatcher index` to encode the lost images again."
             )
         try:
+            status = os.stat(self.path)
+            file_id = (status.st_dev, status.st_ino)
+            # What is beyond the end of the file may not be touched, so a map that is longer is none to keep.
+            if kept is not None and kept[0] == file_id and row_count <= len(kept[1]) <= present:
+                return kept[1]
             with self.path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), row_count * self.row_bytes, access=mmap.ACCESS_READ)
+                mapped = mmap.mmap(file.fileno(), present * self.row_bytes, access=mmap.ACCESS_READ)
         except OSError as error:
             raise read_error(self.path, error) from error
-        return np.frombuffer(mapped, dtype=_STORED).reshape(row_count, self.dimension)
+        rows = np.frombuffer(mapped, dtype=_STORED).reshape(present, self.dimension)
+        self._kept = (file_id, rows)
+        return rows
 
 
 def to_stored(vectors: npt.ArrayLike, dimension: int) -> Float16:

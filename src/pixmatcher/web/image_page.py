@@ -11,7 +11,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from ..categories import Category, nearest_categories
-from ..collection import Collection
+from ..collection import Collection, Filter
 from ..demo import demo_paths
 from ..errors import PixMatcherError, SourceError
 from ..fetch import fetch
@@ -255,7 +255,7 @@ def _answer(collection: Collection, what: LookedFor, choice: Choice) -> tuple[Se
 
 def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[SearchResult, list[Category]]:
     started = time.perf_counter()
-    options: dict[str, Any] = {"k": choice.k, "min_score": choice.min_score, "labels": choice.labels}
+    options: dict[str, Any] = {"k": choice.k, "min_score": choice.min_score, "where": Filter(choice.labels)}
     if what.item_id is not None and what.unchanged:
         result = search_like(collection, what.item_id, space=choice.space, **options)
         (vector,) = collection.embeddings([what.item_id], result.space)

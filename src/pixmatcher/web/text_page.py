@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from ..collection import Collection
+from ..collection import Collection, Filter
 from ..errors import PixMatcherError
 from ..query import MAX_TEXT_CHARACTERS
 from ..searching import SearchResult, search
@@ -61,7 +61,7 @@ def _answer(collection: Collection, text: str, choice: Choice) -> SearchResult:
     kept = st.session_state.get("text_answer")
     if kept is None or kept[0] != asked:
         result = search(
-            collection, text, k=choice.k, min_score=choice.min_score, space=choice.space, labels=choice.labels
+            collection, text, k=choice.k, min_score=choice.min_score, space=choice.space, where=Filter(choice.labels)
         )
         kept = st.session_state["text_answer"] = (asked, result)
     found: SearchResult = kept[1]

@@ -1,0 +1,603 @@
+"""The trained index: true scores, the wanted recall, filters, rows that come and go, damage, kills and many readers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import cli, paint_many
+from pixmatcher import Collection, CollectionError, Filter, Item
+from pixmatcher.collection import index as kinds
+from pixmatcher.collection.aim import Aim
+from pixmatcher.collection.exact import ExactIndex
+from pixmatcher.collection.scan import ScanIndex, scan
+from pixmatcher.collection.trained import TrainedIndex
+from pixmatcher.collection.vectors import Float32, RowMask, Rows, VectorFile
+from pixmatcher.spaces import Space
+from pixmatcher.tuning import tune
+
+DIMENSION = 32
+COUNT = 30_000
+
+
+class Encoder:
+    name = "synthetic"
+    fingerprint = "0"
+    spaces = (Space("visual", DIMENSION),)
+
+
+def like_images(count: int, seed: int = 0, dimension: int = DIMENSION) -> Float32:
+    """Rows near a curved surface of few dimensions, as embeddings are; what is drawn later lies there too."""
+    surface = np.random.default_rng(100)
+    random = np.random.default_rng(seed)
+    hidden = np.tanh(random.normal(size=(count, 6)) @ surface.normal(size=(6, 64)))
+    values = hidden @ surface.normal(size=(64, dimension)) + random.normal(0, 0.5, (count, dimension))
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+def write(path: Path, values: Float32) -> VectorFile:
+    vectors = VectorFile(path / "vectors.f16", values.shape[1])
+    vectors.write(0, values.astype("<f2"))
+    return vectors
+
+
+def truth(vectors: VectorFile, rows: Rows, query: Float32, k: int) -> tuple[list[float], list[int]]:
+    scores = (vectors.read(rows).astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+    order = np.lexsort((rows, -scores))[:k]
+    return scores[order].tolist(), rows[order].tolist()
+
+
+def recall(
+    index: TrainedIndex, vectors: VectorFile, rows: Rows, queries: Float32, among: RowMask | None = None
+) -> float:
+    hits = 0
+    for query in queries:
+        scores, found = index.search(query, 10, among)
+        expected = (vectors.read(found).astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+        assert scores.tolist() == expected.tolist() == sorted(scores.tolist(), reverse=True)
+        assert set(found.tolist()) <= set(rows.tolist())
+        hits += len({*found.tolist()} & {*truth(vectors, rows, query, 10)[1]})
+    return hits / 10 / len(queries)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedIndex, VectorFile]:
+    vectors = write(tmp_path_factory.mktemp("trained"), like_images(COUNT))
+    return TrainedIndex.train(vectors, np.arange(COUNT), Aim()), vectors
+
+
+# Scores and recall
+
+
+def test_scores_are_true_and_the_recall_is_as_wanted(trained: tuple[TrainedIndex, VectorFile]) -> None:
+    index, vectors = trained
+    assert index.measured.lists < 128  # not everything is looked at
+    assert recall(index, vectors, np.arange(COUNT), like_images(100, seed=7)) >= 0.95
+
+
+def test_what_was_measured_is_what_new_queries_meet(trained: tuple[TrainedIndex, VectorFile]) -> None:
+    index, vectors = trained
+    assert index.recall == pytest.approx(recall(index, vectors, np.arange(COUNT), like_images(200, seed=8)), abs=0.03)
+
+
+def test_a_higher_aim_looks_at_more(trained: tuple[TrainedIndex, VectorFile]) -> None:
+    index, _ = trained
+    before = index.measured
+    index.measure(Aim(0.995))
+    assert index.measured.lists > before.lists
+    assert (index.recall or 0) > 0.995
+    index.measure(Aim())
+    assert index.measured == before
+
+
+@pytest.mark.parametrize("k", [1, 12, 1000, COUNT - 1, COUNT, 2 * COUNT])
+def test_any_number_of_rows_comes_back(trained: tuple[TrainedIndex, VectorFile], k: int) -> None:
+    index, _ = trained
+    scores, rows = index.search(like_images(1, seed=9)[0], k)
+    assert len(rows) == len(set(rows.tolist())) == min(k, COUNT)
+    assert (np.diff(scores) <= 0).all()
+
+
+def test_the_nearest_thousand(trained: tuple[TrainedIndex, VectorFile]) -> None:
+    index, vectors = trained
+    hits = 0
+    for query in like_images(20, seed=10):
+        hits += len({*index.search(query, 1000)[1].tolist()} & {*truth(vectors, np.arange(COUNT), query, 1000)[1]})
+    assert hits / 20_000 > 0.95
+
+
+@pytest.mark.parametrize("scale", [2.0**90, 2.0**-90])
+def test_the_size_of_a_query_changes_nothing(trained: tuple[TrainedIndex, VectorFile], scale: float) -> None:
+    index, _ = trained
+    query = like_images(1, seed=11)[0]
+    scores, rows = index.search(query, 20)
+    scaled, same = index.search(query * np.float32(scale), 20)
+    assert same.tolist() == rows.tolist()
+    assert (scaled / np.float32(scale)).tolist() == scores.tolist()
+
+
+def test_a_query_of_zeros(trained: tuple[TrainedIndex, VectorFile]) -> None:
+    scores, rows = trained[0].search(np.zeros(DIMENSION, np.float32), 5)
+    assert (scores.tolist(), rows.tolist()) == ([0] * 5, [0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("kind", ["copies", "one value", "tiny", "huge", "lengths", "odd", "wide"])
+def test_odd_rows(tmp_path: Path, kind: str) -> None:
+    values = like_images(3000, dimension={"odd": 33, "wide": 700}.get(kind, DIMENSION))
+    if kind == "copies":
+        values[:] = values[np.random.default_rng(0).integers(0, 3, len(values))]
+    elif kind == "one value":
+        values[:, 1:] = 0
+    elif kind in ("tiny", "huge"):
+        values *= 1e-4 if kind == "tiny" else 3e4
+    elif kind == "lengths":
+        values *= np.random.default_rng(0).uniform(0.5, 2, (len(values), 1)).astype(np.float32)
+    vectors = write(tmp_path, values)
+    index = TrainedIndex.train(vectors, np.arange(3000), Aim())
+    found = 0.0
+    for query in values[:20]:
+        scores, rows = index.search(query, 10)
+        assert len(set(rows.tolist())) == 10
+        expected = truth(vectors, np.arange(3000), query, 10)[0]
+        assert (scores <= np.array(expected, np.float32)).all()
+        found += float(np.mean(scores >= expected[-1]))
+    assert found / 20 >= 0.9
+    with (tmp_path / "saved").open("wb") as file:
+        index.save(file)
+    with (tmp_path / "saved").open("rb") as file:
+        loaded = TrainedIndex.load(file, vectors)
+    assert [loaded.search(query, 10)[1].tolist() for query in values[:5]] == [
+        index.search(query, 10)[1].tolist() for query in values[:5]
+    ]
+
+
+def test_very_many_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their centres are found in two steps, and those near a query by a graph."""
+    monkeypatch.setattr("pixmatcher.collection.trained._MOST_FLAT_LISTS", 32)
+    vectors = write(tmp_path, like_images(12_000))
+    index = TrainedIndex.train(vectors, np.arange(10_000), Aim())
+    assert index.measured.lists < index._index.nlist / 2
+    index.update(np.arange(1000, 12_000))
+    with (tmp_path / "saved").open("wb") as file:
+        index.save(file)
+    with (tmp_path / "saved").open("rb") as file:
+        loaded = TrainedIndex.load(file, vectors)
+    loaded.measure(Aim())
+    rows, queries = np.arange(1000, 12_000), like_images(40, seed=3)
+    assert recall(loaded, vectors, rows, queries) >= 0.95
+    among = np.random.default_rng(0).random(12_000) < 0.3
+    assert recall(loaded, vectors, rows[among[rows]], queries, among) >= 0.95
+    assert len(loaded.search(queries[0], 12_000)[1]) == 11_000
+
+
+def test_less_memory_is_kept_to(tmp_path: Path) -> None:
+    vectors = write(tmp_path, like_images(5000))
+    rows = np.arange(5000)
+    sizes = []
+    for memory in (None, 5000 * 20):
+        index = TrainedIndex.train(vectors, rows, Aim(memory=memory))
+        with (tmp_path / "saved").open("wb") as file:
+            index.save(file)
+        sizes.append((tmp_path / "saved").stat().st_size)
+        assert recall(index, vectors, rows, like_images(20, seed=3)) > 0.9
+    assert sizes[1] < sizes[0]
+
+
+# Filters
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01, 0.001, 0.0])
+@pytest.mark.parametrize("alike", [False, True])
+def test_recall_among_some_rows(trained: tuple[TrainedIndex, VectorFile], share: float, alike: bool) -> None:
+    """Also where they are alike, as those of a label are, and the queries are not."""
+    index, vectors = trained
+    among = np.random.default_rng(2).random(COUNT) < share
+    if alike:
+        stored = vectors.read(np.arange(COUNT)).astype(np.float32)
+        kinds = (stored @ stored[:200].T).argmax(axis=1)
+        among = np.isin(kinds, np.arange(int(200 * share)))
+    rows = np.flatnonzero(among)
+    queries = like_images(40, seed=12)
+    if not len(rows):
+        assert len(index.search(queries[0], 10, among)[1]) == 0
+        return
+    assert recall(index, vectors, rows, queries, among) >= 0.95
+    assert len(index.search(queries[0], COUNT, among)[1]) == len(rows)
+
+
+# Exact scan
+
+
+@pytest.mark.parametrize("kind", ["images", "copies", "huge"])
+def test_a_scan_is_the_exact_index(tmp_path: Path, kind: str) -> None:
+    values = like_images(20_000) * (3e4 if kind == "huge" else 1)
+    if kind == "copies":
+        values[:] = values[:50].repeat(400, axis=0)
+    vectors = write(tmp_path, values)
+    rows = np.sort(np.random.default_rng(0).permutation(20_000)[:15_000])
+    exact, scanned = ExactIndex(vectors), ScanIndex(vectors)
+    exact.update(rows)
+    scanned.update(rows[::-1].copy())
+    among = np.random.default_rng(1).random(20_000) < 0.2
+    for query in [*like_images(5, seed=1), np.zeros(DIMENSION, np.float32)]:
+        for k in (1, 10, 300, 20_000):
+            for mask in (None, among):
+                one, other = exact.search(query, k, mask), scanned.search(query, k, mask)
+                assert [each.tolist() for each in one] == [each.tolist() for each in other]
+    assert len(scan(vectors, rows[:0], values[0], 3)[1]) == 0
+
+
+# Rows that come and go
+
+
+def test_rows_come_and_go(tmp_path: Path) -> None:
+    vectors = write(tmp_path, like_images(12_000))
+    index = TrainedIndex.train(vectors, np.arange(6000), Aim())
+    queries = like_images(30, seed=5)
+    assert not index.outgrown
+    assert not index.needs_measuring
+    for rows in (np.arange(6500), np.arange(1000, 9000), np.arange(1, 11_000, 2)):
+        index.update(rows)
+        assert sorted(index.rows.tolist()) == rows.tolist()
+        if index.needs_measuring:
+            index.measure(Aim())
+        assert recall(index, vectors, rows, queries) >= 0.93
+        among = np.zeros(12_000, np.bool_)
+        among[:3000] = True
+        assert recall(index, vectors, rows[rows < 3000], queries, among) >= 0.93
+    assert not index.needs_measuring
+    assert not index.outgrown
+    index.update(np.arange(100))
+    assert index.needs_measuring
+    assert index.outgrown
+    assert sorted(index.search(queries[0], 200)[1].tolist()) == list(range(100))
+
+
+# In a collection
+
+
+@pytest.fixture
+def low_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "EXACT_UP_TO", 2000 * DIMENSION)
+
+
+def items(count: int, first: int = 0) -> list[Item]:
+    return [
+        Item(
+            f"/photos/{n % 3}/{n}.jpg",
+            f"{n:064x}",
+            "1",
+            label=f"label {n % 5}",
+            width=n,
+            height=10,
+            modified="2024-05-17",
+        )
+        for n in range(first, first + count)
+    ]
+
+
+def filled(path: Path, count: int = 5000) -> Path:
+    with Collection.create(path / "collection", [Encoder()]) as collection:
+        collection.add(items(count), {"visual": like_images(count)})
+        return collection.path
+
+
+@pytest.fixture
+def collection(tmp_path: Path, low_border: None) -> Iterator[Collection]:
+    with Collection.open(filled(tmp_path)) as opened:
+        yield opened
+
+
+def ids(collection: Collection, query: Float32, **options: object) -> list[int]:
+    return [hit.item.id for hit in collection.search(query, space="visual", **options)]  # type: ignore[arg-type]
+
+
+def test_a_writer_trains_what_is_large(collection: Collection) -> None:
+    assert collection.index_name("visual") == "trained"
+    found = expected = 0
+    for query in like_images(50, seed=3):
+        exact = collection.search(query, space="visual", k=10, exact=True)
+        rows = truth(collection._vectors["visual"], np.arange(5000), query, 10)
+        assert [hit.item.id - 1 for hit in exact] == rows[1]
+        assert [hit.score for hit in exact] == rows[0]
+        found += len({*ids(collection, query, k=10)} & {hit.item.id for hit in exact})
+        expected += 10
+    assert found / expected >= 0.95
+    assert collection.verify() == []
+
+
+def test_it_grows_retrains_and_shrinks(collection: Collection) -> None:
+    path = collection.path
+    stamp = path / "index" / "visual.json"
+
+    def trained_on() -> int:
+        content = (path / "index" / "visual.faiss").read_bytes()
+        length = int.from_bytes(content[-8:], "little")
+        return int(json.loads(content[-8 - length : -8])["trained_on"])
+
+    assert trained_on() == 5000
+    for count, expected in ((1000, 5000), (6000, 12_000)):
+        with Collection.open(path) as writer:
+            first = len(writer)
+            writer.add(items(count, first), {"visual": like_images(count, seed=first)})
+        assert trained_on() == expected
+        assert ids(collection, like_images(count, seed=first)[-1], k=1) == [first + count]
+    with Collection.open(path) as writer:
+        writer.remove(range(500, 13_000))
+    assert json.loads(stamp.read_text())["index"] == "exact"
+    assert len(ids(collection, like_images(1)[0], k=5000)) == 499
+
+
+def test_readers_answer_while_there_is_no_index(collection: Collection) -> None:
+    """And do not train one; what a writer trains then is taken up."""
+    query = like_images(1, seed=4)[0]
+    expected = ids(collection, query, k=10, exact=True)
+    shutil.rmtree(collection.path / "index")
+    with Collection.open(collection.path) as first, Collection.open(collection.path) as second:
+        assert ids(first, query, k=10) == ids(second, query, k=10) == expected
+        assert first.has_scanned("visual")
+        assert not (collection.path / "index").exists()
+        with Collection.open(collection.path) as writer:
+            writer.begin_writing()
+        assert (collection.path / "index" / "visual.faiss").exists()
+        ids(first, query)
+        assert not first.has_scanned("visual")
+
+
+def test_readers_go_on_while_another_adds(collection: Collection) -> None:
+    with Collection.open(collection.path) as writer:
+        for step in range(3):
+            new = like_images(100, seed=50 + step)
+            writer.add(items(100, 5000 + 100 * step), {"visual": new})
+            assert ids(collection, new[-1], k=1) == [5100 + 100 * step]
+            assert ids(writer, new[-1], k=1) == [5100 + 100 * step]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda index: os.truncate(index, index.stat().st_size - 100),
+        lambda index: index.write_bytes(b"\0" * index.stat().st_size),
+        lambda index: index.write_bytes(index.read_bytes()[:-30] + b"x" * 30),
+        lambda index: index.with_suffix(".json").write_text("no stamp"),
+        lambda index: index.unlink(),
+    ],
+)
+def test_damage_is_found_and_repaired(collection: Collection, damage: object) -> None:
+    index = collection.path / "index" / "visual.faiss"
+    query = like_images(1, seed=4)[0]
+    expected = ids(collection, query, exact=True)
+    damage(index)  # type: ignore[operator]
+    assert [problem.part for problem in collection.verify()] in (["index"], [])
+    with Collection.open(collection.path) as other:
+        assert ids(other, query) == expected
+        assert other.repair() == 0
+        assert other.index_name("visual") == "trained"
+        assert other.verify() == []
+
+
+def test_bits_that_turn_over_by_themselves_never_crash(collection: Collection) -> None:
+    index = collection.path / "index" / "visual.faiss"
+    status, content = index.stat(), index.read_bytes()
+    for position in [*range(0, 120), *range(len(content) - 60, len(content))]:
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        index.write_bytes(damaged)
+        os.utime(index, ns=(status.st_atime_ns, status.st_mtime_ns))
+        with Collection.open(collection.path) as other:
+            assert len(ids(other, like_images(1)[0], k=3)) == 3
+
+
+BUILDER = """
+import sys, numpy as np
+sys.path.insert(0, sys.argv[2])
+from pixmatcher import Collection
+from pixmatcher.collection import index
+from test_trained import DIMENSION, items, like_images
+index.EXACT_UP_TO = 2000 * DIMENSION
+def tell(what, done, total):
+    print(what, flush=True)
+with Collection.open(sys.argv[1]) as collection:
+    collection.add(items(9000, 5000), {"visual": like_images(9000, seed=1)})
+    collection.save_indexes(progress=tell)
+    print("saved", flush=True)
+"""
+
+
+@pytest.mark.parametrize("when", ["Training the index", "Building the index", "Measuring the index", "saved"])
+def test_killed_while_it_is_trained(collection: Collection, when: str) -> None:
+    """The old index stays, readers answer by it, and the next writer trains."""
+    command = [sys.executable, "-c", BUILDER, str(collection.path), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as builder:
+        assert builder.stdout is not None
+        for line in builder.stdout:
+            if line.strip() == when:
+                builder.send_signal(signal.SIGKILL)
+                break
+    assert builder.returncode == -signal.SIGKILL
+    assert collection.verify() == []
+    last = like_images(9000, seed=1)[-1]
+    with Collection.open(collection.path) as reader:
+        assert ids(reader, last, k=1) == ids(collection, last, k=1) == [14_000]
+    with Collection.open(collection.path) as writer:
+        writer.begin_writing()
+    with Collection.open(collection.path) as reader:
+        assert ids(reader, last, k=1) == [14_000]
+    assert collection.verify() == []
+    assert sorted(os.listdir(collection.path / "index")) == ["visual.faiss", "visual.json"]
+
+
+def test_a_writer_that_fails_trains_nothing(tmp_path: Path, low_border: None) -> None:
+    with pytest.raises(ZeroDivisionError), Collection.create(tmp_path / "c", [Encoder()]) as collection:  # noqa: PT012
+        collection.add(items(3000), {"visual": like_images(3000)})
+        raise ZeroDivisionError
+    with Collection.open(tmp_path / "c") as collection:
+        assert not (tmp_path / "c" / "index").exists()
+        assert len(ids(collection, like_images(1)[0], k=5)) == 5
+
+
+# Tuning
+
+
+def test_tuning_holds_when_the_index_is_built_again(collection: Collection) -> None:
+    tuning = tune(collection, "visual", Aim(0.99))
+    assert tuning.index == "trained"
+    assert tuning.rows == 5000
+    assert sum(point.chosen for point in tuning.curve) == 1
+    assert [p.recall for p in tuning.curve] == sorted(p.recall for p in tuning.curve)
+    assert tuning.recall == collection.index_recall("visual") > 0.99
+    shutil.rmtree(collection.path / "index" / "visual.faiss", ignore_errors=True)
+    collection.repair()
+    with Collection.open(collection.path) as other:
+        assert other.aim("visual") == Aim(0.99)
+        assert (other.index_recall("visual") or 0) > 0.99
+        assert other.verify() == []
+
+
+def test_tuning_for_less_memory_trains_again(collection: Collection) -> None:
+    index = collection.path / "index" / "visual.faiss"
+    before = index.stat().st_size
+    assert tune(collection, "visual", Aim(0.9, 5000 * 20)).recall > 0.9
+    assert index.stat().st_size < before
+    with pytest.raises(CollectionError, match="allow 1M or more"):
+        tune(collection, "visual", Aim(0.9, 1000))
+    assert collection.aim("visual") == Aim(0.9, 5000 * 20)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"recall": 2}', '{"recall": "x"}', '{"memory": 0.5}', "[" * 100_000])
+def test_an_aim_that_makes_no_sense_is_the_usual_one(collection: Collection, text: str) -> None:
+    (collection.path / "index" / "visual.aim").write_text(text)
+    assert collection.aim("visual") == Aim()
+
+
+def test_the_command_line_tunes(collection: Collection, tmp_path: Path) -> None:
+    """In a process of its own, whose border is the usual one: this collection is a small one there."""
+    done = cli("tune", "-c", collection.path, "--recall", "0.9", "--memory", "1G", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [(each["space"], each["index"], each["recall"], each["curve"]) for each in told] == [
+        ("visual", "exact", 1.0, [])
+    ]
+    assert collection.aim("visual") == Aim(0.9, 10**9)
+    assert "nothing to tune" in cli("tune", "-c", collection.path).stdout
+    assert "exact (visual)" in cli("info", "-c", collection.path).stdout
+    for wrong in (["--memory", "much"], ["--recall", "0"], ["--plot", "curve.txt"], ["--space", "third"]):
+        failed = cli("tune", "-c", collection.path, *wrong)
+        assert failed.returncode == 2
+        assert failed.stderr.count("\n") == 1
+
+
+def test_the_table_and_the_plot(
+    collection: Collection, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pixmatcher import cli as command_line
+
+    plot = tmp_path / "curve.png"
+    for name, words in (("tune", ["recall@10", "chosen"]), ("info", ["trained (visual", "of the 10 nearest"])):
+        arguments = ["pixmatcher", name, "-c", str(collection.path)]
+        monkeypatch.setattr(sys, "argv", [*arguments, "--plot", str(plot)] if name == "tune" else arguments)
+        with pytest.raises(SystemExit) as ended:
+            command_line.main()
+        assert not ended.value.code
+        printed = capsys.readouterr().out
+        assert all(word in printed for word in words), printed
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+# Filters of a collection
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (Filter(), lambda n: True),
+        (Filter(labels=("label 1", "unknown")), lambda n: n % 5 == 1),
+        (Filter(labels=("called two",)), lambda n: n % 5 == 2),
+        (Filter(labels=()), lambda n: False),
+        (Filter(folder="/photos"), lambda n: True),
+        (Filter(folder="/photos/1/"), lambda n: n % 3 == 1),
+        (Filter(folder="/pho"), lambda n: False),
+        (Filter(after="2024-05-17"), lambda n: True),
+        (Filter(after="2024-05-18"), lambda n: False),
+        (Filter(before="2024-06", after="2024"), lambda n: True),
+        (Filter(before="2024-05-17"), lambda n: False),
+        (Filter(min_width=4900), lambda n: n >= 4900),
+        (Filter(min_height=11), lambda n: False),
+        (
+            Filter(labels=("label 0",), folder="/photos/2", min_width=100),
+            lambda n: n % 5 == 0 and n % 3 == 2 and n >= 100,
+        ),
+    ],
+)
+def test_filters(collection: Collection, where: Filter, expected: object) -> None:
+    with collection.catalog.writing():
+        collection.catalog.put_label_names({"label 2": "the second, called two"})
+    wanted = [n + 1 for n in range(5000) if expected(n)]  # type: ignore[operator]
+    assert sorted(ids(collection, like_images(1)[0], k=5000, where=where)) == wanted
+
+
+def test_a_filter_follows_what_is_written(collection: Collection) -> None:
+    where = Filter(min_width=4995)
+    assert sorted(ids(collection, like_images(1)[0], where=where)) == [4996, 4997, 4998, 4999, 5000]
+    with Collection.open(collection.path) as writer:
+        writer.remove([4997])
+        writer.add(items(1, first=5000), {"visual": like_images(1, seed=9)})
+    assert sorted(ids(collection, like_images(1)[0], where=where)) == [4996, 4998, 4999, 5000, 5001]
+
+
+def test_folders_of_files_beside_the_collection_and_odd_names(tmp_path: Path) -> None:
+    home = tmp_path / "photos"
+    home.mkdir()
+    odd = os.fsdecode(b"od\xff")
+    places = [
+        f"{home}/a/1.jpg",
+        f"{home}/ab/2.jpg",
+        f"{home}/{odd}/3.jpg",
+        f"{tmp_path}/else/4.jpg",
+        "http://h/a/5.jpg",
+    ]
+    with Collection.create(home / ".pixmatcher", [Encoder()]) as collection:
+        collection.add([Item(uri, f"{n}") for n, uri in enumerate(places)], {"visual": like_images(5)})
+        for folder, expected in (
+            (f"{home}/a", [1]),
+            (f"{home}/{odd}", [3]),
+            (str(home), [1, 2, 3]),
+            (str(tmp_path), [1, 2, 3, 4]),
+            ("/", [1, 2, 3, 4]),
+            ("http://h", [5]),
+            ("http://h/a/", [5]),
+        ):
+            assert sorted(ids(collection, like_images(1)[0], where=Filter(folder=folder))) == expected
+
+
+@pytest.mark.parametrize(
+    "options", [{"after": "yesterday"}, {"before": "24-1-1"}, {"min_width": -1}, {"min_height": 2.5}, {"labels": "one"}]
+)
+def test_filters_of_no_use_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(CollectionError):
+        Filter(**options)  # type: ignore[arg-type]
+
+
+def test_the_command_line_filters(tmp_path: Path) -> None:
+    images = tmp_path / "photos"
+    paint_many(images, 3)
+    assert cli("index", images).returncode == 0
+    search = ["search", next(images.glob("*.*")), "-c", images, "--json"]
+    for options, found in (([], 3), (["--after", "2000", "--exact"], 3), (["--min-width", "4000"], 0)):
+        done = cli(*search, *options)
+        assert (done.returncode, len(json.loads(done.stdout)["hits"])) == (0, found), done.stderr
+    assert len(json.loads(cli(*search, "--folder", tmp_path / "other").stdout)["hits"]) == 0
+    unknown = cli(*search, "--label", "no such")
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
+    wrong = cli("search", "a cat", "--after", "soon")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "write it like" in wrong.stderr
