@@ -60,7 +60,7 @@ def search(
     """Find the k items of a collection nearest to a query; a string is a text query.
 
     The `space` is chosen by the query, unless one is named; where its encoder cannot be used on this machine, the next
-    one answers, and `note` tells so. With `labels`, only items that have one of them.
+    one answers, and `note` tells so. With `where`, only items that meet it count; with `exact`, no index is trusted.
 
     Raises `QueryError`, `InvalidImageError` or `EncoderError` if the query cannot be answered.
     """

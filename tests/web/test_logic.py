@@ -210,6 +210,7 @@ def test_the_controls_decide_what_is_found(text_app: AppTest) -> None:
     app.text_input(key="asked").input("a cup of coffee").run()
     assert not app.exception
     assert len(shown(app)) == 18
+    assert not app.toggle  # every search is exact
     assert shown(app)[0] == "coffee.jpg"
     app.slider(key="min_score").set_value(0.4).run()
     assert shown(app) == ["coffee.jpg"]
@@ -242,6 +243,28 @@ def test_another_encoder_answers_and_that_is_told(
     app.selectbox(key="text_space").select("semantic").run()
     assert not [note.value for note in app.caption if "answers" in note.value]
     assert not app.error
+
+
+def test_a_large_collection_may_be_searched_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixmatcher.collection.index.EXACT_UP_TO", 1)  # so that a small one is large
+    encoder, random = load_encoder(), np.random.default_rng(0)
+    with Collection.create(tmp_path, [encoder]) as collection:
+        items = [Item(f"/{n}.jpg", content_hash=str(n)) for n in range(2000)]
+        rows = {space.name: random.normal(size=(2000, space.dimension)) for space in encoder.spaces}
+        collection.add(items, {name: each / np.linalg.norm(each, axis=1)[:, None] for name, each in rows.items()})
+        collection.save_indexes()
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    monkeypatch.setenv(places.COLLECTIONS_VARIABLE, str(tmp_path))
+    st.cache_resource.clear()
+    app = AppTest.from_function(_text_page, default_timeout=60).run()
+    app.text_input(key="asked").input("a cat").run()
+    assert len(shown(app)) == 24
+    app.toggle(key="exact").set_value(True).run()
+    assert not app.exception
+    with Collection.open(tmp_path) as collection:
+        assert collection.index_name("semantic") == "trained"
+        expected = search(collection, "a cat", k=24, exact=True)
+    assert shown(app) == [hit.item.uri[1:] for hit in expected.hits]
 
 
 def test_the_language_is_chosen(text_app: AppTest) -> None:

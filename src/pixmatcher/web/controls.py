@@ -8,6 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from ..collection import Collection
+from ..collection.index import EXACT
 from . import places, state
 from .texts import LANGUAGES, language, plain, t
 
@@ -25,6 +26,7 @@ class Choice:
     k: int
     min_score: float | None
     labels: tuple[str, ...] | None
+    exact: bool
 
 
 def choose_collection() -> Collection:
@@ -88,10 +90,13 @@ def choose(collection: Collection, *, text: bool) -> Choice:
             t("min_score"), 0.0, 1.0, 0.0, 0.05, key="min_score", help=t("score_help"), persist_state="session"
         )
         labels = _choose_labels(collection)
+        exact = False
+        if any(collection.index_name(name) != EXACT for name in spaces):
+            exact = st.toggle(t("exact"), key="exact", help=t("exact_help"), persist_state="session")
     if not space and (instead := state.passed_over(repr(collection.encoders), text, collection)) is not None:
         space, why = instead
         st.caption(t("encoder_passed_over", used=why.used, wanted=why.wanted, detail=str(why.error)))
-    return Choice(space or None, k, least or None, labels)
+    return Choice(space or None, k, least or None, labels, exact)
 
 
 def _choose_labels(collection: Collection) -> tuple[str, ...] | None:

@@ -255,7 +255,8 @@ def _answer(collection: Collection, what: LookedFor, choice: Choice) -> tuple[Se
 
 def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[SearchResult, list[Category]]:
     started = time.perf_counter()
-    options: dict[str, Any] = {"k": choice.k, "min_score": choice.min_score, "where": Filter(choice.labels)}
+    where = Filter(choice.labels)
+    options: dict[str, Any] = {"k": choice.k, "min_score": choice.min_score, "where": where, "exact": choice.exact}
     if what.item_id is not None and what.unchanged:
         result = search_like(collection, what.item_id, space=choice.space, **options)
         (vector,) = collection.embeddings([what.item_id], result.space)

@@ -61,7 +61,13 @@ def _answer(collection: Collection, text: str, choice: Choice) -> SearchResult:
     kept = st.session_state.get("text_answer")
     if kept is None or kept[0] != asked:
         result = search(
-            collection, text, k=choice.k, min_score=choice.min_score, space=choice.space, where=Filter(choice.labels)
+            collection,
+            text,
+            k=choice.k,
+            min_score=choice.min_score,
+            space=choice.space,
+            where=Filter(choice.labels),
+            exact=choice.exact,
         )
         kept = st.session_state["text_answer"] = (asked, result)
     found: SearchResult = kept[1]
