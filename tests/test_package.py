@@ -51,6 +51,30 @@ def test_a_text_query_loads_only_what_it_needs(tmp_path: Path) -> None:
     assert not {"PIL", "httpx", "rich", "typer"} & loaded_modules(code)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "unneeded"),
+    [
+        (["--version"], {"numpy", "sqlite3", "rich"}),
+        (["--help"], {"numpy", "sqlite3"}),
+        (["sources"], {"numpy", "sqlite3", "rich"}),
+        (["info"], {"onnxruntime", "faiss", "tokenizers", "rich"}),
+        (["search", "a cat"], {"rich"}),
+        (["search", "cat.jpg"], {"rich", "tokenizers"}),
+    ],
+)
+def test_a_command_loads_only_what_it_needs(tmp_path: Path, arguments: list[str], unneeded: set[str]) -> None:
+    shutil.copy(ROOT / "examples" / "photos" / "cat.jpg", tmp_path)
+    pixmatcher.index(tmp_path)
+    code = (
+        f"import os\nfrom pixmatcher.cli import main\nos.chdir({str(tmp_path)!r})\nsys.argv = {['', *arguments]!r}\n"
+        "out, sys.stdout = sys.stdout, open(os.devnull, 'w')\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\nsys.stdout = out"
+    )
+    loaded = loaded_modules(code)
+    assert not loaded & (unneeded | {"httpx", "sklearn", "matplotlib", "plotly", "streamlit", "torch", "onnx", "ftfy"})
+    assert ("PIL" in loaded) == (arguments == ["search", "cat.jpg"])
+
+
 def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
     """ONNX Runtime's telemetry keeps what it will send in the user's cache folder; continuous integration has none."""
     home = tmp_path / "home"
