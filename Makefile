@@ -8,7 +8,7 @@ KEPT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pixmatcher-test
 PINS = $(shell cat constraints.txt constraints-torch.txt | cksum | cut -d ' ' -f 1)
 TORCH_VENV = $(KEPT)/torch-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 # What the benchmarks hold PixMatcher against, likewise.
-PEERS_VENV = $(KEPT)/peers-$(lastword $(subst torch-, ,$(TORCH_VENV)))
+PEERS_VENV = $(subst torch-,peers-,$(TORCH_VENV))
 PEERS_PINS = $(shell cksum < benchmarks/requirements-peers.txt | cut -d ' ' -f 1)
 
 .PHONY: demo test test-base test-torch torch-venv peers-venv lint bench clean
@@ -41,7 +41,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# Some three hours; Linux, and Python 3.11 or newer.
+# Hours. The peers need Linux, and Python 3.11 or newer.
 bench: $(VENV)/installed-dev torch-venv peers-venv
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/speed.py
