@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=1200, help="seconds that a build may take")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="tiny-imagenet-mini.zip")
     parser.add_argument("--collection", type=Path, help="its train part, where that is indexed already")
-    parser.add_argument("--folder", type=Path, help="where rows and indexes go for a while: up to 6 KB a row")
+    parser.add_argument("--folder", type=Path, help="where rows and indexes go for a while: some 7 KB a row")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
