@@ -7,8 +7,11 @@ PIP := -m pip --disable-pip-version-check install --quiet --constraint constrain
 KEPT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pixmatcher-test
 PINS = $(shell cat constraints.txt constraints-torch.txt | cksum | cut -d ' ' -f 1)
 TORCH_VENV = $(KEPT)/torch-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# What the benchmarks hold PixMatcher against, likewise.
+PEERS_VENV = $(subst torch-,peers-,$(TORCH_VENV))
+PEERS_PINS = $(shell cksum < benchmarks/requirements-peers.txt | cut -d ' ' -f 1)
 
-.PHONY: demo test test-base test-torch torch-venv lint bench clean
+.PHONY: demo test test-base test-torch torch-venv peers-venv lint bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/pixmatcher demo
@@ -24,6 +27,11 @@ test-base: $(VENV)/installed-dev lint
 torch-venv:
 	@test -e $(TORCH_VENV)/installed-$(PINS) || $(MAKE) --no-print-directory $(TORCH_VENV)/installed-$(PINS)
 
+peers-venv:
+	@test -e $(PEERS_VENV)/installed-$(PEERS_PINS) || { rm -rf $(PEERS_VENV) && $(PYTHON) -m venv $(PEERS_VENV) \
+	  && $(PEERS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -r benchmarks/requirements-peers.txt \
+	  && touch $(PEERS_VENV)/installed-$(PEERS_PINS); }
+
 test-torch: torch-venv
 	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python -m pytest tests/with_torch
 	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python -m pytest tests/test_projection.py  # UMAP is there too
@@ -33,12 +41,15 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/installed-dev torch-venv
+# Hours. The peers need Linux, and Python 3.11 or newer.
+bench: $(VENV)/installed-dev torch-venv peers-venv
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/remote.py
 	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python benchmarks/encoders.py
+	$(BIN)/python benchmarks/peers_index.py --peers $(PEERS_VENV)/bin/python
+	$(BIN)/python benchmarks/peers_tool.py --rclip $(PEERS_VENV)/bin/python --torch $(TORCH_VENV)/bin/python
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -33,6 +33,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from speed import spread
 
 from pixmatcher import index, load_encoder, open_image
 from pixmatcher.encoders import Encoder, Runtime
@@ -242,10 +243,6 @@ def table_of(rows: list[Row]) -> Table:
             "" if asked is None else f"{asked:.0f}",
         )
     return table
-
-
-def spread(rates: list[float]) -> str:
-    return f"{statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})"
 
 
 def main() -> None:

@@ -109,11 +109,25 @@ def timed(found: VectorIndex, queries: Float32, truth: npt.NDArray[np.int64], am
     return f"p50 {median:7.2f} ms   p99 {slowest:7.2f} ms   recall@{K} {hits / truth.size:.3f}"
 
 
-def measure(folder: Path, images: Float32, queries: Float32, count: int) -> None:
+def write_rows(folder: Path, images: Float32, count: int) -> VectorFile:
     vectors = VectorFile(folder / "vectors.f16", images.shape[1])
     with vectors.path.open("wb") as file:
         for rows in make_rows(images, count):
             file.write(rows.tobytes())
+    return vectors
+
+
+def prepare(data: Path, collection: Path | None, folder: Path) -> tuple[Float32, Float32]:
+    """The embeddings of the train images and of the val images; indexes what is not indexed already."""
+    train = collection or folder / "train"
+    if not collection:
+        index(f"tiny-imagenet:{data}", train)
+    index(f"tiny-imagenet:{data}?split=val", folder / "val")
+    return embeddings(train), embeddings(folder / "val")
+
+
+def measure(folder: Path, images: Float32, queries: Float32, count: int) -> None:
+    vectors = write_rows(folder, images, count)
     everything = np.arange(count)
     truth = nearest(vectors, count, queries)
     kind = kind_for(count, vectors.dimension)
@@ -172,13 +186,9 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        train = arguments.collection or folder / "train"
-        if not arguments.collection:
-            index(f"tiny-imagenet:{arguments.data}", train)
-        index(f"tiny-imagenet:{arguments.data}?split=val", folder / "val")
-        images, queries = embeddings(train), embeddings(folder / "val")[: arguments.queries]
+        images, queries = prepare(arguments.data, arguments.collection, folder)
         for count in arguments.size:
-            measure(folder, images, queries, count)
+            measure(folder, images, queries[: arguments.queries], count)
 
 
 if __name__ == "__main__":

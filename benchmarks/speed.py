@@ -53,6 +53,10 @@ def run_measured(command: list[str]) -> tuple[float, float]:
     return float(seconds), float(peak) * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
+def spread(figures: list[float]) -> str:
+    return f"{statistics.median(figures):.0f} ({min(figures):.0f} to {max(figures):.0f})"
+
+
 def pixmatcher(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "pixmatcher", *map(str, arguments)]
 
