@@ -214,7 +214,7 @@ def many(archive: Path, place: Path, repeats: int) -> None:
             f"\n{count:,} files: indexed in {first:.1f} s, {peak:.0f} MB at most (asked under 700); "
             f"the collection has {disk / count:,.0f} bytes an item\n"
             f"  refreshed, nothing changed: {statistics.median(times):.2f} s ({min(times):.2f} to {max(times):.2f}; "
-            f"asked under 3 at 100,000), {max(peaks):.0f} MB; a bare listing of the folder {statistics.median(bare):.2f} s",
+            f"asked under 3 at 100,000), {max(peaks):.0f} MB; listing the folder alone {statistics.median(bare):.2f} s",
             flush=True,
         )
         shutil.rmtree(folder)
