@@ -168,20 +168,20 @@ def write_mixed(folder: Path, count: int) -> list[str]:
 
         register_heif_opener()
     random = np.random.default_rng(0)
-    photos = sorted(PHOTOS.glob("*.jpg"))[:6]
+    photos = sorted(PHOTOS.glob("*.jpg"))[:4]
     for name in formats:
         made: list[bytes] = []
         for path in photos:
             with Image.open(path) as photo:
                 pixels = np.asarray(photo.convert("RGB").resize(MIXED[name], Image.Resampling.BICUBIC), np.float32)
-            noisy = pixels + random.normal(0, 3, (*pixels.shape[:2], 1)).astype(np.float32)
+            noisy = pixels + random.normal(0, 1.5, (*pixels.shape[:2], 1)).astype(np.float32)
             buffer = io.BytesIO()
-            Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(buffer, name, quality=80)
+            Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(buffer, name, quality=60 if name == "HEIF" else 80)
             made.append(buffer.getvalue())
         for number in range(count):
             # A box that says to be passed over makes each file one of its own; behind a PNG or WebP it is just bytes.
             own = (12).to_bytes(4, "big") + b"free" + number.to_bytes(4, "big")
-            (folder / f"{number:03}.{'heic' if name == 'HEIF' else name.lower()}").write_bytes(made[number % 6] + own)
+            (folder / f"{number:03}.{'heic' if name == 'HEIF' else name.lower()}").write_bytes(made[number % 4] + own)
     return formats
 
 
