@@ -176,9 +176,7 @@ def write_mixed(folder: Path, count: int) -> list[str]:
                 pixels = np.asarray(photo.convert("RGB").resize(MIXED[name], Image.Resampling.BICUBIC), np.float32)
             noisy = pixels + random.normal(0, 1.5, (*pixels.shape[:2], 1)).astype(np.float32)
             buffer = io.BytesIO()
-            Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(
-                buffer, name, quality=60 if name == "HEIF" else 80
-            )
+            Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(buffer, name, quality=quality)
             made.append(buffer.getvalue())
         for number in range(count):
             # A box that says to be passed over makes each file one of its own; behind a PNG or WebP it is just bytes.
