@@ -167,7 +167,7 @@ def test_a_block_of_rows_takes_as_much_memory_whatever_their_dimension(tmp_path:
     rows = np.arange(vectors.size_in_rows())[1:]
     for wanted in (rows, rows[::3]):
         blocks = list(vectors.blocks(wanted))
-        assert max(stored.size for _, stored in blocks) <= 1 << 23
+        assert max(stored.size for _, stored in blocks) <= 1 << 22
         assert np.array_equal(np.concatenate([block for block, _ in blocks]), wanted)
         assert all(stored.shape == (len(block), dimension) for block, stored in blocks)
 

@@ -91,11 +91,7 @@ class TrainedIndex:
         width = _code_dimensions(vectors.dimension, len(rows), aim)
         chosen = np.sort(random.choice(rows, min(len(rows), lists * _SAMPLE_PER_LIST), replace=False))
         tell("Training the index", 0, len(rows))
-        sample = np.empty((len(chosen), vectors.dimension), np.float32)
-        filled = 0
-        for block, stored in vectors.blocks(chosen):
-            sample[filled : filled + len(block)] = stored
-            filled += len(block)
+        sample = _values(vectors, chosen)
         vectors.close()  # what was read of a map counts as memory of this process until it is let go
         axes = None if width == vectors.dimension else _principal_axes(sample, width)
         sample = _along(sample, axes)
@@ -436,6 +432,15 @@ def _merged(found: Iterable[tuple[Float32, Rows]], k: int) -> tuple[Float32, Row
     rows = np.concatenate([rows for _, rows in found], axis=1)
     order = np.argsort(-scores, axis=1)[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def _values(vectors: VectorFile, rows: Rows) -> Float32:
+    """The given rows (N, D), ascending."""
+    values, filled = np.empty((len(rows), vectors.dimension), np.float32), 0
+    for block, stored in vectors.blocks(rows):
+        values[filled : filled + len(block)] = stored
+        filled += len(block)
+    return values
 
 
 def _candidates_for(candidates: int, k: int) -> int:

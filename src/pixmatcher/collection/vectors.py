@@ -21,7 +21,7 @@ Rows = npt.NDArray[np.int64]
 RowMask = npt.NDArray[np.bool_]
 
 _STORED = np.dtype("<f2")
-_BLOCK_VALUES = 1 << 23
+_BLOCK_VALUES = 1 << 22
 
 
 class VectorFile:
@@ -84,7 +84,7 @@ class VectorFile:
     def blocks(self, rows: Rows, size: int | None = None) -> Iterable[tuple[Rows, Float16]]:
         """Yield the given rows in blocks of `size`, each with its row numbers, so that memory stays bounded.
 
-        Without a size, a block has no more than 8 million values.
+        Without a size, a block has no more than 4 million values.
         """
         size = size or max(1, _BLOCK_VALUES // self.dimension)
         for start in range(0, len(rows), size):
