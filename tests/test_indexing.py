@@ -98,6 +98,20 @@ def test_the_first_run_and_a_second_one(run: Indexer, folder: Path) -> None:
     assert (folder / ".pixmatcher" / "index" / "visual.json").read_text() == generation
 
 
+def test_an_encoder_is_loaded_once_a_run_and_only_where_it_is_needed(
+    run: Indexer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[int] = []
+    monkeypatch.setattr(run.encoder, "load_images", lambda: loads.append(1))
+    run(folder)
+    assert len(loads) == 1
+    run(folder)
+    assert len(loads) == 1
+    paint(folder / "new.png", 99)
+    run(folder)
+    assert len(loads) == 2
+
+
 def test_what_an_item_knows(run: Indexer, tmp_path: Path) -> None:
     path = paint(tmp_path / "photos" / "a.jpg", 1, size=(64, 48))
     run(path.parent)

@@ -160,6 +160,18 @@ def test_odd_rows(tmp_path: Path, kind: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("dimension", [8, 1392])
+def test_a_block_of_rows_takes_as_much_memory_whatever_their_dimension(tmp_path: Path, dimension: int) -> None:
+    vectors = VectorFile(tmp_path / "vectors" / "a.f16", dimension)
+    vectors.extend_with_zeros((1 << 24) // dimension + 5)  # as a hole in the file, which takes no room
+    rows = np.arange(vectors.size_in_rows())[1:]
+    for wanted in (rows, rows[::3]):
+        blocks = list(vectors.blocks(wanted))
+        assert max(stored.size for _, stored in blocks) <= 1 << 22
+        assert np.array_equal(np.concatenate([block for block, _ in blocks]), wanted)
+        assert all(stored.shape == (len(block), dimension) for block, stored in blocks)
+
+
 def test_very_many_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their centres are found in two steps, and those near a query by a graph."""
     monkeypatch.setattr("pixmatcher.collection.trained._MOST_FLAT_LISTS", 32)

@@ -128,7 +128,7 @@ def index(
     with (
         ExitStack() as afterwards,
         ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
-        _open_or_create(path, encoders, opened, executor, runtime) as target,
+        _open_or_create(path, encoders, opened, runtime) as target,
     ):
         target.begin_writing()
         # Saved embeddings may be of an encoder that is not there.
@@ -179,7 +179,6 @@ def _open_or_create(
     path: Path,
     encoders: Sequence[str] | None,
     sources: Sequence[Source],
-    executor: ThreadPoolExecutor,
     runtime: Runtime | None,
 ) -> Collection:
     """Open the collection, or make it for these encoders, or for those of saved embeddings."""
@@ -190,9 +189,7 @@ def _open_or_create(
             if others := [source.spec for source in sources if not isinstance(source, HoldsEmbeddings)]:
                 _check_encodes(saved[0], others[0])
             return Collection.create(path, saved[0].describes)
-        loaded = load_encoders(encoders or (DEFAULT_ENCODER,), runtime)
-        executor.submit(_load, loaded)  # all images will be new
-        return Collection.create(path, loaded)
+        return Collection.create(path, load_encoders(encoders or (DEFAULT_ENCODER,), runtime))
     existing = Collection.open(path)
     try:
         _check_fit(existing.path, existing.encoders, encoders, saved)
@@ -282,11 +279,15 @@ class _Run:
             self._sources = {self._catalog.source_id(source.spec): source for source in sources}
 
     def refresh(self, retry_failed: bool) -> None:
+        # Once: a second call would keep another worker waiting for the first, instead of decoding.
+        begun = not self._catalog.row_count()  # all images will be new
+        if begun:
+            self._executor.submit(_load, self._encoders)
         # All sources are listed before any image is encoded, so that one moved from one to another is recognised.
         self._pending = self._compare(retry_failed)
         self._done = 0
         self._tell_progress()
-        if self._pending:
+        if self._pending and not begun:
             self._executor.submit(_load, self._encoders)
         for source_id, source in self._sources.items():
             self._index_pending(source_id, source)

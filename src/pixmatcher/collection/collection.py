@@ -455,6 +455,7 @@ class Collection:
                     save_index(index, path, generation, space.dimension)
                 except OSError as error:
                     raise write_error(self.path, error) from error
+                vectors.close()  # its map, of which all may have been read, counts as memory of this process
 
     def tune_index(
         self,

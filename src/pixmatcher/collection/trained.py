@@ -35,7 +35,6 @@ _FEWEST_DIMENSIONS = 16
 _BESIDE_CODES = 16
 """Bytes a row takes beside its code: 8 for its number, up to 8 for gaps and lists."""
 _CODEBOOK_SAMPLE = 16_384
-_ADDED_AT_ONCE = 65_536
 _CANDIDATES_OF_CHOSEN = 200
 """At least so many among chosen rows, which may be far from the query, where codes tell less."""
 _QUERIES = 600
@@ -92,7 +91,8 @@ class TrainedIndex:
         width = _code_dimensions(vectors.dimension, len(rows), aim)
         chosen = np.sort(random.choice(rows, min(len(rows), lists * _SAMPLE_PER_LIST), replace=False))
         tell("Training the index", 0, len(rows))
-        sample = np.concatenate([stored.astype(np.float32) for _, stored in vectors.blocks(chosen)])
+        sample = _values(vectors, chosen)
+        vectors.close()  # what was read of a map counts as memory of this process until it is let go
         axes = None if width == vectors.dimension else _principal_axes(sample, width)
         sample = _along(sample, axes)
         centres = _centres(sample, lists)
@@ -105,6 +105,7 @@ class TrainedIndex:
         index.is_trained = True
         made = cls(vectors, index, axes, Measured(len(rows)))
         made._add(rows, tell)
+        vectors.close()
         made.measure(aim, text=text, progress=progress)
         return made
 
@@ -148,7 +149,7 @@ class TrainedIndex:
             self._index.quantizer = _nearest_list(self._index)
             try:
                 done = 0
-                for block, stored in self._vectors.blocks(rows, _ADDED_AT_ONCE):
+                for block, stored in self._vectors.blocks(rows):
                     self._index.add_with_ids(_along(stored.astype(np.float32), self._axes), block)
                     done += len(block)
                     tell("Building the index", done, len(rows))
@@ -407,7 +408,7 @@ def exact_scores(
     """The k highest scores (Q, k) float32 of each query (Q, D) among the rows, best first, without its own row."""
     found: list[Rows] = []
     done = 0
-    for block, stored in vectors.blocks(rows, 32_768):
+    for block, stored in vectors.blocks(rows):
         scores, places = faiss.knn(
             queries, stored.astype(np.float32), min(k + 1, len(block)), faiss.METRIC_INNER_PRODUCT
         )
@@ -431,6 +432,15 @@ def _merged(found: Iterable[tuple[Float32, Rows]], k: int) -> tuple[Float32, Row
     rows = np.concatenate([rows for _, rows in found], axis=1)
     order = np.argsort(-scores, axis=1)[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def _values(vectors: VectorFile, rows: Rows) -> Float32:
+    """The given rows (N, D), ascending."""
+    values, filled = np.empty((len(rows), vectors.dimension), np.float32), 0
+    for block, stored in vectors.blocks(rows):
+        values[filled : filled + len(block)] = stored
+        filled += len(block)
+    return values
 
 
 def _candidates_for(candidates: int, k: int) -> int:

@@ -21,6 +21,7 @@ Rows = npt.NDArray[np.int64]
 RowMask = npt.NDArray[np.bool_]
 
 _STORED = np.dtype("<f2")
+_BLOCK_VALUES = 1 << 22
 
 
 class VectorFile:
@@ -80,8 +81,12 @@ class VectorFile:
             return np.empty((0, self.dimension), dtype=_STORED)
         return self._mapped(int(wanted.max()) + 1)[wanted]
 
-    def blocks(self, rows: Rows, size: int = 16384) -> Iterable[tuple[Rows, Float16]]:
-        """Yield the given rows in blocks, each with its row numbers, so that memory stays bounded."""
+    def blocks(self, rows: Rows, size: int | None = None) -> Iterable[tuple[Rows, Float16]]:
+        """Yield the given rows in blocks of `size`, each with its row numbers, so that memory stays bounded.
+
+        Without a size, a block has no more than 4 million values.
+        """
+        size = size or max(1, _BLOCK_VALUES // self.dimension)
         for start in range(0, len(rows), size):
             block = rows[start : start + size]
             first, last = int(block[0]), int(block[-1])
