@@ -9,6 +9,7 @@ import streamlit as st
 
 from ..collection import Collection
 from ..collection.index import EXACT
+from ..query import MAX_TEXT_CHARACTERS
 from . import places, state
 from .texts import LANGUAGES, language, plain, t
 
@@ -97,6 +98,21 @@ def choose(collection: Collection, *, text: bool) -> Choice:
         space, why = instead
         st.caption(t("encoder_passed_over", used=why.used, wanted=why.wanted, detail=str(why.error)))
     return Choice(space or None, k, least or None, labels, exact)
+
+
+def ask_text(label: str, *, label_shown: bool = True) -> str:
+    """The text that the visitor looks for. Each page that asks for one shows what was asked on the others."""
+    asked = st.text_input(
+        label,
+        placeholder=t("text_placeholder"),
+        key="asked",
+        max_chars=MAX_TEXT_CHARACTERS,
+        icon=":material/search:",
+        type="search",
+        label_visibility="visible" if label_shown else "collapsed",
+        persist_state="session",
+    )
+    return (asked or "").strip()
 
 
 def _choose_labels(collection: Collection) -> tuple[str, ...] | None:

@@ -18,11 +18,11 @@ from ..collection import Collection
 from ..errors import PixMatcherError
 from ..map_plot import Group, color_groups, map_figure
 from ..projection import METHODS, Projection, load_projection, place_query, project
-from ..query import MAX_TEXT_CHARACTERS, Query, embed_query, image_space
+from ..query import Query, embed_query, image_space
 from ..searching import SearchResult
 from . import state
 from .charts import CONFIG
-from .controls import choose_collection
+from .controls import ask_text, choose_collection
 from .jobs import Tell, follow, job_of, show_error, start
 from .looking_for import looked_for
 from .pointer import follow_pointer, opened_place
@@ -209,18 +209,9 @@ def _describe(collection: Collection, item_id: int) -> dict[str, Any] | None:
 
 
 def _ask_text(collection: Collection, projection: Projection) -> str:
-    """The text to place on the map; it is the one of the page of texts, so that each shows what was asked there."""
+    """The text to place on the map."""
     if collection.spaces[projection.space].text:
-        asked = st.text_input(
-            t("map_text"),
-            placeholder=t("text_placeholder"),
-            key="asked",
-            max_chars=MAX_TEXT_CHARACTERS,
-            icon=":material/search:",
-            type="search",
-            persist_state="session",
-        )
-        return (asked or "").strip()
+        return ask_text(t("map_text"))
     of_texts = [space.name for space in collection.spaces.values() if space.text]
     if of_texts:
         st.button(

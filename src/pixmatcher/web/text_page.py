@@ -8,10 +8,9 @@ import streamlit as st
 
 from ..collection import Collection, Filter
 from ..errors import PixMatcherError
-from ..query import MAX_TEXT_CHARACTERS
 from ..searching import SearchResult, search
 from . import state
-from .controls import Choice, choose, choose_collection
+from .controls import Choice, ask_text, choose, choose_collection
 from .results import show_result
 from .texts import TEXT_EXAMPLES, as_markdown, sentence, t
 
@@ -25,26 +24,17 @@ def show() -> None:
         return
     choice = choose(collection, text=True)
     st.title(t("text_start"), anchor=False)
-    asked = st.text_input(
-        t("text_start"),
-        placeholder=t("text_placeholder"),
-        key="asked",
-        max_chars=MAX_TEXT_CHARACTERS,
-        icon=":material/search:",
-        type="search",
-        label_visibility="collapsed",
-        persist_state="session",
-    )
+    asked = ask_text(t("text_start"), label_shown=False)
     examples = _examples(str(collection.path), state.generation(collection), _collection=collection)
     if examples:
         with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
             st.caption(t("text_hint"), width="content")
             for number, example in enumerate(examples):
                 st.button(as_markdown(example), key=f"try {number}", on_click=_ask, args=(example,))
-    if not (asked or "").strip():
+    if not asked:
         return
     try:
-        result = _answer(collection, asked or "", choice)
+        result = _answer(collection, asked, choice)
     except PixMatcherError as error:
         st.error(sentence(error), icon=":material/error:")
         return
