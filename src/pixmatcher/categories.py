@@ -78,10 +78,9 @@ def classify(
     if k < 1:
         raise QueryError(f"The number of categories must be 1 or more, not {k}.")
     started = time.perf_counter()
-    chosen, vector, passed_over = embed_query(query, collection.encoders, space=space, runtime=runtime)
-    ranked = nearest_categories(collection, vector, chosen, k)
-    note = "" if passed_over is None else str(passed_over)
-    return CategoryResult(query.name, chosen, (time.perf_counter() - started) * 1000, ranked, note)
+    embedded = embed_query(query, collection.encoders, space=space, runtime=runtime)
+    ranked = nearest_categories(collection, embedded.vector, embedded.space, k)
+    return CategoryResult(query.name, embedded.space, (time.perf_counter() - started) * 1000, ranked, embedded.note)
 
 
 def nearest_categories(collection: Collection, vector: npt.ArrayLike, space: str, k: int = 5) -> list[Category]:

@@ -498,18 +498,20 @@ def map_command(
     check_map_path(out, color)
     parsed = None if query is None else parse_query([query], allow_private=allow_private_hosts)
     with _open(collection) as opened, _Bars() as bars:
-        marked = vector = passed_over = None
+        marked = embedded = None
         if parsed is not None:
             runtime = _runtime(backend, device, offline, bars)
-            space, vector, passed_over = embed_query(parsed, opened.encoders, space=space, runtime=runtime)
+            embedded = embed_query(parsed, opened.encoders, space=space, runtime=runtime)
+            space = embedded.space
         progress = bars.counter("Computing the map", "steps")
         projection = project(opened, method, space=space, refresh=refresh, progress=progress)
-        if query is not None and parsed is not None and vector is not None:
+        if query is not None and parsed is not None and embedded is not None:
             name = query if parsed.image is None else os.path.basename(query)
-            marked = (name, place_query(projection, opened, vector))
+            marked = (name, place_query(projection, opened, embedded.vector))
         progress = bars.counter("Making small pictures")
         save_map_plot(projection, opened, out, color=color, query=marked, progress=progress)
-    _print_note("" if passed_over is None else str(passed_over))
+    if embedded is not None:
+        _print_note(embedded.note)
     print(f"{len(projection.ids):,} images by {method} in the space {projection.space} on {printable(str(out))}")
     if projection.stale:
         print(f"Since it was computed: {stale_text(projection)}. --refresh computes it again.", file=sys.stderr)

@@ -137,6 +137,11 @@ class Embedded(NamedTuple):
     passed_over: EncoderPassedOver | None = None
     """Where another space would have answered, whose encoder cannot be used here: why."""
 
+    @property
+    def note(self) -> str:
+        """What to tell the user of that; empty where there is nothing to tell."""
+        return "" if self.passed_over is None else str(self.passed_over)
+
 
 @dataclass(frozen=True)
 class EncoderPassedOver:

@@ -67,10 +67,9 @@ def search(
     started = time.perf_counter()
     if isinstance(query, str):
         query = Query(query)
-    chosen, vector, passed_over = embed_query(query, collection.encoders, space=space, runtime=runtime)
-    hits = collection.search(vector, space=chosen, k=k, min_score=min_score, where=where, exact=exact)
-    note = "" if passed_over is None else str(passed_over)
-    return SearchResult(query.name, chosen, (time.perf_counter() - started) * 1000, hits, note)
+    embedded = embed_query(query, collection.encoders, space=space, runtime=runtime)
+    hits = collection.search(embedded.vector, space=embedded.space, k=k, min_score=min_score, where=where, exact=exact)
+    return SearchResult(query.name, embedded.space, (time.perf_counter() - started) * 1000, hits, embedded.note)
 
 
 def search_like(

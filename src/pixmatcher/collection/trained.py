@@ -12,7 +12,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Final
 
@@ -75,7 +75,7 @@ class TrainedIndex:
         self._vectors = vectors
         self._index = index
         self._axes = axes
-        self._list_sizes = np.array([index.invlists.list_size(n) for n in range(index.nlist)], dtype=np.int64)
+        self._list_sizes = _list_sizes(index)
         self._lists: npt.NDArray[np.int32] | None = None
         self._selection: _Selection | None = None
         self.measured = measured
@@ -155,8 +155,7 @@ class TrainedIndex:
                     tell("Building the index", done, len(rows))
             finally:
                 self._index.quantizer = between_lists
-        lists = self._index.invlists
-        self._list_sizes = np.array([lists.list_size(n) for n in range(self._index.nlist)], dtype=np.int64)
+        self._list_sizes = _list_sizes(self._index)
         self._lists = self._selection = None
 
     def _contents(self) -> Iterator[tuple[int, Rows]]:
@@ -406,19 +405,19 @@ def exact_scores(
     vectors: VectorFile, rows: Rows, queries: Float32, own: Rows, k: int, progress: Progress | None = None
 ) -> Float32:
     """The k highest scores (Q, k) float32 of each query (Q, D) among the rows, best first, without its own row."""
-    found: list[Rows] = []
+    found: list[tuple[Float32, Rows]] = []
     done = 0
     for block, stored in vectors.blocks(rows):
         scores, places = faiss.knn(
             queries, stored.astype(np.float32), min(k + 1, len(block)), faiss.METRIC_INNER_PRODUCT
         )
-        found.append((scores, block[places]))  # type: ignore[arg-type]
+        found.append((scores, block[places]))
         if len(found) > 8:
-            found = [_merged(found, k + 1)]  # type: ignore[list-item, arg-type]
+            found = [_merged(found, k + 1)]
         done += len(block)
         if progress:
             progress("Measuring the index", done, len(rows))
-    _, nearest = _merged(found, k + 1)  # type: ignore[arg-type]
+    _, nearest = _merged(found, k + 1)
     best_scores = np.full((len(queries), k), -np.inf, np.float32)
     for query, candidates, row, into in zip(queries, nearest, own, best_scores, strict=True):
         kept = candidates[candidates != row]
@@ -427,7 +426,7 @@ def exact_scores(
     return best_scores
 
 
-def _merged(found: Iterable[tuple[Float32, Rows]], k: int) -> tuple[Float32, Rows]:
+def _merged(found: Sequence[tuple[Float32, Rows]], k: int) -> tuple[Float32, Rows]:
     scores = np.concatenate([scores for scores, _ in found], axis=1)
     rows = np.concatenate([rows for _, rows in found], axis=1)
     order = np.argsort(-scores, axis=1)[:, :k]
@@ -441,6 +440,11 @@ def _values(vectors: VectorFile, rows: Rows) -> Float32:
         values[filled : filled + len(block)] = stored
         filled += len(block)
     return values
+
+
+def _list_sizes(index: Any) -> npt.NDArray[np.int64]:
+    """How many rows each list has (nlist,)."""
+    return np.array([index.invlists.list_size(n) for n in range(index.nlist)], dtype=np.int64)
 
 
 def _candidates_for(candidates: int, k: int) -> int:
