@@ -486,7 +486,7 @@ class Collection:
                 )
                 points = []
                 if isinstance(index, TrainedIndex):
-                    points = index.measure(wanted, text=known.text, queries=queries, progress=progress)
+                    points = index.measure(wanted, text=known.text, queries=queries, whole=True, progress=progress)
                 self._indexes[space] = _OpenIndex(index, generation)
                 try:
                     save_aim(aim_path(path), wanted)

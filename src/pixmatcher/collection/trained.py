@@ -34,11 +34,13 @@ _MOST_DIMENSIONS = 512
 _FEWEST_DIMENSIONS = 16
 _BESIDE_CODES = 16
 """Bytes a row takes beside its code: 8 for its number, up to 8 for gaps and lists."""
-_CODEBOOK_SAMPLE = 16_384
+_CODEBOOK_SAMPLE = 4096
 _CANDIDATES_OF_CHOSEN = 200
 """At least so many among chosen rows, which may be far from the query, where codes tell less."""
 _QUERIES = 600
 _CANDIDATES = (50, 100, 200, 400, 800)
+_FEW_MORE = 0.01
+"""Where so few more hits a query are among twice as many candidates, still more are not tried."""
 _OUTGROWN = 2
 _TEXT_MISSES = 0.4
 """In the semantic space of `lite`, 20,000 images: where made queries find 0.975 of theirs, label names find 0.95."""
@@ -265,13 +267,20 @@ class TrainedIndex:
         return self.measured.changed > _MEASURE_AGAIN * int(self._index.ntotal)
 
     def measure(
-        self, aim: Aim, *, text: bool = False, queries: Float32 | None = None, progress: Progress | None = None
+        self,
+        aim: Aim,
+        *,
+        text: bool = False,
+        queries: Float32 | None = None,
+        whole: bool = False,
+        progress: Progress | None = None,
     ) -> list[Point]:
         """Choose the operating point of least cost that has the wanted recall; returns all that were measured.
 
         The queries are made from the rows. Further `queries` (Q, D) may be given. The kind of queries that finds least
         counts. Texts lie further from all images than images do: where there may be `text` and no queries are given,
-        fewer misses are allowed. Where no point has the wanted recall, the highest there is is taken.
+        fewer misses are allowed. Where no point has the wanted recall, the highest there is is taken. With `whole`, the
+        curve goes on beyond the wanted recall, to all there is.
         """
         rows = np.sort(self.rows)
         made, own = sample_queries(self._vectors, rows, min(_QUERIES, len(rows)))
@@ -280,47 +289,58 @@ class TrainedIndex:
         own = np.concatenate([own, np.full(len(given), -1)])
         truth = exact_scores(self._vectors, rows, both, own, min(MEASURED_K, len(rows) - 1), progress)
         groups = [*np.array_split(np.arange(len(made)), QUERY_KINDS), np.arange(len(made), len(both))]
-        points = self.curve(both, own, truth, [group for group in groups if len(group)])
         wanted = 1 - (1 - aim.recall) * (_TEXT_MISSES if text and not len(given) else 1)
-        # By how much the recall of so few queries may be above that of all, one-sided, 95 %.
-        safe = [point for point in points if point.recall - 1.64 * point.deviation >= wanted]
+        points = self.curve(both, own, truth, [group for group in groups if len(group)], 1 if whole else wanted)
+        safe = [point for point in points if point.least_recall >= wanted]
         chosen = min(safe, key=lambda p: p.cost) if safe else max(points, key=lambda p: (p.recall, -p.cost))
         self.measured = Measured(
             self.measured.trained_on, 0, chosen.lists, chosen.candidates, round(chosen.recall, 4), aim.recall
         )
         return points
 
-    def curve(self, queries: Float32, own: Rows, truth: Float32, groups: list[npt.NDArray[np.int64]]) -> list[Point]:
+    def curve(
+        self, queries: Float32, own: Rows, truth: Float32, groups: list[npt.NDArray[np.int64]], wanted: float = 1
+    ) -> list[Point]:
         """What recall each number of lists and candidates has, that of the group of queries that finds least, and cost.
 
         `queries` (Q, dimension); `own` (Q,) are rows that do not count as found by each, -1 for none; `truth` (Q, k)
-        are the highest scores, as of `exact_scores`; `groups` are positions of queries.
+        are the highest scores, as of `exact_scores`; `groups` are positions of queries. It ends at the number of lists
+        after the first that has the `wanted` recall.
         """
         rotated = _along(queries, self._axes)
-        wanted = min(_CANDIDATES[-1] + 1, self._index.ntotal)
-        points, lists = [], 1
+        most = min(_CANDIDATES[-1], self._index.ntotal)
+        points: list[Point] = []
+        lists, ending = 1, False
         while True:
             parameters = faiss.SearchParametersIVF(nprobe=lists)  # type: ignore[call-arg]
-            _, found = self._index.search(rotated, wanted, params=parameters)
-            scores = np.full(found.shape, -np.inf, np.float32)
-            for query, rows, row, into in zip(queries, found, own, scores, strict=True):
-                kept = (rows >= 0) & (rows != row)
-                into[kept] = true_scores(self._vectors, query, rows[kept])
-            hits = np.cumsum(scores >= truth[:, -1:], axis=1).clip(max=truth.shape[1]) / truth.shape[1]
+            _, found = self._index.search(rotated, most, params=parameters)
+            hits, scored = np.zeros(len(queries)), 0
             for candidates in _CANDIDATES:
-                found_by = [hits[group, min(candidates, wanted) - 1] for group in groups]
-                share = min(found_by, key=lambda each: float(each.mean()))
+                before = hits.mean()
+                hits += self._hits(queries, found[:, scored:candidates], own, truth[:, -1])
+                scored = candidates
+                shares = (hits / truth.shape[1]).clip(max=1)
+                share = min((shares[group] for group in groups), key=lambda each: float(each.mean()))
                 cost = (
                     self._index.ntotal * lists / self._index.nlist * self._index.d * _CODE_COST
                     + candidates * _CANDIDATE_COST
                 )
                 deviation = float(share.std()) / math.sqrt(len(share))
                 points.append(Point(lists, candidates, float(share.mean()), deviation, cost))
-                if candidates >= wanted:
+                if candidates >= most or hits.mean() - before < _FEW_MORE:
                     break
-            if lists >= self._index.nlist or points[-1].recall > 0.999:
+            if ending or lists >= self._index.nlist or points[-1].recall > 0.999:
                 return points
-            lists = min(lists * 2 if lists < 16 else lists * 3 // 2, self._index.nlist)
+            ending = max(point.least_recall for point in points) >= wanted
+            lists = min(lists * 2 if lists < 16 else lists * 5 // 4, self._index.nlist)
+
+    def _hits(self, queries: Float32, found: Rows, own: Rows, least: Float32) -> npt.NDArray[np.int64]:
+        """How many rows (Q, n) found by each query have at least a score (Q,); `own` (Q,) and -1 do not count."""
+        hits = np.zeros(len(queries), np.int64)
+        for number, (query, rows, row) in enumerate(zip(queries, found, own, strict=True)):
+            kept = rows[(rows >= 0) & (rows != row)]
+            hits[number] = (true_scores(self._vectors, query, kept) >= least[number]).sum()
+        return hits
 
     # Files
 
@@ -377,6 +397,11 @@ class Point:
     recall: float
     deviation: float
     cost: float
+
+    @property
+    def least_recall(self) -> float:
+        """What the recall of all queries is at least, as far as few can tell: 95 %, one-sided."""
+        return self.recall - 1.64 * self.deviation
 
 
 QUERY_KINDS = 3
@@ -490,7 +515,7 @@ def _along(values: Float32, axes: Float32 | None) -> Float32:
 
 
 def _centres(sample: Float32, lists: int) -> Float32:
-    """The centres (lists, d) of a k-means; beyond some thousands in two steps, which is some ten times faster."""
+    """The centres (lists, d) of a k-means; of thousands, begun with those of parts of the sample."""
     if lists <= _MOST_FLAT_LISTS:
         return _kmeans(sample, lists)
     groups = 2 ** (int(math.log2(lists)) // 2)
@@ -503,15 +528,20 @@ def _centres(sample: Float32, lists: int) -> Float32:
     exact = np.array([len(each) for each in members]) * lists / len(sample)
     shares = np.floor(exact).astype(int)
     shares[np.argsort(shares - exact, kind="stable")[: lists - int(shares.sum())]] += 1
-    return np.concatenate([_kmeans(each, n) for each, n in zip(members, shares.tolist(), strict=True) if n])
+    begun = np.concatenate([_kmeans(each, n) for each, n in zip(members, shares.tolist(), strict=True) if n])
+    return _kmeans(sample, lists, begun)
 
 
-def _kmeans(sample: Float32, count: int) -> Float32:
+def _kmeans(sample: Float32, count: int, begun: Float32 | None = None) -> Float32:
+    """The centres (count, d) of a k-means that begins with rows of the sample, or where another one ended."""
     clustering: Any = faiss.Clustering(sample.shape[1], count)
     clustering.niter = 10
     clustering.seed = 1
     clustering.min_points_per_centroid = 1
     clustering.max_points_per_centroid = 256
+    if begun is not None:
+        clustering.niter = 2
+        faiss.copy_array_to_vector(begun.ravel(), clustering.centroids)
     clustering.train(np.ascontiguousarray(sample), faiss.IndexFlatL2(sample.shape[1]))
     centres: Float32 = faiss.vector_to_array(clustering.centroids).reshape(count, -1)
     return centres
