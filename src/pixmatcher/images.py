@@ -30,6 +30,7 @@ from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, cast, overload
 
 from .errors import InvalidImageError, PixMatcherError
+from .jpeg import decode_eighth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -308,15 +309,18 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
                 if min_side is not None and image.draft(None, (min_side, min_side)) is not None:
                     scale = image.decoderconfig[0]
             with _turn(_pixels_in_memory(image, width, height)):
-                with _pillow_limit_lifted(width * height):
-                    image.load()
+                loaded = _load_eighth(image, file) if scale == 8 else None
+                if loaded is None:
+                    with _pillow_limit_lifted(width * height):
+                        image.load()
+                    loaded = image
                 if image_format is not _TIFF:  # Pillow turns TIFF files upright by itself
                     orientation, taken = _exif_fields(image.info.get("exif"))
                 if orientation == 1:
                     orientation = _ORIENTATION_OF[rotation]
-                rgb = _to_rgb(image, min_side)
-                scale *= _shrink_factor(image.size, min_side)
-                del image  # turning a large picture takes memory for another one
+                rgb = _to_rgb(loaded, min_side)
+                scale *= _shrink_factor(loaded.size, min_side)
+                del image, loaded  # turning a large picture takes memory for another one
                 area = _area(rgb.size, width / scale, height / scale, orientation)
                 rgb = _upright(rgb, orientation)
         except InvalidImageError:
@@ -347,6 +351,11 @@ def _identify(file: IO[bytes], max_pixels: int) -> tuple[_Format, int]:
     _check_pixels(width, height, max_pixels)
     file.seek(0)
     return image_format, width * height
+
+
+def _load_eighth(image: Image.Image, file: IO[bytes]) -> Image.Image | None:
+    """What `image.load` would give of a JPEG at the scale 1/8, in less time, or None."""
+    return decode_eighth(file.getvalue(), image.size, image.mode) if isinstance(file, io.BytesIO) else None
 
 
 def _from_pil(image: Image.Image, min_side: int | None, max_pixels: int, rotation: int) -> OpenedImage:
