@@ -190,11 +190,11 @@ class PixMatcherTrained:
     def note_settings(self, folder: Path) -> None:
         """Note the operating points of least cost for the recall they have, and those that an aim would choose."""
         from pixmatcher.collection.aim import Aim
-        from pixmatcher.collection.trained import exact_scores
+        from pixmatcher.collection.trained import exact_nearest
 
         queries, rows = np.load(folder / "queries.npy"), np.sort(self.index.rows)
         own = np.full(len(queries), -1)
-        truth = exact_scores(self.vectors, rows, queries, own, K)
+        truth = exact_nearest(self.vectors, rows, queries, own, K)
         best, settings = 0.8, []
         for point in sorted(self.index.curve(queries, own, truth, [np.arange(len(queries))]), key=lambda p: p.cost):
             if point.recall > best:

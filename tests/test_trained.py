@@ -20,7 +20,7 @@ from pixmatcher.collection import index as kinds
 from pixmatcher.collection.aim import Aim
 from pixmatcher.collection.exact import ExactIndex
 from pixmatcher.collection.scan import ScanIndex, scan
-from pixmatcher.collection.trained import TrainedIndex
+from pixmatcher.collection.trained import TrainedIndex, exact_nearest, sample_queries
 from pixmatcher.collection.vectors import Float32, RowMask, Rows, VectorFile
 from pixmatcher.spaces import Space
 from pixmatcher.tuning import tune
@@ -172,9 +172,49 @@ def test_a_block_of_rows_takes_as_much_memory_whatever_their_dimension(tmp_path:
         assert all(stored.shape == (len(block), dimension) for block, stored in blocks)
 
 
+def test_rows_are_the_same_however_they_are_read(tmp_path: Path) -> None:
+    vectors = write(tmp_path, like_images(1000))
+    for rows in (np.arange(1000), np.array([0, 1, 2, 7, 8, 500, 999]), np.arange(0, 1000, 3), np.arange(0)):
+        expected = vectors.read(rows).tolist()
+        assert vectors.fetch(rows).tolist() == expected
+        streamed = [row for _, stored in vectors.stream(rows, 64) for row in stored.tolist()]
+        assert streamed == expected
+    for rows in (np.array([999, 1000]), np.array([2000])):
+        with pytest.raises(CollectionError, match="shorter than the catalog says"):
+            vectors.fetch(rows)
+    with pytest.raises(CollectionError):
+        VectorFile(tmp_path / "none.f16", DIMENSION).fetch(np.arange(3))
+
+
+@pytest.mark.parametrize("kind", ["images", "copies"])
+def test_what_is_found_counts_as_its_score_says(tmp_path: Path, kind: str) -> None:
+    """Copies are equally near, and any of them is as good as another."""
+    values = like_images(5000)
+    if kind == "copies":
+        values[:] = values[:25].repeat(200, axis=0)
+    vectors = write(tmp_path, values)
+    rows = np.arange(100, 4900)
+    queries, own = sample_queries(vectors, rows, 60)
+    nearest = exact_nearest(vectors, rows, queries, own, 10)
+    assert nearest.unnamed.all() == (kind == "copies")
+    index = TrainedIndex.train(vectors, rows, Aim())
+    found = np.random.default_rng(0).permuted(np.tile(rows, (60, 1)), axis=1)[:, :800]
+    found[:, 0] = own
+    found[:, 1] = -1
+    hits = index._hits(queries, found, own, nearest)
+    for query, among, row, least, counted in zip(queries, found, own, nearest.least, hits, strict=True):
+        scores, best = truth(vectors, rows[rows != row], query, 10)
+        assert (least, len(best)) == (scores[-1], 10)
+        kept = among[(among >= 0) & (among != row)]
+        near = (vectors.read(kept).astype(np.float64) @ query.astype(np.float64)).astype(np.float32) >= least
+        assert counted == near.sum()
+    assert hits.sum() > 0
+
+
 def test_very_many_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their centres are found in two steps, and those near a query by a graph."""
+    """Their centres are found in two steps, and that of a row along the main axes first."""
     monkeypatch.setattr("pixmatcher.collection.trained._MOST_FLAT_LISTS", 32)
+    monkeypatch.setattr("pixmatcher.collection.trained._MAIN_AXES", 16)
     vectors = write(tmp_path, like_images(12_000))
     index = TrainedIndex.train(vectors, np.arange(10_000), Aim())
     assert index.measured.lists < index._index.nlist / 2

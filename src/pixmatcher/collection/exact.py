@@ -174,5 +174,5 @@ class ExactIndex:
         return greatest
 
     def _blocks(self, rows: Rows) -> Iterable[tuple[Rows, Float32]]:
-        for block, stored in self._vectors.blocks(rows, 4096):
+        for block, stored in self._vectors.stream(rows, 4096):
             yield block, stored.astype(np.float32)

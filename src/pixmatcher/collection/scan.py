@@ -17,7 +17,7 @@ import numpy as np
 
 from ..cores import usable_cores
 from .files import Writer
-from .vectors import Float32, RowMask, Rows, VectorFile
+from .vectors import Float16, Float32, RowMask, Rows, VectorFile
 
 _BLOCK = 8192
 _CANDIDATES = 256
@@ -85,8 +85,13 @@ def near_one(query: Float32) -> tuple[Float32, int]:
 
 def true_scores(vectors: VectorFile, query: Float32, rows: Rows) -> Float32:
     """The inner products of stored rows with a query, (N,)."""
+    return inner_products(vectors.read(rows), query)
+
+
+def inner_products(values: Float16 | Float32, query: Float32) -> Float32:
+    """The inner products of rows (N, D) with a query (D,)."""
     # Summed in float64, so that equal rows have equal scores wherever they stand.
-    scores = vectors.read(rows).astype(np.float64) @ query.astype(np.float64)
+    scores = values.astype(np.float64) @ query.astype(np.float64)
     return scores.astype(np.float32)
 
 

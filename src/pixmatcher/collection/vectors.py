@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import stat
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ class VectorFile:
         self.path = path
         self.dimension = dimension
         self.row_bytes = dimension * _STORED.itemsize
-        self._kept: tuple[tuple[int, int], Float16] | None = None
+        self._kept: tuple[tuple[int, int], Float16, mmap.mmap] | None = None
 
     def close(self) -> None:
         """Free the file; it is opened again if need be."""
@@ -95,6 +96,33 @@ class VectorFile:
             else:
                 yield block, self.read(block)
 
+    def stream(self, rows: Rows, size: int | None = None) -> Iterator[tuple[Rows, Float16]]:
+        """As `blocks`, to read many rows once: what was read of the file does not count as memory of this process."""
+        for block, stored in self.blocks(rows, size):
+            yield block, stored
+            if self._kept is not None and hasattr(mmap, "MADV_DONTNEED"):
+                self._kept[2].madvise(mmap.MADV_DONTNEED)
+
+    def fetch(self, rows: Rows) -> Float16:
+        """The given rows, ascending, as (N, dimension) float16, each asked for by itself.
+
+        A map would bring what lies around each of them into the memory of this process, which may be all there is.
+        Raises `CollectionError` if they cannot be read.
+        """
+        values = np.empty((len(rows), self.dimension), _STORED)
+        if not len(rows):
+            return values
+        runs = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                for start, stop in itertools.pairwise(runs):
+                    file.seek(int(rows[start]) * self.row_bytes)
+                    if file.readinto(values[start:stop]) != (stop - start) * self.row_bytes:  # type: ignore[arg-type]
+                        raise self._too_short()
+        except OSError as error:
+            raise read_error(self.path, error) from error
+        return values
+
     def extend_with_zeros(self, row_count: int) -> None:
         """Make the file at least `row_count` rows long, whatever lies in its place; used to repair one that was cut."""
         if not self.path.parent.is_dir():
@@ -113,14 +141,17 @@ class VectorFile:
             self.path.touch()
             sync_folder(self.path.parent)
 
+    def _too_short(self) -> CollectionError:
+        return CollectionError(
+            f"{self.path} is shorter than the catalog says: run `pixmatcher verify --repair` on the collection, "
+            "then `pixmatcher index` to encode the lost images again."
+        )
+
     def _mapped(self, row_count: int) -> Float16:
         """At least the first `row_count` rows, as they lie in the file, which stays mapped from call to call."""
         present, kept = self.size_in_rows(), self._kept
         if present < row_count:
-            raise CollectionError(
-                f"{self.path} is shorter than the catalog says: run `pixmatcher verify --repair` on the collection, "
-                "then `pixmatcher index` to encode the lost images again."
-            )
+            raise self._too_short()
         try:
             status = os.stat(self.path)
             file_id = (status.st_dev, status.st_ino)
@@ -132,7 +163,7 @@ class VectorFile:
         except OSError as error:
             raise read_error(self.path, error) from error
         rows = np.frombuffer(mapped, dtype=_STORED).reshape(present, self.dimension)
-        self._kept = (file_id, rows)
+        self._kept = (file_id, rows, mapped)
         return rows
 
 
