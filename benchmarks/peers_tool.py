@@ -1,13 +1,14 @@
-"""The whole of PixMatcher beside rclip: indexing, and a text query of a cold process. Only speed.
+"""The whole of PixMatcher beside rclip and the original's loop: indexing, and queries of a cold process. Only speed.
 
     python benchmarks/peers_tool.py --rclip PYTHON --torch PYTHON [--only small|large ...] [--repeats 3]
 
 The Pythons are those of an environment with benchmarks/requirements-peers.txt and of one with `pixmatcher[torch]`. The
-latter makes what rclip would download: ViT-B-32-256 of open_clip as ONNX in fp32, with random weights, which are as
-fast as any. The hits of rclip therefore say nothing here.
+latter runs the original's loop (benchmarks/original_loop.py), and makes what rclip would download: ViT-B-32-256 of
+open_clip as ONNX in fp32. All of these weights are random, which are as fast as any, so only the hits of PixMatcher say
+something.
 
-rclip indexes as part of a query, so indexing is timed with one query for both. The images are 2,000 of Tiny ImageNet,
-and 100 JPEGs of 12 megapixels. The tools take turns. The original's loop is in benchmarks/encoders.py.
+rclip indexes as part of a query, so indexing is timed with one query for all. The images are 2,000 of Tiny ImageNet,
+and 100 JPEGs of 12 megapixels. The tools take turns.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from speed import ROOT, make_large_photos, pixmatcher, run_measured, spread, unpack_small_images
 
 TEXT = "a cat"
+QUERIES = 3
+"""Of each kind, a round."""
+LOOP, OURS = "the original's loop", "PixMatcher"
 
 EXPORT = """
 import shutil, sys
@@ -47,50 +53,93 @@ for name, example in (("visual", torch.rand(2, 3, 256, 256)), ("textual", torch.
 """
 
 
-def rclip(python: str, data: Path, images: Path, *options: str) -> list[str]:
-    command = ["env", "-C", str(images), f"RCLIP_DATADIR={data}", python, "-m", "rclip", TEXT, *options]
-    return [*command, "--filepath-only"]
+@dataclass
+class Tool:
+    """How to make a tool forget what it indexed, index, and answer; and what was measured: seconds, megabytes."""
+
+    forget: Callable[[], None]
+    index: list[list[str]]
+    queries: dict[str, list[str]]
+    indexed: list[float] = field(default_factory=list)
+    answered: dict[str, list[float]] = field(default_factory=dict)
+    peak: float = 0
+
+    def measure(self) -> None:
+        self.forget()
+        seconds = 0.0
+        for command in self.index:
+            took, peak = run_measured(command)
+            seconds, self.peak = seconds + took, max(self.peak, peak)
+        self.indexed.append(seconds)
+        for kind, command in self.queries.items():
+            self.answered.setdefault(kind, []).extend(run_measured(command)[0] for _ in range(QUERIES))
 
 
-def found(command: list[str]) -> str:
-    """What a query prints, which must be something."""
-    told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True).stdout
-    assert told.strip()
-    return told
-
-
-def compare(title: str, images: Path, python: str, data: Path, folder: Path, repeats: int) -> None:
-    """Print the seconds of indexing, the memory and the time of a cold query of both."""
+def tools(arguments: argparse.Namespace, images: Path, folder: Path) -> dict[str, Tool]:
+    chosen, collection = str(min(images.iterdir())), folder / "collection"
     count = len(list(images.iterdir()))
-    collection = folder / "collection"
-    ask = pixmatcher("search", TEXT, "--json", "-c", collection)
-    indexed: dict[str, list[float]] = {"rclip": [], "PixMatcher": []}
-    queries: dict[str, list[float]] = {"rclip": [], "PixMatcher": []}
-    peaks = {"rclip": 0.0, "PixMatcher": 0.0}
-    for _ in range(repeats):
-        for path in data.glob("db.sqlite3*"):
+    rclip_data, original_data = folder / "rclip", folder / "original"
+    loop = [arguments.torch, str(Path(__file__).with_name("original_loop.py"))]
+
+    def rclip(query: str, *options: str) -> list[str]:
+        command = ["env", "-C", str(images), f"RCLIP_DATADIR={rclip_data}", arguments.rclip, "-m", "rclip", query]
+        return [*command, "--filepath-only", *options]
+
+    def forget_rclip() -> None:
+        for path in rclip_data.glob("db.sqlite3*"):
             path.unlink()
-        shutil.rmtree(collection, ignore_errors=True)
-        seconds, peak = run_measured(rclip(python, data, images, "--top", str(count + 1)))
-        indexed["rclip"].append(seconds)
-        peaks["rclip"] = max(peaks["rclip"], peak)
-        seconds, peak = run_measured(pixmatcher("index", images, "-c", collection))
-        indexed["PixMatcher"].append(seconds + run_measured(ask)[0])
-        peaks["PixMatcher"] = max(peaks["PixMatcher"], peak)
-        for _ in range(5):
-            queries["rclip"].append(run_measured(rclip(python, data, images, "--no-indexing"))[0])
-            queries["PixMatcher"].append(run_measured(ask)[0])
-    assert len(found(rclip(python, data, images, "--no-indexing", "--top", str(count + 1))).splitlines()) == count
-    assert found(ask)
+
+    def ask(query: str) -> list[str]:
+        return pixmatcher("search", query, "--json", "-c", collection)
+
+    def forget_original() -> None:
+        for path in original_data.glob("*.npy"):
+            path.unlink()
+
+    return {
+        "rclip": Tool(
+            forget_rclip,
+            [rclip(TEXT, "--top", str(count + 1))],
+            {"text": rclip(TEXT, "--no-indexing"), "image": rclip(chosen, "--no-indexing")},
+        ),
+        LOOP: Tool(
+            forget_original,
+            [[*loop, "index", str(original_data), str(images)], [*loop, "image", str(original_data), chosen]],
+            {kind: [*loop, kind, str(original_data), query] for kind, query in (("text", TEXT), ("image", chosen))},
+        ),
+        OURS: Tool(
+            lambda: shutil.rmtree(collection, ignore_errors=True),
+            [pixmatcher("index", images, "-c", collection), ask(TEXT)],
+            {"text": ask(TEXT), "image": ask(chosen)},
+        ),
+    }
+
+
+def compare(title: str, chosen: dict[str, Tool], repeats: int) -> None:
+    for _ in range(repeats):
+        for tool in chosen.values():
+            tool.measure()
+    for name, tool in chosen.items():
+        for command in tool.queries.values():
+            told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+            assert told.strip(), f"{name} finds nothing"
     print(f"\n{title}: median of {repeats} rounds (least to most)\n")
-    print("| | indexed and asked once | cold text query | memory at most |\n| --- | --- | --- | --- |")
-    for name in indexed:
-        waits = [1000 * seconds for seconds in queries[name]]
-        print(f"| {name} | {spread(indexed[name])} s | {spread(waits)} ms | {peaks[name]:.0f} MB |")
-    faster, quicker = (
-        statistics.median(times["rclip"]) / statistics.median(times["PixMatcher"]) for times in (indexed, queries)
-    )
-    print(f"\nPixMatcher indexes {faster:.1f} times as fast, and answers {quicker:.1f} times as fast.", flush=True)
+    print("| | indexed and asked once | cold text query | cold image query | memory at most |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, tool in chosen.items():
+        waits = [spread([1000 * seconds for seconds in tool.answered[kind]]) for kind in ("text", "image")]
+        print(f"| {name} | {spread(tool.indexed)} s | {' ms | '.join(waits)} ms | {tool.peak:.0f} MB |")
+    print()
+    for name, tool in chosen.items():
+        if name != OURS:
+            ours = chosen[OURS]
+            indexes = statistics.median(tool.indexed) / statistics.median(ours.indexed)
+            text, image = (
+                statistics.median(tool.answered[kind]) / statistics.median(ours.answered[kind])
+                for kind in ("text", "image")
+            )
+            print(f"Beside {name}, PixMatcher indexes {indexes:.1f} times as fast, ", end="")
+            print(f"and answers a text {text:.1f} and an image {image:.1f} times as fast.", flush=True)
 
 
 def main() -> None:
@@ -104,18 +153,20 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        small, large, data = folder / "small", folder / "large", folder / "rclip"
-        for path in (small, large, data):
+        small, large = folder / "small", folder / "large"
+        for path in (small, large, folder / "rclip", folder / "original"):
             path.mkdir()
-        subprocess.run([arguments.torch, "-c", EXPORT, str(data)], stdout=subprocess.DEVNULL, check=True)
+        loop = str(Path(__file__).with_name("original_loop.py"))
+        for command in (["-c", EXPORT, str(folder / "rclip")], [loop, "weights", str(folder / "original")]):
+            subprocess.run([arguments.torch, *command], stdout=subprocess.DEVNULL, check=True)
         if "small" in arguments.only:
             unpack_small_images(arguments.data, small, arguments.count)
             title = f"{arguments.count:,} images of 64 x 64"
-            compare(title, small, arguments.rclip, data, folder, arguments.repeats)
+            compare(title, tools(arguments, small, folder), arguments.repeats)
         if "large" in arguments.only:
             megabytes = make_large_photos(large, 100, 6)
             title = f"100 JPEGs of 12 megapixels, {megabytes:.1f} MB each"
-            compare(title, large, arguments.rclip, data, folder, arguments.repeats)
+            compare(title, tools(arguments, large, folder), arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -43,13 +43,18 @@ class VectorFile:
 
         Raises `CollectionError` if that cannot be known.
         """
+        return self._size_in_rows(self._status())
+
+    def _size_in_rows(self, status: os.stat_result | None) -> int:
+        return status.st_size // self.row_bytes if status is not None and stat.S_ISREG(status.st_mode) else 0
+
+    def _status(self) -> os.stat_result | None:
         try:
-            status = self.path.stat()
+            return os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
-            return 0
+            return None
         except OSError as error:
             raise read_error(self.path, error) from error
-        return status.st_size // self.row_bytes if stat.S_ISREG(status.st_mode) else 0
 
     def write(self, first_row: int, rows: Float16) -> None:
         """Write rows (N, dimension) from `first_row` on and wait until the disk has them.
@@ -149,15 +154,15 @@ class VectorFile:
 
     def _mapped(self, row_count: int) -> Float16:
         """At least the first `row_count` rows, as they lie in the file, which stays mapped from call to call."""
-        present, kept = self.size_in_rows(), self._kept
-        if present < row_count:
+        status, kept = self._status(), self._kept
+        present = self._size_in_rows(status)
+        if status is None or present < row_count:
             raise self._too_short()
+        file_id = (status.st_dev, status.st_ino)
+        # What is beyond the end of the file may not be touched, so a map that is longer is none to keep.
+        if kept is not None and kept[0] == file_id and row_count <= len(kept[1]) <= present:
+            return kept[1]
         try:
-            status = os.stat(self.path)
-            file_id = (status.st_dev, status.st_ino)
-            # What is beyond the end of the file may not be touched, so a map that is longer is none to keep.
-            if kept is not None and kept[0] == file_id and row_count <= len(kept[1]) <= present:
-                return kept[1]
             with self.path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), present * self.row_bytes, access=mmap.ACCESS_READ)
         except OSError as error:
