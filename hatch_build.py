@@ -1,7 +1,8 @@
-"""Compiles the decoder of large JPEGs when the package is built, where there is a C compiler."""
+"""What is compiled when the package is built: the decoder of large JPEGs, and the modules of an editable install."""
 
 from __future__ import annotations
 
+import compileall
 import os
 import shlex
 import subprocess
@@ -14,13 +15,16 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 FLAGS = ("-std=gnu11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden")
 
 
-class CompileDecoder(BuildHookInterface[Any]):
-    """Puts `jpeg_eighth.so` beside its source. Without a compiler the package is built without it, and works."""
+class Compile(BuildHookInterface[Any]):
+    """Puts `jpeg_eighth.so` beside its source. Without a C compiler the package is built without it, and works."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        source = Path(self.root, "src", "pixmatcher", "jpeg_eighth.c")
+        package = Path(self.root, "src", "pixmatcher")
+        if version == "editable":  # pip compiles the modules of others; here each start would, where it may not write
+            compileall.compile_dir(package, quiet=1)
+        source = package / "jpeg_eighth.c"
         library, made = source.with_suffix(".so"), source.with_suffix(f".{os.getpid()}.so")
         library.unlink(missing_ok=True)
         compiler = shlex.split(os.environ.get("CC") or "cc")
