@@ -28,7 +28,7 @@ from .vectors import Float32, RowMask, Rows, VectorFile
 
 _BITS = 4
 _SAMPLE_PER_LIST = 40
-_MOST_FLAT_LISTS = 4096
+_MOST_FLAT_LISTS = 1024
 """Beyond these, it takes shortcuts to make the centres, and to find the nearest of a row."""
 _MAIN_AXES = 128
 _MOST_DIMENSIONS = 512
