@@ -25,6 +25,7 @@ enum {
     LONGEST_CODE = 16,         /* bits */
     LONGEST_UNIT = 6 * 64 * 4, /* bytes: 6 blocks of 64 values, each of a code and fewer bits behind it */
     MOST_COMPONENTS = 3,
+    PEEKED = 57,               /* bits at least */
     ENDS = 128,
     NO_LEAP = 256 << 5,
 };
@@ -53,6 +54,8 @@ typedef struct {
     const int16_t *quantiser;
     Codes *first_codes, *codes;
     Leap *leaps;
+    /* By the next bits, at the beginning of a block: its first value, as in `whole`, with what they tell of the rest. */
+    int32_t openings[1 << LOOKED_UP];
     int wide; /* whether a block becomes 2 x 2 pixels */
     uint8_t *plane;
     size_t stride;
@@ -231,38 +234,52 @@ static int meaning(int symbol, int *values, int *bits, int *ends) {
     return *bits ? *bits <= 10 : !zeros || zeros == 15;
 }
 
-/* Of the first value of a block, or of those behind it. */
-static void make_whole(Codes *codes, int first) {
+static void make_whole(Codes *codes) {
     for (int place = 0; place < 1 << LOOKED_UP; place++) {
-        int bits = codes->code_bits[place], symbol = codes->symbol[place], values, own, ends = 0;
+        int bits = codes->code_bits[place], values, own, ends;
         codes->whole[place] = 0;
-        if (!bits) continue;
-        if (first)
-            values = 1, own = symbol;
-        else if (!meaning(symbol, &values, &own, &ends) || ends)
-            continue;
-        if (bits + own <= LOOKED_UP)
-            codes->whole[place] =
-                extended((uint64_t)place << (64 - LOOKED_UP + bits), own) * (1 << 16) | values << 8 | (bits + own);
+        if (!bits || !meaning(codes->symbol[place], &values, &own, &ends) || ends || bits + own > LOOKED_UP) continue;
+        int value = extended((uint64_t)place << (64 - LOOKED_UP + bits), own);
+        codes->whole[place] = value * (1 << 16) | values << 8 | (bits + own);
     }
+}
+
+/* Follow the codes in the bits of `place`, from those on that are taken; returns what is taken then. */
+static int follow(const Codes *codes, int place, int taken, int *passed) {
+    *passed = 0;
+    while (taken < LOOKED_UP && *passed < 63) {
+        int rest = (place << taken) & ((1 << LOOKED_UP) - 1), code = codes->code_bits[rest];
+        int values, own, ends;
+        if (!code || taken + code > LOOKED_UP || !meaning(codes->symbol[rest], &values, &own, &ends)) break;
+        if (*passed + values > 63) break;
+        taken += code + own;
+        *passed += ends ? ENDS : values;
+    }
+    return taken;
 }
 
 static void make_leaps(const Codes *codes, Leap *leaps) {
     for (int place = 0; place < 1 << LOOKED_UP; place++) {
-        int taken = 0, passed = 0;
-        while (taken < LOOKED_UP && passed < ENDS) {
-            int rest = (place << taken) & ((1 << LOOKED_UP) - 1), code = codes->code_bits[rest];
-            int values, own, ends;
-            if (!code || taken + code > LOOKED_UP || !meaning(codes->symbol[rest], &values, &own, &ends)) break;
-            if (passed + values > 63) break;
-            taken += code + own;
-            passed += ends ? ENDS : values;
-        }
+        int passed, taken = follow(codes, place, 0, &passed);
         leaps[place] = taken ? passed << 5 | taken : NO_LEAP;
     }
 }
 
-/* The next 57 bits or more, at the top of a word. */
+/* Where the other values are wanted too, only those blocks are told of that have none. */
+static void make_openings(Component *component) {
+    const Codes *first = component->first_codes;
+    for (int place = 0; place < 1 << LOOKED_UP; place++) {
+        int bits = first->code_bits[place], size = first->symbol[place], passed;
+        component->openings[place] = 0;
+        if (!bits || bits + size > LOOKED_UP) continue;
+        int value = extended((uint64_t)place << (64 - LOOKED_UP + bits), size);
+        int taken = follow(component->codes, place, bits + size, &passed);
+        if (component->wide && passed != ENDS) taken = bits + size, passed = 0;
+        component->openings[place] = value * (1 << 16) | passed << 8 | taken;
+    }
+}
+
+/* The next bits, PEEKED of them or more, at the top of a word. */
 static inline uint64_t peek(const uint8_t *data, size_t position) {
     uint64_t bits;
     memcpy(&bits, data + (position >> 3), 8);
@@ -277,41 +294,33 @@ static inline uint64_t peek(const uint8_t *data, size_t position) {
 /* Not 0 for a value that is far from all that pixels become. What is not has room for the transform in 32 bits. */
 static inline int32_t far_off(int32_t value) { return (value + 8192) & ~16383; }
 
-static inline size_t read_first(const Codes *codes, const uint8_t *data, size_t position, int *difference) {
-    uint64_t bits = peek(data, position);
-    int32_t whole = codes->whole[bits >> (64 - LOOKED_UP)];
-    if (whole) {
-        *difference = whole >> 16;
-        return position + (whole & 255);
-    }
-    int size, length = code_at(codes, (uint32_t)(bits >> 48), &size);
-    if (!length || size > 11) return 0;
-    *difference = extended(bits << length, size);
-    return position + length + size;
-}
-
-static inline size_t pass_over(const Codes *codes, const Leap *leaps, const uint8_t *data, size_t position) {
-    unsigned next = 1;
+/* The end of a block of which `passed` values are passed behind the first; `bits` lie at `position`, without `taken`. */
+static inline size_t pass_over(const Component *component, const uint8_t *data, size_t position, uint64_t bits,
+                               unsigned taken, unsigned passed) {
+    const Leap *leaps = component->leaps;
     for (;;) {
-        uint64_t bits = peek(data, position);
-        unsigned taken = 0, leap;
-        do {
+        unsigned leap = 0;
+        while (taken <= PEEKED - LOOKED_UP) {
             leap = leaps[bits >> (64 - LOOKED_UP)];
-            next += leap >> 5;
-            if (next >= 64) break;
+            passed += leap >> 5;
+            if (passed >= 63) break;
             taken += leap & 31;
             bits <<= leap & 31;
-        } while (taken <= 57 - LOOKED_UP);
+        }
         position += taken;
-        if (next < 64) continue;
-        if (next == 64 || (next > ENDS && next < ENDS + 64)) return position + (leap & 31);
-        /* The leap went too far, or there was none: one code. */
-        next -= leap >> 5;
-        int symbol, values, own, ends, length = code_at(codes, (uint32_t)(peek(data, position) >> 48), &symbol);
-        if (!length || !meaning(symbol, &values, &own, &ends) || next + values > 64) return 0;
-        position += length + own;
-        next += values;
-        if (ends || next == 64) return position;
+        if (passed >= 63) {
+            if (passed == 63 || (passed >= ENDS && passed < ENDS + 63)) return position + (leap & 31);
+            /* The leap went too far, or there was none: one code. */
+            passed -= leap >> 5;
+            int symbol, values, own, ends;
+            int length = code_at(component->codes, (uint32_t)(peek(data, position) >> 48), &symbol);
+            if (!length || !meaning(symbol, &values, &own, &ends) || passed + values > 63) return 0;
+            position += length + own;
+            passed += values;
+            if (ends || passed == 63) return position;
+        }
+        bits = peek(data, position);
+        taken = 0;
     }
 }
 
@@ -379,14 +388,27 @@ static int put_four(const int16_t *block, uint8_t *pixels, size_t stride) {
 }
 
 static inline size_t read_block(Component *component, const uint8_t *data, size_t position, uint8_t *pixels) {
-    int difference, flat = 1;
     int16_t block[64];
-    position = read_first(component->first_codes, data, position, &difference);
-    if (!position) return 0;
-    if (component->wide)
-        position = read_rest(component, data, position, block, &flat);
+    int flat = 1, difference;
+    unsigned taken, passed = 0;
+    uint64_t bits = peek(data, position);
+    int32_t opening = component->openings[bits >> (64 - LOOKED_UP)];
+    if (opening) {
+        difference = opening >> 16;
+        passed = opening >> 8 & 255;
+        taken = opening & 255;
+    } else {
+        int size, length = code_at(component->first_codes, (uint32_t)(bits >> 48), &size);
+        if (!length || size > 11) return 0;
+        difference = extended(bits << length, size);
+        taken = length + size;
+    }
+    if (passed >= 63)
+        position += taken;
+    else if (component->wide)
+        position = read_rest(component, data, position + taken, block, &flat);
     else
-        position = pass_over(component->codes, component->leaps, data, position);
+        position = pass_over(component, data, position, bits << taken, taken, passed);
     int32_t previous = component->previous + difference, first = previous * component->quantiser[0];
     if (!position || far_off(previous) || far_off(first)) return 0;
     component->previous = previous;
@@ -519,11 +541,11 @@ pixmatcher_eighth(const uint8_t *data, size_t length, int width, int height, int
         component->first_codes = picture->dc + component->dc;
         component->codes = picture->ac + component->ac;
         component->leaps = picture->leaps[component->ac];
-        make_whole(component->first_codes, 1);
         if (component->wide)
-            make_whole(component->codes, 0);
+            make_whole(component->codes);
         else
             make_leaps(component->codes, component->leaps);
+        make_openings(component);
     }
     size_t data_size = picture->end - picture->at + LONGEST_UNIT + 8;
     memory = malloc(planes + data_size);
