@@ -80,18 +80,21 @@ def tune(
     if not isinstance(index, TrainedIndex):
         ms = _median_ms(lambda query: index.search(query, 10), queries)
         return Tuning(space, index.name, len(index.rows), 1.0, ms, ms)
-    chosen = index.measured
+    at = (index.measured.lists, index.measured.candidates)
+    chosen = next(point for point in points if (point.lists, point.candidates) == at)
     curve: list[TunedPoint] = []
-    for point in points:
-        if curve and point.recall <= curve[-1].recall:
+    for point in sorted(points, key=lambda point: point.cost):
+        is_chosen = point is chosen
+        # What finds no more than what costs less is left out. The chosen one may find less, and for more certain.
+        least, most = curve[-1].recall if curve else 0, 2 if point.cost > chosen.cost else chosen.recall
+        if not is_chosen and not least < round(point.recall, 4) < round(most, 4):
             continue
-        is_chosen = (point.lists, point.candidates) == (chosen.lists, chosen.candidates)
         ms = _median_ms(lambda query, p=point: index.search_at(query, p.lists, p.candidates), queries)
         curve.append(TunedPoint(point.lists, point.candidates, round(point.recall, 4), round(ms, 3), is_chosen))
     exact_ms = _median_ms(lambda query: collection.search(query, space=space, k=10, exact=True), queries[:5])
     now = _median_ms(lambda query: index.search(query, 10), queries)
     told = 0 if texts is None else len(texts)
-    return Tuning(space, index.name, len(index.rows), chosen.recall or 0.0, now, exact_ms, told, curve)
+    return Tuning(space, index.name, len(index.rows), index.recall or 0.0, now, exact_ms, told, curve)
 
 
 def save_plot(tunings: list[Tuning], path: Path) -> None:

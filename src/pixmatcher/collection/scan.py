@@ -21,6 +21,8 @@ from .vectors import Float16, Float32, RowMask, Rows, VectorFile
 
 _BLOCK = 8192
 _CANDIDATES = 256
+_SORTED_AT_ONCE = 128
+"""So few scores are sorted sooner than the best of them are set apart."""
 
 
 class ScanIndex:
@@ -97,7 +99,7 @@ def inner_products(values: Float16 | Float32, query: Float32) -> Float32:
 
 def best(scores: Float32, rows: Rows, k: int) -> tuple[Float32, Rows]:
     """The k highest scores with their rows, best first; equals in the order of their rows."""
-    if len(scores) > 4 * k:
+    if len(scores) > max(4 * k, _SORTED_AT_ONCE):
         kept = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
         scores, rows = scores[kept], rows[kept]
     order = np.lexsort((rows, -scores))[:k]

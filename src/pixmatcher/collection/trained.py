@@ -8,12 +8,12 @@ taken, is measured: queries made from the collection's own rows are held against
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import IO, Any, Final
 
 import faiss
@@ -39,7 +39,7 @@ _CODEBOOK_SAMPLE = 4096
 _CANDIDATES_OF_CHOSEN = 200
 """At least so many among chosen rows, which may be far from the query, where codes tell less."""
 _QUERIES = 600
-_CANDIDATES = (50, 100, 200, 400, 800)
+_CANDIDATES = (32, 40, 50, 70, 100, 200, 400, 800)
 _FEW_MORE = 0.01
 """Where so few more hits a query are among twice as many candidates, still more are not tried."""
 NO_ROW = -2
@@ -224,7 +224,7 @@ class TrainedIndex:
         share = min(1.0, share * (index.ntotal / len(chosen.rows)) ** 0.5)
         if candidates >= len(chosen.rows) or exactly <= 2 * share * index.ntotal * index.d * _CODE_COST:
             return None
-        with _one_thread():
+        with _OneThread():
             _, order = index.quantizer.search(rotated, index.nlist)
         order = order[0][order[0] >= 0]
         passed, sizes = np.cumsum(chosen.in_lists[order]), np.cumsum(self._list_sizes[order])
@@ -242,8 +242,8 @@ class TrainedIndex:
             before, share = nearest, 2 * share
 
     def _coarse(self, query: Float32, candidates: int, lists: int, selector: Any = None) -> Rows:
-        with _one_thread():
-            parameters = faiss.SearchParametersIVF(nprobe=lists, sel=selector)  # type: ignore[call-arg]
+        parameters = _looking_at(lists) if selector is None else _parameters(lists, selector)
+        with _OneThread():
             _, found = self._index.search(query, candidates, params=parameters)
         rows: Rows = found[0][found[0] >= 0]
         return rows
@@ -318,8 +318,7 @@ class TrainedIndex:
         points: list[Point] = []
         lists, ending = 1, False
         while True:
-            parameters = faiss.SearchParametersIVF(nprobe=lists)  # type: ignore[call-arg]
-            _, found = self._index.search(rotated, most, params=parameters)
+            _, found = self._index.search(rotated, most, params=_looking_at(lists))
             hits, scored = np.zeros(len(queries)), 0
             for candidates in _CANDIDATES:
                 before = hits.mean()
@@ -591,6 +590,14 @@ def _empty(centres: Float32, width: int) -> Any:
     return index
 
 
+def _parameters(lists: int, selector: Any = None) -> Any:
+    return faiss.SearchParametersIVF(nprobe=lists, sel=selector)  # type: ignore[call-arg]
+
+
+_looking_at = lru_cache(maxsize=64)(_parameters)
+"""What tells FAISS how many lists a query looks at. With a selector, which holds a mask of all rows, it is not kept."""
+
+
 def _nearest_list(index: Any) -> Any:
     """What finds the list whose centre is nearest to a row.
 
@@ -608,12 +615,12 @@ def _nearest_list(index: Any) -> Any:
     return nearest
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+class _OneThread:
     """FAISS uses this thread alone during the block: one query is answered before others would be awake."""
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
+
+    def __enter__(self) -> None:
+        self._threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+
+    def __exit__(self, *exc_info: object) -> None:
+        faiss.omp_set_num_threads(self._threads)
