@@ -102,17 +102,24 @@ def rate(work: Callable[[int], object], count: int) -> float:
     return count / min(seconds)
 
 
-def limits(folder: Path) -> tuple[float, float]:
-    """Images a second that decoding alone and the network alone reach on all cores, files being in memory."""
-    encoder = load_encoder()
+def decoder(folder: Path) -> tuple[Callable[[int], npt.NDArray[np.uint8]], int]:
+    """What decodes a batch of a folder, files being in memory, given its beginning, and how many images there are."""
+    recipe = load_encoder().recipe
     files = [path.read_bytes() for path in sorted(folder.iterdir())[:200]]
 
     def decode(start: int) -> npt.NDArray[np.uint8]:
-        images = [open_image(data, min_side=encoder.recipe.min_side) for data in files[start : start + BATCH_SIZE]]
-        return np.stack([fit_image(opened.image, encoder.recipe) for opened in images])
+        images = [open_image(data, min_side=recipe.min_side) for data in files[start : start + BATCH_SIZE]]
+        return np.stack([fit_image(opened.image, recipe) for opened in images])
 
-    pixels = [decode(start) for start in range(0, len(files), BATCH_SIZE)]
-    return rate(decode, len(files)), rate(lambda start: encoder.encode_images(pixels[start // BATCH_SIZE]), len(files))
+    return decode, len(files)
+
+
+def limits(folder: Path) -> tuple[float, float]:
+    """Images a second that decoding alone and the network alone reach on all cores."""
+    encoder = load_encoder()
+    decode, count = decoder(folder)
+    pixels = [decode(start) for start in range(0, count, BATCH_SIZE)]
+    return rate(decode, count), rate(lambda start: encoder.encode_images(pixels[start // BATCH_SIZE]), count)
 
 
 def index_speed(title: str, folder: Path, asked: float, repeats: int) -> None:

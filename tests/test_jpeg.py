@@ -100,8 +100,7 @@ def test_colour_at_half_the_rows_alone() -> None:
 def test_photos_are_those_of_pillow() -> None:
     for path in sorted(PHOTOS.glob("*.jpg")):
         with Image.open(path) as image:
-            enlarged = image.resize((2 * image.width + 5, 2 * image.height + 3)) if image.mode != "P" else image
-            assert_same(jpeg(enlarged, quality=90))
+            assert_same(jpeg(image.resize((2 * image.width + 5, 2 * image.height + 3)), quality=90))
 
 
 @needs_library
@@ -118,6 +117,8 @@ def test_what_is_not_usual_is_left_to_pillow() -> None:
         whole[: len(whole) // 2] + b"\xff\xd9",
         whole[:300],
         whole.replace(b"\xff\xd9", b"\0\xff\xd9"),
+        whole.replace(b"\xff\xda", segment(0xC4, huffman_table(0, [0]) * 40) + b"\xff\xda"),
+        with_long_codes(whole),
         b"\xff\xd8\xff\xd9",
         b"\xff\xd8\xff",
         b"\xff",
@@ -129,6 +130,43 @@ def test_what_is_not_usual_is_left_to_pillow() -> None:
     assert by_us(whole, 320, 240, "L") is None
     assert by_us(whole, 320, 240, "CMYK") is None
     assert by_us(jpeg(image.convert("L")), 320, 240) is None
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def huffman_table(number: int, symbols: list[int]) -> bytes:
+    """One code of each length."""
+    return bytes([number]) + bytes(n < len(symbols) for n in range(16)) + bytes(symbols)
+
+
+def mid_grey(width: int) -> bytes:
+    """A picture of `width` x 8 pixels, of 2 bits a block."""
+    frame = b"\x08\0\x08" + width.to_bytes(2, "big") + b"\x01\x01\x11\0"
+    tables = huffman_table(0x00, [0]) + huffman_table(0x10, [0])
+    header = segment(0xDB, bytes([0] + [1] * 64)) + segment(0xC0, frame) + segment(0xC4, tables)
+    data = bytes(width // 8 * 2 // 8)
+    return b"\xff\xd8" + header + segment(0xDA, b"\x01\x01\0\0\x3f\0") + data + b"\xff\xd9"
+
+
+@needs_library
+def test_what_is_too_wide_for_libjpeg_is_left_to_it() -> None:
+    assert_same(mid_grey(65_472))
+    assert by_us(mid_grey(65_504), 65_504, 8, "L") is None
+    with pytest.raises(OSError, match="broken data stream"):
+        by_pillow(mid_grey(65_504))
+
+
+def with_long_codes(data: bytes) -> bytes:
+    """The file with tables of codes of all lengths, of which those without a value of their own take just the bits that
+    are looked up at once."""
+    tables = b"".join(
+        huffman_table(number, [*range(1, 12), 0]) + huffman_table(0x10 + number, [*range(1, 11), 0x11, 0xF0, 0])
+        for number in (0, 1)
+    )
+    start = data.index(b"\xff\xda")
+    return data[:start] + segment(0xC4, tables) + data[start:]
 
 
 def damaged(count: int, seed: int) -> list[bytes]:
@@ -218,7 +256,8 @@ def test_damage_touches_no_memory_but_its_own(tmp_path: Path) -> None:
         pytest.skip("gcc has no sanitizers here")
     assert not built.returncode, built.stderr
     names = []
-    for number, data in enumerate(damaged(1500, seed=1)):
+    long_codes = [with_long_codes(jpeg(picture(64, 64), subsampling=subsampling)) for subsampling in (0, 2)]
+    for number, data in enumerate([*long_codes, *damaged(1500, seed=1)]):
         names.append(tmp_path / f"{number}.jpg")
         names[-1].write_bytes(data)
     ran = subprocess.run([program, *names], capture_output=True, text=True)

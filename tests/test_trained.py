@@ -182,8 +182,9 @@ def test_rows_are_the_same_however_they_are_read(tmp_path: Path) -> None:
     for rows in (np.array([999, 1000]), np.array([2000])):
         with pytest.raises(CollectionError, match="shorter than the catalog says"):
             vectors.fetch(rows)
-    with pytest.raises(CollectionError):
-        VectorFile(tmp_path / "none.f16", DIMENSION).fetch(np.arange(3))
+    for missing in ("none.f16", "vectors.f16/none", ""):
+        with pytest.raises(CollectionError, match="shorter than the catalog says"):
+            VectorFile(tmp_path / missing, DIMENSION).fetch(np.arange(3))
 
 
 @pytest.mark.parametrize("kind", ["images", "copies"])

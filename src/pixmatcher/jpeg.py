@@ -19,9 +19,9 @@ _CHANNELS = {"L": 1, "RGB": 3}
 
 
 def decode_eighth(data: bytes, size: tuple[int, int], mode: str) -> Image.Image | None:
-    """The picture in a JPEG file at the scale 1/8, of this `size` and mode ("L" or "RGB"), as libjpeg decodes it.
+    """The picture in a JPEG file at the scale 1/8, of this `size` and mode ("L" or "RGB"), as libjpeg-turbo decodes it.
 
-    None if the file is damaged or not of the usual kind (progressive, say), or if the code is not there: libjpeg then
+    None if the file is damaged or not of the usual kind (progressive, say), or if the code is not there: Pillow then
     has to decide what it is.
     """
     decode = _decoder()
@@ -32,19 +32,19 @@ def decode_eighth(data: bytes, size: tuple[int, int], mode: str) -> Image.Image 
     from PIL import Image
 
     pixels = bytearray(size[0] * size[1] * _CHANNELS[mode])
-    into = (ctypes.c_ubyte * len(pixels)).from_buffer(pixels)
-    if not decode(data, len(data), *size, _CHANNELS[mode], into):
+    first = ctypes.c_ubyte.from_buffer(pixels)
+    if not decode(data, len(data), *size, _CHANNELS[mode], ctypes.byref(first)):
         return None
     return Image.frombuffer(mode, size, pixels, "raw", mode, 0, 1)
 
 
 @cache
 def _decoder() -> Callable[..., int] | None:
-    import ctypes
-
     try:
+        import ctypes
+
         function = ctypes.CDLL(str(LIBRARY)).pixmatcher_eighth
-    except OSError:
+    except (ImportError, OSError, AttributeError):
         return None
     function.argtypes = [ctypes.c_char_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_void_p]
     function.restype = ctypes.c_int

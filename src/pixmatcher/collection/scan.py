@@ -90,7 +90,7 @@ def true_scores(vectors: VectorFile, query: Float32, rows: Rows) -> Float32:
     return inner_products(vectors.read(rows), query)
 
 
-def inner_products(values: Float16 | Float32, query: Float32) -> Float32:
+def inner_products(values: Float16, query: Float32) -> Float32:
     """The inner products of rows (N, D) with a query (D,)."""
     # Summed in float64, so that equal rows have equal scores wherever they stand.
     scores = values.astype(np.float64) @ query.astype(np.float64)

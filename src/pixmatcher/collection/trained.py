@@ -29,8 +29,9 @@ from .vectors import Float32, RowMask, Rows, VectorFile
 _BITS = 4
 _SAMPLE_PER_LIST = 40
 _MOST_FLAT_LISTS = 1024
-"""Beyond these, it takes shortcuts to make the centres, and to find the nearest of a row."""
+"""Where there are more, shortcuts are taken to make the centres, and to find the one nearest to a row."""
 _MAIN_AXES = 128
+"""The nearest centres are looked for along so many principal axes first."""
 _MOST_DIMENSIONS = 512
 _FEWEST_DIMENSIONS = 16
 _BESIDE_CODES = 16
@@ -41,13 +42,13 @@ _CANDIDATES_OF_CHOSEN = 200
 _QUERIES = 600
 _CANDIDATES = (32, 40, 50, 70, 100, 200, 400, 800)
 _FEW_MORE = 0.01
-"""Where so few more hits a query are among twice as many candidates, still more are not tried."""
+"""Where so few more hits a query come with each doubling of the candidates, still more are not tried."""
 NO_ROW = -2
 """Unlike -1, which stands where FAISS found nothing."""
 _AS_NEAR = 20
 """Rows beyond the nearest that are looked at for others that are as near, such as copies of an image."""
 _AT_ONCE = 4096
-"""Rows of here and there that are read and converted together."""
+"""Rows that do not lie together are read and converted by so many."""
 _OUTGROWN = 2
 _TEXT_MISSES = 0.4
 """In the semantic space of `lite`, 20,000 images: where made queries find 0.975 of theirs, label names find 0.95."""
@@ -105,7 +106,7 @@ class TrainedIndex:
         centres = _centres(sample, lists)
         index = _empty(centres, width)
         part = sample[random.permutation(len(sample))[:_CODEBOOK_SAMPLE]]
-        _, nearest = _nearest_list(index).search(part, 1)
+        _, nearest = _nearest_list(index, len(part)).search(part, 1)
         index.pq.cp.niter = 10
         index.pq.cp.min_points_per_centroid = 1
         index.pq.train(part - centres[nearest[:, 0]])
@@ -152,7 +153,7 @@ class TrainedIndex:
         if len(rows):
             between_lists = self._index.quantizer
             # A row belongs to the list of the nearest centre, a query looks where inner products are the highest.
-            nearest = _nearest_list(self._index)
+            nearest = _nearest_list(self._index, len(rows))
             self._index.quantizer = nearest
             try:
                 done = 0
@@ -321,8 +322,9 @@ class TrainedIndex:
             _, found = self._index.search(rotated, most, params=_looking_at(lists))
             hits, scored = np.zeros(len(queries)), 0
             for candidates in _CANDIDATES:
-                before = hits.mean()
-                hits += self._hits(queries, found[:, scored:candidates], own, truth)
+                more = self._hits(queries, found[:, scored:candidates], own, truth)
+                enough = scored > 0 and more.mean() < _FEW_MORE * math.log2(candidates / scored)
+                hits += more
                 scored = candidates
                 shares = (hits / truth.k).clip(max=1)
                 share = min((shares[group] for group in groups), key=lambda each: float(each.mean()))
@@ -332,7 +334,7 @@ class TrainedIndex:
                 )
                 deviation = float(share.std()) / math.sqrt(len(share))
                 points.append(Point(lists, candidates, float(share.mean()), deviation, cost))
-                if candidates >= most or hits.mean() - before < _FEW_MORE:
+                if candidates >= most or enough:
                     break
             if ending or lists >= self._index.nlist or points[-1].recall > 0.999:
                 return points
@@ -463,7 +465,7 @@ def exact_nearest(
             progress("Measuring the index", done, len(rows))
     _, candidates = _merged(found, most)
     looked_at = np.unique(candidates)
-    values = _values(vectors, looked_at)
+    stored = vectors.fetch(looked_at)
     truth = Nearest(
         k,
         np.full(candidates.shape, NO_ROW),
@@ -472,7 +474,7 @@ def exact_nearest(
     )
     for number, query in enumerate(queries):
         kept = candidates[number][candidates[number] != own[number]]
-        scores = inner_products(values[np.searchsorted(looked_at, kept)], query)
+        scores = inner_products(stored[np.searchsorted(looked_at, kept)], query)
         if len(kept) > k:
             truth.least[number] = np.partition(scores, -k)[-k]
             truth.unnamed[number] = scores.min() >= truth.least[number] and len(candidates[number]) < len(rows)
@@ -598,15 +600,16 @@ _looking_at = lru_cache(maxsize=64)(_parameters)
 """What tells FAISS how many lists a query looks at. With a selector, which holds a mask of all rows, it is not kept."""
 
 
-def _nearest_list(index: Any) -> Any:
-    """What finds the list whose centre is nearest to a row.
+def _nearest_list(index: Any, rows: int) -> Any:
+    """What finds the list whose centre is nearest to a row, for so many rows.
 
     Of thousands, all are compared along the main axes alone, and the nearest of these in full: 97 % are the nearest,
-    and the others nearly, in half the time. A graph (HNSW) takes as long, and leaves lists that are never found.
+    and the others nearly, in half the time. A graph (HNSW) takes as long, and leaves lists that are never found. Few
+    rows are not worth the axes.
     """
     centres = index.quantizer.reconstruct_n(0, index.nlist)
     nearest: Any = faiss.IndexFlatL2(index.d)
-    if len(centres) > _MOST_FLAT_LISTS and index.d > _MAIN_AXES:
+    if rows > len(centres) > _MOST_FLAT_LISTS and index.d > _MAIN_AXES:
         axes: Any = faiss.PCAMatrix(index.d, _MAIN_AXES)
         axes.train(centres)
         nearest = faiss.IndexRefineFlat(faiss.IndexPreTransform(axes, faiss.IndexFlatL2(_MAIN_AXES)))

@@ -105,8 +105,9 @@ class VectorFile:
         """As `blocks`, to read many rows once: what was read of the file does not count as memory of this process."""
         for block, stored in self.blocks(rows, size):
             yield block, stored
-            if self._kept is not None and hasattr(mmap, "MADV_DONTNEED"):
-                self._kept[2].madvise(mmap.MADV_DONTNEED)
+            kept = self._kept
+            if kept is not None and hasattr(mmap, "MADV_DONTNEED"):
+                kept[2].madvise(mmap.MADV_DONTNEED)
 
     def fetch(self, rows: Rows) -> Float16:
         """The given rows, ascending, as (N, dimension) float16, each asked for by itself.
@@ -124,6 +125,8 @@ class VectorFile:
                     file.seek(int(rows[start]) * self.row_bytes)
                     if file.readinto(values[start:stop]) != (stop - start) * self.row_bytes:  # type: ignore[arg-type]
                         raise self._too_short()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise self._too_short() from None
         except OSError as error:
             raise read_error(self.path, error) from error
         return values
