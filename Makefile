@@ -45,6 +45,8 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev torch-venv peers-venv
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/limits.py
+	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/remote.py

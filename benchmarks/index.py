@@ -65,7 +65,7 @@ def nearest(vectors: VectorFile, count: int, queries: Float32, among: RowMask | 
     """The true K nearest rows of each query."""
     rows = np.arange(count) if among is None else np.flatnonzero(among)
     best_scores, best_rows = np.full((len(queries), 0), 0, np.float32), np.full((len(queries), 0), 0, np.int64)
-    for block, stored in vectors.blocks(rows, 65_536):
+    for block, stored in vectors.stream(rows, 65_536):
         scores, places = faiss.knn(
             queries, stored.astype(np.float32), min(2 * K, len(block)), faiss.METRIC_INNER_PRODUCT
         )
