@@ -54,7 +54,7 @@ bench: $(VENV)/installed-dev torch-venv peers-venv
 	$(BIN)/python benchmarks/peers_index.py --peers $(PEERS_VENV)/bin/python
 	$(BIN)/python benchmarks/peers_tool.py --rclip $(PEERS_VENV)/bin/python --torch $(TORCH_VENV)/bin/python
 
-$(VENV)/installed: pyproject.toml constraints.txt hatch_build.py src/pixmatcher/jpeg_eighth.c
+$(VENV)/installed: pyproject.toml constraints.txt hatch_build.py src/pixmatcher/images/_jpeg_eighth.c
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) --editable .
 	@touch $@

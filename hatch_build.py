@@ -15,7 +15,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ("-std=gnu11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden")
-LIBRARY = "jpeg_eighth.so"
+LIBRARY = "_jpeg_eighth.so"
 
 
 class Compile(BuildHookInterface[Any]):
@@ -30,21 +30,21 @@ class Compile(BuildHookInterface[Any]):
             compileall.compile_dir(package, quiet=2)
         try:
             compiler = shlex.split(os.environ.get("CC") or "cc")
-            command = [*compiler, *FLAGS, "-o", self.made, package / "jpeg_eighth.c"]
+            command = [*compiler, *FLAGS, "-o", self.made, package / "images" / "_jpeg_eighth.c"]
             subprocess.run(command, check=True, capture_output=True, text=True)
             if version == "editable":
-                self._put_beside(package / LIBRARY)
+                self._put_beside(package / "images" / LIBRARY)
                 return
         except (OSError, ValueError, subprocess.CalledProcessError) as error:
             reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
             if version == "editable":
                 with contextlib.suppress(OSError):
-                    (package / LIBRARY).unlink(missing_ok=True)  # it is of another source
+                    (package / "images" / LIBRARY).unlink(missing_ok=True)  # it is of another source
             self.app.display_warning(f"Large JPEGs will be decoded by Pillow, as nothing was compiled: {reason}")
             return
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data.update(pure_python=False, tag=f"py3-none-{platform}")
-        build_data["force_include"][str(self.made)] = f"pixmatcher/{LIBRARY}"
+        build_data["force_include"][str(self.made)] = f"pixmatcher/images/{LIBRARY}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         self.made.unlink(missing_ok=True)

@@ -37,11 +37,11 @@ from speed import spread
 
 from pixmatcher import index, load_encoder, open_image
 from pixmatcher.encoders import Encoder, Runtime
-from pixmatcher.encoders.export import export_model
-from pixmatcher.encoders.quantize import quantize_model
-from pixmatcher.encoders.torch import TorchEncoder
-from pixmatcher.encoders.torch_models import import_weights, open_torch_model
-from pixmatcher.encoders.weights import model_folder
+from pixmatcher.encoders.hub.cache import model_folder
+from pixmatcher.encoders.onnx.quantize import quantize_model
+from pixmatcher.encoders.torch.encoder import TorchEncoder
+from pixmatcher.encoders.torch.export import export_model
+from pixmatcher.encoders.torch.models import import_weights, open_torch_model
 from pixmatcher.images import fit_image
 
 ROOT = Path(__file__).parents[1]

@@ -28,11 +28,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pixmatcher import Collection, index
-from pixmatcher.collection.exact import ExactIndex
-from pixmatcher.collection.index import VectorIndex, kind_for, load_index, save_index
-from pixmatcher.collection.trained import Aim, TrainedIndex
-from pixmatcher.collection.vectors import Float32, RowMask, VectorFile
-from pixmatcher.cores import usable_cores
+from pixmatcher._cores import usable_cores
+from pixmatcher.vector_index import VectorIndex, kind_for, load_index, save_index
+from pixmatcher.vector_index._exact import ExactIndex
+from pixmatcher.vector_index.trained import Aim, TrainedIndex
+from pixmatcher.vector_index.vectors import Float32, RowMask, VectorFile
 
 DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data" / "tiny-imagenet-mini.zip"
 K = 10
@@ -80,8 +80,8 @@ MEMORY_OF = """
 import sys
 from pathlib import Path
 import numpy as np
-from pixmatcher.collection.index import load_index
-from pixmatcher.collection.vectors import VectorFile
+from pixmatcher.vector_index import load_index
+from pixmatcher.vector_index.vectors import VectorFile
 from pixmatcher.collection import exact, trained
 def private():
     return sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))

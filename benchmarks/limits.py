@@ -21,7 +21,7 @@ from decode import by_pillow, encoded, large_photo
 from onnx import TensorProto, helper, shape_inference
 
 from pixmatcher import load_encoder, open_image
-from pixmatcher.cores import usable_cores
+from pixmatcher._cores import usable_cores
 from pixmatcher.encoders import lite
 
 GIB = 1 << 30
@@ -91,7 +91,7 @@ def network() -> tuple[float, int]:
     encoder.encode_images(pixels)
     with ThreadPoolExecutor(usable_cores()) as pool:
         seconds = best(lambda: list(pool.map(encoder.encode_images, [pixels] * 20)))
-    return 20 * len(pixels) / seconds, multiply_adds(Path(lite.__file__).with_name("lite_files") / "visual.onnx")
+    return 20 * len(pixels) / seconds, multiply_adds(Path(lite.__file__).with_name("files") / "visual.onnx")
 
 
 def decoding(data: bytes) -> float:

@@ -169,19 +169,19 @@ class PixMatcherTrained:
     library = "pixmatcher"
 
     def __init__(self) -> None:
-        from pixmatcher.collection import exact, index, trained  # noqa: F401  # so that their memory is not the index's
+        from pixmatcher import vector_index as index  # noqa: F401  # so that their memory is not the index's
 
     def build(self, folder: Path, rows: Any, until: float) -> int:
-        from pixmatcher.collection.aim import Aim
-        from pixmatcher.collection.trained import TrainedIndex
-        from pixmatcher.collection.vectors import VectorFile
+        from pixmatcher.vector_index.aim import Aim
+        from pixmatcher.vector_index.trained import TrainedIndex
+        from pixmatcher.vector_index.vectors import VectorFile
 
         self.vectors = VectorFile(folder / "vectors.f16", DIMENSION)
         self.index: Any = TrainedIndex.train(self.vectors, np.arange(len(rows)), Aim())
         return len(rows)
 
     def save(self, folder: Path) -> list[Path]:
-        from pixmatcher.collection.index import save_index
+        from pixmatcher.vector_index import save_index
 
         save_index(self.index, folder / "index.faiss", 1, DIMENSION)
         self.note_settings(folder)
@@ -189,8 +189,8 @@ class PixMatcherTrained:
 
     def note_settings(self, folder: Path) -> None:
         """Note the operating points of least cost for the recall they have, and those that an aim would choose."""
-        from pixmatcher.collection.aim import Aim
-        from pixmatcher.collection.trained import exact_nearest
+        from pixmatcher.vector_index.aim import Aim
+        from pixmatcher.vector_index.trained import exact_nearest
 
         queries, rows = np.load(folder / "queries.npy"), np.sort(self.index.rows)
         own = np.full(len(queries), -1)
@@ -207,8 +207,8 @@ class PixMatcherTrained:
         (folder / "settings.json").write_text(json.dumps(settings))
 
     def load(self, folder: Path) -> list[Setting]:
-        from pixmatcher.collection.index import load_index
-        from pixmatcher.collection.vectors import VectorFile
+        from pixmatcher.vector_index import load_index
+        from pixmatcher.vector_index.vectors import VectorFile
 
         self.index, _ = load_index(folder / "index.faiss", 1, VectorFile(folder / "vectors.f16", DIMENSION))
         return self.settings(folder)
@@ -223,8 +223,8 @@ class PixMatcherTrained:
 
 class PixMatcherExact(PixMatcherTrained):
     def build(self, folder: Path, rows: Any, until: float) -> int:
-        from pixmatcher.collection.exact import ExactIndex
-        from pixmatcher.collection.vectors import VectorFile
+        from pixmatcher.vector_index._exact import ExactIndex
+        from pixmatcher.vector_index.vectors import VectorFile
 
         self.index = ExactIndex(VectorFile(folder / "vectors.f16", DIMENSION))
         self.index.update(np.arange(len(rows)))

@@ -25,7 +25,7 @@ import numpy as np
 from index import DEFAULT_DATA, K, nearest, prepare, write_rows
 from one_index import AIMS, DIMENSION, INDEXES
 
-from pixmatcher.cores import usable_cores
+from pixmatcher._cores import usable_cores
 
 DOCS = Path(__file__).parents[1] / "docs"
 WORKER = Path(__file__).with_name("one_index.py")

@@ -36,7 +36,7 @@ from PIL import Image
 from speed import PHOTOS, ROOT, decoder, limits, make_large_photos, pixmatcher, rate, run_measured, unpack_small_images
 
 from pixmatcher import Collection, indexing
-from pixmatcher.cores import usable_cores
+from pixmatcher._cores import usable_cores
 from pixmatcher.sources import Source
 
 MIXED = {"PNG": (1920, 1080), "WEBP": (1600, 1200), "HEIF": (4000, 3000)}

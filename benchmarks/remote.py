@@ -25,7 +25,7 @@ from pathlib import Path
 from PIL import Image
 
 from pixmatcher import index
-from pixmatcher.fetching import PER_HOST, fetch_all
+from pixmatcher.net.fetch_many import PER_HOST, fetch_all
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "examples" / "photos"

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixmatcher import download, encoders
+from pixmatcher import encoders
 from pixmatcher.images import Recipe
-from pixmatcher.spaces import Space
+from pixmatcher.net import download
+from pixmatcher.records import Space
 
 # Whoever starts the tests in the background may have Ctrl-C ignored, in all processes that they start as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -60,10 +61,10 @@ class TinyEncoder:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyEncoder]:
     """A `TinyEncoder`, known to `load_encoder` as `tiny` during the test."""
     encoder = TinyEncoder()
-    monkeypatch.setitem(encoders._LOADERS, "tiny", lambda: encoder)
-    encoders._load.cache_clear()
+    monkeypatch.setitem(encoders.registry._LOADERS, "tiny", lambda: encoder)
+    encoders.registry._load.cache_clear()
     yield encoder
-    encoders._load.cache_clear()
+    encoders.registry._load.cache_clear()
 
 
 def paint(path: str | os.PathLike[str], seed: int, size: tuple[int, int] = (40, 30), kind: str | None = None) -> Path:

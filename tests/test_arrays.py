@@ -551,7 +551,7 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path) -> None:
 DRIVER = """
 # Runs the import in children; each but the last is killed once the file of its vectors has so many rows.
 import os, signal, sys, time
-import pixmatcher.collection.index
+import pixmatcher.vector_index
 from pixmatcher import indexing
 from pixmatcher.sources import arrays
 

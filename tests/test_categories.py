@@ -11,8 +11,8 @@ import pytest
 
 from conftest import TinyEncoder, cli, paint
 from pixmatcher import Collection, CollectionError, Item, Query, QueryError, classify
-from pixmatcher.categories import NEIGHBOURS, TEMPERATURE
 from pixmatcher.images import fit_image, open_image
+from pixmatcher.searching.categories import NEIGHBOURS, TEMPERATURE
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pixmatcher import load_encoder
-from pixmatcher.demo import demo_paths
+from pixmatcher.datasets.examples import demo_paths
 from servers import serve
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "photos"

@@ -19,7 +19,7 @@ import pytest
 
 from conftest import TinyEncoder, bound_by_permissions, cli, fill_up
 from pixmatcher import Collection, CollectionError, CollectionLockedError, Item, StorageError
-from pixmatcher.spaces import Space
+from pixmatcher.records import Space
 
 SPACES = {"visual": 48, "semantic": 24}
 
@@ -479,7 +479,7 @@ def test_files_are_not_kept_open(folder: Path) -> None:
 SAVING_READER = """
 import sys, numpy as np
 from pixmatcher import Collection
-from pixmatcher.collection import index
+from pixmatcher import vector_index as index
 save = index.save_index
 def slow(*arguments):
     print("saving", flush=True)
@@ -525,7 +525,7 @@ def test_a_thread_that_searches_takes_no_lock_from_one_that_writes(
 ) -> None:
     path = filled(folder, 10)
     shutil.rmtree(path / "index")
-    from pixmatcher.collection import index
+    from pixmatcher import vector_index as index
 
     saving, go_on = threading.Event(), threading.Event()
     save = index.save_index
@@ -652,8 +652,8 @@ def test_an_index_that_is_being_saved_is_no_damage(folder: Path) -> None:
 def test_a_reader_between_the_two_steps_of_saving_waits_for_the_second(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pixmatcher.collection import index
-    from pixmatcher.collection.exact import ExactIndex
+    from pixmatcher import vector_index as index
+    from pixmatcher.vector_index._exact import ExactIndex
 
     path = filled(folder, 20)
     stamp = path / "index" / "visual.json"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pixmatcher.confusion_plot import draw_confusion_plot, save_confusion_plot
 from pixmatcher.errors import PixMatcherError
 from pixmatcher.evaluation import CategoryFigures, Evaluation
+from pixmatcher.evaluation.confusion_plot import draw_confusion_plot, save_confusion_plot
 
 
 def evaluation(wrong: dict[str, dict[str, float]], names: dict[str, str] | None = None) -> Evaluation:

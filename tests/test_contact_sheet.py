@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixmatcher import contact_sheet
 from pixmatcher.collection import Hit, Item
-from pixmatcher.contact_sheet import check_sheet_path, draw_contact_sheet, save_contact_sheet
 from pixmatcher.errors import PixMatcherError
+from pixmatcher.export import contact_sheet
+from pixmatcher.export.contact_sheet import check_sheet_path, draw_contact_sheet, save_contact_sheet
 from pixmatcher.searching import SearchResult
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

@@ -22,8 +22,9 @@ from PIL import Image
 
 from conftest import cli, fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
-from pixmatcher import FetchError, PixMatcherError, SourceError, datasets, unzip
+from pixmatcher import FetchError, PixMatcherError, SourceError, datasets
 from pixmatcher.datasets import get_open_images, get_tiny_imagenet
+from pixmatcher.net import unzip
 
 ROOT = "tiny-imagenet-200/"
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-import pixmatcher.download as module
+import pixmatcher.net.download as module
 from conftest import fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
 from pixmatcher import FetchError, PixMatcherError
-from pixmatcher.download import download, locked
+from pixmatcher.net.download import download, locked
 from servers import certificate
 
 BODY = random.Random(1).randbytes(300_000)
@@ -508,7 +508,7 @@ def test_what_is_in_the_way_is_told_and_left_alone(server: FileServer, tmp_path:
 SCRIPT = """
 import sys
 from pathlib import Path
-from pixmatcher.download import download
+from pixmatcher.net.download import download
 from pixmatcher.errors import PixMatcherError
 print("started", flush=True)
 try:

@@ -11,8 +11,8 @@ import pytest
 from conftest import TinyEncoder, cli, paint, paint_many
 from pixmatcher import Collection, CollectionError, EncoderError, Query, QueryError, encoders, evaluate, index, search
 from pixmatcher.encoders import Runtime, describe_encoder, load_encoder, load_encoders, load_recorded
-from pixmatcher.encoders.weights import cache_folder, model_folder
-from pixmatcher.exporting import export_arrays
+from pixmatcher.encoders.hub.cache import cache_folder, model_folder
+from pixmatcher.export import export_arrays
 
 
 class OtherEncoder(TinyEncoder):
@@ -28,10 +28,10 @@ class OtherEncoder(TinyEncoder):
 @pytest.fixture
 def other(tiny: TinyEncoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherEncoder]:
     encoder = OtherEncoder()
-    monkeypatch.setitem(encoders._LOADERS, "other", lambda: encoder)
-    encoders._load.cache_clear()
+    monkeypatch.setitem(encoders.registry._LOADERS, "other", lambda: encoder)
+    encoders.registry._load.cache_clear()
     yield encoder
-    encoders._load.cache_clear()
+    encoders.registry._load.cache_clear()
 
 
 @pytest.fixture(autouse=True)

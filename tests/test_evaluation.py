@@ -32,8 +32,8 @@ from pixmatcher.evaluation import (
     save_categories,
 )
 from pixmatcher.images import fit_image, open_image, open_regular_file
+from pixmatcher.records import Space
 from pixmatcher.sources import Entry, Unusable, open_source
-from pixmatcher.spaces import Space
 
 CLASSES = {"n01": "red thing, reddish", "n02": "green thing", "n03": "blue thing"}
 COLOURS = {"n01": (230, 40, 40), "n02": (40, 230, 40), "n03": (40, 40, 230)}

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pixmatcher.collection.exact import ExactIndex
-from pixmatcher.collection.index import EXACT, VectorIndex
-from pixmatcher.collection.vectors import Float32, Rows, VectorFile
+from pixmatcher.vector_index import EXACT, VectorIndex
+from pixmatcher.vector_index._exact import ExactIndex
+from pixmatcher.vector_index.vectors import Float32, Rows, VectorFile
 
 DIMENSION = 48
 

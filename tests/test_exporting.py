@@ -23,9 +23,11 @@ from pixmatcher import (
     Query,
     export_arrays,
     export_parquet,
-    exporting,
     index,
     search,
+)
+from pixmatcher import (
+    export as exporting,
 )
 
 WORDS = {"n01443537": "goldfish, Carassius auratus", "n02124075": "Egyptian cat"}

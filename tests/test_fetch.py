@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pixmatcher.addresses import is_public
 from pixmatcher.errors import FetchError
-from pixmatcher.fetch import fetch, is_url
+from pixmatcher.net.addresses import is_public
+from pixmatcher.net.fetch import fetch, is_url
 from servers import serve
 
 
@@ -151,7 +151,7 @@ def test_a_resolver_that_hangs_is_given_up_and_lets_the_process_end() -> None:
     code = """
 import socket, time
 socket.getaddrinfo = lambda *args, **options: time.sleep(600)
-from pixmatcher.fetch import fetch
+from pixmatcher.net.fetch import fetch
 fetch("http://photos.example/a.jpg", timeout=0.5)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pixmatcher import addresses, connections, fetching
 from pixmatcher.errors import FetchError
-from pixmatcher.fetching import THREAD_NAME, fetch_all
+from pixmatcher.net import addresses, connections
+from pixmatcher.net import fetch_many as fetching
+from pixmatcher.net.fetch_many import THREAD_NAME, fetch_all
 from servers import Server, certificate, serve_watched
 
 CLOSED = "http://127.0.0.1:9"
@@ -441,7 +442,7 @@ def test_closing_ends_what_is_under_way(server: Server) -> None:
 def test_an_interrupt_ends_the_process(server: Server, trouble: str) -> None:
     code = f"""
 import socket, sys, time
-from pixmatcher.fetching import fetch_all
+from pixmatcher.net.fetch_many import fetch_all
 if {trouble == "resolver"}:
     socket.getaddrinfo = lambda *args, **options: time.sleep(600)
 requests = [(n, ["{server.url}/trickle"]) for n in range(50)]

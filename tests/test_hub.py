@@ -20,14 +20,15 @@ from file_server import File
 from hub_models import CLIP_MEAN, CLIP_STD
 from hub_server import Hub, blob, serve_hub
 from pixmatcher import EncoderError, FetchError, PixMatcherError, load_encoder
-from pixmatcher.encoders import Runtime, _load
-from pixmatcher.encoders.card import TextRecipe, is_inside, read_card
-from pixmatcher.encoders.external import external_files
-from pixmatcher.encoders.hub import fetch_hub_file, look_up, pull_onnx
-from pixmatcher.encoders.layout import read_layout
-from pixmatcher.encoders.weights import damaged_files, model_folder
+from pixmatcher.encoders import Runtime
+from pixmatcher.encoders.hub.cache import damaged_files, model_folder
+from pixmatcher.encoders.hub.client import fetch_hub_file, look_up, pull_onnx
+from pixmatcher.encoders.onnx.card import TextRecipe, is_inside, read_card
+from pixmatcher.encoders.onnx.external import external_files
+from pixmatcher.encoders.onnx.layout import read_layout
+from pixmatcher.encoders.registry import _load
 from pixmatcher.images import Recipe
-from pixmatcher.spaces import Space
+from pixmatcher.records import Space
 
 REPO = "owner/model"
 WEIGHTS = random.Random(1).randbytes(300_000)
@@ -501,8 +502,8 @@ def test_a_revision_can_be_named(hub: Hub) -> None:
 PULL = """
 import sys
 from pathlib import Path
-from pixmatcher.encoders.hub import pull_onnx
-from pixmatcher.encoders.weights import model_folder
+from pixmatcher.encoders.hub.client import pull_onnx
+from pixmatcher.encoders.hub.cache import model_folder
 print("started", flush=True)
 pull_onnx(sys.argv[1], model_folder("hf:" + sys.argv[1]), name="hf:" + sys.argv[1])
 print("pulled")
@@ -588,7 +589,7 @@ def test_what_cannot_be_used_is_not_kept(hub: Hub, cache: Path) -> None:
 
 
 def test_the_hash_of_git(tmp_path: Path) -> None:
-    from pixmatcher.encoders.hub import _blob_of
+    from pixmatcher.encoders.hub.client import _blob_of
 
     (tmp_path / "file").write_bytes(b"what is up, doc?")  # the example of the book Pro Git
     assert _blob_of(tmp_path / "file") == blob(b"what is up, doc?") == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"

@@ -524,7 +524,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from conftest import TinyEncoder
 from pixmatcher import encoders, index
-encoders._LOADERS["tiny"] = TinyEncoder
+encoders.registry._LOADERS["tiny"] = TinyEncoder
 report = index(sys.argv[2], encoders=["tiny"])
 print(report.total, report.added, report.removed, report.unchanged)
 for failure in report.failures:
@@ -606,7 +606,7 @@ class Slow(TinyEncoder):
         time.sleep(0.1)
         return super().encode_images(pixels)
 
-encoders._LOADERS["tiny"] = Slow
+encoders.registry._LOADERS["tiny"] = Slow
 sys.argv[1:] = ["index", sys.argv[2], "--encoder", "tiny"]
 main()
 """

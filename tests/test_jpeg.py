@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pixmatcher import images, open_image
-from pixmatcher.jpeg import LIBRARY, decode_eighth
+from pixmatcher.images._jpeg import LIBRARY, decode_eighth
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 # Where there is a compiler, a build that leaves the library out has to be noticed.

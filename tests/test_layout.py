@@ -13,8 +13,8 @@ import pytest
 import hub_models as models
 from hub_models import CLIP_MEAN, CLIP_STD
 from pixmatcher import EncoderError, PixMatcherError, load_encoder
-from pixmatcher.encoders.external import external_files
-from pixmatcher.encoders.layout import read_layout
+from pixmatcher.encoders.onnx.external import external_files
+from pixmatcher.encoders.onnx.layout import read_layout
 from pixmatcher.images import Recipe
 
 

@@ -14,9 +14,10 @@ import pytest
 from conftest import cli, paint_many
 from pixmatcher import Collection, EncoderError, encoders, index, load_encoder
 from pixmatcher.encoders import Runtime, full_name
-from pixmatcher.encoders.card import read_card
-from pixmatcher.encoders.weights import link_model, model_folder
-from pixmatcher.models import export_model
+from pixmatcher.encoders.hub.cache import link_model, model_folder
+from pixmatcher.encoders.manage import export_model
+from pixmatcher.encoders.onnx.card import read_card
+from pixmatcher.indexing.calibration import calibrate_on
 from test_quantize import SIZE, mobile
 
 
@@ -24,7 +25,7 @@ from test_quantize import SIZE, mobile
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own."""
     monkeypatch.setenv("PIXMATCHER_CACHE", str(tmp_path / "cache"))
-    encoders._load.cache_clear()
+    encoders.registry._load.cache_clear()
     return tmp_path / "cache"
 
 
@@ -67,14 +68,14 @@ def test_a_folder_may_be_called_as_int8_exports_are(small: Path, photos: Path) -
 def test_int8_of_a_folder_goes_to_a_folder(small: Path, photos: Path, tmp_path: Path) -> None:
     name, to = f"onnx:{small}", tmp_path / "in int8"
     with pytest.raises(EncoderError, match=r"goes to, with --to\.$"):
-        export_model(name, int8=True, calibration=str(photos))
+        export_model(name, int8=True, calibration=calibrate_on(str(photos)))
     with pytest.raises(EncoderError, match="holds the encoder small: choose another folder"):
-        export_model(name, small, int8=True, calibration=str(photos))
-    folder, card = export_model(name, to, int8=True, calibration=str(photos))
+        export_model(name, small, int8=True, calibration=calibrate_on(str(photos)))
+    folder, card = export_model(name, to, int8=True, calibration=calibrate_on(str(photos)))
     assert (folder, card.name, card.precision) == (to, f"onnx:{to}", "int8")
     assert read_card(small).precision == "fp32"
     assert load_encoder(card.name).fingerprint == card.fingerprint
-    export_model(name, to, int8=True, calibration=str(photos))  # in its own place
+    export_model(name, to, int8=True, calibration=calibrate_on(str(photos)))  # in its own place
 
 
 def test_an_export_leaves_other_encoders_alone(small: Path, photos: Path) -> None:
@@ -82,7 +83,7 @@ def test_an_export_leaves_other_encoders_alone(small: Path, photos: Path) -> Non
     link_model("mobilenet_v3_small", small)
     for folder in (small, model_folder("mobilenet_v3_small")):
         with pytest.raises(EncoderError, match="holds the encoder mobilenet_v3_small: choose another folder"):
-            export_model("mobilenet_v3_small", folder, int8=True, calibration=str(photos))
+            export_model("mobilenet_v3_small", folder, int8=True, calibration=calibrate_on(str(photos)))
     assert read_card(model_folder("mobilenet_v3_small")).precision == "fp32"
 
 
@@ -154,13 +155,13 @@ def test_int8_is_not_taken_for_the_encoder_itself(small: Path, photos: Path) -> 
     [
         "pixmatcher.load_encoder('mobilenet_v3_large')",
         "pixmatcher.FeatureExtractor()",
-        "pixmatcher.models.export_model('mobilenet_v3_large')",
+        "pixmatcher.encoders.manage.export_model('mobilenet_v3_large')",
     ],
 )
 def test_a_broken_pytorch_is_told_in_a_sentence(use: str, tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('no libcudart')")
-    code = f"import pixmatcher.models\ntry:\n    {use}\nexcept pixmatcher.EncoderError as error:\n    print(error)"
+    code = f"import pixmatcher.encoders.manage\ntry:\n    {use}\nexcept pixmatcher.EncoderError as error:\n    print(error)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import TinyEncoder, bound_by_permissions, fill_up
 from pixmatcher import Collection, CollectionError, Item, PixMatcherError, QueryError
-from pixmatcher.projection import load_projection, place_query, project, sample
+from pixmatcher.maps.projection import load_projection, place_query, project, sample
 
 
 def groups(count: int, first: int = 0) -> np.ndarray:
@@ -362,7 +362,7 @@ def test_a_kill_leaves_the_old_map_or_none(collection: Collection, when: str, ke
 READ_ONLY = """
 import sys
 from pixmatcher import Collection
-from pixmatcher.projection import project
+from pixmatcher.maps.projection import project
 with Collection.open(sys.argv[1]) as collection:
     made = [project(collection, method) for method in ("pca", "tsne")]
     print(*[(len(each.ids), each.kept) for each in made], len(collection.verify()))
@@ -400,7 +400,7 @@ def test_readers_see_the_old_map_or_the_new_one(collection: Collection) -> None:
     add(collection, 40)
     points = project(collection, "pca").points
     script = (
-        "import sys; from pixmatcher import Collection; from pixmatcher.projection import project\n"
+        "import sys; from pixmatcher import Collection; from pixmatcher.maps.projection import project\n"
         "collection = Collection.open(sys.argv[1])\n"
         "for _ in range(20): assert project(collection, 'pca', refresh=True).kept"
     )

@@ -12,13 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hub_models import tokenizer
 from pixmatcher import load_encoder
-from pixmatcher.encoders.card import Card, Network, TextRecipe, read_card, store_files, write_card
-from pixmatcher.encoders.graphs import cosines
-from pixmatcher.encoders.integers import quantise_rows
-from pixmatcher.encoders.quantize import quantize_model
+from pixmatcher.encoders.onnx.card import Card, Network, TextRecipe, read_card, store_files, write_card
+from pixmatcher.encoders.onnx.graphs import cosines
+from pixmatcher.encoders.onnx.integers import quantise_rows
+from pixmatcher.encoders.onnx.quantize import quantize_model
 from pixmatcher.errors import EncoderError
 from pixmatcher.images import Recipe
-from pixmatcher.spaces import Space
+from pixmatcher.records import Space
 
 SIZE = 32
 

@@ -25,11 +25,11 @@ from pixmatcher import (
     open_image,
     search,
 )
-from pixmatcher.fetch import MAX_BYTES
 from pixmatcher.images import fit_image
-from pixmatcher.query import ImageSource, parse_query
+from pixmatcher.net.fetch import MAX_BYTES
+from pixmatcher.records import EncoderRecord, Space
 from pixmatcher.searching import search_batch
-from pixmatcher.spaces import EncoderRecord, Space
+from pixmatcher.searching.query import ImageSource, parse_query
 
 SEARCH_STDIN = [sys.executable, "-m", "pixmatcher", "search", "-"]
 
@@ -192,7 +192,7 @@ def test_a_space_that_was_asked_for_is_not_replaced(half_usable: Collection) -> 
 
 
 def test_where_no_encoder_can_be_used_it_is_told_once(half_usable: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(encoders._LOADERS, "tiny")
-    encoders._load.cache_clear()
+    monkeypatch.delitem(encoders.registry._LOADERS, "tiny")
+    encoders.registry._load.cache_clear()
     with pytest.raises(EncoderError, match=r"^None of the encoders of this collection can be used here\. The coll"):
         search(half_usable, "a cat")

@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 
 from conftest import TinyEncoder, cli, paint
-from pixmatcher import Collection, IndexReport, Query, evaluate, fetching, index, indexing, search
+from pixmatcher import Collection, IndexReport, Query, evaluate, index, indexing, search
 from pixmatcher.images import fit_image
+from pixmatcher.net import fetch_many as fetching
 from pixmatcher.sources import open_source
 from servers import Server, serve_watched
 
@@ -228,7 +229,7 @@ sys.path.insert(0, sys.argv[1])
 from conftest import TinyEncoder
 from pixmatcher import encoders, index
 
-encoders._LOADERS["tiny"] = TinyEncoder
+encoders.registry._LOADERS["tiny"] = TinyEncoder
 index(f"urls:{sys.argv[2]}", sys.argv[3], encoders=["tiny"], allow_private=True)
 """
 

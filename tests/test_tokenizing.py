@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from pixmatcher.encoders.card import TextRecipe
-from pixmatcher.encoders.clip_text import clean
-from pixmatcher.encoders.tokenizing import MAX_CHARACTERS, Tokenize, open_tokenizer
+from pixmatcher.encoders.onnx.card import TextRecipe
+from pixmatcher.encoders.texts.clip import clean
+from pixmatcher.encoders.texts.tokenizer import MAX_CHARACTERS, Tokenize, open_tokenizer
 from pixmatcher.errors import EncoderError, QueryError
 
 START, END, UNKNOWN, PAD = 1, 2, 3, 9
@@ -117,7 +117,7 @@ def test_cleaning_is_what_open_clip_does(text: str) -> None:
 
 def test_plain_texts_do_not_import_ftfy() -> None:
     code = (
-        "import sys; from pixmatcher.encoders.clip_text import clean;"
+        "import sys; from pixmatcher.encoders.texts.clip import clean;"
         "print(clean(' Two  DOGS, <b>\\'s '), 'ftfy' in sys.modules);"
         "print(clean('a &lt; b'), 'ftfy' in sys.modules)"
     )

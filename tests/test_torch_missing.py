@@ -12,8 +12,8 @@ import pytest
 import pixmatcher
 from pixmatcher import FeatureExtractor, load_encoder, text_to_vector
 from pixmatcher.encoders import Runtime
-from pixmatcher.encoders.models import INSTALL, torch_installed
-from pixmatcher.encoders.torch_models import import_weights, open_torch_model
+from pixmatcher.encoders.names import INSTALL, torch_installed
+from pixmatcher.encoders.torch.models import import_weights, open_torch_model
 from pixmatcher.errors import EncoderError
 
 pytestmark = pytest.mark.skipif(torch_installed(), reason="PyTorch is installed here")

@@ -16,14 +16,14 @@ import pytest
 
 from conftest import cli, paint_many
 from pixmatcher import Collection, CollectionError, Filter, Item
-from pixmatcher.collection import index as kinds
-from pixmatcher.collection.aim import Aim
-from pixmatcher.collection.exact import ExactIndex
-from pixmatcher.collection.scan import ScanIndex, scan
-from pixmatcher.collection.trained import TrainedIndex, exact_nearest, sample_queries
-from pixmatcher.collection.vectors import Float32, RowMask, Rows, VectorFile
-from pixmatcher.spaces import Space
-from pixmatcher.tuning import tune
+from pixmatcher import vector_index as kinds
+from pixmatcher.evaluation.tuning import tune
+from pixmatcher.records import Space
+from pixmatcher.vector_index._exact import ExactIndex
+from pixmatcher.vector_index._scan import ScanIndex, scan
+from pixmatcher.vector_index.aim import Aim
+from pixmatcher.vector_index.trained import TrainedIndex, exact_nearest, sample_queries
+from pixmatcher.vector_index.vectors import Float32, RowMask, Rows, VectorFile
 
 DIMENSION = 32
 COUNT = 30_000
@@ -214,8 +214,8 @@ def test_what_is_found_counts_as_its_score_says(tmp_path: Path, kind: str) -> No
 
 def test_very_many_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their centres are found in two steps, and that of a row along the main axes first."""
-    monkeypatch.setattr("pixmatcher.collection.trained._MOST_FLAT_LISTS", 32)
-    monkeypatch.setattr("pixmatcher.collection.trained._MAIN_AXES", 16)
+    monkeypatch.setattr("pixmatcher.vector_index.trained._MOST_FLAT_LISTS", 32)
+    monkeypatch.setattr("pixmatcher.vector_index.trained._MAIN_AXES", 16)
     vectors = write(tmp_path, like_images(12_000))
     index = TrainedIndex.train(vectors, np.arange(10_000), Aim())
     assert index.measured.lists < index._index.nlist / 2
@@ -454,7 +454,7 @@ BUILDER = """
 import sys, numpy as np
 sys.path.insert(0, sys.argv[2])
 from pixmatcher import Collection
-from pixmatcher.collection import index
+from pixmatcher import vector_index as index
 from test_trained import DIMENSION, items, like_images
 index.EXACT_UP_TO = 2000 * DIMENSION
 def tell(what, done, total):

@@ -19,9 +19,8 @@ import pytest
 from conftest import fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
 from pixmatcher import EncoderError, FetchError, PixMatcherError
-from pixmatcher.encoders import weights
-from pixmatcher.encoders.card import Card, Network, StoredFile, read_card, store_files, write_card
-from pixmatcher.encoders.weights import (
+from pixmatcher.encoders.hub import cache as weights
+from pixmatcher.encoders.hub.cache import (
     cached_models,
     damaged_files,
     fetch_weights,
@@ -32,9 +31,10 @@ from pixmatcher.encoders.weights import (
     told_sha256,
     weights_file,
 )
+from pixmatcher.encoders.onnx.card import Card, Network, StoredFile, read_card, store_files, write_card
 from pixmatcher.errors import StorageError
 from pixmatcher.images import Recipe
-from pixmatcher.spaces import Space
+from pixmatcher.records import Space
 
 BODY = random.Random(1).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -183,7 +183,7 @@ def test_the_mirror_of_the_environment(server: FileServer, monkeypatch: pytest.M
 
 FETCH = """
 import sys
-from pixmatcher.encoders.weights import fetch_weights
+from pixmatcher.encoders.hub.cache import fetch_weights
 print("started", flush=True)
 print(fetch_weights(sys.argv[1], encoder="tiny"))
 """
@@ -361,7 +361,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path | None) -> None:
 REPLACE = """
 import shutil, sys
 from pathlib import Path
-from pixmatcher.encoders import weights
+from pixmatcher.encoders.hub import cache as weights
 target, sources, exchanging = Path(sys.argv[1]), sys.argv[2].split(":"), sys.argv[3]
 if exchanging == "never":
     weights._exchange = lambda one, other: False
@@ -396,7 +396,7 @@ def test_a_killed_process_leaves_the_old_or_the_new_folder(tmp_path: Path, excha
 SLOW = """
 import shutil, sys
 from pathlib import Path
-from pixmatcher.encoders.weights import making_folder
+from pixmatcher.encoders.hub.cache import making_folder
 print("started", flush=True)
 with making_folder(Path(sys.argv[1])) as folder:
     assert not list(folder.iterdir())

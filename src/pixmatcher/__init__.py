@@ -12,11 +12,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from .categories import Category, CategoryResult, classify
     from .collection import Collection, Failure, Filter, Hit, Item, Problem
     from .encoders import Encoder, load_encoder
-    from .encoders.features import FeatureExtractor, text_to_vector
+    from .encoders.torch.features import FeatureExtractor, text_to_vector
     from .errors import (
         CollectionError,
         CollectionLockedError,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
         StorageError,
     )
     from .evaluation import Evaluation, evaluate
-    from .exporting import export_arrays, export_parquet
+    from .export import export_arrays, export_parquet
     from .images import (
         ALLOWED_EXTENSIONS,
         Recipe,
@@ -39,17 +40,16 @@ if TYPE_CHECKING:
         preprocess_images,
     )
     from .indexing import IndexReport, index
-    from .query import Query
     from .searching import SearchResult, search
-
-__version__ = "0.1.0"
+    from .searching.categories import Category, CategoryResult, classify
+    from .searching.query import Query
 
 # Names are imported when they are first used, so that `import pixmatcher` costs next to nothing.
 _HOMES = {
-    "categories": ("Category", "CategoryResult", "classify"),
+    "searching.categories": ("Category", "CategoryResult", "classify"),
     "collection": ("Collection", "Failure", "Filter", "Hit", "Item", "Problem"),
     "encoders": ("Encoder", "load_encoder"),
-    "encoders.features": ("FeatureExtractor", "text_to_vector"),
+    "encoders.torch.features": ("FeatureExtractor", "text_to_vector"),
     "errors": (
         "CollectionError",
         "CollectionLockedError",
@@ -62,7 +62,7 @@ _HOMES = {
         "StorageError",
     ),
     "evaluation": ("Evaluation", "evaluate"),
-    "exporting": ("export_arrays", "export_parquet"),
+    "export": ("export_arrays", "export_parquet"),
     "images": (
         "ALLOWED_EXTENSIONS",
         "Recipe",
@@ -72,7 +72,7 @@ _HOMES = {
         "preprocess_images",
     ),
     "indexing": ("IndexReport", "index"),
-    "query": ("Query",),
+    "searching.query": ("Query",),
     "searching": ("SearchResult", "search"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -10,7 +10,8 @@ import pytest
 import streamlit as st
 
 import pixmatcher
-from pixmatcher import images, models
+from pixmatcher import images
+from pixmatcher.encoders import manage as models
 from pixmatcher.errors import (
     CollectionLockedError,
     EncoderError,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pixmatcher import encoders
-from pixmatcher.encoders.models import torch_installed
+from pixmatcher.encoders.names import torch_installed
 
 if TYPE_CHECKING:
-    from pixmatcher.encoders.torch_models import TorchModel
+    from pixmatcher.encoders.torch.models import TorchModel
 
 if not torch_installed():
     collect_ignore_glob = ["test_*.py"]
@@ -25,9 +25,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("PIXMATCHER_BACKEND", "PIXMATCHER_DEVICE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIXMATCHER_OFFLINE", "1")
-    encoders._load.cache_clear()
+    encoders.registry._load.cache_clear()
     yield tmp_path / "cache"
-    encoders._load.cache_clear()
+    encoders.registry._load.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +67,6 @@ def clip_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clip_model(clip_weights: Path) -> TorchModel:
     """The networks of `clip-vit-b-32` with the weights of `clip_weights`."""
-    from pixmatcher.encoders.torch_models import open_torch_model
+    from pixmatcher.encoders.torch.models import open_torch_model
 
     return open_torch_model("clip-vit-b-32", weights=clip_weights)

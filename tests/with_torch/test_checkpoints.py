@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pixmatcher.encoders.checkpoints import read_state_dict
-from pixmatcher.encoders.torch_models import import_weights, imported_weights, open_torch_model
+from pixmatcher.encoders.torch.checkpoints import read_state_dict
+from pixmatcher.encoders.torch.models import import_weights, imported_weights, open_torch_model
 from pixmatcher.errors import EncoderError, StorageError
 
 WeightsOf = Callable[[str], Path]

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import Tokenizer
 
-from pixmatcher.encoders.card import TextRecipe
-from pixmatcher.encoders.clip_text import CONTEXT_LENGTH, PAD_ID, clean, write_tokenizer
-from pixmatcher.encoders.tokenizing import Tokenize, open_tokenizer
+from pixmatcher.encoders.onnx.card import TextRecipe
+from pixmatcher.encoders.texts.clip import CONTEXT_LENGTH, PAD_ID, clean, write_tokenizer
+from pixmatcher.encoders.texts.tokenizer import Tokenize, open_tokenizer
 
 SCRIPTS = (
     """

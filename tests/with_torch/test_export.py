@@ -22,14 +22,14 @@ from torch import nn
 
 from pixmatcher import load_encoder
 from pixmatcher.encoders import Runtime
-from pixmatcher.encoders.card import read_card
-from pixmatcher.encoders.export import export_model
-from pixmatcher.encoders.graphs import TEXTS, cosines
-from pixmatcher.encoders.onnx import OnnxEncoder
-from pixmatcher.encoders.quantize import quantize_model
-from pixmatcher.encoders.torch import TorchEncoder
-from pixmatcher.encoders.torch_models import TorchModel, import_weights, open_torch_model
-from pixmatcher.encoders.weights import model_folder
+from pixmatcher.encoders.hub.cache import model_folder
+from pixmatcher.encoders.onnx.card import read_card
+from pixmatcher.encoders.onnx.encoder import OnnxEncoder
+from pixmatcher.encoders.onnx.graphs import TEXTS, cosines
+from pixmatcher.encoders.onnx.quantize import quantize_model
+from pixmatcher.encoders.torch.encoder import TorchEncoder
+from pixmatcher.encoders.torch.export import export_model
+from pixmatcher.encoders.torch.models import TorchModel, import_weights, open_torch_model
 from pixmatcher.errors import EncoderError
 from pixmatcher.images import fit_image, open_image
 

@@ -15,9 +15,9 @@ from seeds import pictures, seeded
 from torch import nn
 from torchvision import models
 
-from pixmatcher.encoders.networks import unit
-from pixmatcher.encoders.torch import TorchEncoder
-from pixmatcher.encoders.torch_models import TorchModel, import_weights, open_torch_model
+from pixmatcher.encoders.onnx.networks import unit
+from pixmatcher.encoders.torch.encoder import TorchEncoder
+from pixmatcher.encoders.torch.models import TorchModel, import_weights, open_torch_model
 from pixmatcher.images import Recipe, fit_image, normalize_pixels, open_image
 
 WeightsOf = Callable[[str], Path]

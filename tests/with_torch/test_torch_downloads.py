@@ -17,8 +17,9 @@ from torchvision import models
 from file_server import File, serve_files
 from hub_server import serve_hub
 from pixmatcher import EncoderError, FetchError, load_encoder
-from pixmatcher.encoders import Runtime, torch_models
-from pixmatcher.encoders.torch_models import Origin, open_torch_model
+from pixmatcher.encoders import Runtime
+from pixmatcher.encoders.torch import models as torch_models
+from pixmatcher.encoders.torch.models import Origin, open_torch_model
 
 WeightsOf = Callable[[str], Path]
 ONLINE = Runtime(offline=False)

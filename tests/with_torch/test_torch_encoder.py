@@ -16,10 +16,10 @@ from torchvision import transforms
 import pixmatcher
 from pixmatcher import Collection, FeatureExtractor, index, load_encoder, search, text_to_vector
 from pixmatcher.encoders import Runtime
-from pixmatcher.encoders.torch import TorchEncoder, choose_device
-from pixmatcher.encoders.torch_models import TorchModel, import_weights, open_torch_model
+from pixmatcher.encoders.torch.encoder import TorchEncoder, choose_device
+from pixmatcher.encoders.torch.models import TorchModel, import_weights, open_torch_model
 from pixmatcher.errors import EncoderError, QueryError
-from pixmatcher.query import Query
+from pixmatcher.searching.query import Query
 
 WeightsOf = Callable[[str], Path]
 SMALL = "mobilenet_v3_small"

@@ -17,10 +17,15 @@ from typing import TYPE_CHECKING, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._files import read_error, remove, replacing, write_error
 from ..errors import CollectionError, CollectionLockedError, NoCollectionError, PixMatcherError
-from ..spaces import EncoderRecord, Space
-from .catalog import Catalog
-from .files import (
+from ..records import EncoderRecord, Space
+from ..vector_index.vectors import Float16, Rows, VectorFile, row_checksums, to_stored
+from ._catalog import Catalog
+from ._lock import WriterLock
+from ._manifest import DescribesEncoder, Manifest
+from ._maps import damaged_maps, remove_damaged_maps
+from ._names import (
     CATALOG_NAME,
     FOLDER_NAME,
     INDEX_LOCK_NAME,
@@ -29,24 +34,16 @@ from .files import (
     MAPS_NAME,
     OWN_NAMES,
     THUMBNAILS_NAME,
-    read_error,
-    remove,
-    replacing,
     start_again,
-    write_error,
 )
+from ._thumbnails import Thumbnails
 from .filters import Filter
 from .items import Failure, Hit, Item, Neighbour, Problem
-from .lock import WriterLock
-from .manifest import DescribesEncoder, Manifest
-from .maps import damaged_maps, remove_damaged_maps
-from .thumbnails import Thumbnails
-from .vectors import Float16, Rows, VectorFile, row_checksums, to_stored
 
 if TYPE_CHECKING:
-    from .aim import Aim
-    from .index import VectorIndex
-    from .trained import Point, Progress
+    from ..vector_index import VectorIndex
+    from ..vector_index.aim import Aim
+    from ..vector_index.trained import Point, Progress
 
 
 @dataclass
@@ -266,7 +263,7 @@ class Collection:
 
     def _scan(self, space: str, index: VectorIndex, generation: int) -> VectorIndex:
         """An exact index of the rows of another one, kept as long as that."""
-        from .scan import ScanIndex
+        from ..vector_index._scan import ScanIndex
 
         if space not in self._scans or self._scans[space][0] != generation:
             scan = ScanIndex(self._vectors[space])
@@ -434,8 +431,8 @@ class Collection:
         next writer. `progress` is called with what is done, and how much of it is done and to do. Raises `StorageError`
         if the disk is full, `CollectionLockedError` if another process writes.
         """
-        from .aim import read_aim
-        from .index import SCAN, aim_path, intact_stamp, kind_for, save_index, settled_index
+        from ..vector_index import SCAN, aim_path, intact_stamp, kind_for, save_index, settled_index
+        from ..vector_index.aim import read_aim
 
         with self._thread_lock, self._saving(wait=self._lock.held), self.catalog.reading() as generation:
             count = len(self)
@@ -471,9 +468,9 @@ class Collection:
         rows. An exact index has no points. Raises `CollectionError` if there is no such space or no index can meet the
         aim, `CollectionLockedError` if another process writes.
         """
-        from .aim import read_aim, save_aim
-        from .index import aim_path, save_index, settled_index
-        from .trained import TrainedIndex, check_memory
+        from ..vector_index import aim_path, save_index, settled_index
+        from ..vector_index.aim import read_aim, save_aim
+        from ..vector_index.trained import TrainedIndex, check_memory
 
         known, path, vectors = self._space(space), self._index_path(space), self._vectors[space]
         with self._thread_lock:
@@ -502,14 +499,14 @@ class Collection:
 
     def aim(self, space: str) -> Aim:
         """What the index of a space is wanted to be. Raises `CollectionError` if there is no such space."""
-        from .aim import read_aim
-        from .index import aim_path
+        from ..vector_index import aim_path
+        from ..vector_index.aim import read_aim
 
         return read_aim(aim_path(self._index_path(self._space(space).name)))
 
     def index_recall(self, space: str) -> float | None:
         """The measured recall@10 of the index of a space; None where it is exact or not built."""
-        from .index import read_stamp
+        from ..vector_index import read_stamp
 
         stamp = read_stamp(self._index_path(self._space(space).name))
         return stamp.recall if stamp else None
@@ -533,14 +530,14 @@ class Collection:
 
         Raises `CollectionError` if there is no such space.
         """
-        from .index import kind_for, read_stamp
+        from ..vector_index import kind_for, read_stamp
 
         stamp = read_stamp(self._index_path(self._space(space).name))
         return stamp.index if stamp else kind_for(len(self), self.spaces[space].dimension)
 
     def verify(self) -> list[Problem]:
         """Read everything and tell what is not whole. The files of the user are not looked at."""
-        from .index import check_index
+        from ..vector_index import check_index
 
         errors = self.catalog.integrity_errors()
         if errors:
@@ -606,7 +603,7 @@ class Collection:
         """
         if errors := self.catalog.integrity_errors():
             raise CollectionError(f"{CATALOG_NAME} is damaged ({errors[0]}): {start_again(self.path)}")
-        from .index import aim_path, index_files
+        from ..vector_index import aim_path, index_files
 
         with self._thread_lock:
             self._take_locks()
@@ -669,7 +666,7 @@ class Collection:
 
     def _index(self, space: str, generation: int) -> VectorIndex:
         """The index of a space, of this very generation. Call it inside `catalog.reading()`."""
-        from .index import SCAN, intact_stamp, is_far, load_index, new_index, read_stamp, save_index
+        from ..vector_index import SCAN, intact_stamp, is_far, load_index, new_index, read_stamp, save_index
 
         held = self._indexes.get(space)
         if held is not None and held.generation == generation and held.index.name != SCAN:

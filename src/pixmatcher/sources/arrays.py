@@ -28,8 +28,8 @@ import numpy.typing as npt
 from ..encoders import describe_encoder
 from ..errors import EncoderError, InvalidImageError, SourceError
 from ..images import open_regular_file
-from ..spaces import EncoderRecord, Space
-from . import Entry, Unusable
+from ..records import EncoderRecord, Entry, Space
+from .protocol import Unusable
 from .zipped import open_path
 
 _NPY: Any = np.lib.format

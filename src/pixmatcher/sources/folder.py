@@ -12,7 +12,8 @@ from typing import IO
 
 from ..errors import SourceError
 from ..images import ALLOWED_EXTENSIONS, open_regular_file
-from . import Entry, Unusable
+from ..records import Entry
+from .protocol import Unusable
 
 # Folders that hold copies made by other programs: Synology's thumbnails.
 _PASSED_OVER = {"@eaDir"}

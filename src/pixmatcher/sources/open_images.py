@@ -25,8 +25,9 @@ from operator import itemgetter
 from typing import IO
 
 from ..errors import SourceError
-from . import Entry, Unusable
+from ..records import Entry
 from .links import normal_url, not_opened, shown, split_options, version_of
+from .protocol import Unusable
 from .tables import Row, first_row, plain_name, read_rows
 
 _LABEL = re.compile(r"/[a-z]+/\S+")

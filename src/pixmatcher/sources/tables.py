@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeAlias
 
 from ..errors import SourceError
-from . import Unusable
+from .protocol import Unusable
 
 MAX_LINE = 131_072
 """Longest line, and longest row over several lines, in characters: as long as Python's csv module takes a field."""

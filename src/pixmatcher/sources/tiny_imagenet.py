@@ -16,8 +16,9 @@ from urllib.parse import parse_qs
 
 from ..errors import InvalidImageError, SourceError
 from ..images import is_allowed_extension, open_regular_file
-from . import Entry, Unusable
+from ..records import Entry
 from .folder import FolderSource
+from .protocol import Unusable
 from .zipped import open_member
 
 SPLITS = ("train", "val", "test")

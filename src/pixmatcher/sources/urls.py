@@ -16,8 +16,9 @@ from typing import IO, Any, TypeAlias
 from urllib.parse import quote, urljoin
 
 from ..errors import SourceError
-from . import Entry, Unusable
+from ..records import Entry
 from .links import normal_url, not_opened, shown, split_options, version_of
+from .protocol import Unusable
 from .tables import MAX_LINE, first_row, open_list, plain_name, read_lines, read_rows
 
 MAX_JSON = 256 << 20

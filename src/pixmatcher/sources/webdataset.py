@@ -18,8 +18,9 @@ from itertools import groupby, islice
 from typing import IO, Any
 
 from ..errors import InvalidImageError, SourceError
-from . import Entry, Unusable
+from ..records import Entry
 from .folder import as_date
+from .protocol import Unusable
 from .tarred import Member, may_be_image, members, open_member, open_tar, read_at
 
 _REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://|pipe:")

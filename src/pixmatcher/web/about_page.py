@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from .. import __version__
-from ..models import list_models
+from .._version import __version__
+from ..encoders.manage import list_models
 from .texts import as_markdown, phrase, plain, t
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import streamlit as st
 
 from ..collection import Collection
-from ..collection.index import EXACT
-from ..query import MAX_TEXT_CHARACTERS
+from ..searching.query import MAX_TEXT_CHARACTERS
+from ..vector_index import EXACT
 from . import places, state
 from .texts import LANGUAGES, language, plain, t
 

@@ -10,13 +10,13 @@ import streamlit as st
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from ..categories import Category, nearest_categories
 from ..collection import Collection, Filter
-from ..demo import demo_paths
+from ..datasets.examples import demo_paths
 from ..errors import PixMatcherError, SourceError
-from ..fetch import fetch
-from ..query import Query, embed_query
+from ..net.fetch import fetch
 from ..searching import SearchResult, search_like
+from ..searching.categories import Category, nearest_categories
+from ..searching.query import Query, embed_query
 from . import state
 from .components import WHOLE, pasted_image, show_frame
 from .controls import Choice, choose, choose_collection

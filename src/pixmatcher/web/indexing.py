@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from ..collection import Collection
-from ..demo import clear_outdated, demo_paths
+from ..datasets.examples import clear_outdated, demo_paths
 from ..indexing import IndexReport, index
 from . import state
 from .controls import look_at

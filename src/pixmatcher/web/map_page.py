@@ -16,10 +16,10 @@ import streamlit as st
 
 from ..collection import Collection
 from ..errors import PixMatcherError
-from ..map_plot import Group, color_groups, map_figure
-from ..projection import METHODS, Projection, load_projection, place_query, project
-from ..query import Query, embed_query, image_space
+from ..maps.plot import Group, color_groups, map_figure
+from ..maps.projection import METHODS, Projection, load_projection, place_query, project
 from ..searching import SearchResult
+from ..searching.query import Query, embed_query, image_space
 from . import state
 from .charts import CONFIG
 from .controls import ask_text, choose_collection

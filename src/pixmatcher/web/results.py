@@ -9,7 +9,7 @@ import streamlit as st
 
 from ..collection import Collection, Item
 from ..errors import PixMatcherError
-from ..fetch import is_url
+from ..net.fetch import is_url
 from ..searching import SearchResult, is_weak
 from . import state
 from .components import Tile, show_tiles

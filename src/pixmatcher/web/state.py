@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from .._cores import usable_cores
 from ..collection import CATALOG_NAME, Collection, Item
-from ..cores import usable_cores
 from ..errors import CollectionError, PixMatcherError
 from ..images import open_image
-from ..pictures import item_picture
-from ..query import Embedded, EncoderPassedOver, Query, embed_query
+from ..searching.pictures import item_picture
+from ..searching.query import Embedded, EncoderPassedOver, Query, embed_query
 from .places import Shelf, collection_paths
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def full_picture(collection: Collection, item: Item) -> Image.Image | None:
 def original(item: Item) -> bytes | None:
     """The file of an item, if it is on this machine and an image: nothing else may leave through the app."""
     from ..errors import InvalidImageError
-    from ..fetch import is_url
+    from ..net.fetch import is_url
     from ..sources.zipped import open_path
 
     if is_url(item.uri):

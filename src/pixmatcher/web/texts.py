@@ -6,8 +6,8 @@ import re
 
 import streamlit as st
 
+from .._text import printable
 from ..errors import FetchError, InvalidImageError, PixMatcherError
-from ..outputs import printable
 from .phrases import ERROR_TEXTS, FRENCH_PHRASES
 
 LANGUAGES = {"en": "English", "fr": "Français"}

@@ -1,0 +1,140 @@
+"""Maps on disk: where items lie in two dimensions. One file a map, derived, and computed again where it is damaged.
+
+A file is one line of JSON, which tells what the map was made of and the SHA-256 of what follows: the arrays of
+`StoredMap` in their order, little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .._files import read_error, remove, replacing
+from ._lock import WriterLock
+from ._names import MAPS_NAME
+
+_FORMAT = 1
+_HEADER_BYTES = 4096
+_MOST_BYTES = 1 << 28
+_ENDING = ".map"
+
+
+@dataclass(frozen=True)
+class MapStamp:
+    """What a map was made of: the collection's generation, items, greatest id and rows then, and the date, ISO 8601."""
+
+    generation: int
+    items: int
+    last_id: int
+    row_count: int
+    computed: str
+
+
+@dataclass(frozen=True)
+class StoredMap:
+    """A map: ascending ids (N,) int64, points (N, 2) float32, clusters (N,) int32.
+
+    `axes` (3, D) float32 are the two axes and the mean of the embeddings where points are projections on them, else
+    (3, 0).
+    """
+
+    stamp: MapStamp
+    ids: npt.NDArray[np.int64]
+    points: npt.NDArray[np.float32]
+    clusters: npt.NDArray[np.int32]
+    axes: npt.NDArray[np.float32]
+
+
+def map_path(collection: Path, space: str, method: str, most: int) -> Path:
+    """The file of the map of a space by a method, of at most so many items."""
+    return collection / MAPS_NAME / f"{space}-{method}-{most}{_ENDING}"
+
+
+def save_map(path: Path, stored: StoredMap) -> None:
+    """Write a map in one step: who is killed meanwhile leaves the old one or none.
+
+    Raises `OSError` as the disk does, `CollectionError` if it knows no locks.
+    """
+    body = b"".join(
+        np.ascontiguousarray(values, kind).tobytes()
+        for values, kind in (
+            (stored.ids, "<i8"),
+            (stored.points, "<f4"),
+            (stored.clusters, "<i4"),
+            (stored.axes, "<f4"),
+        )
+    )
+    header = {
+        "format": _FORMAT,
+        **vars(stored.stamp),
+        "points": len(stored.ids),
+        "dimension": stored.axes.shape[1],
+        "sha256": hashlib.sha256(body).hexdigest(),
+    }
+    path.parent.mkdir(exist_ok=True)
+    lock = WriterLock(path.parent / "lock")
+    lock.acquire(wait=True)
+    try:
+        with replacing(path) as file:
+            file.write(json.dumps(header).encode() + b"\n" + body)
+    finally:
+        lock.release()
+
+
+def read_map(path: Path) -> StoredMap | None:
+    """The map in a file, or None if the file is not what `save_map` wrote. Raises `OSError` if it cannot be read."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+        return None
+    header, _, body = path.read_bytes().partition(b"\n")
+    try:
+        if len(header) > _HEADER_BYTES:
+            return None
+        values = json.loads(header)
+        if values["format"] != _FORMAT or values["sha256"] != hashlib.sha256(body).hexdigest():
+            return None
+        numbers = [values[name] for name in ("generation", "items", "last_id", "row_count", "points", "dimension")]
+        if any(type(number) is not int or number < 0 for number in numbers):
+            return None
+        generation, items, last_id, row_count, count, dimension = numbers
+        if len(body) != 20 * count + 12 * dimension:
+            return None
+        arrays, offset = [], 0
+        for kind, shape in (("<i8", (count,)), ("<f4", (count, 2)), ("<i4", (count,)), ("<f4", (3, dimension))):
+            size = int(np.prod(shape))
+            arrays.append(np.frombuffer(body, kind, size, offset).reshape(shape))
+            offset += arrays[-1].nbytes
+        ids, points, clusters, axes = arrays
+        if not (np.isfinite(points).all() and np.isfinite(axes).all() and (np.diff(ids) > 0).all()):
+            return None
+        return StoredMap(
+            MapStamp(generation, items, last_id, row_count, str(values["computed"])), ids, points, clusters, axes
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def damaged_maps(collection: Path) -> list[Path]:
+    """What is in the place of the maps of a collection and is none. Raises `CollectionError` if it cannot be read."""
+    folder = collection / MAPS_NAME
+    try:
+        if not os.path.lexists(folder):
+            return []
+        if not folder.is_dir():
+            return [folder]
+        return [path for path in sorted(folder.glob(f"*{_ENDING}")) if read_map(path) is None]
+    except OSError as error:
+        raise read_error(folder, error) from error
+
+
+def remove_damaged_maps(collection: Path) -> None:
+    """Delete them. Raises as `damaged_maps`, and `OSError` as the disk does."""
+    for path in damaged_maps(collection):
+        remove(path)

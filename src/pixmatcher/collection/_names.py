@@ -1,0 +1,45 @@
+"""The names of the files of a collection."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from .._files import remove
+
+FOLDER_NAME = ".pixmatcher"
+MANIFEST_NAME = "collection.json"
+CATALOG_NAME = "catalog.sqlite"
+THUMBNAILS_NAME = "thumbnails.sqlite"
+LOCK_NAME = "lock"
+INDEX_LOCK_NAME = "index.lock"
+MAPS_NAME = "maps"
+OWN_NAMES = frozenset(
+    {MANIFEST_NAME, f"{MANIFEST_NAME}.new", LOCK_NAME, INDEX_LOCK_NAME, "vectors", "index", MAPS_NAME}
+    | {CATALOG_NAME + ending for ending in ("", "-wal", "-shm", "-journal")}
+    | {THUMBNAILS_NAME + ending for ending in ("", "-journal")}
+)
+"""Names of all that a collection keeps in its folder."""
+
+
+def start_again(folder: Path) -> str:
+    """What to tell the user when a collection cannot be mended."""
+    if folder.name == FOLDER_NAME:
+        what = f"the folder {folder}"
+    else:
+        # A folder of another name may hold files of the user's.
+        try:
+            names = sorted(OWN_NAMES.intersection(os.listdir(folder)))
+        except OSError:
+            names = sorted(OWN_NAMES)
+        what = f"{', '.join(names)} in the folder {folder}"
+    return f"delete {what} and index again; your images are not touched by this."
+
+
+def delete_collection(folder: Path) -> None:
+    """Delete the files of a collection, and its folder if nothing else is in it. Raises `OSError` as the disk does."""
+    for name in OWN_NAMES:
+        remove(folder / name)
+    with contextlib.suppress(OSError):  # there are files of the user's in it
+        folder.rmdir()

@@ -1,0 +1,117 @@
+"""Thumbnails: small JPEG pictures of images that may be out of reach when results are shown, in an SQLite file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .._files import remove
+from ._catalog import explained
+
+
+class Thumbnails:
+    """The thumbnails of a collection by the content hash of their images.
+
+    The catalog alone tells what is in the collection; a thumbnail that is missing or damaged is only not shown.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.RLock()
+
+    def get(self, content_hash: str) -> bytes | None:
+        """The thumbnail of an image, if there is one."""
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            if self._open():
+                found: list[tuple[bytes]] = self._run(
+                    "SELECT jpeg FROM thumbnails WHERE content_hash = ?", content_hash
+                )
+                return found[0][0] if found else None
+        return None
+
+    def put(self, thumbnails: Mapping[str, bytes]) -> None:
+        """Store thumbnails by content hash. A damaged file is begun anew. Raises `StorageError` if the disk is full."""
+        if not thumbnails:
+            return
+        with self._lock, explained(self.path):
+            try:
+                self._insert(thumbnails)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                self.clear()
+                self._insert(thumbnails)
+
+    def _insert(self, thumbnails: Mapping[str, bytes]) -> None:
+        self._open(create=True)
+        assert self._connection is not None
+        self._run("CREATE TABLE IF NOT EXISTS thumbnails (content_hash TEXT PRIMARY KEY, jpeg BLOB)")
+        with self._writing():
+            self._connection.executemany("INSERT OR REPLACE INTO thumbnails VALUES (?, ?)", thumbnails.items())
+
+    def keep_those_in(self, catalog: Path) -> None:
+        """Forget the thumbnails of images that the catalog does not have."""
+        with self._lock, explained(self.path):
+            if not self._open():
+                return
+            self._run("ATTACH ? AS catalog", f"{catalog.as_uri()}?mode=ro")
+            try:
+                with self._writing():
+                    self._run(
+                        "DELETE FROM thumbnails WHERE NOT EXISTS "
+                        "(SELECT 1 FROM catalog.items WHERE items.content_hash = thumbnails.content_hash)"
+                    )
+            finally:
+                self._run("DETACH catalog")
+
+    def whole(self) -> bool:
+        """Whether the file, if there is one, is as it was written."""
+        with self._lock:
+            try:
+                return not self._open() or self._run("PRAGMA integrity_check") == [("ok",)]
+            except sqlite3.Error:
+                return False
+
+    def clear(self) -> None:
+        """Delete the file. Raises `OSError` as the disk does."""
+        self.close()
+        for ending in ("", "-journal"):
+            remove(self.path.with_name(self.path.name + ending))
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _open(self, *, create: bool = False) -> bool:
+        """Connect to the file; False if there is none and it is not to be made."""
+        if self._connection is None:
+            if not create and not self.path.exists():
+                return False
+            mode = "rwc" if create else "rw" if os.access(self.path, os.W_OK) else "ro"
+            self._connection = sqlite3.connect(
+                f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None, check_same_thread=False
+            )
+        return True
+
+    def _run(self, sql: str, *values: object) -> list[Any]:
+        assert self._connection is not None
+        return self._connection.execute(sql, values).fetchall()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            self._run("BEGIN IMMEDIATE")
+            yield
+            self._run("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._run("ROLLBACK")
+            raise

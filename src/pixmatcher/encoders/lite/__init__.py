@@ -1,0 +1,266 @@
+"""The bundled encoder: EfficientNet-Lite2 for images and all-MiniLM-L6-v2 for texts, in int8 on ONNX Runtime.
+
+One pass of the image network serves two spaces:
+
+- `visual`: the square roots of its pooled features, projected such that images of one thing lie close together,
+  of length 1. For images that look alike.
+- `semantic`: what the network believes to see, as text embeddings can be compared with; see `docs/lite.md`.
+  Its vectors do not have length 1: a text can score 1 at most, an excellent match scores about 0.8, an
+  unrelated image about 0.
+
+The files are made by `tools/build_lite.py`, and `card.json` beside them tells where everything comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...images import Recipe
+from .. import Space
+from ..onnx.networks import Floats, Lazy, loading, open_network, unit
+from ..texts.tokenizer import MAX_CHARACTERS, require_unicode
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+FILES = Path(__file__).with_name("files")
+RECIPE = Recipe(size=260, interpolation="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+BATCH_SIZE = 4
+
+CLASSES = 1000
+GROUPS = 144
+"""Sets of classes with a common name, such as the dogs."""
+VISUAL_DIMENSION = 384
+CONCEPT_DIMENSION = 248
+"""Dimensions of the meaning part of `semantic`: all that counts, and 16 divides the whole for fast scans."""
+SPACES: tuple[Space, ...] = (
+    Space("visual", VISUAL_DIMENSION),
+    Space("semantic", CONCEPT_DIMENSION + CLASSES + GROUPS, text=True),
+)
+
+NAME_TEMPERATURE = 0.05
+"""Sharpens the similarities of a text to the names: a class that is called by its name takes all."""
+NAME_WEIGHT = 2.0
+"""Weight of what a text names against the meaning of the text as a whole."""
+DOUBT = 0.5
+"""What is left to the similarities when one word tells exactly what it stands for; of two words its square."""
+
+TOLD, WHOLE = 5, 127
+"""A word stands for up to `TOLD` classes and groups, with shares in units of 1 / `WHOLE`."""
+LONGEST_NAME = 4
+"""Words of the longest name that is looked up."""
+
+MAX_TOKENS = 256
+"""Tokens, and words, of a text that count."""
+
+
+def softmax(values: Floats) -> Floats:
+    """Return `values` (..., d) as probabilities over the last axis."""
+    powers = np.exp(values - values.max(-1, keepdims=True))
+    result: Floats = powers / powers.sum(-1, keepdims=True)
+    return result
+
+
+def fingerprint_of(hashes: Mapping[str, str]) -> str:
+    """Hash the hashes of the files (name -> sha256), and all else that shapes an embedding."""
+    recipe = {name: value for name, value in asdict(RECIPE).items() if name != "resize"}  # which came later
+    shaping: list[Any] = [sorted(hashes.items()), recipe, [asdict(space) for space in SPACES]]
+    shaping += [NAME_TEMPERATURE, NAME_WEIGHT, DOUBT, MAX_TOKENS, MAX_CHARACTERS]
+    return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]
+
+
+def _loading(path: Path) -> AbstractContextManager[None]:
+    return loading(path, "`lite`", "install pixmatcher again")
+
+
+def _open_network(path: Path, *, optimise: bool = True) -> InferenceSession:
+    with _loading(path):
+        return open_network(path, optimise=optimise)
+
+
+class _ImageSide:
+    """The image network, and the small one that turns its outputs into embeddings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.network = _open_network(folder / "visual.onnx")
+        # A network of its own and no NumPy: NumPy's matrix products bring threads, which get into the way
+        # of the caller's.
+        self.heads = _open_network(folder / "heads.onnx")
+
+    def run(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        features, logits = self.network.run(None, {"pixels": pixels})
+        return features, logits
+
+    def embed(self, features: Floats, logits: Floats) -> dict[str, Floats]:
+        visual, semantic = self.heads.run(None, {"features": features, "logits": logits})
+        return {"visual": visual, "semantic": semantic}
+
+
+def words(text: str) -> list[str]:
+    """Return the words of `text` in lower case and without accents, hyphens kept and a possessive 's taken off."""
+    plain = re.sub(r"[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text)).replace("\u2019", "'").lower()
+    return [re.sub(r"'s?$", "", word) for word in re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*'?", plain)]
+
+
+def word_key(name: str) -> int:
+    """Return the number under which a name (words with a blank between) is found."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def singulars(name: str) -> Iterator[str]:
+    """Yield `name`, and what it may be the regular plural of."""
+    yield name
+    for plural, singular in (("ies", "y"), ("es", ""), ("s", ""), ("men", "man")):
+        if name.endswith(plural) and not name.endswith("ss"):
+            yield name[: -len(plural)] + singular
+
+
+class Naming:
+    """Turns texts into vectors of `semantic`, by the arrays of `texts.npz`; see `docs/lite.md`."""
+
+    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.basis = arrays["basis"].astype(np.float32)  # (384, 248)
+        self.mean = arrays["mean"]  # (384,)
+        self.names = arrays["names"].astype(np.float32)  # (names of all classes and groups, 384)
+        # Where in `names` each class and group begins (1144,).
+        self.first_names = arrays["first_names"].astype(np.intp)
+        self.scale = arrays["scale"]  # ()
+        self.word_keys = arrays["word_keys"]  # (names,) sorted
+        self.word_rows = arrays["word_rows"]  # (names,): the row of each in the two below
+        self.word_nouns = arrays["word_nouns"]  # (names,): whether it is mostly a noun
+        self.row_members, self.row_shares = arrays["row_members"], arrays["row_shares"]  # (rows, TOLD)
+
+    def embed(self, text: str, embedding: Floats) -> Floats:
+        """Return the `semantic` vector (1392,) of a text and its MiniLM embedding (384,)."""
+        # einsum where a matrix product would bring NumPy's threads, which cost more than they save here.
+        similarity = np.einsum("nd,d->n", self.names, embedding)
+        similarity = np.maximum.reduceat(similarity, self.first_names)
+        named = softmax(np.divide(similarity, NAME_TEMPERATURE, dtype=np.float32))
+        told = self.told(text)
+        certainty = float(told.sum())
+        if certainty > 0:
+            doubt = DOUBT**certainty
+            named = doubt * named + (1 - doubt) / certainty * told
+        meaning = np.einsum("d,dk->k", unit(embedding - self.mean), self.basis)
+        vector: Floats = np.concatenate([meaning, np.float32(NAME_WEIGHT) * named]) * self.scale
+        return vector
+
+    def told(self, text: str) -> Floats:
+        """Return how much the words of `text` stand for each class and group (1144,): one word for 1 at most."""
+        told = np.zeros(len(self.first_names), np.float32)
+        found = self._names_in(words(text[:MAX_CHARACTERS])[:MAX_TOKENS])
+        # A word that is mostly no noun ("watch", "duck") counts if there is no other.
+        for place in [place for place in found if self.word_nouns[place]] or found:
+            row = self.word_rows[place]
+            np.add.at(told, self.row_members[row], self.row_shares[row] / np.float32(WHOLE))
+        return told
+
+    def _names_in(self, text: Sequence[str]) -> list[int]:
+        """Return where in `word_keys` the names in a text are, from left to right, of several the longest."""
+        tried = [
+            (start, length, word_key(name))
+            for start in range(len(text))
+            for length in range(min(LONGEST_NAME, len(text) - start), 0, -1)
+            for written in [" ".join(text[start : start + length])]
+            for name in (*singulars(written), *(singulars(written.replace("-", " ")) if "-" in written else ()))
+        ]
+        if not tried:
+            return []
+        keys = np.array([key for _, _, key in tried], np.int64)
+        places = np.minimum(np.searchsorted(self.word_keys, keys), len(self.word_keys) - 1)
+        found, after = [], 0
+        for at in np.flatnonzero(self.word_keys[places] == keys):
+            start, length, _ = tried[at]
+            if start >= after:
+                found.append(int(places[at]))
+                after = start + length
+        return found
+
+
+class _TextSide:
+    """The text network, its tokenizer, and what turns its output into embeddings."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.session = _open_network(folder / "textual.onnx", optimise=False)
+        with _loading(folder / "tokenizer.json"):
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        # Opened here: np.load leaves a damaged file open.
+        with (
+            _loading(folder / "texts.npz"),
+            (folder / "texts.npz").open("rb") as file,
+            np.load(file, allow_pickle=False) as stored,
+        ):
+            self.naming = Naming({name: stored[name] for name in stored.files})
+
+    def run(self, text: str) -> Floats:
+        """Return the MiniLM embedding (384,) of `text`, of length 1."""
+        require_unicode(text)
+        ids = self.tokenizer.encode(text[:MAX_CHARACTERS]).ids
+        embedding: Floats = self.session.run(None, {"ids": np.array(ids, np.int64)})[0]
+        return embedding
+
+    def embed(self, text: str) -> Floats:
+        """Return the `semantic` vector (1392,) of `text`."""
+        return self.naming.embed(text, self.run(text))
+
+
+class LiteEncoder:
+    """Embeds images in `visual` and `semantic`, texts in `semantic`; see `pixmatcher.encoders.Encoder`.
+
+    Either side is loaded when it is first used: a text query costs no image network, an indexing run no text
+    network.
+    """
+
+    name = "lite"
+    spaces = SPACES
+    recipe = RECIPE
+    batch_size = BATCH_SIZE
+
+    def __init__(self, folder: Path = FILES) -> None:
+        with _loading(folder / "card.json"):
+            self.fingerprint: str = json.loads((folder / "card.json").read_bytes())["fingerprint"]
+        self._images = Lazy(lambda: _ImageSide(folder))
+        self._texts = Lazy(lambda: _TextSide(folder))
+
+    def load_images(self) -> None:
+        """Load the image side, which otherwise its first use does."""
+        self._images.get()
+
+    def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Floats]:
+        """Embed pixels (N, 260, 260, 3): `visual` (N, 384), `semantic` (N, 1392)."""
+        return self.embed_outputs(*self.run_network(pixels))
+
+    def encode_texts(self, texts: Sequence[str]) -> dict[str, Floats]:
+        """Embed texts: `semantic` (N, 1392). Only the first 256 tokens of a text count.
+
+        Raises QueryError if a text holds what is no character, such as the remains of bytes that were not
+        UTF-8.
+        """
+        vectors = np.empty((len(texts), SPACES[1].dimension), np.float32)
+        if texts:
+            side = self._texts.get()
+            # One by one: the text network takes one text, and an embedding must not depend on its neighbours.
+            for vector, text in zip(vectors, texts, strict=True):
+                vector[:] = side.embed(text)
+        return {"semantic": vectors}
+
+    def run_network(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        """Return the raw outputs for pixels (N, 260, 260, 3): features (N, 1280) and logits (N, 1000)."""
+        return self._images.get().run(pixels)
+
+    def embed_outputs(self, features: Floats, logits: Floats) -> dict[str, Floats]:
+        """Turn the raw outputs of `run_network` into embeddings."""
+        return self._images.get().embed(features, logits)

@@ -1,0 +1,248 @@
+"""Models of encoders on this machine: list them, pull them, export them to ONNX, look into one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import EncoderError
+from ..records import EncoderRecord
+from .hub.cache import CachedModel, cached_models, damaged_files, link_model, model_folder, needs_torch
+from .names import INT8, KNOWN, TORCH_KINDS, reference_of, torch_installed
+from .onnx.card import Card, read_card
+from .onnx.layout import read_model
+from .registry import DEFAULT_ENCODER, describe_encoder, full_name
+from .runtime import Runtime
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ..images import Recipe
+
+Calibration = Callable[["Recipe"], "npt.NDArray[np.uint8]"]
+"""Gives the images that int8 is calibrated on, as a recipe wants them: (N, size, size, 3) uint8. See
+`indexing.calibration_pixels`."""
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """An encoder, and what of it is on this machine."""
+
+    name: str
+    about: str
+    spaces: str
+    """Such as "visual 960"."""
+    state: str
+    """Such as "bundled" or "exported, int8"."""
+    licence: str
+    megabytes: float | None = None
+    """Of the files on this machine, or of the weights that would be downloaded."""
+
+
+def list_models() -> list[ModelState]:
+    """The encoders that have a name, and all that are in the cache."""
+    lite = describe_encoder(DEFAULT_ENCODER)
+    states = [
+        ModelState(lite.name, "EfficientNet-Lite2 and all-MiniLM-L6-v2", _spaces(lite), "bundled", "Apache-2.0", 34)
+    ]
+    stored = {model.name: model for model in cached_models()}
+    for name, known in KNOWN.items():
+        if name in stored:
+            states.append(_state_of(stored.pop(name)))
+        else:
+            state = "to be downloaded" if torch_installed() or known.onnx_repo else "needs the extra torch"
+            space = f"{known.space.name} {known.space.dimension}"
+            states.append(ModelState(name, known.about, space, state, known.licence, known.megabytes))
+    return states + [_state_of(model) for model in stored.values()]
+
+
+def _state_of(model: CachedModel) -> ModelState:
+    megabytes = model.bytes / 1e6
+    if model.card is None:
+        return ModelState(model.name, model.problem, "", "damaged", "", megabytes)
+    card = model.card
+    about = KNOWN[model.name].about if model.name in KNOWN else card.source
+    space = f"{card.space.name} {card.space.dimension}"
+    return ModelState(model.name, about, space, f"ready, {card.precision}", card.licence, megabytes)
+
+
+def _spaces(record: EncoderRecord) -> str:
+    return ", ".join(f"{space.name} {space.dimension}" for space in record.spaces)
+
+
+def pull_model(name: str, *, weights: Path | None = None, runtime: Runtime | None = None) -> Path:
+    """Download an encoder and make it ready for ONNX Runtime, in the cache; returns its folder.
+
+    What PyTorch has to export is exported; `weights` are used instead of a download. Where PyTorch is not installed,
+    an ONNX version of the hub is taken if one is known. What is there already and whole is left alone, unless the hub
+    has a newer one.
+
+    Raises `EncoderError` if the encoder is not known or cannot be had, and as `download` does.
+    """
+    runtime = runtime or Runtime()
+    _refuse_bundled(name)
+    kind, rest = reference_of(name)
+    if kind == "onnx":
+        raise EncoderError(f"{name} is a folder of this machine: there is nothing to pull.")
+    known = KNOWN.get(name.removesuffix(INT8))
+    repo = rest if kind == "hf" else known.onnx_repo if known is not None else None
+    folder = model_folder(name)
+    from_hub = kind == "hf" or (repo is not None and weights is None and not torch_installed())
+    if weights is None and (runtime.offline or not from_hub) and is_whole(folder):
+        return folder
+    if from_hub:
+        if weights is not None:
+            raise EncoderError(f"{name} is made of ONNX files: put them into a folder and name it as onnx:FOLDER.")
+        from .hub.client import pull_onnx
+
+        assert repo is not None
+        pull_onnx(repo, folder, name=name, offline=runtime.offline, progress=runtime.progress)
+        return folder
+    return export_model(name, weights=weights, runtime=runtime)[0]
+
+
+def _refuse_bundled(name: str) -> None:
+    if name == DEFAULT_ENCODER:
+        raise EncoderError(f"{name} is bundled with pixmatcher: use it as it is.")
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a model is in the folder, each byte of it right."""
+    try:
+        return not damaged_files(read_card(folder), folder)
+    except EncoderError:
+        return False
+
+
+def export_model(
+    name: str,
+    to: Path | None = None,
+    *,
+    int8: bool = False,
+    calibration: Calibration | None = None,
+    weights: Path | None = None,
+    runtime: Runtime | None = None,
+) -> tuple[Path, Card]:
+    """Export an encoder of PyTorch to a folder of ONNX files, by default in the cache; returns the folder and its card.
+
+    Wherever it is, `--encoder NAME` finds it from then on. With `int8` the networks compute in 8 bits, calibrated on
+    the images that `calibration` gives; that encoder is called NAME@int8, and that of a folder onnx:FOLDER as the
+    folder that it goes to.
+
+    Raises `EncoderError` if that is not possible, the result does not agree with the original, or the folder holds
+    another encoder, `SourceError` if the calibration images cannot be read.
+    """
+    runtime = runtime or Runtime()
+    _refuse_bundled(name)
+    if name.endswith(INT8):
+        raise EncoderError(f"Name the encoder that is to be in int8, with --int8: {name.removesuffix(INT8)}.")
+    kind, rest = reference_of(name)
+    if int8 and calibration is None:
+        raise EncoderError("int8 is calibrated on images like those to be searched: name a source with --calibrate.")
+    if calibration is not None and not int8:
+        raise EncoderError("Images to calibrate on are for an encoder in 8 bits: add --int8, or leave out --calibrate.")
+    if weights is not None and kind not in TORCH_KINDS:
+        raise EncoderError(f"{name} is made of ONNX files, which have their weights: leave out --weights.")
+    full, target_name = model_folder(name), name + INT8 if int8 else name
+    if kind == "onnx" and int8:
+        if to is None:
+            raise EncoderError(f"Name the folder that {name} in int8 goes to, with --to.")
+        full, target_name = Path(rest).expanduser(), full_name(f"onnx:{to}")
+    target = to if to is not None else model_folder(target_name)
+    if to is not None:
+        _check_holds(to, target_name)
+    with tempfile.TemporaryDirectory(prefix="pixmatcher-") as temporary:
+        if not int8:
+            card = _export_fp32(name, target, weights, runtime)
+        else:
+            from .onnx.quantize import quantize_model
+
+            if kind in TORCH_KINDS and (weights is not None or not full.is_dir()):
+                full = Path(temporary) / "fp32"
+                _export_fp32(name, full, weights, runtime)
+            elif kind == "hf":
+                full = pull_model(name, runtime=runtime)
+            recipe = read_model(full).recipe
+            assert calibration is not None
+            pixels = calibration(recipe)
+            if runtime.progress is not None:
+                runtime.progress(f"Quantising {name}", 0, None)
+            card = quantize_model(full, target, pixels, name=target_name)
+    if to is not None and kind != "onnx":
+        link_model(target_name, to)
+    return target, card
+
+
+def _check_holds(folder: Path, name: str) -> None:
+    """Raise `EncoderError` if an encoder of another name lies in a folder, which is found there by that name."""
+    try:
+        there = read_card(folder).name
+    except EncoderError:  # there is none, or what is left of one
+        return
+    if there != name:
+        raise EncoderError(f"{folder} holds the encoder {there}: choose another folder, or delete it.")
+
+
+def _export_fp32(name: str, target: Path, weights: Path | None, runtime: Runtime) -> Card:
+    kind, rest = reference_of(name)
+    if kind == "hf":
+        from .hub.client import pull_onnx
+
+        return pull_onnx(rest, target, name=name, offline=runtime.offline, progress=runtime.progress)
+    if kind not in TORCH_KINDS:
+        raise EncoderError(f"{name} is made of ONNX files already: there is nothing to export.")
+    if not torch_installed():
+        raise EncoderError(needs_torch(name))
+    from .torch.models import import_library, open_torch_model
+
+    import_library("torch", f"The encoder {name}")
+    from .torch.export import export_model
+
+    model = open_torch_model(name, weights=weights, offline=runtime.offline, progress=runtime.progress)
+    if runtime.progress is not None:
+        runtime.progress(f"Exporting {name}", 0, None)
+    return export_model(model, target)
+
+
+def model_details(name: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """What is to be told of an encoder on this machine, in pairs, and what is wrong with its files, in sentences.
+
+    Raises `EncoderError` if it is not on this machine.
+    """
+    if name == DEFAULT_ENCODER:
+        record = describe_encoder(name)
+        return [
+            ("name", name),
+            ("fingerprint", record.fingerprint),
+            ("spaces", _spaces(record)),
+            ("state", "bundled"),
+        ], []
+    kind, rest = reference_of(name)
+    folder = Path(rest).expanduser() if kind == "onnx" else model_folder(name)
+    if kind != "onnx" and not folder.is_dir():
+        raise EncoderError(f"{name} is not on this machine: run `pixmatcher models pull {name}`.")
+    card = read_model(folder)
+    recipe = card.recipe
+    details = [
+        ("name", card.name),
+        ("folder", str(folder.resolve())),
+        ("fingerprint", card.fingerprint),
+        (
+            "space",
+            f"{card.space.name}, {card.space.dimension} values, {'text and image' if card.space.text else 'image'}",
+        ),
+        ("precision", card.precision),
+        ("images", f"{recipe.size} pixels, crop {recipe.crop:.3g}, {recipe.resize}, {recipe.interpolation}"),
+        ("mean", ", ".join(f"{value:.4g}" for value in recipe.mean)),
+        ("std", ", ".join(f"{value:.4g}" for value in recipe.std)),
+        ("licence", card.licence),
+        ("source", card.source),
+        *((key, str(value)) for key, value in (card.notes or {}).items()),
+        *((file, f"{stored.bytes / 1e6:.1f} MB, sha256 {stored.sha256}") for file, stored in card.files.items()),
+    ]
+    damaged = damaged_files(card, folder)
+    return details, [f"{file} is not as it was written: export or pull {name} again." for file in damaged]

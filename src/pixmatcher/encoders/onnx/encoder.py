@@ -1,0 +1,137 @@
+"""Any encoder as ONNX files with a card beside them, run by ONNX Runtime: exported here, or as hubs offer them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import EncoderError
+from ...images import normalize_pixels
+from ...records import Space
+from ..texts.tokenizer import open_tokenizer
+from .card import Card, Network
+from .networks import Floats, Lazy, loading, open_network, unit
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+BATCH_SIZE = 4
+
+
+class OnnxEncoder:
+    """Embeds images, and texts where the card has a text network, in its one space, at length 1."""
+
+    batch_size = BATCH_SIZE
+
+    def __init__(self, card: Card, folder: Path) -> None:
+        self.card = card
+        self.name = card.name
+        self.fingerprint = card.fingerprint
+        self.spaces: tuple[Space, ...] = (card.space,)
+        self.recipe = card.recipe
+        self._visual = Lazy(lambda: _Side(card, card.visual, folder, optimise=True))
+        self._textual = Lazy(lambda: _TextSide(card, folder))
+
+    def load_images(self) -> None:
+        """Load the image network, which otherwise its first use does."""
+        self._visual.get()
+
+    def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Floats]:
+        """Embed pixels (N, size, size, 3): (N, dimension) of length 1."""
+        side, given = self._visual.get(), self.prepare(pixels)
+        # One by one where the network takes one image only.
+        parts = np.split(given, len(given)) if side.single and len(given) > 1 else [given]
+        vectors = [side.run({side.network.input: part}) for part in parts]
+        return {self.spaces[0].name: unit(np.concatenate(vectors))}
+
+    def prepare(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        """Bring pixels (N, size, size, 3) to what the image network takes."""
+        takes = self._visual.get().takes
+        return pixels if takes == np.uint8 else normalize_pixels(pixels, self.recipe).astype(takes)
+
+    def encode_texts(self, texts: Sequence[str]) -> dict[str, Floats]:
+        """Embed texts: (N, dimension) of length 1; nothing where the encoder knows no texts.
+
+        Raises `QueryError` if a text holds what is no character.
+        """
+        if not self.spaces[0].text:
+            return {}
+        vectors = np.empty((len(texts), self.spaces[0].dimension), np.float32)
+        if texts:
+            side = self._textual.get()
+            # One by one: an embedding must not depend on its neighbours.
+            for vector, text in zip(vectors, texts, strict=True):
+                vector[:] = side.embed(text)
+        return {self.spaces[0].name: vectors}
+
+
+_TYPES: dict[str, Any] = {
+    "tensor(uint8)": np.uint8,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
+
+
+class _Side:
+    """A network that embeds what it is given."""
+
+    def __init__(self, card: Card, network: Network, folder: Path, *, optimise: bool) -> None:
+        self.network = network
+        self._name, self._dimension, self._path = card.name, card.space.dimension, folder / network.file
+        with loading(self._path, card.name, "export or pull it again"):
+            self.session: InferenceSession = open_network(self._path, optimise=optimise, repack=optimise)
+            given = next(given for given in self.session.get_inputs() if given.name == network.input)
+            self.takes = np.dtype(_TYPES[given.type])
+            self.single = given.shape[:1] == [1]
+
+    def run(self, given: dict[str, npt.NDArray[Any]]) -> Floats:
+        """Return the embeddings (N, dimension) float32 of what goes into the network."""
+        try:
+            (output,) = self.session.run([self.network.output], given)
+        except Exception as error:  # the library has no class of its own
+            raise EncoderError(
+                f"{self._path} cannot compute what it is given ({error}): export or pull the encoder {self._name} "
+                "again."
+            ) from error
+        if self.network.pooling == "first":
+            output = output[:, 0]
+        elif self.network.pooling == "mean":
+            output = output.mean(axis=1)
+        if output.ndim != 2 or output.shape[1] != self._dimension:
+            raise EncoderError(
+                f"{self._path} gives {output.shape} where {self._dimension} values are expected: export or pull the "
+                f"encoder {self._name} again."
+            )
+        vectors: Floats = output.astype(np.float32, copy=False)
+        return vectors
+
+
+class _TextSide(_Side):
+    """A text network with its tokenizer."""
+
+    def __init__(self, card: Card, folder: Path) -> None:
+        assert card.textual is not None
+        assert card.text is not None
+        # For one text of a cold process: weights that lie in a file of their own are then read where they are needed.
+        super().__init__(card, card.textual, folder, optimise=False)
+        self.causal = card.text.causal
+        path = folder / card.text.tokenizer
+        with loading(path, card.name, "export or pull it again"):
+            self.tokenize = open_tokenizer(path, card.text)
+
+    def embed(self, text: str) -> Floats:
+        """Return the embedding (dimension,) of `text`, of length 1."""
+        ids, mask = self.tokenize(text)
+        if self.causal:
+            ids, mask = ids[: mask.sum()], mask[: mask.sum()]
+        given = {self.network.input: ids[None].astype(self.takes)}
+        if self.network.mask is not None:
+            given[self.network.mask] = mask[None].astype(self.takes)
+        vector: Floats = unit(self.run(given)[0])
+        return vector

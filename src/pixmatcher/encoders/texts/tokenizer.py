@@ -1,0 +1,68 @@
+"""Texts as the ids that a text network takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import EncoderError, QueryError
+
+if TYPE_CHECKING:
+    from ..onnx.card import TextRecipe
+
+MAX_CHARACTERS = 20_000
+"""Texts are cut here before they are split into tokens, of which a network takes far fewer."""
+
+Tokenize = Callable[[str], "tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]"]
+"""Turns a text into ids (context_length,) and a mask (context_length,) that is 1 for what is text."""
+
+
+def require_unicode(text: str) -> None:
+    """Raise `QueryError` if a text holds what is no character, such as the remains of bytes that were not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise QueryError("The text is not valid Unicode: write it in UTF-8, or set the terminal to it.") from None
+
+
+def open_tokenizer(path: Path, recipe: TextRecipe) -> Tokenize:
+    """Open a file of the `tokenizers` library and use it as the recipe says, whatever the file says of lengths.
+
+    A longer text is cut such that what the tokenizer puts at its end stays there. What is returned raises `QueryError`
+    as `require_unicode` does, and `EncoderError` for a text of which the tokenizer can make no ids. The library raises
+    `Exception` for a file that is none of its own.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(recipe.context_length)
+    tokenizer.enable_padding(length=recipe.context_length, pad_id=recipe.pad_id)
+
+    def tokenize(text: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        require_unicode(text)
+        text = shortened(text)
+        if recipe.cleaning == "clip":
+            from .clip import clean
+
+            text = clean(text)
+        try:
+            encoding = tokenizer.encode(text)
+        except Exception as error:  # the library has no class of its own
+            raise EncoderError(
+                f"{path} has no ids for the text ({error}): export or pull the encoder again."
+            ) from error
+        return np.array(encoding.ids, np.int64), np.array(encoding.attention_mask, np.int64)
+
+    return tokenize
+
+
+def shortened(text: str) -> str:
+    """The first `MAX_CHARACTERS` of a text; of a longer one without the space before it and repeated within it."""
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    return re.sub(r"(\s)\1+", r"\1", text.lstrip())[:MAX_CHARACTERS]

@@ -1,0 +1,1 @@
+"""Encoders that PyTorch runs, and their export to ONNX."""

@@ -1,0 +1,97 @@
+"""The contact sheet: a picture of the hits, each with its rank, score and name."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._files import check_writable, save_file
+from ..errors import PixMatcherError
+from ..searching.pictures import item_picture
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+    from ..collection import Collection
+    from ..searching import SearchResult
+
+_CELL, _MARGIN, _LINE = 240, 12, 20
+_MOST = 400
+"""Hits on one sheet: of 20 x 20, which is a picture of 30 megapixels."""
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_INK, _FAINT, _PAPER, _EMPTY = (32, 33, 36), (95, 99, 104), (255, 255, 255), (232, 234, 237)
+
+
+def check_sheet_path(path: Path) -> None:
+    """Find out, before the work is done, whether a contact sheet could be saved there.
+
+    Raises `PixMatcherError` if not.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise PixMatcherError(f"{path} must end in .png or .jpg.")
+    check_writable(path)
+
+
+def save_contact_sheet(result: SearchResult, path: Path, collection: Collection | None = None) -> None:
+    """Draw the hits in a grid and save it as .png or .jpg; an image that cannot be shown leaves an empty cell.
+
+    Images that are remote or gone are shown by the thumbnails that `collection` kept of them.
+
+    Raises `PixMatcherError` if the file cannot be written.
+    """
+    check_sheet_path(path)
+    sheet = draw_contact_sheet(result, collection)
+    save_file(path, lambda file: sheet.save(file, _FORMATS[path.suffix.lower()], quality=90))
+
+
+def draw_contact_sheet(result: SearchResult, collection: Collection | None = None) -> Image.Image:
+    """The hits of a result as one RGB picture: the first 400, and if there are more, a last line that says so."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    hits = result.hits[:_MOST]
+    # About as wide as high where there are many: a JPEG may not have more than 65,500 pixels a side.
+    columns = min(max(1, len(hits)), max(4, math.isqrt(len(hits))))
+    rows = math.ceil(len(hits) / columns)
+    cell_height = _CELL + 2 * _LINE + _MARGIN
+    width = max(columns * (_CELL + _MARGIN) + _MARGIN, 2 * _CELL)
+    height = 3 * _MARGIN + _LINE + rows * cell_height
+    more = len(result.hits) > len(hits)
+    sheet = Image.new("RGB", (width, height + (_LINE + _MARGIN if more else 0)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    title, text = ImageFont.load_default(18), ImageFont.load_default(14)
+    name = result.query if isinstance(result.query, str) else " + ".join(result.query.values())
+    _write(draw, (_MARGIN, _MARGIN), name, title, _INK, width - 2 * _MARGIN)
+    for position, hit in enumerate(hits):
+        left = _MARGIN + position % columns * (_CELL + _MARGIN)
+        top = 2 * _MARGIN + _LINE + position // columns * cell_height
+        picture = item_picture(hit.item, collection, _CELL)
+        sheet.paste(_EMPTY, (left, top, left + _CELL, top + _CELL))
+        if picture is not None:
+            sheet.paste(picture, (left + (_CELL - picture.width) // 2, top + (_CELL - picture.height) // 2))
+        below = top + _CELL + 4
+        _write(draw, (left, below), os.path.basename(hit.item.uri), text, _INK, _CELL)
+        told = f"{hit.rank}   {hit.score:.3f}   {hit.item.details.get('author', '')}"
+        _write(draw, (left, below + _LINE), told.rstrip(), text, _FAINT, _CELL)
+    if more:
+        told = f"These are the first {len(hits):,} of {len(result.hits):,} hits."
+        _write(draw, (_MARGIN, height), told, text, _INK, width - 2 * _MARGIN)
+    return sheet
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    text: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    colour: tuple[int, int, int],
+    width: int,
+) -> None:
+    """Write one line, shortened in its middle where it is too long."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:400]
+    shown = text
+    while len(text) > 8 and draw.textlength(shown, font=font) > width:
+        text = text[: len(text) // 2 - 1] + text[len(text) // 2 + 1 :]
+        shown = f"{text[: len(text) // 2]}...{text[len(text) // 2 :]}"
+    draw.text(at, shown, font=font, fill=colour)

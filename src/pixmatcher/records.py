@@ -1,0 +1,44 @@
+"""What packages pass to one another: encoders and collections describe spaces, sources and collections list entries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Space:
+    """A named embedding space: its dimension, and whether texts can be embedded in it."""
+
+    name: str
+    dimension: int
+    text: bool = False
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """An encoder as a collection, or a file of saved embeddings, remembers it; `fingerprint` is "" where not known."""
+
+    name: str
+    fingerprint: str
+    spaces: tuple[Space, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image that a source has now.
+
+    `version` is a token that changes whenever the image may have changed; `modified` is an ISO 8601 date. A remote
+    image has `urls`, at which it is fetched, the next where one fails; any other is opened by its source. `rotation`
+    are the degrees (90, 180, 270) by which it must be turned counterclockwise, if its file does not tell that itself.
+    `details` is what else there is to show of it, such as its "author", "license" and "title".
+    """
+
+    uri: str
+    version: str
+    modified: str | None = None
+    label: str | None = None
+    caption: str | None = None
+    urls: tuple[str, ...] = ()
+    rotation: int = 0
+    details: Mapping[str, str] = field(default_factory=dict)

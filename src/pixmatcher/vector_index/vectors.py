@@ -1,0 +1,198 @@
+"""Embeddings on disk: one append-only file a space, row after row of little-endian float16."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import stat
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .._files import read_error, remove, sync_folder
+from ..errors import CollectionError
+
+Float32 = npt.NDArray[np.float32]
+Float16 = npt.NDArray[np.float16]
+Rows = npt.NDArray[np.int64]
+RowMask = npt.NDArray[np.bool_]
+
+_STORED = np.dtype("<f2")
+_BLOCK_VALUES = 1 << 22
+
+
+class VectorFile:
+    """The rows of one space. The catalog alone says how many of them count."""
+
+    def __init__(self, path: Path, dimension: int) -> None:
+        self.path = path
+        self.dimension = dimension
+        self.row_bytes = dimension * _STORED.itemsize
+        self._kept: tuple[tuple[int, int], Float16, mmap.mmap] | None = None
+
+    def close(self) -> None:
+        """Free the file; it is opened again if need be."""
+        self._kept = None
+
+    def size_in_rows(self) -> int:
+        """The number of whole rows in the file, whether the catalog knows them or not; 0 where there is no such file.
+
+        Raises `CollectionError` if that cannot be known.
+        """
+        return self._size_in_rows(self._status())
+
+    def _size_in_rows(self, status: os.stat_result | None) -> int:
+        return status.st_size // self.row_bytes if status is not None and stat.S_ISREG(status.st_mode) else 0
+
+    def _status(self) -> os.stat_result | None:
+        try:
+            return os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise read_error(self.path, error) from error
+
+    def write(self, first_row: int, rows: Float16) -> None:
+        """Write rows (N, dimension) from `first_row` on and wait until the disk has them.
+
+        What lies after `first_row` was never committed and is overwritten. Raises `OSError` as the disk does, after
+        giving back what was taken.
+        """
+        offset = first_row * self.row_bytes
+        if not first_row:
+            self._create()
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            data = np.ascontiguousarray(rows).data.cast("B")
+            try:
+                os.ftruncate(descriptor, offset)
+                while data:
+                    written = os.pwrite(descriptor, data, offset)
+                    offset, data = offset + written, data[written:]
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, first_row * self.row_bytes)
+                raise
+        finally:
+            os.close(descriptor)
+
+    def read(self, rows: Rows | Sequence[int]) -> Float16:
+        """Return the given rows as (N, dimension) float16. Raises `CollectionError` if they cannot be read."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        if not len(wanted):
+            return np.empty((0, self.dimension), dtype=_STORED)
+        return self._mapped(int(wanted.max()) + 1)[wanted]
+
+    def blocks(self, rows: Rows, size: int | None = None) -> Iterable[tuple[Rows, Float16]]:
+        """Yield the given rows in blocks of `size`, each with its row numbers, so that memory stays bounded.
+
+        Without a size, a block has no more than 4 million values.
+        """
+        size = size or max(1, _BLOCK_VALUES // self.dimension)
+        for start in range(0, len(rows), size):
+            block = rows[start : start + size]
+            first, last = int(block[0]), int(block[-1])
+            if last - first + 1 == len(block) and (np.diff(block) == 1).all():
+                yield block, self._mapped(last + 1)[first : last + 1]
+            else:
+                yield block, self.read(block)
+
+    def stream(self, rows: Rows, size: int | None = None) -> Iterator[tuple[Rows, Float16]]:
+        """As `blocks`, to read many rows once: what was read of the file does not count as memory of this process."""
+        for block, stored in self.blocks(rows, size):
+            yield block, stored
+            kept = self._kept
+            if kept is not None and hasattr(mmap, "MADV_DONTNEED"):
+                kept[2].madvise(mmap.MADV_DONTNEED)
+
+    def fetch(self, rows: Rows) -> Float16:
+        """The given rows, ascending, as (N, dimension) float16, each asked for by itself.
+
+        A map would bring what lies around each of them into the memory of this process, which may be all there is.
+        Raises `CollectionError` if they cannot be read.
+        """
+        values = np.empty((len(rows), self.dimension), _STORED)
+        if not len(rows):
+            return values
+        runs = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                for start, stop in itertools.pairwise(runs):
+                    file.seek(int(rows[start]) * self.row_bytes)
+                    if file.readinto(values[start:stop]) != (stop - start) * self.row_bytes:  # type: ignore[arg-type]
+                        raise self._too_short()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise self._too_short() from None
+        except OSError as error:
+            raise read_error(self.path, error) from error
+        return values
+
+    def extend_with_zeros(self, row_count: int) -> None:
+        """Make the file at least `row_count` rows long, whatever lies in its place; used to repair one that was cut."""
+        if not self.path.parent.is_dir():
+            remove(self.path.parent)
+        if not self.path.is_file():
+            remove(self.path)
+        self._create()
+        with self.path.open("ab") as file:
+            if file.tell() < row_count * self.row_bytes:
+                file.truncate(row_count * self.row_bytes)
+                os.fsync(file.fileno())
+
+    def _create(self) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        if not self.path.exists():
+            self.path.touch()
+            sync_folder(self.path.parent)
+
+    def _too_short(self) -> CollectionError:
+        return CollectionError(
+            f"{self.path} is shorter than the catalog says: run `pixmatcher verify --repair` on the collection, "
+            "then `pixmatcher index` to encode the lost images again."
+        )
+
+    def _mapped(self, row_count: int) -> Float16:
+        """At least the first `row_count` rows, as they lie in the file, which stays mapped from call to call."""
+        status, kept = self._status(), self._kept
+        present = self._size_in_rows(status)
+        if status is None or present < row_count:
+            raise self._too_short()
+        file_id = (status.st_dev, status.st_ino)
+        # What is beyond the end of the file may not be touched, so a map that is longer is none to keep.
+        if kept is not None and kept[0] == file_id and row_count <= len(kept[1]) <= present:
+            return kept[1]
+        try:
+            with self.path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), present * self.row_bytes, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise read_error(self.path, error) from error
+        rows = np.frombuffer(mapped, dtype=_STORED).reshape(present, self.dimension)
+        self._kept = (file_id, rows, mapped)
+        return rows
+
+
+def to_stored(vectors: npt.ArrayLike, dimension: int) -> Float16:
+    """Check vectors (N, dimension) and convert them to what is stored.
+
+    Raises `CollectionError` for a wrong shape or for values that are not finite in float16.
+    """
+    with np.errstate(over="ignore"):
+        stored = np.asarray(vectors, dtype=np.float32).astype(_STORED)
+    if stored.ndim != 2 or stored.shape[1] != dimension:
+        raise CollectionError(f"Embeddings must have the shape (N, {dimension}), not {stored.shape}.")
+    if not np.isfinite(stored).all():
+        raise CollectionError("Embeddings must be finite numbers that fit float16: NaN, infinite or too large found.")
+    return stored
+
+
+def row_checksums(spaces: Sequence[Float16]) -> list[int]:
+    """CRC-32 of each item's rows, taken over the spaces in the collection's order."""
+    sums = [0] * len(spaces[0])
+    for rows in spaces:
+        for position, row in enumerate(np.ascontiguousarray(rows)):
+            sums[position] = zlib.crc32(row.data, sums[position])
+    return sums
