@@ -11,7 +11,7 @@ TORCH_VENV = $(KEPT)/torch-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys
 PEERS_VENV = $(subst torch-,peers-,$(TORCH_VENV))
 PEERS_PINS = $(shell cksum < benchmarks/requirements-peers.txt | cut -d ' ' -f 1)
 
-.PHONY: demo test test-base test-torch torch-venv peers-venv lint bench clean
+.PHONY: demo test test-base test-torch torch-venv peers-venv lint docs bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/pixmatcher demo
@@ -41,6 +41,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The documents as a site, in site/. Fails at a warning, such as a broken link. Needs Python 3.11.5 or newer.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m mkdocs build --strict
+
 # Hours. The peers need Linux, and Python 3.11 or newer.
 bench: $(VENV)/installed-dev torch-venv peers-venv
 	$(BIN)/python benchmarks/quality.py
@@ -63,6 +67,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python $(PIP) --editable '.[dev]'
 	@touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python $(PIP) --editable '.[docs]'
+	@touch $@
+
 # With everything but pixmatcher itself, which the tests take from the checkout they are run in.
 $(KEPT)/%:
 	rm -rf $(@D)
@@ -72,4 +80,4 @@ $(KEPT)/%:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) examples/.pixmatcher demo-results.png
+	rm -rf $(VENV) site examples/.pixmatcher demo-results.png

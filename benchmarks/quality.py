@@ -4,7 +4,7 @@
 
 Image to image: each image of the `val` part against the images of the `train` part. Text to image: the first name of
 each class against the images of the `val` part. Right is what has the same label. It is what `pixmatcher evaluate`
-gives, with its 95 % intervals; docs/evaluation.md tells what the figures mean.
+gives, with its 95 % intervals; docs/explanations/evaluation.md tells what the figures mean.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ K = 10
 ASKED = {"images": 0.38, "class names": 0.51}
 """Of precision@10, on the mini set."""
 LITE0_BASELINE = 0.254
-"""Raw features of EfficientNet-Lite0, by Euclidean distance: an older figure, see docs/lite.md."""
+"""Raw features of EfficientNet-Lite0, by Euclidean distance: an older figure, see docs/explanations/lite.md."""
 
 
 def print_figures(encoder: str, queries: str, figures: Figures | None) -> None:
@@ -58,7 +58,7 @@ def main() -> None:
     for encoder in arguments.encoder:
         with tempfile.TemporaryDirectory() as folder:
             measure(encoder, arguments.data, Path(folder))
-    print(f"raw EfficientNet-Lite0 features, L2, images: precision@10 {LITE0_BASELINE} (an older figure: docs/lite.md)")
+    print(f"raw EfficientNet-Lite0 features, L2, images: precision@10 {LITE0_BASELINE} (an older figure: docs/explanations/lite.md)")
 
 
 if __name__ == "__main__":

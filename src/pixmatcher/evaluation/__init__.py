@@ -1,6 +1,6 @@
 """Evaluation: how well a collection answers queries of which it is known what is right.
 
-What each figure means, and where it comes from, is told in docs/evaluation.md.
+What each figure means, and where it comes from, is told in docs/explanations/evaluation.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ One pass of the image network serves two spaces:
 
 - `visual`: the square roots of its pooled features, projected such that images of one thing lie close together,
   of length 1. For images that look alike.
-- `semantic`: what the network believes to see, as text embeddings can be compared with; see `docs/lite.md`.
+- `semantic`: what the network believes to see, as text embeddings can be compared with; see `docs/explanations/lite.md`.
   Its vectors do not have length 1: a text can score 1 at most, an excellent match scores about 0.8, an
   unrelated image about 0.
 
@@ -127,7 +127,7 @@ def singulars(name: str) -> Iterator[str]:
 
 
 class Naming:
-    """Turns texts into vectors of `semantic`, by the arrays of `texts.npz`; see `docs/lite.md`."""
+    """Turns texts into vectors of `semantic`, by the arrays of `texts.npz`; see `docs/explanations/lite.md`."""
 
     def __init__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         self.basis = arrays["basis"].astype(np.float32)  # (384, 248)
