@@ -58,7 +58,8 @@ def main() -> None:
     for encoder in arguments.encoder:
         with tempfile.TemporaryDirectory() as folder:
             measure(encoder, arguments.data, Path(folder))
-    print(f"raw EfficientNet-Lite0 features, L2, images: precision@10 {LITE0_BASELINE} (an older figure: docs/explanations/lite.md)")
+    older = "(an older figure: docs/explanations/lite.md)"
+    print(f"raw EfficientNet-Lite0 features, L2, images: precision@10 {LITE0_BASELINE} {older}")
 
 
 if __name__ == "__main__":
