@@ -7,7 +7,6 @@ A file takes its place in one step, when it is whole and what it should be. Unti
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from .._locks import lock_descriptor
 from .._version import __version__
 from ..errors import NO_ROOM, FetchError, PixMatcherError, StorageError
 from .addresses import is_public
@@ -131,13 +131,11 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[I
     """
     while True:
         # A link of that name may be somebody else's, in a folder open to all.
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         with open(os.open(path, flags, 0o666), "r+b", buffering=0) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock_descriptor(file.fileno(), wait=False):
                 waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock_descriptor(file.fileno(), wait=True)
             if _is_at(path, file):
                 yield file
                 return
