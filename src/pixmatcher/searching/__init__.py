@@ -95,7 +95,8 @@ def search_like(
 
 
 _WEAK_BELOW = {("lite", True): 0.2, ("lite", False): 0.3}
-"""By encoder, and whether its space knows texts. Of `lite` what is unrelated scores below these; see docs/explanations/lite.md."""
+"""By encoder, and whether its space knows texts. Of `lite` what is unrelated scores below these; see
+docs/explanations/lite.md."""
 
 
 def is_weak(collection: Collection, result: SearchResult) -> bool:

@@ -27,8 +27,8 @@ SCAN = "scan"
 """Kinds of index: exact codes, trained lists, and none but the stored rows, which is never saved."""
 
 EXACT_UP_TO = 96_000_000
-"""Values (rows x dimension) that an exact scan compares in less than 10 ms on 2 cores: see docs/explanations/performance.md. A
-collection of more gets a trained index."""
+"""Values (rows x dimension) that an exact scan compares in less than 10 ms on 2 cores: see
+docs/explanations/performance.md. A collection of more gets a trained index."""
 
 _PAUSES = (0.01, 0.1, 0.5)
 """Seconds. A file and its stamp are replaced one right after the other; who looks between the two looks again."""

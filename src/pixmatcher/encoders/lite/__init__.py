@@ -5,7 +5,8 @@ One pass of the image network serves two spaces:
 - `visual`: the square roots of its pooled features, projected such that images of one thing lie close together,
   of length 1. For images that look alike.
 - `semantic`: what the network believes to see, as text embeddings can be compared with; see
-  `docs/explanations/lite.md`. Its vectors do not have length 1: a text can score 1 at most, an excellent match scores about 0.8, an
+  `docs/explanations/lite.md`.
+  Its vectors do not have length 1: a text can score 1 at most, an excellent match scores about 0.8, an
   unrelated image about 0.
 
 The files are made by `tools/build_lite.py`, and `card.json` beside them tells where everything comes from.
