@@ -29,9 +29,9 @@ import numpy.typing as npt
 
 from pixmatcher import Collection, index
 from pixmatcher._cores import usable_cores
-from pixmatcher.vector_index import VectorIndex, kind_for, load_index, save_index
+from pixmatcher.vector_index import IndexTarget, SavableIndex, VectorIndex, index_kind, load_index, save_index
 from pixmatcher.vector_index._exact import ExactIndex
-from pixmatcher.vector_index.trained import Aim, TrainedIndex
+from pixmatcher.vector_index.trained import TrainedIndex
 from pixmatcher.vector_index.vectors import Float32, RowMask, VectorFile
 
 DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data" / "tiny-imagenet-mini.zip"
@@ -130,19 +130,19 @@ def measure(folder: Path, images: Float32, queries: Float32, count: int) -> None
     vectors = write_rows(folder, images, count)
     everything = np.arange(count)
     truth = nearest(vectors, count, queries)
-    kind = kind_for(count, vectors.dimension)
+    kind = index_kind(count, vectors.dimension)
     print(f"\n{count:,} x {vectors.dimension}: {kind}", flush=True)
     path = folder / "index" / "visual.faiss"
 
-    def exact() -> VectorIndex:
+    def exact() -> SavableIndex:
         made = ExactIndex(vectors)
         made.update(everything)
         return made
 
-    def trained() -> VectorIndex:
-        return TrainedIndex.train(vectors, everything, Aim())
+    def trained() -> SavableIndex:
+        return TrainedIndex.train(vectors, everything, IndexTarget())
 
-    builders: dict[str, Callable[[], VectorIndex]] = {"exact": exact, "trained": trained}
+    builders: dict[str, Callable[[], SavableIndex]] = {"exact": exact, "trained": trained}
     if count > 2_000_000:
         del builders["exact"]
     for name, build in builders.items():
@@ -160,7 +160,7 @@ def measure(folder: Path, images: Float32, queries: Float32, count: int) -> None
         print(f"{name}: built in {built_in:.1f} s ({cpu:.1f} s of processor), opened and asked in {opened_in:.2f} s")
         print(f"  {size:.0f} bytes a row on disk, {memory_of(path, vectors) / count:.0f} of memory a row")
         if isinstance(opened, TrainedIndex):
-            print(f"  {opened.measured}")
+            print(f"  {opened.calibration}")
         some = slice(None if name == "trained" else 100)
         print(f"  all rows       {timed(opened, queries[some], truth[some])}", flush=True)
         if name == "trained":

@@ -172,12 +172,12 @@ class PixMatcherTrained:
         from pixmatcher import vector_index as index  # noqa: F401  # so that their memory is not the index's
 
     def build(self, folder: Path, rows: Any, until: float) -> int:
-        from pixmatcher.vector_index.aim import Aim
+        from pixmatcher.vector_index import IndexTarget
         from pixmatcher.vector_index.trained import TrainedIndex
         from pixmatcher.vector_index.vectors import VectorFile
 
         self.vectors = VectorFile(folder / "vectors.f16", DIMENSION)
-        self.index: Any = TrainedIndex.train(self.vectors, np.arange(len(rows)), Aim())
+        self.index: Any = TrainedIndex.train(self.vectors, np.arange(len(rows)), IndexTarget())
         return len(rows)
 
     def save(self, folder: Path) -> list[Path]:
@@ -189,7 +189,7 @@ class PixMatcherTrained:
 
     def note_settings(self, folder: Path) -> None:
         """Note the operating points of least cost for the recall they have, and those that an aim would choose."""
-        from pixmatcher.vector_index.aim import Aim
+        from pixmatcher.vector_index import IndexTarget
         from pixmatcher.vector_index.trained import exact_nearest
 
         queries, rows = np.load(folder / "queries.npy"), np.sort(self.index.rows)
@@ -201,8 +201,8 @@ class PixMatcherTrained:
                 best = point.recall
                 settings.append({"lists": point.lists, "candidates": point.candidates})
         for recall in AIMS:
-            self.index.measure(Aim(recall=recall))
-            chosen = self.index.measured
+            self.index.calibrate(IndexTarget(recall=recall))
+            chosen = self.index.calibration
             settings.append({"lists": chosen.lists, "candidates": chosen.candidates, "aim": recall})
         (folder / "settings.json").write_text(json.dumps(settings))
 

@@ -652,7 +652,7 @@ def test_an_index_that_is_being_saved_is_no_damage(folder: Path) -> None:
 def test_a_reader_between_the_two_steps_of_saving_waits_for_the_second(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pixmatcher import vector_index as index
+    from pixmatcher.vector_index import _storage
     from pixmatcher.vector_index._exact import ExactIndex
 
     path = filled(folder, 20)
@@ -666,7 +666,7 @@ def test_a_reader_between_the_two_steps_of_saving_waits_for_the_second(
         new.write_bytes(stamp.read_bytes())
         stamp.write_bytes(old)
 
-    monkeypatch.setattr(index.time, "sleep", lambda _: new.replace(stamp))
+    monkeypatch.setattr(_storage.time, "sleep", lambda _: new.replace(stamp))
     monkeypatch.setattr(ExactIndex, "update", lambda *_: pytest.fail("built again"))
     with Collection.open(path) as collection:
         half_saved()

@@ -16,12 +16,11 @@ import pytest
 
 from conftest import cli, paint_many
 from pixmatcher import Collection, CollectionError, Filter, Item
-from pixmatcher import vector_index as kinds
 from pixmatcher.evaluation.tuning import tune
 from pixmatcher.records import Space
+from pixmatcher.vector_index import IndexTarget, _kinds
 from pixmatcher.vector_index._exact import ExactIndex
 from pixmatcher.vector_index._scan import ScanIndex, scan
-from pixmatcher.vector_index.aim import Aim
 from pixmatcher.vector_index.trained import TrainedIndex, exact_nearest, sample_queries
 from pixmatcher.vector_index.vectors import Float32, RowMask, Rows, VectorFile
 
@@ -72,7 +71,7 @@ def recall(
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedIndex, VectorFile]:
     vectors = write(tmp_path_factory.mktemp("trained"), like_images(COUNT))
-    return TrainedIndex.train(vectors, np.arange(COUNT), Aim()), vectors
+    return TrainedIndex.train(vectors, np.arange(COUNT), IndexTarget()), vectors
 
 
 # Scores and recall
@@ -80,7 +79,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedIndex, Vec
 
 def test_scores_are_true_and_the_recall_is_as_wanted(trained: tuple[TrainedIndex, VectorFile]) -> None:
     index, vectors = trained
-    assert index.measured.lists < 128  # not everything is looked at
+    assert index.calibration.lists < 128  # not everything is looked at
     assert recall(index, vectors, np.arange(COUNT), like_images(100, seed=7)) >= 0.95
 
 
@@ -91,12 +90,12 @@ def test_what_was_measured_is_what_new_queries_meet(trained: tuple[TrainedIndex,
 
 def test_a_higher_aim_looks_at_more(trained: tuple[TrainedIndex, VectorFile]) -> None:
     index, _ = trained
-    before = index.measured
-    index.measure(Aim(0.995))
-    assert index.measured.lists > before.lists
+    before = index.calibration
+    index.calibrate(IndexTarget(0.995))
+    assert index.calibration.lists > before.lists
     assert (index.recall or 0) > 0.995
-    index.measure(Aim())
-    assert index.measured == before
+    index.calibrate(IndexTarget())
+    assert index.calibration == before
 
 
 @pytest.mark.parametrize("k", [1, 12, 1000, COUNT - 1, COUNT, 2 * COUNT])
@@ -142,7 +141,7 @@ def test_odd_rows(tmp_path: Path, kind: str) -> None:
     elif kind == "lengths":
         values *= np.random.default_rng(0).uniform(0.5, 2, (len(values), 1)).astype(np.float32)
     vectors = write(tmp_path, values)
-    index = TrainedIndex.train(vectors, np.arange(3000), Aim())
+    index = TrainedIndex.train(vectors, np.arange(3000), IndexTarget())
     found = 0.0
     for query in values[:20]:
         scores, rows = index.search(query, 10)
@@ -198,7 +197,7 @@ def test_what_is_found_counts_as_its_score_says(tmp_path: Path, kind: str) -> No
     queries, own = sample_queries(vectors, rows, 60)
     nearest = exact_nearest(vectors, rows, queries, own, 10)
     assert nearest.unnamed.all() == (kind == "copies")
-    index = TrainedIndex.train(vectors, rows, Aim())
+    index = TrainedIndex.train(vectors, rows, IndexTarget())
     found = np.random.default_rng(0).permuted(np.tile(rows, (60, 1)), axis=1)[:, :800]
     found[:, 0] = own
     found[:, 1] = -1
@@ -217,14 +216,14 @@ def test_very_many_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("pixmatcher.vector_index.trained._MOST_FLAT_LISTS", 32)
     monkeypatch.setattr("pixmatcher.vector_index.trained._MAIN_AXES", 16)
     vectors = write(tmp_path, like_images(12_000))
-    index = TrainedIndex.train(vectors, np.arange(10_000), Aim())
-    assert index.measured.lists < index._index.nlist / 2
+    index = TrainedIndex.train(vectors, np.arange(10_000), IndexTarget())
+    assert index.calibration.lists < index._index.nlist / 2
     index.update(np.arange(1000, 12_000))
     with (tmp_path / "saved").open("wb") as file:
         index.save(file)
     with (tmp_path / "saved").open("rb") as file:
         loaded = TrainedIndex.load(file, vectors)
-    loaded.measure(Aim())
+    loaded.calibrate(IndexTarget())
     rows, queries = np.arange(1000, 12_000), like_images(40, seed=3)
     assert recall(loaded, vectors, rows, queries) >= 0.95
     among = np.random.default_rng(0).random(12_000) < 0.3
@@ -237,7 +236,7 @@ def test_less_memory_is_kept_to(tmp_path: Path) -> None:
     rows = np.arange(5000)
     sizes = []
     for memory in (None, 5000 * 20):
-        index = TrainedIndex.train(vectors, rows, Aim(memory=memory))
+        index = TrainedIndex.train(vectors, rows, IndexTarget(memory=memory))
         with (tmp_path / "saved").open("wb") as file:
             index.save(file)
         sizes.append((tmp_path / "saved").stat().st_size)
@@ -294,24 +293,24 @@ def test_a_scan_is_the_exact_index(tmp_path: Path, kind: str) -> None:
 
 def test_rows_come_and_go(tmp_path: Path) -> None:
     vectors = write(tmp_path, like_images(12_000))
-    index = TrainedIndex.train(vectors, np.arange(6000), Aim())
+    index = TrainedIndex.train(vectors, np.arange(6000), IndexTarget())
     queries = like_images(30, seed=5)
-    assert not index.outgrown
-    assert not index.needs_measuring
+    assert not index.needs_retraining
+    assert not index.needs_calibration
     for rows in (np.arange(6500), np.arange(1000, 9000), np.arange(1, 11_000, 2)):
         index.update(rows)
         assert sorted(index.rows.tolist()) == rows.tolist()
-        if index.needs_measuring:
-            index.measure(Aim())
+        if index.needs_calibration:
+            index.calibrate(IndexTarget())
         assert recall(index, vectors, rows, queries) >= 0.93
         among = np.zeros(12_000, np.bool_)
         among[:3000] = True
         assert recall(index, vectors, rows[rows < 3000], queries, among) >= 0.93
-    assert not index.needs_measuring
-    assert not index.outgrown
+    assert not index.needs_calibration
+    assert not index.needs_retraining
     index.update(np.arange(100))
-    assert index.needs_measuring
-    assert index.outgrown
+    assert index.needs_calibration
+    assert index.needs_retraining
     assert sorted(index.search(queries[0], 200)[1].tolist()) == list(range(100))
 
 
@@ -320,7 +319,7 @@ def test_rows_come_and_go(tmp_path: Path) -> None:
 
 @pytest.fixture
 def low_border(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "EXACT_UP_TO", 2000 * DIMENSION)
+    monkeypatch.setattr(_kinds, "EXACT_UP_TO", 2000 * DIMENSION)
 
 
 def items(count: int, first: int = 0) -> list[Item]:
@@ -454,9 +453,9 @@ BUILDER = """
 import sys, numpy as np
 sys.path.insert(0, sys.argv[2])
 from pixmatcher import Collection
-from pixmatcher import vector_index as index
+from pixmatcher.vector_index import _kinds
 from test_trained import DIMENSION, items, like_images
-index.EXACT_UP_TO = 2000 * DIMENSION
+_kinds.EXACT_UP_TO = 2000 * DIMENSION
 def tell(what, done, total):
     print(what, flush=True)
 with Collection.open(sys.argv[1]) as collection:
@@ -502,7 +501,7 @@ def test_a_writer_that_fails_trains_nothing(tmp_path: Path, low_border: None) ->
 
 
 def test_tuning_holds_when_the_index_is_built_again(collection: Collection) -> None:
-    tuning = tune(collection, "visual", Aim(0.99))
+    tuning = tune(collection, "visual", IndexTarget(0.99))
     assert tuning.index == "trained"
     assert tuning.rows == 5000
     assert sum(point.chosen for point in tuning.curve) == 1
@@ -511,7 +510,7 @@ def test_tuning_holds_when_the_index_is_built_again(collection: Collection) -> N
     shutil.rmtree(collection.path / "index" / "visual.faiss", ignore_errors=True)
     collection.repair()
     with Collection.open(collection.path) as other:
-        assert other.aim("visual") == Aim(0.99)
+        assert other.index_target("visual") == IndexTarget(0.99)
         assert (other.index_recall("visual") or 0) > 0.99
         assert other.verify() == []
 
@@ -519,17 +518,17 @@ def test_tuning_holds_when_the_index_is_built_again(collection: Collection) -> N
 def test_tuning_for_less_memory_trains_again(collection: Collection) -> None:
     index = collection.path / "index" / "visual.faiss"
     before = index.stat().st_size
-    assert tune(collection, "visual", Aim(0.9, 5000 * 20)).recall > 0.9
+    assert tune(collection, "visual", IndexTarget(0.9, 5000 * 20)).recall > 0.9
     assert index.stat().st_size < before
     with pytest.raises(CollectionError, match="allow 1M or more"):
-        tune(collection, "visual", Aim(0.9, 1000))
-    assert collection.aim("visual") == Aim(0.9, 5000 * 20)
+        tune(collection, "visual", IndexTarget(0.9, 1000))
+    assert collection.index_target("visual") == IndexTarget(0.9, 5000 * 20)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"recall": 2}', '{"recall": "x"}', '{"memory": 0.5}', "[" * 100_000])
 def test_an_aim_that_makes_no_sense_is_the_usual_one(collection: Collection, text: str) -> None:
     (collection.path / "index" / "visual.aim").write_text(text)
-    assert collection.aim("visual") == Aim()
+    assert collection.index_target("visual") == IndexTarget()
 
 
 def test_the_command_line_tunes(collection: Collection, tmp_path: Path) -> None:
@@ -540,7 +539,7 @@ def test_the_command_line_tunes(collection: Collection, tmp_path: Path) -> None:
     assert [(each["space"], each["index"], each["recall"], each["curve"]) for each in told] == [
         ("visual", "exact", 1.0, [])
     ]
-    assert collection.aim("visual") == Aim(0.9, 10**9)
+    assert collection.index_target("visual") == IndexTarget(0.9, 10**9)
     assert "nothing to tune" in cli("tune", "-c", collection.path).stdout
     assert "exact (visual)" in cli("info", "-c", collection.path).stdout
     for wrong in (["--memory", "much"], ["--recall", "0"], ["--plot", "curve.txt"], ["--space", "third"]):

@@ -246,7 +246,7 @@ def test_another_encoder_answers_and_that_is_told(
 
 
 def test_a_large_collection_may_be_searched_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pixmatcher.vector_index.EXACT_UP_TO", 1)  # so that a small one is large
+    monkeypatch.setattr("pixmatcher.vector_index._kinds.EXACT_UP_TO", 1)  # so that a small one is large
     encoder, random = load_encoder(), np.random.default_rng(0)
     with Collection.create(tmp_path, [encoder]) as collection:
         items = [Item(f"/{n}.jpg", content_hash=str(n)) for n in range(2000)]

@@ -586,7 +586,7 @@ def tune_command(
                 tune(
                     opened,
                     name,
-                    opened.aim(name).with_told(recall, _bytes(memory)),
+                    opened.index_target(name).with_values(recall, _bytes(memory)),
                     runtime=runtime,
                     progress=bars.stages("rows"),
                 )

@@ -41,9 +41,7 @@ from .filters import Filter
 from .items import Failure, Hit, Item, Neighbour, Problem
 
 if TYPE_CHECKING:
-    from ..vector_index import VectorIndex
-    from ..vector_index.aim import Aim
-    from ..vector_index.trained import Point, Progress
+    from ..vector_index import IndexTarget, OperatingPoint, StageProgress, VectorIndex
 
 
 @dataclass
@@ -263,12 +261,10 @@ class Collection:
 
     def _scan(self, space: str, index: VectorIndex, generation: int) -> VectorIndex:
         """An exact index of the rows of another one, kept as long as that."""
-        from ..vector_index._scan import ScanIndex
+        from ..vector_index import new_scan_index
 
         if space not in self._scans or self._scans[space][0] != generation:
-            scan = ScanIndex(self._vectors[space])
-            scan.update(index.rows)
-            self._scans[space] = (generation, scan)
+            self._scans[space] = (generation, new_scan_index(self._vectors[space], index.rows))
         return self._scans[space][1]
 
     def nearest_labelled(self, vector: npt.ArrayLike, *, space: str, k: int, labels: int) -> list[Neighbour]:
@@ -424,29 +420,37 @@ class Collection:
 
     # Care
 
-    def save_indexes(self, *, train: bool = True, progress: Progress | None = None) -> None:
+    def save_indexes(self, *, train: bool = True, progress: StageProgress | None = None) -> None:
         """Bring the index file of each space up to date.
 
         A large collection needs an index that is trained, which may take minutes; without `train`, that is left to the
         next writer. `progress` is called with what is done, and how much of it is done and to do. Raises `StorageError`
         if the disk is full, `CollectionLockedError` if another process writes.
         """
-        from ..vector_index import SCAN, aim_path, intact_stamp, kind_for, save_index, settled_index
-        from ..vector_index.aim import read_aim
+        from ..vector_index import (
+            index_kind,
+            is_savable,
+            read_intact_stamp,
+            read_target,
+            rebuild_if_needed,
+            save_index,
+            target_path,
+        )
 
         with self._thread_lock, self._saving(wait=self._lock.held), self.catalog.reading() as generation:
             count = len(self)
             for name, space in self.spaces.items():
                 path, vectors = self._index_path(name), self._vectors[name]
-                stamp = intact_stamp(path)
+                stamp = read_intact_stamp(path)
                 current = stamp is not None and stamp.generation == generation
-                if stamp and current and stamp.index == kind_for(count, space.dimension, stamp.index):
+                if stamp and current and stamp.index == index_kind(count, space.dimension, stamp.index):
                     continue
                 index = self._index(name, generation)
                 if train:
-                    index = settled_index(index, vectors, read_aim(aim_path(path)), text=space.text, progress=progress)
+                    target = read_target(target_path(path))
+                    index = rebuild_if_needed(index, vectors, target, text=space.text, progress=progress)
                     self._indexes[name] = _OpenIndex(index, generation)
-                if index.name == SCAN or (current and not train):
+                if not is_savable(index) or (current and not train):
                     continue
                 try:
                     save_index(index, path, generation, space.dimension)
@@ -457,37 +461,43 @@ class Collection:
     def tune_index(
         self,
         space: str,
-        aim: Aim | None = None,
+        target: IndexTarget | None = None,
         *,
         queries: npt.NDArray[np.float32] | None = None,
-        progress: Progress | None = None,
-    ) -> tuple[VectorIndex, list[Point]]:
-        """Let the index of a space answer by an aim, now and whenever it is built again; returns it and its points.
+        progress: StageProgress | None = None,
+    ) -> tuple[VectorIndex, list[OperatingPoint]]:
+        """Let the index of a space answer by a target, now and whenever it is built again; returns it and its points.
 
-        Without an aim, by the one before. `queries` (Q, dimension) are measured beside those that are made from the
+        Without a target, by the one before. `queries` (Q, dimension) are measured beside those that are made from the
         rows. An exact index has no points. Raises `CollectionError` if there is no such space or no index can meet the
-        aim, `CollectionLockedError` if another process writes.
+        target, `CollectionLockedError` if another process writes.
         """
-        from ..vector_index import aim_path, save_index, settled_index
-        from ..vector_index.aim import read_aim, save_aim
-        from ..vector_index.trained import TrainedIndex, check_memory
+        from ..vector_index import (
+            calibrate_index,
+            check_memory_limit,
+            is_savable,
+            read_target,
+            rebuild_if_needed,
+            save_index,
+            save_target,
+            target_path,
+        )
 
         known, path, vectors = self._space(space), self._index_path(space), self._vectors[space]
         with self._thread_lock:
             self.begin_writing()
-            wanted = aim or read_aim(aim_path(path))
-            check_memory(len(self), wanted)
+            wanted = target or read_target(target_path(path))
+            check_memory_limit(len(self), wanted)
             with self._saving(wait=True), self.catalog.reading() as generation:
-                index = settled_index(
+                index = rebuild_if_needed(
                     self._index(space, generation), vectors, wanted, text=known.text, progress=progress
                 )
-                points = []
-                if isinstance(index, TrainedIndex):
-                    points = index.measure(wanted, text=known.text, queries=queries, whole=True, progress=progress)
+                points = calibrate_index(index, wanted, text=known.text, queries=queries, progress=progress)
                 self._indexes[space] = _OpenIndex(index, generation)
                 try:
-                    save_aim(aim_path(path), wanted)
-                    save_index(index, path, generation, known.dimension)
+                    save_target(target_path(path), wanted)
+                    if is_savable(index):
+                        save_index(index, path, generation, known.dimension)
                 except OSError as error:
                     raise write_error(self.path, error) from error
         return index, points
@@ -497,12 +507,11 @@ class Collection:
         held = self._indexes.get(space)
         return held is not None and held.index.name == "scan"
 
-    def aim(self, space: str) -> Aim:
+    def index_target(self, space: str) -> IndexTarget:
         """What the index of a space is wanted to be. Raises `CollectionError` if there is no such space."""
-        from ..vector_index import aim_path
-        from ..vector_index.aim import read_aim
+        from ..vector_index import read_target, target_path
 
-        return read_aim(aim_path(self._index_path(self._space(space).name)))
+        return read_target(target_path(self._index_path(self._space(space).name)))
 
     def index_recall(self, space: str) -> float | None:
         """The measured recall@10 of the index of a space; None where it is exact or not built."""
@@ -530,14 +539,14 @@ class Collection:
 
         Raises `CollectionError` if there is no such space.
         """
-        from ..vector_index import kind_for, read_stamp
+        from ..vector_index import index_kind, read_stamp
 
         stamp = read_stamp(self._index_path(self._space(space).name))
-        return stamp.index if stamp else kind_for(len(self), self.spaces[space].dimension)
+        return stamp.index if stamp else index_kind(len(self), self.spaces[space].dimension)
 
     def verify(self) -> list[Problem]:
         """Read everything and tell what is not whole. The files of the user are not looked at."""
-        from ..vector_index import check_index
+        from ..vector_index import index_is_intact
 
         errors = self.catalog.integrity_errors()
         if errors:
@@ -571,7 +580,7 @@ class Collection:
                 path = self._index_path(name)
                 # One that is only behind the catalog, or not built yet, is not damaged: that is done when next used.
                 try:
-                    whole = check_index(path)
+                    whole = index_is_intact(path)
                 except CollectionError as error:
                     problems.append(_unreadable("index", error))
                     continue
@@ -603,7 +612,7 @@ class Collection:
         """
         if errors := self.catalog.integrity_errors():
             raise CollectionError(f"{CATALOG_NAME} is damaged ({errors[0]}): {start_again(self.path)}")
-        from ..vector_index import aim_path, index_files
+        from ..vector_index import index_files, target_path
 
         with self._thread_lock:
             self._take_locks()
@@ -630,8 +639,8 @@ class Collection:
                             remove(path.parent)
                         for derived in index_files(path):
                             remove(derived)
-                        if aim_path(path).is_dir():
-                            remove(aim_path(path))
+                        if target_path(path).is_dir():
+                            remove(target_path(path))
                     remove_damaged_maps(self.path)
                 except OSError as error:
                     raise write_error(self.path, error) from error
@@ -666,7 +675,16 @@ class Collection:
 
     def _index(self, space: str, generation: int) -> VectorIndex:
         """The index of a space, of this very generation. Call it inside `catalog.reading()`."""
-        from ..vector_index import SCAN, intact_stamp, is_far, load_index, new_index, read_stamp, save_index
+        from ..vector_index import (
+            SCAN,
+            is_savable,
+            load_index,
+            new_index,
+            read_intact_stamp,
+            read_stamp,
+            save_index,
+            update_takes_long,
+        )
 
         held = self._indexes.get(space)
         if held is not None and held.generation == generation and held.index.name != SCAN:
@@ -683,15 +701,15 @@ class Collection:
         if not (current or damaged or (held is not None and held.index is index and held.generation == generation)):
             rows = self.catalog.rows()
             # A reader does not wait until so many rows have their codes: that is a writer's work.
-            if self._lock.held or not is_far(index, len(rows), vectors):
+            if self._lock.held or not update_takes_long(index, len(rows), vectors):
                 index.update(rows)
             else:
                 index = new_index(vectors, rows)
         self._indexes[space] = _OpenIndex(index, generation)
-        if not current and not self._lock.held and index.name != SCAN:
+        if not current and not self._lock.held and is_savable(index):
             # Whoever finds it missing, stale or damaged mends it, unless somebody is writing or saving, who will.
             with contextlib.suppress(PixMatcherError, OSError), self._saving(wait=False):
-                stamp = intact_stamp(path)
+                stamp = read_intact_stamp(path)
                 if damaged or stamp is None or stamp.generation < generation:
                     save_index(index, path, generation, vectors.dimension)
         return index

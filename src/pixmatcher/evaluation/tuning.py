@@ -18,8 +18,7 @@ from ..searching.query import Query, embed_query
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..vector_index.aim import Aim
-    from ..vector_index.trained import Progress
+    from ..vector_index import IndexTarget, StageProgress
 
 _TIMED = 50
 _TEXTS = 200
@@ -60,19 +59,19 @@ class Tuning:
 def tune(
     collection: Collection,
     space: str,
-    aim: Aim | None = None,
+    target: IndexTarget | None = None,
     *,
     runtime: Runtime | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Tuning:
-    """Measure the index of a space against exact searches and let it answer by an aim, now and when it is built again.
+    """Measure the index of a space against exact searches, and set the recall and memory it should have.
 
-    Without an aim, by the one before. A small collection has an exact index, of which only the time is measured. Raises
-    `CollectionError` if there is no such space, or no index can meet the aim, `CollectionLockedError` if another
-    process writes.
+    The target also holds when the index is rebuilt; without one, the previous target stays. A small collection has an
+    exact index, of which only the time is measured. Raises `CollectionError` if the space is unknown or no index can
+    meet the target, `CollectionLockedError` if another process writes.
     """
     texts = _text_queries(collection, space, runtime) if collection.spaces[space].text else None
-    index, points = collection.tune_index(space, aim, queries=texts, progress=progress)
+    index, points = collection.tune_index(space, target, queries=texts, progress=progress)
     from ..vector_index.trained import TrainedIndex
 
     ids = collection.catalog.sample_ids(_TIMED)
@@ -80,7 +79,7 @@ def tune(
     if not isinstance(index, TrainedIndex):
         ms = _median_ms(lambda query: index.search(query, 10), queries)
         return Tuning(space, index.name, len(index.rows), 1.0, ms, ms)
-    at = (index.measured.lists, index.measured.candidates)
+    at = (index.calibration.lists, index.calibration.candidates)
     chosen = next(point for point in points if (point.lists, point.candidates) == at)
     curve: list[TunedPoint] = []
     for point in sorted(points, key=lambda point: point.cost):

@@ -81,28 +81,30 @@ class ExactIndex:
             values += self._random.random(values.shape, np.float32)
             self._index.add_with_ids(np.floor(values, out=values), block)
 
-    def search(self, query: Float32, k: int, among: RowMask | None = None) -> tuple[Float32, Rows]:
+    def search(self, query: Float32, k: int, allowed_rows: RowMask | None = None) -> tuple[Float32, Rows]:
         """The k rows of the highest inner product with query (D,), best first; fewer if there are fewer.
 
-        With `among` (rows,) bool, only the rows that are true there.
+        With `allowed_rows` (rows,) bool, only the rows that are true there.
         """
         ids = self.rows
-        chosen = ids if among is None else ids[among[ids]]
+        chosen = ids if allowed_rows is None else ids[allowed_rows[ids]]
         k = min(k, len(chosen))
         if k < 1:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         scaled, exponent = near_one(query)
-        scores, rows = self._nearest(scaled, k, ids, chosen, among)
+        scores, rows = self._nearest(scaled, k, ids, chosen, allowed_rows)
         return np.ldexp(scores, exponent), rows
 
-    def _nearest(self, query: Float32, k: int, ids: Rows, chosen: Rows, among: RowMask | None) -> tuple[Float32, Rows]:
+    def _nearest(
+        self, query: Float32, k: int, ids: Rows, chosen: Rows, allowed_rows: RowMask | None
+    ) -> tuple[Float32, Rows]:
         """As `search`, for 1 or more rows and a query whose greatest value is about 1.
 
         `ids` are all rows that the index holds, `chosen` those of them in `among`.
         """
         wanted = max(4 * k, _CANDIDATES)
         while wanted < len(chosen) // 8:
-            coarse, rows = self._scan_codes(query, wanted, ids, among)
+            coarse, rows = self._scan_codes(query, wanted, ids, allowed_rows)
             scores = true_scores(self._vectors, query, rows)
             if coarse.min() + self._reach(query) < np.partition(scores, -k)[-k]:
                 return best(scores, rows, k)
@@ -138,10 +140,10 @@ class ExactIndex:
         by_chance = math.sqrt(math.log(1 / _CHANCE) / 2) * float(np.linalg.norm(magnitudes))
         return by_chance + _ROUNDING * _GREATEST_CODE * float(magnitudes.sum())
 
-    def _scan_codes(self, query: Float32, wanted: int, ids: Rows, among: RowMask | None) -> tuple[Float32, Rows]:
+    def _scan_codes(self, query: Float32, wanted: int, ids: Rows, allowed_rows: RowMask | None) -> tuple[Float32, Rows]:
         """The `wanted` rows, of those in `among`, that score highest by their codes, in no particular order."""
         codes = self._index.index
-        bits = None if among is None else np.packbits(among[ids], bitorder="little")
+        bits = None if allowed_rows is None else np.packbits(allowed_rows[ids], bitorder="little")
         scaled = (query * self._units)[None, :]
         # FAISS uses one thread a query, and one core alone cannot read memory at its full speed.
         threads = min(usable_cores(), len(ids) // _ROWS_A_THREAD + 1)

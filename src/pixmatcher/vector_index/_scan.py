@@ -16,7 +16,6 @@ import faiss
 import numpy as np
 
 from .._cores import usable_cores
-from .._files import Writer
 from .vectors import Float16, Float32, RowMask, Rows, VectorFile
 
 _BLOCK = 8192
@@ -40,15 +39,12 @@ class ScanIndex:
         """Hold exactly the given rows."""
         self.rows = np.sort(rows)
 
-    def search(self, query: Float32, k: int, among: RowMask | None = None) -> tuple[Float32, Rows]:
+    def search(self, query: Float32, k: int, allowed_rows: RowMask | None = None) -> tuple[Float32, Rows]:
         """The k rows of the highest inner product with query (D,), best first; fewer if there are fewer.
 
-        With `among` (rows,) bool, only the rows that are true there.
+        With `allowed_rows` (rows,) bool, only the rows that are true there.
         """
-        return scan(self._vectors, self.rows if among is None else self.rows[among[self.rows]], query, k)
-
-    def save(self, file: Writer) -> None:
-        raise NotImplementedError
+        return scan(self._vectors, self.rows if allowed_rows is None else self.rows[allowed_rows[self.rows]], query, k)
 
 
 def scan(vectors: VectorFile, rows: Rows, query: Float32, k: int) -> tuple[Float32, Rows]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, Any, Final
 
@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import Writer
-from ..errors import CollectionError
+from ._protocol import StageProgress
 from ._scan import best, inner_products, near_one, scan, true_scores
-from .aim import MEASURED_K, Aim, Measured
+from ._target import MEASURED_K, Calibration, IndexTarget, OperatingPoint, coded_values
 from .vectors import Float32, RowMask, Rows, VectorFile
 
 _BITS = 4
@@ -32,10 +32,6 @@ _MOST_FLAT_LISTS = 1024
 """Where there are more, shortcuts are taken to make the centres, and to find the one nearest to a row."""
 _MAIN_AXES = 128
 """The nearest centres are looked for along so many principal axes first."""
-_MOST_DIMENSIONS = 512
-_FEWEST_DIMENSIONS = 16
-_BESIDE_CODES = 16
-"""Bytes a row takes beside its code: 8 for its number, up to 8 for gaps and lists."""
 _CODEBOOK_SAMPLE = 4096
 _CANDIDATES_OF_CHOSEN = 200
 """At least so many among chosen rows, which may be far from the query, where codes tell less."""
@@ -59,9 +55,6 @@ _CANDIDATE_COST = 150
 _ROW_COST = 25
 """What is read for one code of a value, one candidate and one row that is compared exactly, relative to one another."""
 
-Progress = Callable[[str, int, int], None]
-"""Is told what is being done, and how much of it is done and to do."""
-
 
 @dataclass(frozen=True)
 class _Selection:
@@ -80,7 +73,7 @@ class TrainedIndex:
     name: Final = "trained"
     mapped: Final = False
 
-    def __init__(self, vectors: VectorFile, index: Any, axes: Float32 | None, measured: Measured) -> None:
+    def __init__(self, vectors: VectorFile, index: Any, axes: Float32 | None, measured: Calibration) -> None:
         """For `train` and `load`. `axes` (d, dimension) are what codes are made along; without, the values as such."""
         self._vectors = vectors
         self._index = index
@@ -88,17 +81,23 @@ class TrainedIndex:
         self._list_sizes = _list_sizes(index)
         self._lists: npt.NDArray[np.int32] | None = None
         self._selection: _Selection | None = None
-        self.measured = measured
+        self.calibration = measured
 
     @classmethod
     def train(
-        cls, vectors: VectorFile, rows: Rows, aim: Aim, *, text: bool = False, progress: Progress | None = None
+        cls,
+        vectors: VectorFile,
+        rows: Rows,
+        target: IndexTarget,
+        *,
+        text: bool = False,
+        progress: StageProgress | None = None,
     ) -> TrainedIndex:
-        """Make an index of the given rows (N,), ascending, for an aim; `text` as of `measure`."""
+        """Make an index of the given rows (N,), ascending, for a target; `text` as of `measure`."""
         tell = progress or (lambda *_: None)
         random = np.random.default_rng(0)
         lists = _list_count(len(rows))
-        width = _code_dimensions(vectors.dimension, len(rows), aim)
+        width = coded_values(vectors.dimension, len(rows), target)
         chosen = np.sort(random.choice(rows, min(len(rows), lists * _SAMPLE_PER_LIST), replace=False))
         tell("Training the index", 0, len(rows))
         axes = None if width == vectors.dimension else _principal_axes(vectors, chosen, width)
@@ -111,9 +110,9 @@ class TrainedIndex:
         index.pq.cp.min_points_per_centroid = 1
         index.pq.train(part - centres[nearest[:, 0]])
         index.is_trained = True
-        made = cls(vectors, index, axes, Measured(len(rows)))
+        made = cls(vectors, index, axes, Calibration(len(rows)))
         made._add(rows, tell)
-        made.measure(aim, text=text, progress=progress)
+        made.calibrate(target, text=text, progress=progress)
         return made
 
     # Rows
@@ -121,7 +120,7 @@ class TrainedIndex:
     @property
     def recall(self) -> float | None:
         """The recall measured at the operating point."""
-        return self.measured.recall
+        return self.calibration.recall
 
     @property
     def rows(self) -> Rows:
@@ -130,14 +129,14 @@ class TrainedIndex:
         return held
 
     @property
-    def outgrown(self) -> bool:
+    def needs_retraining(self) -> bool:
         """Whether what it holds is no longer what it was trained for."""
-        trained_on = self.measured.trained_on
+        trained_on = self.calibration.trained_on
         return not trained_on / (2 * _OUTGROWN) <= self._index.ntotal <= trained_on * _OUTGROWN
 
-    def fits(self, aim: Aim) -> bool:
-        """Whether its codes are as long as the aim's memory allows."""
-        return bool(self._index.d == _code_dimensions(self._vectors.dimension, self.measured.trained_on, aim))
+    def code_length_fits(self, target: IndexTarget) -> bool:
+        """Whether its codes are as long as the target's memory allows."""
+        return bool(self._index.d == coded_values(self._vectors.dimension, self.calibration.trained_on, target))
 
     def update(self, rows: Rows) -> None:
         """Hold exactly the given rows: take out what is not among them, add what is missing."""
@@ -147,9 +146,9 @@ class TrainedIndex:
         if len(surplus):
             self._index.remove_ids(surplus)
         self._add(missing, lambda *_: None)
-        self.measured = self.measured.after(len(surplus) + len(missing))
+        self.calibration = self.calibration.after(len(surplus) + len(missing))
 
-    def _add(self, rows: Rows, tell: Progress) -> None:
+    def _add(self, rows: Rows, tell: StageProgress) -> None:
         if len(rows):
             between_lists = self._index.quantizer
             # A row belongs to the list of the nearest centre, a query looks where inner products are the highest.
@@ -174,12 +173,12 @@ class TrainedIndex:
 
     # Searching
 
-    def search(self, query: Float32, k: int, among: RowMask | None = None) -> tuple[Float32, Rows]:
+    def search(self, query: Float32, k: int, allowed_rows: RowMask | None = None) -> tuple[Float32, Rows]:
         """The k rows of the highest inner product with query (D,), best first; fewer if there are fewer.
 
-        With `among` (rows,) bool, which may not be changed afterwards, only the rows that are true there.
+        With `allowed_rows` (rows,) bool, which may not be changed afterwards, only the rows that are true there.
         """
-        selection = None if among is None else self._select(among)
+        selection = None if allowed_rows is None else self._select(allowed_rows)
         total = self._index.ntotal if selection is None else len(selection.rows)
         k = min(k, total)
         if k < 1:
@@ -202,8 +201,8 @@ class TrainedIndex:
 
     def _among_all(self, rotated: Float32, k: int) -> Rows | None:
         """Rows among which the k nearest are, or None where a comparison with all is what is left."""
-        candidates = _candidates_for(self.measured.candidates, k)
-        lists = min(int(self._index.nlist), math.ceil(self.measured.lists * max(1.0, k / MEASURED_K) ** 0.5))
+        candidates = _candidates_for(self.calibration.candidates, k)
+        lists = min(int(self._index.nlist), math.ceil(self.calibration.lists * max(1.0, k / MEASURED_K) ** 0.5))
         while candidates < self._index.ntotal:
             found = self._coarse(rotated, candidates, lists)
             if len(found) >= k:
@@ -218,10 +217,10 @@ class TrainedIndex:
 
         They may lie anywhere, and far from the query: more lists are looked at until twice as many find nothing new.
         """
-        index, candidates = self._index, _candidates_for(max(self.measured.candidates, _CANDIDATES_OF_CHOSEN), k)
+        index, candidates = self._index, _candidates_for(max(self.calibration.candidates, _CANDIDATES_OF_CHOSEN), k)
         exactly = len(chosen.rows) * self._vectors.dimension * _CODE_COST * _ROW_COST
         # The nearest of few rows lie further apart than those of many.
-        share = self.measured.lists / index.nlist * max(1.0, k / MEASURED_K) ** 0.5
+        share = self.calibration.lists / index.nlist * max(1.0, k / MEASURED_K) ** 0.5
         share = min(1.0, share * (index.ntotal / len(chosen.rows)) ** 0.5)
         if candidates >= len(chosen.rows) or exactly <= 2 * share * index.ntotal * index.d * _CODE_COST:
             return None
@@ -249,45 +248,45 @@ class TrainedIndex:
         rows: Rows = found[0][found[0] >= 0]
         return rows
 
-    def _select(self, among: RowMask) -> _Selection:
+    def _select(self, allowed_rows: RowMask) -> _Selection:
         if self._lists is None:
             contents = list(self._contents())
             size = max((int(ids.max()) + 1 for _, ids in contents if len(ids)), default=0)
             self._lists = np.full(size, -1, np.int32)
             for number, ids in contents:
                 self._lists[ids] = number
-        if self._selection is None or self._selection.mask is not among:
-            size = min(len(among), len(self._lists))
-            rows = np.flatnonzero(among[:size] & (self._lists[:size] >= 0))
+        if self._selection is None or self._selection.mask is not allowed_rows:
+            size = min(len(allowed_rows), len(self._lists))
+            rows = np.flatnonzero(allowed_rows[:size] & (self._lists[:size] >= 0))
             in_lists = np.bincount(self._lists[rows], minlength=self._index.nlist)
-            bits = np.packbits(among, bitorder="little")
+            bits = np.packbits(allowed_rows, bitorder="little")
             # Rows are never looked up beyond the mask: FAISS takes those for not chosen.
             selector: Any = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
-            self._selection = _Selection(among, rows, in_lists, selector, bits)
+            self._selection = _Selection(allowed_rows, rows, in_lists, selector, bits)
         return self._selection
 
     # Measuring
 
     @property
-    def needs_measuring(self) -> bool:
+    def needs_calibration(self) -> bool:
         """Whether so much has changed that what was measured may no longer hold."""
-        return self.measured.changed > _MEASURE_AGAIN * int(self._index.ntotal)
+        return self.calibration.changed > _MEASURE_AGAIN * int(self._index.ntotal)
 
-    def measure(
+    def calibrate(
         self,
-        aim: Aim,
+        target: IndexTarget,
         *,
         text: bool = False,
         queries: Float32 | None = None,
-        whole: bool = False,
-        progress: Progress | None = None,
-    ) -> list[Point]:
+        full_curve: bool = False,
+        progress: StageProgress | None = None,
+    ) -> list[OperatingPoint]:
         """Choose the operating point of least cost that has the wanted recall; returns all that were measured.
 
         The queries are made from the rows. Further `queries` (Q, D) may be given. The kind of queries that finds least
         counts. Texts lie further from all images than images do: where there may be `text` and no queries are given,
-        fewer misses are allowed. Where no point has the wanted recall, the highest there is is taken. With `whole`, the
-        curve goes on beyond the wanted recall, to all there is.
+        fewer misses are allowed. Where no point has the wanted recall, the highest there is is taken. With
+        `full_curve`, the curve goes on beyond the wanted recall, to all there is.
         """
         rows = np.sort(self.rows)
         made, own = sample_queries(self._vectors, rows, min(_QUERIES, len(rows)))
@@ -296,18 +295,18 @@ class TrainedIndex:
         own = np.concatenate([own, np.full(len(given), -1)])
         truth = exact_nearest(self._vectors, rows, both, own, min(MEASURED_K, len(rows) - 1), progress)
         groups = [*np.array_split(np.arange(len(made)), QUERY_KINDS), np.arange(len(made), len(both))]
-        wanted = 1 - (1 - aim.recall) * (_TEXT_MISSES if text and not len(given) else 1)
-        points = self.curve(both, own, truth, [group for group in groups if len(group)], 1 if whole else wanted)
-        safe = [point for point in points if point.least_recall >= wanted]
+        wanted = 1 - (1 - target.recall) * (_TEXT_MISSES if text and not len(given) else 1)
+        points = self.curve(both, own, truth, [group for group in groups if len(group)], 1 if full_curve else wanted)
+        safe = [point for point in points if point.lower_bound >= wanted]
         chosen = min(safe, key=lambda p: p.cost) if safe else max(points, key=lambda p: (p.recall, -p.cost))
-        self.measured = Measured(
-            self.measured.trained_on, 0, chosen.lists, chosen.candidates, round(chosen.recall, 4), aim.recall
+        self.calibration = Calibration(
+            self.calibration.trained_on, 0, chosen.lists, chosen.candidates, round(chosen.recall, 4), target.recall
         )
         return points
 
     def curve(
         self, queries: Float32, own: Rows, truth: Nearest, groups: list[npt.NDArray[np.int64]], wanted: float = 1
-    ) -> list[Point]:
+    ) -> list[OperatingPoint]:
         """What recall each number of lists and candidates has, that of the group of queries that finds least, and cost.
 
         `queries` (Q, dimension); `own` (Q,) are rows that do not count as found by each, -1 for none; `truth` is what
@@ -316,7 +315,7 @@ class TrainedIndex:
         """
         rotated = _along(queries, self._axes)
         most = min(_CANDIDATES[-1], self._index.ntotal)
-        points: list[Point] = []
+        points: list[OperatingPoint] = []
         lists, ending = 1, False
         while True:
             _, found = self._index.search(rotated, most, params=_looking_at(lists))
@@ -333,12 +332,12 @@ class TrainedIndex:
                     + candidates * _CANDIDATE_COST
                 )
                 deviation = float(share.std()) / math.sqrt(len(share))
-                points.append(Point(lists, candidates, float(share.mean()), deviation, cost))
+                points.append(OperatingPoint(lists, candidates, float(share.mean()), deviation, cost))
                 if candidates >= most or enough:
                     break
             if ending or lists >= self._index.nlist or points[-1].recall > 0.999:
                 return points
-            ending = max(point.least_recall for point in points) >= wanted
+            ending = max(point.lower_bound for point in points) >= wanted
             lists = min(lists * 2 if lists < 16 else lists * 5 // 4, self._index.nlist)
 
     def _hits(self, queries: Float32, found: Rows, own: Rows, truth: Nearest) -> npt.NDArray[np.int64]:
@@ -356,7 +355,7 @@ class TrainedIndex:
         faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
         if self._axes is not None:
             file.write(self._axes.astype("<f4").tobytes())
-        told = json.dumps(asdict(self.measured)).encode()
+        told = json.dumps(self.calibration.as_json()).encode()
         file.write(told)
         file.write(len(told).to_bytes(8, "little"))
 
@@ -373,7 +372,7 @@ class TrainedIndex:
         if type(index) is not faiss.IndexIVFPQFastScan or not end > 0 or length > 4096:
             raise ValueError("the file holds another kind of index")
         file.seek(end)
-        measured = Measured.of(json.loads(file.read(length)))
+        measured = Calibration.from_json(json.loads(file.read(length)))
         axes = None
         if index.d != vectors.dimension:
             size = 4 * index.d * vectors.dimension
@@ -392,22 +391,6 @@ class TrainedIndex:
         ):
             raise ValueError("the file holds another kind of index")
         return found
-
-
-@dataclass(frozen=True)
-class Point:
-    """An operating point: how many lists and candidates; the mean recall, its standard error, and the cost."""
-
-    lists: int
-    candidates: int
-    recall: float
-    deviation: float
-    cost: float
-
-    @property
-    def least_recall(self) -> float:
-        """What the recall of all queries is at least, as far as few can tell: 95 %, one-sided."""
-        return self.recall - 1.64 * self.deviation
 
 
 QUERY_KINDS = 3
@@ -449,7 +432,7 @@ class Nearest:
 
 
 def exact_nearest(
-    vectors: VectorFile, rows: Rows, queries: Float32, own: Rows, k: int, progress: Progress | None = None
+    vectors: VectorFile, rows: Rows, queries: Float32, own: Rows, k: int, progress: StageProgress | None = None
 ) -> Nearest:
     """The k nearest of the rows to each query (Q, D), without its own row (Q,)."""
     found: list[tuple[Float32, Rows]] = []
@@ -512,24 +495,6 @@ def _candidates_for(candidates: int, k: int) -> int:
 def _list_count(rows: int) -> int:
     """Some 2 sqrt(rows), a power of two."""
     return int(2 ** max(4, round(math.log2(2 * math.sqrt(rows)))))
-
-
-def check_memory(rows: int, aim: Aim) -> None:
-    """Raise `CollectionError` if an index of so many rows cannot keep to the memory of an aim."""
-    least = rows * (_BESIDE_CODES + _FEWEST_DIMENSIONS // 4)
-    if aim.memory is not None and aim.memory < least:
-        raise CollectionError(
-            f"{rows:,} images need more memory for an index: allow {math.ceil(least / 1e6):,}M or more."
-        )
-
-
-def _code_dimensions(dimension: int, rows: int, aim: Aim) -> int:
-    """How many values of a row get a code, an even number: as many as memory allows and as are of use."""
-    most = min(_MOST_DIMENSIONS, dimension + dimension % 2)
-    if aim.memory is None:
-        return most
-    affordable = (aim.memory // max(rows, 1) - _BESIDE_CODES) * 4 // 2 * 2
-    return max(min(most, affordable), min(most, _FEWEST_DIMENSIONS))
 
 
 def _principal_axes(vectors: VectorFile, rows: Rows, width: int) -> Float32:
