@@ -1,8 +1,13 @@
-# make demo: see it work.   make test: check everything.   Both need Python 3.10 or newer and a package registry.
+# make demo: see it work.   make test: check it, in minutes.   make test-all: the slow tests and those with PyTorch too.
+# All need Python 3.10 or newer and a package registry.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := -m pip --disable-pip-version-check install --progress-bar off --constraint constraints.txt
+# Of what pip prints, the lines that show that it is at work.
+SHOW := { grep --line-buffered -E '^(Collecting|Installing|Successfully)' | cut -c 1-100 || true; }
 # PyTorch is some 6 GB: its environment is made once, outside the checkout, and kept until its pins change.
 KEPT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pixmatcher-test
 PINS = $(shell cat constraints.txt constraints-torch.txt | cksum | cut -d ' ' -f 1)
@@ -11,18 +16,28 @@ TORCH_VENV = $(KEPT)/torch-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys
 PEERS_VENV = $(subst torch-,peers-,$(TORCH_VENV))
 PEERS_PINS = $(shell cksum < benchmarks/requirements-peers.txt | cut -d ' ' -f 1)
 
-.PHONY: demo test test-base test-torch torch-venv peers-venv lint docs bench clean
+# As many test processes as cores. Tests of one file that share something slow stay together (see tests/conftest.py).
+PYTEST = -m pytest -rs --numprocesses auto --dist loadgroup
+
+.PHONY: demo test test-slow test-torch test-all chromium torch-venv peers-venv lint docs bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/pixmatcher demo
 
-test: test-base test-torch
+test: $(VENV)/installed-dev chromium lint
+	$(BIN)/python $(PYTEST) -m "not slow"
 
-# The tests that use a browser need Chromium; where it is not there and may not be installed, they say that they were skipped.
-test-base: $(VENV)/installed-dev lint
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
-	  && apt-get install -qq --yes chromium >/dev/null; } || echo "Chromium cannot be installed here: tests/web/test_browser.py will not run."
-	$(BIN)/python -m pytest -rs
+# What `make test` leaves out because of the time it takes; see the marker `slow`.
+test-slow: $(VENV)/installed-dev chromium
+	$(BIN)/python $(PYTEST) -m slow
+
+test-all: test test-slow test-torch
+
+# The tests that use a browser need Chromium; where it is missing and cannot be installed, they are skipped and say so.
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "Installing Chromium ..." \
+	  && apt-get update -qq && apt-get install -qq --yes chromium >/dev/null; } \
+	  || echo "Chromium cannot be installed here: tests/web/test_browser.py will not run."
 
 torch-venv:
 	@test -e $(TORCH_VENV)/installed-$(PINS) || $(MAKE) --no-print-directory $(TORCH_VENV)/installed-$(PINS)
@@ -33,8 +48,8 @@ peers-venv:
 	  && touch $(PEERS_VENV)/installed-$(PEERS_PINS); }
 
 test-torch: torch-venv
-	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python -m pytest tests/with_torch
-	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python -m pytest tests/test_projection.py  # UMAP is there too
+	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python $(PYTEST) tests/with_torch
+	PYTHONPATH=$(CURDIR)/src $(TORCH_VENV)/bin/python $(PYTEST) tests/test_projection.py  # UMAP is installed there
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -59,23 +74,26 @@ bench: $(VENV)/installed-dev torch-venv peers-venv
 	$(BIN)/python benchmarks/peers_tool.py --rclip $(PEERS_VENV)/bin/python --torch $(TORCH_VENV)/bin/python
 
 $(VENV)/installed: pyproject.toml constraints.txt hatch_build.py src/pixmatcher/images/_jpeg_eighth.c
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) --editable .
+	@echo "Installing PixMatcher into $(VENV), which takes about half a minute ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP) --editable . | $(SHOW)
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python $(PIP) --editable '.[dev]'
+	@echo "Installing what the tests need into $(VENV), which takes about a minute ..."
+	@$(BIN)/python $(PIP) --editable '.[dev]' | $(SHOW)
 	@touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed
-	$(BIN)/python $(PIP) --editable '.[docs]'
+	@$(BIN)/python $(PIP) --editable '.[docs]' | $(SHOW)
 	@touch $@
 
 # With everything but pixmatcher itself, which the tests take from the checkout they are run in.
 $(KEPT)/%:
 	rm -rf $(@D)
+	@echo "Installing PyTorch and what its tests need (some 6 GB) ..."
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python $(PIP) --constraint constraints-torch.txt '.[torch,umap,dev]'
+	$(@D)/bin/python $(PIP) --constraint constraints-torch.txt '.[torch,umap,dev]' | $(SHOW)
 	$(@D)/bin/python -m pip uninstall --quiet --yes pixmatcher
 	@touch $@
 
