@@ -207,7 +207,7 @@ def test_one_space_of_an_encoder_that_has_two(tiny: TinyEncoder, tmp_path: Path)
     with Collection.open(tmp_path / "c") as collection:
         assert list(collection.spaces) == ["visual"]
         assert search(collection, Query(image=paths[2]), k=1).hits[0].item.uri == str(paths[2])
-        with pytest.raises(Exception, match="no encoder that knows texts"):
+        with pytest.raises(Exception, match="No encoder of this collection supports text"):
             search(collection, "a text")
     # Images go to the spaces that there are; a collection of both cannot take one.
     paint_many(tmp_path / "more", 2, first=10)
@@ -623,7 +623,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     paint(tmp_path / "photo.png", 1)
     for arguments, words in (
-        (("search", "a cat", "-c", "c"), "no encoder that knows texts"),
+        (("search", "a cat", "-c", "c"), "No encoder of this collection supports text"),
         (("search", "photo.png", "-c", "c"), "mobilenet_v3_large. The encoder mobilenet_v3_large needs PyTorch"),
         (("index", "arrays:embeddings.npy", "-c", "d"), "does not tell which encoder made it"),
         (("index", "arrays:", "-c", "d"), "names no file"),

@@ -75,7 +75,7 @@ def test_what_cannot_be_classified(tiny: TinyEncoder, image: Path, vector: np.nd
         with pytest.raises(CollectionError, match="has a label"):
             classify(collection, Query(image=image))
         for query in (Query("a cat"), Query("a cat", image)):
-            with pytest.raises(QueryError, match="of an image"):
+            with pytest.raises(QueryError, match="for an image only"):
                 classify(collection, query)
         with pytest.raises(QueryError, match="1 or more"):
             classify(collection, Query(image=image), k=0)

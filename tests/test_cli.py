@@ -222,9 +222,9 @@ def test_a_contact_sheet(photos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "words"),
     [
-        (["search", "missing.jpg"], 2, "no file"),
-        (["search", "./missing"], 2, "no file"),
-        (["search", "/missing/photo.png"], 2, "no file"),
+        (["search", "missing.jpg"], 2, "does not exist"),
+        (["search", "./missing"], 2, "does not exist"),
+        (["search", "/missing/photo.png"], 2, "does not exist"),
         (["search", "README.md"], 1, "not an image"),
         (["search", "cat.jpg", "rocket.jpg"], 2, "one image"),
         (["search", "  "], 2, "empty"),

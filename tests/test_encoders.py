@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 from conftest import TinyEncoder, cli, paint, paint_many
-from pixmatcher import Collection, CollectionError, EncoderError, Query, QueryError, encoders, evaluate, index, search
+from pixmatcher import (
+    Collection,
+    CollectionError,
+    EncoderError,
+    Query,
+    QueryError,
+    SearchOptions,
+    encoders,
+    evaluate,
+    index,
+    search,
+)
 from pixmatcher.encoders import Runtime, describe_encoder, load_encoder, load_encoders, load_recorded
 from pixmatcher.encoders.hub.cache import cache_folder, model_folder
 from pixmatcher.export import export_arrays
@@ -54,12 +65,12 @@ def test_spaces_of_one_name_are_told_apart(tiny: TinyEncoder, other: OtherEncode
         first, second = (collection.embeddings(ids, space) for space in ("visual", "visual-2"))
         np.testing.assert_allclose(first, -second, atol=1e-3)
         for space in ("visual", "visual-2"):
-            result = search(collection, Query(image=paths[2]), k=1, space=space)
+            result = search(collection, Query(image=paths[2]), SearchOptions(k=1, space=space))
             assert (result.space, result.hits[0].item.uri) == (space, str(paths[2]))
             assert result.hits[0].score == pytest.approx(1, abs=1e-2)
         assert search(collection, Query(image=paths[2])).space == "visual"
         assert search(collection, "a text").space == "semantic"
-        assert search(collection, "a text", space="semantic-2").space == "semantic-2"
+        assert search(collection, "a text", SearchOptions(space="semantic-2")).space == "semantic-2"
         loaded = load_recorded(collection.encoders)
         assert [encoder.name for encoder in loaded] == ["tiny", "other"]
         assert [[space.name for space in encoder.spaces] for encoder in loaded] == [
@@ -71,7 +82,9 @@ def test_spaces_of_one_name_are_told_apart(tiny: TinyEncoder, other: OtherEncode
     index(f"arrays:{tmp_path / 'saved' / 'embeddings.npy'}", tmp_path / "back")
     with Collection.open(tmp_path / "back") as back:
         assert [*back.spaces] == ["visual", "semantic", "visual-2", "semantic-2"]
-        assert search(back, Query(image=paths[3]), k=1, space="visual-2").hits[0].item.uri == str(paths[3])
+        assert search(back, Query(image=paths[3]), SearchOptions(k=1, space="visual-2")).hits[0].item.uri == str(
+            paths[3]
+        )
 
 
 def test_a_refresh_fills_all_spaces(tiny: TinyEncoder, other: OtherEncoder, tmp_path: Path) -> None:
@@ -91,11 +104,11 @@ def test_spaces_that_cannot_answer(tiny: TinyEncoder, tmp_path: Path) -> None:
     index(tmp_path / "photos", encoders=["tiny"])
     with Collection.open(tmp_path / "photos") as collection:
         with pytest.raises(QueryError, match="no space 'clip': choose one of visual, semantic"):
-            search(collection, "a text", space="clip")
-        with pytest.raises(QueryError, match="visual knows no texts"):
-            search(collection, "a text", space="visual")
-        with pytest.raises(QueryError, match="visual knows no texts"):
-            search(collection, Query("a text", path), space="visual")
+            search(collection, "a text", SearchOptions(space="clip"))
+        with pytest.raises(QueryError, match="visual does not support text"):
+            search(collection, "a text", SearchOptions(space="visual"))
+        with pytest.raises(QueryError, match="visual does not support text"):
+            search(collection, Query("a text", path), SearchOptions(space="visual"))
 
 
 def test_an_evaluation_in_a_space(tiny: TinyEncoder, other: OtherEncoder, tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def test_the_command(tmp_path: Path) -> None:
     for wrong, told in (
         (("--method", "som"), "choose one of tsne, umap, pca"),
         (("--color", "size"), "choose one of label, cluster"),
-        (("--space", "smell"), "has no space 'smell'"),
+        (("--space", "smell"), "space 'smell' does not exist"),
         (("--query", folder), "is a folder"),
     ):
         done = cli("map", out, "-c", folder, *wrong)

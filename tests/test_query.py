@@ -20,16 +20,16 @@ from pixmatcher import (
     Item,
     Query,
     QueryError,
+    SearchOptions,
     encoders,
     index,
     open_image,
     search,
 )
-from pixmatcher.images import fit_image
+from pixmatcher.images import ImageSource, fit_image
 from pixmatcher.net.fetch import MAX_BYTES
 from pixmatcher.records import EncoderRecord, Space
-from pixmatcher.searching import search_batch
-from pixmatcher.searching.query import ImageSource, parse_query
+from pixmatcher.searching import parse_query, search_batch
 
 SEARCH_STDIN = [sys.executable, "-m", "pixmatcher", "search", "-"]
 
@@ -55,7 +55,7 @@ def test_an_image_on_standard_input_may_be_as_large_as_one_that_is_fetched(monke
 def test_a_larger_image_on_standard_input_is_not_called_truncated() -> None:
     done = subprocess.run(SEARCH_STDIN, input=b"BM" + bytes(MAX_BYTES), capture_output=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr == b"Error: The image on standard input is larger than 25 MB: give it by its path.\n"
+    assert done.stderr == b"Error: The image on standard input is larger than 25 MB: give its path.\n"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_word_that_names_a_folder_is_a_text(collection: Collection) -> None:
 @pytest.mark.parametrize("path", [".", "..", "/", "./", "../", "photos/", "./photos", "photos/.", "photos/..", "a.jpg"])
 def test_the_path_of_a_folder_is_told_to_be_no_image(collection: Collection, path: str) -> None:
     Path("a.jpg").mkdir()
-    with pytest.raises(QueryError, match="is a folder, not an image: index it, or name an image in it"):
+    with pytest.raises(QueryError, match="is a folder, not an image: index it, or give the path of an image in it"):
         parse_query([path, "red"])
     (answer,) = search_batch(collection, [json.dumps({"image": path})])
     assert "is a folder" in answer["error"]
@@ -180,15 +180,15 @@ def test_another_encoder_answers_where_the_first_cannot_be_used(half_usable: Col
     assert [by_text.space, by_image.space] == ["semantic", "visual"]
     assert by_image.hits[0].score == pytest.approx(1, abs=0.01)
     for result in (by_text, by_image):
-        assert result.note.startswith("The encoder tiny answers, as onnx:")
+        assert result.note.startswith("The encoder tiny is used, because onnx:")
         assert "nowhere" in result.note
         assert result.as_json()["note"] == result.note
-    assert "note" not in search(half_usable, "a cat", space="semantic").as_json()
+    assert "note" not in search(half_usable, "a cat", SearchOptions(space="semantic")).as_json()
 
 
 def test_a_space_that_was_asked_for_is_not_replaced(half_usable: Collection) -> None:
     with pytest.raises(EncoderError, match="The collection was made with the encoder onnx:"):
-        search(half_usable, "a cat", space="away")
+        search(half_usable, "a cat", SearchOptions(space="away"))
 
 
 def test_where_no_encoder_can_be_used_it_is_told_once(half_usable: Collection, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -470,5 +470,5 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         assert len(colours) > 100
     wrong = cli("search", f"{tmp_path}/0.tar/zebra.jpg", "-c", "c", cwd=tmp_path)
     assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
-    assert "There is no file" in wrong.stderr
+    assert "does not exist" in wrong.stderr
     assert "webdataset:" in cli("sources").stdout

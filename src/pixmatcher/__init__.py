@@ -40,13 +40,10 @@ if TYPE_CHECKING:
         preprocess_images,
     )
     from .indexing import IndexReport, index
-    from .searching import SearchResult, search
-    from .searching.categories import Category, CategoryResult, classify
-    from .searching.query import Query
+    from .searching import Category, CategoryResult, Query, SearchOptions, SearchResult, classify, search
 
 # Names are imported when they are first used, so that `import pixmatcher` costs next to nothing.
 _HOMES = {
-    "searching.categories": ("Category", "CategoryResult", "classify"),
     "collection": ("Collection", "Failure", "Filter", "Hit", "Item", "Problem"),
     "encoders": ("Encoder", "load_encoder"),
     "encoders.torch.features": ("FeatureExtractor", "text_to_vector"),
@@ -72,8 +69,7 @@ _HOMES = {
         "preprocess_images",
     ),
     "indexing": ("IndexReport", "index"),
-    "searching.query": ("Query",),
-    "searching": ("SearchResult", "search"),
+    "searching": ("Category", "CategoryResult", "Query", "SearchOptions", "SearchResult", "classify", "search"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -100,6 +96,7 @@ __all__ = [
     "Query",
     "QueryError",
     "Recipe",
+    "SearchOptions",
     "SearchResult",
     "SourceError",
     "StorageError",

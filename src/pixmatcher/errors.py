@@ -22,8 +22,8 @@ class InvalidImageError(PixMatcherError):
 
     exit_code = 1
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
+    def __init__(self, reason: str, detail: str = "", *, message: str = "") -> None:
+        super().__init__(message or (f"{reason}: {detail}" if detail else reason))
         self.reason = reason
         self.detail = detail
 

@@ -23,10 +23,20 @@ from PIL import Image, ImageChops
 from shelf import HOSTILE_NAMES, PHOTOS, answers, free_port, wait_until
 from streamlit.testing.v1 import AppTest
 
-from pixmatcher import Collection, CollectionError, Filter, InvalidImageError, Item, load_encoder, open_image, search
+from pixmatcher import (
+    Collection,
+    CollectionError,
+    Filter,
+    InvalidImageError,
+    Item,
+    SearchOptions,
+    load_encoder,
+    open_image,
+    search,
+)
 from pixmatcher.images import fit_image
 from pixmatcher.records import EncoderRecord, Space
-from pixmatcher.searching import is_weak, search_like
+from pixmatcher.searching import is_weak, search_similar
 from pixmatcher.web import components, indexing, map_page, places, pointer, state, texts
 from pixmatcher.web.hosts import is_known_host
 from pixmatcher.web.looking_for import LookedFor
@@ -150,24 +160,24 @@ def test_collections_are_named_once_and_apart(shelves: dict[str, Path], tmp_path
 def test_hits_are_filtered_by_label(shelves: dict[str, Path]) -> None:
     with Collection.open(shelves["labelled"]) as collection:
         everything = search(collection, "a cup of coffee", k=10)
-        animals = search(collection, "a cup of coffee", k=1, where=Filter(("n1", "unknown")))
+        animals = search(collection, "a cup of coffee", SearchOptions(k=1, filter=Filter(("n1", "unknown"))))
         assert everything.hits[0].item.label == "n2"
         assert [hit.item.label for hit in animals.hits] == ["n1"]
         assert animals.hits[0].score == next(hit.score for hit in everything.hits if hit.item.label == "n1")
-        assert search(collection, "a cat", where=Filter(("unknown",))).hits == []
+        assert search(collection, "a cat", SearchOptions(filter=Filter(("unknown",)))).hits == []
 
 
 def test_more_like_an_item_begins_with_itself(shelves: dict[str, Path]) -> None:
     with Collection.open(shelves["photos"]) as collection:
         item = next(item for item in collection.items() if item.uri.endswith("horse.jpg"))
-        result = search_like(collection, item.id, k=3)
+        result = search_similar(collection, item.id, k=3)
         assert result.space == "visual"
         assert result.hits[0].item.id == item.id
         assert len(result.hits) == 3
         assert not is_weak(collection, result)
         assert is_weak(collection, search(collection, "asdkjh qwe zzx"))
         with pytest.raises(CollectionError, match="no image with the id 999"):
-            search_like(collection, 999)
+            search_similar(collection, 999)
 
 
 def test_no_file_but_an_image_leaves_through_the_app(tmp_path: Path) -> None:
@@ -263,7 +273,7 @@ def test_a_large_collection_may_be_searched_exactly(tmp_path: Path, monkeypatch:
     assert not app.exception
     with Collection.open(tmp_path) as collection:
         assert collection.index_name("semantic") == "trained"
-        expected = search(collection, "a cat", k=24, exact=True)
+        expected = search(collection, "a cat", SearchOptions(k=24, exact=True))
     assert shown(app) == [hit.item.uri[1:] for hit in expected.hits]
 
 

@@ -19,7 +19,7 @@ from pixmatcher.encoders import Runtime
 from pixmatcher.encoders.torch.encoder import TorchEncoder, choose_device
 from pixmatcher.encoders.torch.models import TorchModel, import_weights, open_torch_model
 from pixmatcher.errors import EncoderError, QueryError
-from pixmatcher.searching.query import Query
+from pixmatcher.searching import Query
 
 WeightsOf = Callable[[str], Path]
 SMALL = "mobilenet_v3_small"

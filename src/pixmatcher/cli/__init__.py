@@ -283,23 +283,19 @@ def search_command(
 ) -> None:
     """Search by text, by image, or by both together."""
     from ..collection import Filter
-    from ..searching import search, search_batch
-    from ..searching.query import parse_query
+    from ..searching import SearchOptions, parse_query, search, search_batch
 
     if (batch is None) == (not query):
         raise QueryError("Give a QUERY or --batch FILE, one of them.")
-    where = Filter(tuple(label) if label else None, folder, after, before, min_width, min_height)
+    chosen = Filter(tuple(label) if label else None, folder, after, before, min_width, min_height)
+    options = SearchOptions(k, min_score, space, chosen, exact)
     if batch is not None:
         if save_grid is not None:
             raise QueryError("--save-grid goes with a single query, not with --batch.")
         with _Bars() as bars:
             answer = partial(
                 search_batch,
-                k=k,
-                min_score=min_score,
-                space=space,
-                where=where,
-                exact=exact,
+                options=options,
                 allow_private=allow_private_hosts,
                 runtime=_runtime(backend, device, offline, bars),
             )
@@ -313,9 +309,7 @@ def search_command(
     with _open(collection) as opened:
         _check_labels(opened, label)
         with _Bars() as bars:
-            runtime = _runtime(backend, device, offline, bars)
-            options: dict[str, Any] = {"k": k, "min_score": min_score, "space": space, "where": where, "exact": exact}
-            result = search(opened, parsed, runtime=runtime, **options)
+            result = search(opened, parsed, options, runtime=_runtime(backend, device, offline, bars))
         _print_note(result.note)
         names = opened.catalog.label_names()
         if opened.has_scanned(result.space):
@@ -376,8 +370,7 @@ def categories_command(
     offline: OfflineOption = False,
 ) -> None:
     """Tell the most likely labels of an image, by those of the nearest labelled images."""
-    from ..searching.categories import classify
-    from ..searching.query import parse_query
+    from ..searching import classify, parse_query
 
     with _open(collection) as opened:
         query = parse_query([image], allow_private=allow_private_hosts)
@@ -493,7 +486,7 @@ def map_command(
     """Draw the collection in two dimensions, images that are alike side by side."""
     from ..maps.plot import check_map_path, save_map_plot, stale_text
     from ..maps.projection import place_query, project
-    from ..searching.query import embed_query, parse_query
+    from ..searching import embed_query, parse_query
 
     check_map_path(out, color)
     parsed = None if query is None else parse_query([query], allow_private=allow_private_hosts)
@@ -836,8 +829,7 @@ def demo_command(
     from ..datasets.examples import IMAGE_QUERY, TEXT_QUERY, clear_outdated, demo_paths
     from ..export.contact_sheet import save_contact_sheet
     from ..indexing import index
-    from ..searching import search
-    from ..searching.query import Query
+    from ..searching import Query, search
 
     photos, path = demo_paths()
     clear_outdated(path)

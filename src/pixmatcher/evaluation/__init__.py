@@ -29,7 +29,7 @@ from ..images import fit_image, open_image
 from ..indexing import AnySource, ProgressCallback
 from ..indexing.reading import Turn, as_completed, in_batches, read_entry, reason_of, take_turns
 from ..records import Space
-from ..searching.query import image_encoder, text_encoder
+from ..searching import image_encoder, text_encoder
 from ..sources import Entry, Source, Unusable, open_source
 from ..sources.tables import first_row, read_rows
 

@@ -13,7 +13,7 @@ import numpy as np
 from ..collection import Collection
 from ..encoders import Runtime
 from ..errors import PixMatcherError, QueryError
-from ..searching.query import Query, embed_query
+from ..searching import Query, embed_query
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -153,7 +153,7 @@ def _text_queries(collection: Collection, space: str, runtime: Runtime | None) -
     if len(texts) < 20:
         return None
     try:
-        vectors = [embed_query(Query(text), collection.encoders, space=space, runtime=runtime)[1] for text in texts]
+        vectors = [embed_query(Query(text), collection.encoders, space=space, runtime=runtime).vector for text in texts]
     except PixMatcherError:
         return None
     return np.stack(vectors)

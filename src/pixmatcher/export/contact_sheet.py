@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .._files import check_writable, save_file
 from ..errors import PixMatcherError
-from ..searching.pictures import item_picture
+from ..searching import item_picture
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont

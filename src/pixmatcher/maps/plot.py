@@ -23,7 +23,7 @@ from .._cores import usable_cores
 from .._files import check_writable, save_file
 from ..errors import PixMatcherError, QueryError
 from ..evaluation.confusion_plot import PLOT_FORMATS, check_plot_path, save_figure, shortened
-from ..searching.pictures import item_picture
+from ..searching import item_picture
 from .projection import Projection
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from ..collection import Collection
 from ..collection._maps import MapStamp, StoredMap, map_path, read_map, save_map
 from ..collection.collection import query_vector
 from ..errors import CollectionError, PixMatcherError, QueryError
-from ..searching.query import image_space
+from ..searching import image_space
 
 METHODS = ("tsne", "umap", "pca")
 MOST_ITEMS = 20_000

@@ -1,4 +1,4 @@
-"""The picture of an item, to be shown."""
+"""The pictures of items, for the faces to show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from ..errors import InvalidImageError
 from ..images import DEFAULT_MAX_PIXELS, open_image
 from ..net.fetch import is_url
-from ..sources.zipped import open_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,9 +17,10 @@ if TYPE_CHECKING:
 def item_picture(
     item: Item, collection: Collection | None, side: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Image.Image | None:
-    """The image of an item, upright and at most `side` pixels wide and high, or what is left of it.
+    """Return the image of an item, upright and at most `side` pixels wide and high, or else its thumbnail.
 
-    Nothing is fetched: of a remote image, or one that is gone, it is the thumbnail that the collection has, if any.
+    Nothing is fetched: for a remote or missing image, the result is the thumbnail in the collection, or None if there
+    is no thumbnail.
     """
     picture = original_picture(item, side, max_pixels=max_pixels)
     if picture is None:
@@ -36,10 +36,12 @@ def item_picture(
 
 
 def original_picture(item: Item, side: int, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image | None:
-    """The image of an item, upright and with a short side of some `side` pixels or more, where it has them.
+    """Return the image of an item, upright; if it is large, reduced to a short side of about `side` pixels or more.
 
-    None where it is not on this machine, or not an image that can be read.
+    None if the image is not on this machine or cannot be read.
     """
+    from ..sources.zipped import open_path
+
     if is_url(item.uri):
         return None
     try:

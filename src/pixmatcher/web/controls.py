@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from ..collection import Collection
-from ..searching.query import MAX_TEXT_CHARACTERS
+from ..searching import MAX_TEXT_CHARACTERS
 from ..vector_index import EXACT
 from . import places, state
 from .texts import LANGUAGES, language, plain, t
@@ -96,7 +96,7 @@ def choose(collection: Collection, *, text: bool) -> Choice:
             exact = st.toggle(t("exact"), key="exact", help=t("exact_help"), persist_state="session")
     if not space and (instead := state.passed_over(repr(collection.encoders), text, collection)) is not None:
         space, why = instead
-        st.caption(t("encoder_passed_over", used=why.used, wanted=why.wanted, detail=str(why.error)))
+        st.caption(t("encoder_passed_over", used=why.used, wanted=why.preferred, detail=str(why.error)))
     return Choice(space or None, k, least or None, labels, exact)
 
 

@@ -14,9 +14,15 @@ from ..collection import Collection, Filter
 from ..datasets.examples import demo_paths
 from ..errors import PixMatcherError, SourceError
 from ..net.fetch import fetch
-from ..searching import SearchResult, search_like
-from ..searching.categories import Category, nearest_categories
-from ..searching.query import Query, embed_query
+from ..searching import (
+    Category,
+    Query,
+    SearchOptions,
+    SearchResult,
+    embed_query,
+    nearest_categories,
+    search_similar,
+)
 from . import state
 from .components import WHOLE, pasted_image, show_frame
 from .controls import Choice, choose, choose_collection
@@ -255,15 +261,22 @@ def _answer(collection: Collection, what: LookedFor, choice: Choice) -> tuple[Se
 
 def _search(collection: Collection, what: LookedFor, choice: Choice) -> tuple[SearchResult, list[Category]]:
     started = time.perf_counter()
-    where = Filter(choice.labels)
-    options: dict[str, Any] = {"k": choice.k, "min_score": choice.min_score, "where": where, "exact": choice.exact}
+    options = SearchOptions(choice.k, choice.min_score, choice.space, Filter(choice.labels), choice.exact)
     if what.item_id is not None and what.unchanged:
-        result = search_like(collection, what.item_id, space=choice.space, **options)
+        result = search_similar(collection, what.item_id, options)
         (vector,) = collection.embeddings([what.item_id], result.space)
     else:
-        space, vector, _ = embed_query(Query(image=what.image()), collection.encoders, space=choice.space)
-        hits = collection.search(vector, space=space, **options)
-        result = SearchResult(t("query_picture"), space, (time.perf_counter() - started) * 1000, hits)
+        embedded = embed_query(Query(image=what.image()), collection.encoders, space=choice.space)
+        vector = embedded.vector
+        hits = collection.search(
+            vector,
+            space=embedded.space,
+            k=choice.k,
+            min_score=choice.min_score,
+            where=options.filter,
+            exact=choice.exact,
+        )
+        result = SearchResult(t("query_picture"), embedded.space, (time.perf_counter() - started) * 1000, hits)
     return result, nearest_categories(collection, vector, result.space) if state.labels(collection) else []
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from ..collection import Collection
 from ..errors import InvalidImageError
 from ..images import open_image
-from ..searching.pictures import original_picture
+from ..searching import original_picture
 from .components import WHOLE, Box
 from .state import MAX_PIXELS, MAX_UPLOAD_BYTES, as_jpeg, item_of, items_of
 

@@ -18,8 +18,7 @@ from ..collection import Collection
 from ..errors import PixMatcherError
 from ..maps.plot import Group, color_groups, map_figure
 from ..maps.projection import METHODS, Projection, load_projection, place_query, project
-from ..searching import SearchResult
-from ..searching.query import Query, embed_query, image_space
+from ..searching import Query, SearchResult, embed_query, image_space
 from . import state
 from .charts import CONFIG
 from .controls import ask_text, choose_collection

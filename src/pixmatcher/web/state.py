@@ -23,8 +23,7 @@ from .._cores import usable_cores
 from ..collection import CATALOG_NAME, Collection, Item
 from ..errors import CollectionError, PixMatcherError
 from ..images import open_image
-from ..searching.pictures import item_picture
-from ..searching.query import Embedded, EncoderPassedOver, Query, embed_query
+from ..searching import EmbeddedQuery, EncoderFallback, Query, embed_query, item_picture
 from .places import Shelf, collection_paths
 
 if TYPE_CHECKING:
@@ -107,21 +106,21 @@ def tidy() -> None:
         gc.collect()
 
 
-def _embed_something(collection: Collection, *, text: bool) -> Embedded:
+def _embed_something(collection: Collection, *, text: bool) -> EmbeddedQuery:
     from PIL import Image
 
     return embed_query(Query("warm") if text else Query(image=Image.new("RGB", (64, 64))), collection.encoders)
 
 
 @st.cache_resource(show_spinner=False, max_entries=128, ttl=_ENCODERS_SECONDS)
-def passed_over(encoders: str, text: bool, _collection: Collection) -> tuple[str, EncoderPassedOver] | None:
+def passed_over(encoders: str, text: bool, _collection: Collection) -> tuple[str, EncoderFallback] | None:
     """The space that answers in place of the one whose encoder cannot be used, and why; None where there is no need.
 
     `encoders` tells those of the collection.
     """
     with contextlib.suppress(PixMatcherError):  # the search will say
-        space, _, reason = _embed_something(_collection, text=text)
-        return None if reason is None else (space, reason)
+        embedded = _embed_something(_collection, text=text)
+        return None if embedded.fallback is None else (embedded.space, embedded.fallback)
     return None
 
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from ..collection import Collection, Filter
 from ..errors import PixMatcherError
-from ..searching import SearchResult, search
+from ..searching import SearchOptions, SearchResult, search
 from . import state
 from .controls import Choice, ask_text, choose, choose_collection
 from .results import show_result
@@ -50,15 +50,8 @@ def _answer(collection: Collection, text: str, choice: Choice) -> SearchResult:
     asked: Any = (collection.path, state.generation(collection), text, choice)
     kept = st.session_state.get("text_answer")
     if kept is None or kept[0] != asked:
-        result = search(
-            collection,
-            text,
-            k=choice.k,
-            min_score=choice.min_score,
-            space=choice.space,
-            where=Filter(choice.labels),
-            exact=choice.exact,
-        )
+        options = SearchOptions(choice.k, choice.min_score, choice.space, Filter(choice.labels), choice.exact)
+        result = search(collection, text, options)
         kept = st.session_state["text_answer"] = (asked, result)
     found: SearchResult = kept[1]
     return found

@@ -1,0 +1,53 @@
+"""Search for many queries, one a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..collection import Collection
+from ..encoders import Runtime
+from ..errors import PixMatcherError, QueryError
+from ._search import search
+from .options import SearchOptions, with_k
+from .query import Query, query_from_json
+
+
+def search_batch(
+    collection: Collection,
+    lines: Iterable[str],
+    options: SearchOptions | None = None,
+    *,
+    k: int | None = None,
+    allow_private: bool = False,
+    runtime: Runtime | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Answer one query a line, in order: a result as JSON, or `{"query": ..., "error": ...}` if the line fails.
+
+    A line is a text, or a JSON object with `text`, `image` or both. A byte order mark before the first line is ignored.
+    With `allow_private`, image URLs may have private addresses.
+    """
+    options = with_k(options, k)
+    for number, line in enumerate(lines):
+        text = (line.removeprefix("\ufeff") if number == 0 else line).strip()
+        name: Any = text
+        try:
+            if text.startswith("{"):
+                values = _json_object(text)
+                name = values.get("text") or values.get("image") or text
+                query = query_from_json(values, allow_private=allow_private)
+            else:
+                query = Query(text)
+            yield search(collection, query, options, runtime=runtime).as_json()
+        except PixMatcherError as error:
+            yield {"query": name, "error": str(error)}
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise QueryError('This is not valid JSON: write an object like {"text": "a cat"}.') from None
+    assert isinstance(values, dict)  # it begins with a brace
+    return values

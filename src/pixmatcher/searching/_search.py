@@ -1,0 +1,132 @@
+"""Search a collection for the items nearest to a query or to one of its own items."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ..collection import Collection, Hit
+from ..encoders import Runtime
+from .embedding import embed_query
+from .options import SearchOptions, with_k
+from .query import Query
+
+logger = logging.getLogger("pixmatcher.searching")
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The hits of a query, best first, the space that was searched, and the time this took in milliseconds."""
+
+    query: Any
+    space: str
+    took_ms: float
+    hits: list[Hit]
+    note: str = ""
+    """Why another space than usual was searched; empty if the usual one was."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as the JSON object that the command line and the web app show."""
+        values = {
+            "query": self.query,
+            "space": self.space,
+            "took_ms": round(self.took_ms, 2),
+            "hits": [_hit_as_json(hit) for hit in self.hits],
+        }
+        return values | {"note": self.note} if self.note else values
+
+
+def _hit_as_json(hit: Hit) -> dict[str, Any]:
+    item = hit.item
+    values = {"rank": hit.rank, "score": round(hit.score, 4), "id": item.id, "uri": item.uri, "label": item.label}
+    if item.caption is not None:
+        values["caption"] = item.caption
+    if item.details:
+        values["details"] = dict(item.details)
+    return values
+
+
+def search(
+    collection: Collection,
+    query: Query | str,
+    options: SearchOptions | None = None,
+    *,
+    k: int | None = None,
+    runtime: Runtime | None = None,
+) -> SearchResult:
+    """Find the items of a collection that are nearest to a query; a string is a text query.
+
+    `k` is short for `SearchOptions(k=k)`. If the options name no space, the query decides: an image alone is searched
+    in the first space for images only, a text in the first space that supports text. If the encoder of that space
+    cannot be used on this machine, the next one is used, and the `note` of the result says why.
+
+    Raises `QueryError`, `InvalidImageError` or `EncoderError` if the query cannot be answered.
+    """
+    started = time.perf_counter()
+    options = with_k(options, k)
+    if isinstance(query, str):
+        query = Query(query)
+    embedded = embed_query(query, collection.encoders, space=options.space, runtime=runtime)
+    embedded_at = time.perf_counter()
+    hits = _nearest(collection, embedded.vector, embedded.space, options)
+    ended = time.perf_counter()
+    logger.debug(
+        "query %r: space %s of the encoder %s; query embedded in %.4f s, index searched in %.4f s, %d hits",
+        query.name,
+        embedded.space,
+        embedded.encoder,
+        embedded_at - started,
+        ended - embedded_at,
+        len(hits),
+    )
+    return SearchResult(query.name, embedded.space, (ended - started) * 1000, hits, embedded.note)
+
+
+def search_similar(
+    collection: Collection, item_id: int, options: SearchOptions | None = None, *, k: int | None = None
+) -> SearchResult:
+    """Find the items nearest to an item of the collection by its stored embedding; the item itself is among them.
+
+    If the options name no space, the first space for images only is searched, or the first space if there is none.
+    Raises `CollectionError` if the item or the space does not exist.
+    """
+    started = time.perf_counter()
+    options = with_k(options, k)
+    space = options.space or min(collection.spaces.values(), key=lambda each: each.text).name
+    (vector,) = collection.embeddings([item_id], space)
+    hits = _nearest(collection, vector, space, options)
+    ended = time.perf_counter()
+    logger.debug(
+        "similar to item %d: space %s; index searched in %.4f s, %d hits", item_id, space, ended - started, len(hits)
+    )
+    return SearchResult(item_id, space, (ended - started) * 1000, hits)
+
+
+def _nearest(collection: Collection, vector: Any, space: str, options: SearchOptions) -> list[Hit]:
+    return collection.search(
+        vector,
+        space=space,
+        k=options.k,
+        min_score=options.min_score,
+        where=options.filter,
+        exact=options.exact,
+    )
+
+
+_UNRELATED_BELOW = {("lite", True): 0.2, ("lite", False): 0.3}
+"""Scores below which an image is unrelated to the query, by encoder and by whether its space supports text.
+
+How the values for `lite` were measured: docs/explanations/lite.md.
+"""
+
+
+def is_weak(collection: Collection, result: SearchResult) -> bool:
+    """Whether even the best hit is probably unrelated to the query. False for encoders without a known limit."""
+    for record in collection.encoders:
+        for space in record.spaces:
+            if space.name == result.space:
+                best = max((hit.score for hit in result.hits), default=0.0)
+                return best < _UNRELATED_BELOW.get((record.name, space.text), float("-inf"))
+    return False
