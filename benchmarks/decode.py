@@ -22,8 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from pixmatcher import images
-from pixmatcher.images import Recipe, fit_image, open_image
+from pixmatcher.images import Recipe, _open, fit_image, open_image
 
 RECIPE = Recipe(size=260, interpolation="bicubic")
 PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
@@ -79,12 +78,12 @@ def report(name: str, items: Sequence[bytes], rounds: int = 4) -> None:
 @contextmanager
 def by_pillow() -> Iterator[None]:
     """JPEGs are decoded by Pillow alone, as where no compiler was."""
-    ours = images.decode_eighth
-    images.decode_eighth = lambda *_: None
+    ours = _open.decode_eighth
+    _open.decode_eighth = lambda *_: None
     try:
         yield
     finally:
-        images.decode_eighth = ours
+        _open.decode_eighth = ours
 
 
 def main() -> None:

@@ -21,12 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, TiffImagePlugin
 
-from pixmatcher import images
 from pixmatcher.errors import InvalidImageError
 from pixmatcher.images import (
     ALLOWED_EXTENSIONS,
     OpenedImage,
     Recipe,
+    _colour,
+    _limits,
+    _read,
     fit_image,
     is_allowed_extension,
     normalize_pixels,
@@ -399,7 +401,7 @@ def test_strips_give_the_same_as_the_whole(
     pictures = pictures_of_every_mode(*size)
     wholes = {name: open_image(picture, min_side=min_side).image for name, picture in pictures.items()}
     assert len({whole.tobytes() for whole in wholes.values()}) > 10
-    monkeypatch.setattr(images, "_STRIP_PIXELS", 200)
+    monkeypatch.setattr(_colour, "_STRIP_PIXELS", 200)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a strip may be above it as well
     for name, picture in pictures.items():
         opened = open_image(picture, min_side=min_side)
@@ -776,7 +778,7 @@ def test_huge_pictures_are_decoded_one_at_a_time_and_others_pass() -> None:
 
 
 def test_who_waits_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_HUGE_PIXELS", 10_000)
+    monkeypatch.setattr(_limits, "_HUGE_PIXELS", 10_000)
     picture = photo(400, 300)
     waits: list[object] = [
         picture,
@@ -785,7 +787,7 @@ def test_who_waits_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     passes: list[object] = [encoded(picture, "JPEG"), picture.resize((100, 100)), b"no image"]
     with ThreadPoolExecutor(6) as pool:
-        with images._huge_turn:
+        with _limits._huge_image_lock:
             waiting = [pool.submit(open_image, source, min_side=20) for source in waits]  # type: ignore[arg-type]
             for source in passes:
                 pool.submit(opened_or_reason, source, min_side=20).result(timeout=60)  # type: ignore[arg-type]
@@ -795,7 +797,7 @@ def test_who_waits_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_broken_huge_picture_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_HUGE_PIXELS", 100)
+    monkeypatch.setattr(_limits, "_HUGE_PIXELS", 100)
     data = encoded(photo(90, 60), "PNG")
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(reason_of, data[:-2000]).result(timeout=60) == "truncated"
@@ -913,7 +915,7 @@ def test_odd_names(tmp_path: Path, name: bytes) -> None:
 
 
 def test_large_file_is_read_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_READ_AT_ONCE", 100)
+    monkeypatch.setattr(_read, "_READ_AT_ONCE", 100)
     for extension, name in SAVED_AS.items():
         path = tmp_path / f"a.{extension}"
         quarters().save(path, name)

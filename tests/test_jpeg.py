@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixmatcher import images, open_image
+from pixmatcher import open_image
+from pixmatcher.images import _open
 from pixmatcher.images._jpeg import LIBRARY, decode_eighth
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -279,11 +280,11 @@ def test_open_image_is_the_same_with_it_and_without(orientation: int, monkeypatc
         calls.append(decode_eighth(*arguments))  # type: ignore[arg-type]
         return calls[-1]
 
-    monkeypatch.setattr(images, "decode_eighth", watched)
+    monkeypatch.setattr(_open, "decode_eighth", watched)
     fast = open_image(data, min_side=100)
     assert len(calls) == 1
     assert calls[0] is not None
-    monkeypatch.setattr(images, "decode_eighth", lambda *_: None)
+    monkeypatch.setattr(_open, "decode_eighth", lambda *_: None)
     slow = open_image(data, min_side=100)
     assert np.array_equal(np.asarray(fast.image), np.asarray(slow.image))
     assert (fast.area, fast.width, fast.height, fast.format) == (slow.area, slow.width, slow.height, slow.format)

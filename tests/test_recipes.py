@@ -201,5 +201,5 @@ def test_a_tensor_without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
     with pytest.raises(PixMatcherError, match=r"pip install 'pixmatcher\[torch\]'"):
         preprocess_image(textured(9, 9), to_tensor=True)
-    with pytest.raises(ValueError, match="no tensor"):
+    with pytest.raises(ValueError, match="not a tensor"):
         preprocess_image(textured(9, 9), output="pil", to_tensor=True)  # type: ignore[call-overload]

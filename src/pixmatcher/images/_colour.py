@@ -1,0 +1,186 @@
+"""Convert the pixels of any image mode, and arrays, to RGB with 8 bits a channel, and shrink them on the way.
+
+Large images are converted in strips, so that no second image of the same size is made.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+from ..errors import InvalidImageError
+from ._limits import check_pixels
+from ._pillow import pillow_limit_lifted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+_STRIP_PIXELS = 1 << 20
+"""About how many pixels of a large image are converted at once."""
+
+
+def to_rgb(image: Image.Image, min_side: int | None) -> Image.Image:
+    """Return a loaded image of any mode as RGB, shrunk as far as `min_side` allows; the same object if that is all."""
+    from PIL import Image
+
+    factor = shrink_factor(image.size, min_side)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return _reduce(image, factor)
+    convert = _converter(image)
+    width, height = image.size
+    if width * height <= _STRIP_PIXELS:
+        return _reduce(convert(image), factor)
+    rgb = Image.new("RGB", (math.ceil(width / factor), math.ceil(height / factor)))
+    for left, top, strip in _strips(image, factor):
+        rgb.paste(_reduce(convert(strip), factor), (left // factor, top // factor))
+    return rgb
+
+
+def shrink_factor(size: tuple[int, int], min_side: int | None) -> int:
+    """Return how many pixels a side are averaged into one.
+
+    The short side keeps twice `min_side` or more: `fit_image` does the rest.
+    """
+    return 1 if min_side is None else max(1, min(size) // (2 * min_side))
+
+
+def array_to_pil(array: NDArray[Any], max_pixels: int) -> Image.Image:
+    """Return an array (H, W), (H, W, 3) or (H, W, 4), of uint8 or of floats in [0, 1], as an image.
+
+    Raises InvalidImageError if the array is something else or has more than `max_pixels`.
+    """
+    import numpy as np
+    from PIL import Image
+
+    shape = array.shape
+    if not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (3, 4))) or 0 in shape:
+        raise InvalidImageError("unsupported array", f"shape {shape}, not (H, W), (H, W, 3) or (H, W, 4)")
+    check_pixels(shape[1], shape[0], max_pixels)
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):  # false for nan as well
+            raise InvalidImageError("unsupported array", "floats must all be in [0, 1]")
+        array = _floats_to_bytes(array)
+    elif array.dtype != np.uint8:
+        raise InvalidImageError("unsupported array", f"dtype {array.dtype}, not uint8 or a float in [0, 1]")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _floats_to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Convert floats (H, W, ...) in [0, 1] to 0-255, a few rows at a time: each step makes two copies of them."""
+    import numpy as np
+
+    pixels = np.empty(array.shape, np.uint8)
+    rows = max(1, _STRIP_PIXELS // array.shape[1])
+    for top in range(0, len(array), rows):
+        pixels[top : top + rows] = array[top : top + rows] * 255 + 0.5
+    return pixels
+
+
+def _strips(image: Image.Image, multiple: int = 1) -> Iterator[tuple[int, int, Image.Image]]:
+    """Yield copies of the parts of an image with their left and top, which are multiples of `multiple`.
+
+    A strip has about `_STRIP_PIXELS`. It is as wide as the image, unless a single row has more pixels than that.
+    """
+    width, height = image.size
+    columns = min(width, _STRIP_PIXELS)
+    rows = max(1, _STRIP_PIXELS // columns)
+    columns, rows = (math.ceil(n / multiple) * multiple for n in (columns, rows))
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            box = (left, top, min(left + columns, width), min(top + rows, height))
+            with pillow_limit_lifted(width * height):
+                strip = image.crop(box)
+            yield left, top, strip
+
+
+def _reduce(image: Image.Image, factor: int) -> Image.Image:
+    """Average blocks of `factor` x `factor` pixels."""
+    if factor == 1:
+        return image
+    from PIL.Image import Image
+
+    return Image.reduce(image, factor)  # not image.reduce, which does something else for JPEG 2000 files
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Return the function that converts a loaded image, or any part of it, to RGB."""
+    if image.mode.startswith("I") or image.mode == "F":
+        low, high = _value_range(image)
+        return lambda part: _range_to_rgb(part, low, high)
+    if image.mode == "LAB":
+        return _lab_converter()
+    if image.has_transparency_data:
+        return _over_white
+    return lambda part: part.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Lay a transparent image over white."""
+    from PIL import Image
+
+    if image.mode == "La":  # Pillow converts it to LA only
+        image = image.convert("LA")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
+
+def _range_to_rgb(image: Image.Image, low: float, high: float) -> Image.Image:
+    """Convert grey of 16 or 32 bits or floats to RGB: `low` becomes black and `high` white."""
+    import numpy as np
+    from PIL import Image
+
+    scaled = np.asarray(image).astype(np.float32)
+    scaled -= low
+    scaled *= 255.0 / (high - low) if high > low else 0.0
+    np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
+    np.clip(scaled, 0, 255, out=scaled)
+    scaled += 0.5
+    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+
+
+def _value_range(image: Image.Image) -> tuple[float, float]:
+    """Return the values of a grey image that are black and white; see `open_image`."""
+    if image.mode.startswith("I;16"):
+        return 0.0, 4095.0 if _is_12_bit(image) else 65535.0
+    if image.format in ("PPM", "PNG"):
+        return 0.0, 65535.0  # they have 16 bits, which Pillow holds in 32
+    extremes = _finite_extremes(image)
+    if not extremes:
+        return 0.0, 1.0
+    low, high = min(extremes), max(extremes)
+    if low >= 0:
+        for usual in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
+            if high <= usual:
+                return 0.0, usual
+    return low, high
+
+
+def _finite_extremes(image: Image.Image) -> list[float]:
+    """Return the least and the greatest finite number of each strip that has one."""
+    import numpy as np
+
+    extremes: list[float] = []
+    for _, _, strip in _strips(image):
+        values = np.asarray(strip)
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            extremes += float(finite.min()), float(finite.max())
+    return extremes
+
+
+def _is_12_bit(image: Image.Image) -> bool:
+    return getattr(image, "tag_v2", {}).get(258) == (12,)
+
+
+def _lab_converter() -> Callable[[Image.Image], Image.Image]:
+    from PIL import ImageCms
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+    return lambda part: cast("Image.Image", ImageCms.applyTransform(part, transform))

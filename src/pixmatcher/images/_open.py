@@ -1,0 +1,227 @@
+"""Open one image: find out its format, check its size, decode it, and make it upright and RGB."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import sys
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
+
+from ..errors import InvalidImageError
+from ._colour import array_to_pil, shrink_factor, to_rgb
+from ._exif import orientation_and_time, tiff_time
+from ._formats import JPEG, JPEG2000, TIFF, WEBP, ImageFormat, ends_early, format_of, webp_size
+from ._jpeg import decode_eighth
+from ._limits import (
+    DEFAULT_MAX_PIXELS,
+    MAX_ENCODED_BYTES,
+    check_pixels,
+    check_scans,
+    check_tiles,
+    decoding_slot,
+    pixels_in_memory,
+)
+from ._orientation import ORIENTATION_OF_ROTATION, upright, upright_area
+from ._pillow import load_plugin, pillow_limit_lifted, quiet_pillow
+from ._read import open_regular_file, os_message, read_all
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any]"
+"""What can be opened: a path, encoded bytes, a binary file, a PIL image, or an array (see `open_image`)."""
+
+_TRUNCATED = "the file is cut off before the end of the image"
+_CUT_OFF = re.compile("truncated|not enough|reached eof|requires a buffer|expected to read", re.I)
+_UNSUPPORTED = re.compile("unsupported|unknown pixel mode|not available|not installed", re.I)
+
+logger = logging.getLogger(__package__)
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """A decoded image, which can be shown and encoded."""
+
+    image: Image.Image
+    """RGB, upright, perhaps at a reduced scale. It may be the object that was given to `open_image`: do not change it.
+    """
+    area: tuple[float, float, float, float]
+    """Left, top, right and bottom of the image in `image`: at a reduced scale it may end within the last pixels."""
+    width: int
+    """Width in pixels of the upright image at full scale."""
+    height: int
+    """Height in pixels of the upright image at full scale."""
+    format: str
+    """Pillow's name of the format, such as "JPEG"; empty if the image was not in a file."""
+    taken: str | None
+    """When the photo was taken, in ISO 8601, with the UTC offset if the camera wrote one."""
+
+
+def open_image(
+    source: ImageSource, *, min_side: int | None = None, max_pixels: int = DEFAULT_MAX_PIXELS, rotation: int = 0
+) -> OpenedImage:
+    """Decode one image, upright and in RGB. Of a file with several frames or pages, only the first one is read.
+
+    `source` is a path, `bytes` (the encoded image, not a path), a binary file (read from its current position), a
+    PIL image, or an array: (H, W), (H, W, 3) or (H, W, 4), of uint8, or of floats in [0, 1].
+
+    With `min_side`, the result may have a reduced scale, but its short side keeps that many pixels or all it has.
+
+    `rotation` are the degrees, 0, 90, 180 or 270, by which an image is rotated counterclockwise if it has no
+    orientation of its own.
+
+    Transparency is laid over white. 16-bit values are scaled by their whole range. Values of 32-bit integers
+    and floats, which have no fixed range, are scaled by the first of 0-1 (floats only), 0-255 and 0-65535
+    that holds them all, otherwise by their own least and greatest; NaN becomes black.
+
+    `max_pixels` is checked before memory is allocated. While an image is decoded, it takes up to 14 bytes a pixel at
+    the scale of the decoder (a progressive JPEG always at full scale), besides the bytes of its file. Decoders that
+    need much memory take 17 (WebP, TIFF), 21 (HEIF) or 29 (JPEG 2000). Images of more than 32 megapixels are decoded
+    one at a time, in all threads together. Pillow's own limit does not count up to `max_pixels`, except for GIF files.
+
+    A file that ends too early is refused. Damage that the format cannot detect (overwritten pixel data, or an
+    end marker that is too early) is not noticed.
+
+    Raises InvalidImageError if anything is wrong with the image, and TypeError if `source` has another type.
+    """
+    from PIL import Image
+
+    if min_side is not None and min_side < 1:
+        raise ValueError(f"min_side must be at least 1, not {min_side}")
+    if rotation not in ORIENTATION_OF_ROTATION:
+        raise ValueError(f"rotation must be 0, 90, 180 or 270, not {rotation}")
+    if isinstance(source, bytes):
+        return _decode(io.BytesIO(source), min_side, max_pixels, rotation)
+    if isinstance(source, (str, os.PathLike)):
+        with open_regular_file(os.fspath(source)) as file:
+            return _decode(file, min_side, max_pixels, rotation)
+    if isinstance(source, Image.Image):
+        return _from_pil(source, min_side, max_pixels, rotation)
+    numpy = sys.modules.get("numpy")  # a caller with an array has imported it
+    if numpy is not None and isinstance(source, numpy.ndarray):
+        return _from_pil(array_to_pil(source, max_pixels), min_side, max_pixels, rotation)
+    if isinstance(source, io.BufferedReader) and source.seekable() and source.tell() == 0:
+        return _decode(source, min_side, max_pixels, rotation)
+    if hasattr(source, "read"):
+        return _decode(io.BytesIO(read_all(cast("IO[bytes]", source))), min_side, max_pixels, rotation)
+    raise TypeError(f"cannot open an image from {type(source).__name__}: give a path, bytes, file, PIL image or array")
+
+
+def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: int) -> OpenedImage:
+    """Decode the encoded image in `file`, which is seekable and at position 0."""
+    try:
+        image_format, claimed_pixels = _identify(file, max_pixels)
+    except OSError as error:
+        raise InvalidImageError("cannot be read", os_message(error)) from error
+    plugin = load_plugin(image_format)
+    orientation, taken, scale = 1, None, 1
+    with quiet_pillow:
+        try:
+            with pillow_limit_lifted(claimed_pixels):
+                image = plugin(file)
+            width, height = image.size
+            check_pixels(width, height, max_pixels)
+            if image_format is TIFF:
+                check_tiles(image, max_pixels)
+                taken = tiff_time(image)
+            elif image_format is JPEG:
+                if "progressive" in image.info:
+                    check_scans(file)
+                if min_side is not None and image.draft(None, (min_side, min_side)) is not None:
+                    scale = image.decoderconfig[0]
+            with decoding_slot(pixels_in_memory(image, width, height)):
+                loaded = _load_eighth(image, file) if scale == 8 else None
+                decoder = "Pillow" if loaded is None else "the JPEG decoder of PixMatcher"
+                if loaded is None:
+                    with pillow_limit_lifted(width * height):
+                        image.load()
+                    loaded = image
+                if image_format is not TIFF:  # Pillow makes TIFF files upright by itself
+                    orientation, taken = orientation_and_time(image.info.get("exif"))
+                if orientation == 1:
+                    orientation = ORIENTATION_OF_ROTATION[rotation]
+                rgb = to_rgb(loaded, min_side)
+                scale *= shrink_factor(loaded.size, min_side)
+                del image, loaded  # rotating a large image takes the memory of another one
+                area = upright_area(rgb.size, width / scale, height / scale, orientation)
+                rgb = upright(rgb, orientation)
+        except InvalidImageError:
+            raise
+        except Exception as error:  # hostile data makes the plugins raise nearly anything
+            _raise_invalid(error, image_format, file)
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug("%s decoded %s, %d x %d pixels, scale 1/%d", decoder, image_format.name, width, height, scale)
+    if orientation >= 5:
+        width, height = height, width
+    return OpenedImage(rgb, area, width, height, image_format.name, taken)
+
+
+def _identify(file: IO[bytes], max_pixels: int) -> tuple[ImageFormat, int]:
+    """Return the format of a file, and its number of pixels if its plugin allocates memory before our check.
+
+    Leaves the file at position 0. Raises OSError, and InvalidImageError for files that are refused undecoded.
+    """
+    head = file.read(512)
+    if not head:
+        raise InvalidImageError("empty file")
+    image_format = format_of(head)
+    length = file.seek(0, os.SEEK_END)
+    if image_format.compressed and length > MAX_ENCODED_BYTES:
+        raise InvalidImageError("too large", f"{length:,} bytes, more than an image needs")
+    if image_format is JPEG2000 and ends_early(image_format, file):  # its decoder accepts such files
+        raise InvalidImageError("truncated", _TRUNCATED)
+    # The WebP plugin allocates the memory as soon as it opens a file.
+    width, height = webp_size(head) if image_format is WEBP else (0, 0)
+    check_pixels(width, height, max_pixels)
+    file.seek(0)
+    return image_format, width * height
+
+
+def _load_eighth(image: Image.Image, file: IO[bytes]) -> Image.Image | None:
+    """Decode a JPEG at the scale 1/8, as `image.load` does but faster; return None if that is not possible."""
+    return decode_eighth(file.getvalue(), image.size, image.mode) if isinstance(file, io.BytesIO) else None
+
+
+def _from_pil(image: Image.Image, min_side: int | None, max_pixels: int, rotation: int) -> OpenedImage:
+    check_pixels(*image.size, max_pixels)
+    with quiet_pillow:
+        try:
+            with decoding_slot(image.width * image.height):
+                image.load()
+                orientation, taken = orientation_and_time(image.info.get("exif"))
+                if orientation == 1:
+                    orientation = ORIENTATION_OF_ROTATION[rotation]
+                rgb = to_rgb(image, min_side)
+                scale = shrink_factor(image.size, min_side)
+                area = upright_area(rgb.size, image.width / scale, image.height / scale, orientation)
+                rgb = upright(rgb, orientation)
+        except Exception as error:
+            _raise_invalid(error)
+    width, height = image.size
+    if orientation >= 5:
+        width, height = height, width
+    return OpenedImage(rgb, area, width, height, image.format or "", taken)
+
+
+def _raise_invalid(
+    error: Exception, image_format: ImageFormat | None = None, file: IO[bytes] | None = None
+) -> NoReturn:
+    """Raise the InvalidImageError for what Pillow raised, with the reason that fits."""
+    from PIL.Image import DecompressionBombError
+
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, DecompressionBombError):
+        reason = "too many pixels"
+    elif isinstance(error, MemoryError):
+        reason, text = "out of memory", "there is not enough memory to decode it"
+    elif _CUT_OFF.search(text) or (image_format is not None and file is not None and ends_early(image_format, file)):
+        reason, text = "truncated", _TRUNCATED
+    elif _UNSUPPORTED.search(text):
+        reason = "unsupported format"
+    else:
+        reason = "damaged"
+    raise InvalidImageError(reason, text) from error
