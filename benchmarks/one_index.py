@@ -190,13 +190,15 @@ class PixMatcherTrained:
     def note_settings(self, folder: Path) -> None:
         """Note the operating points of least cost for the recall they have, and those that an aim would choose."""
         from pixmatcher.vector_index import IndexTarget
-        from pixmatcher.vector_index.trained import exact_nearest
+        from pixmatcher.vector_index._measuring import MeasuringQueries, exact_nearest, measure_points
 
         queries, rows = np.load(folder / "queries.npy"), np.sort(self.index.rows)
         own = np.full(len(queries), -1)
         truth = exact_nearest(self.vectors, rows, queries, own, K)
+        measured = MeasuringQueries(queries, own, [np.arange(len(queries))])
+        points = measure_points(self.index.lists, self.vectors, measured, truth)
         best, settings = 0.8, []
-        for point in sorted(self.index.curve(queries, own, truth, [np.arange(len(queries))]), key=lambda p: p.cost):
+        for point in sorted(points, key=lambda p: p.cost):
             if point.recall > best:
                 best = point.recall
                 settings.append({"lists": point.lists, "candidates": point.candidates})

@@ -20,8 +20,9 @@ from pixmatcher.evaluation.tuning import tune
 from pixmatcher.records import Space
 from pixmatcher.vector_index import IndexTarget, _kinds
 from pixmatcher.vector_index._exact import ExactIndex
+from pixmatcher.vector_index._measuring import count_hits, exact_nearest, sample_queries
 from pixmatcher.vector_index._scan import ScanIndex, scan
-from pixmatcher.vector_index.trained import TrainedIndex, exact_nearest, sample_queries
+from pixmatcher.vector_index.trained import TrainedIndex
 from pixmatcher.vector_index.vectors import Float32, RowMask, Rows, VectorFile
 
 DIMENSION = 32
@@ -175,15 +176,15 @@ def test_rows_are_the_same_however_they_are_read(tmp_path: Path) -> None:
     vectors = write(tmp_path, like_images(1000))
     for rows in (np.arange(1000), np.array([0, 1, 2, 7, 8, 500, 999]), np.arange(0, 1000, 3), np.arange(0)):
         expected = vectors.read(rows).tolist()
-        assert vectors.fetch(rows).tolist() == expected
+        assert vectors.read_unmapped(rows).tolist() == expected
         streamed = [row for _, stored in vectors.stream(rows, 64) for row in stored.tolist()]
         assert streamed == expected
     for rows in (np.array([999, 1000]), np.array([2000])):
         with pytest.raises(CollectionError, match="shorter than the catalog says"):
-            vectors.fetch(rows)
+            vectors.read_unmapped(rows)
     for missing in ("none.f16", "vectors.f16/none", ""):
         with pytest.raises(CollectionError, match="shorter than the catalog says"):
-            VectorFile(tmp_path / missing, DIMENSION).fetch(np.arange(3))
+            VectorFile(tmp_path / missing, DIMENSION).read_unmapped(np.arange(3))
 
 
 @pytest.mark.parametrize("kind", ["images", "copies"])
@@ -196,13 +197,12 @@ def test_what_is_found_counts_as_its_score_says(tmp_path: Path, kind: str) -> No
     rows = np.arange(100, 4900)
     queries, own = sample_queries(vectors, rows, 60)
     nearest = exact_nearest(vectors, rows, queries, own, 10)
-    assert nearest.unnamed.all() == (kind == "copies")
-    index = TrainedIndex.train(vectors, rows, IndexTarget())
+    assert nearest.incomplete.all() == (kind == "copies")
     found = np.random.default_rng(0).permuted(np.tile(rows, (60, 1)), axis=1)[:, :800]
     found[:, 0] = own
     found[:, 1] = -1
-    hits = index._hits(queries, found, own, nearest)
-    for query, among, row, least, counted in zip(queries, found, own, nearest.least, hits, strict=True):
+    hits = count_hits(vectors, queries, found, own, nearest)
+    for query, among, row, least, counted in zip(queries, found, own, nearest.kth_scores, hits, strict=True):
         scores, best = truth(vectors, rows[rows != row], query, 10)
         assert (least, len(best)) == (scores[-1], 10)
         kept = among[(among >= 0) & (among != row)]
@@ -213,11 +213,12 @@ def test_what_is_found_counts_as_its_score_says(tmp_path: Path, kind: str) -> No
 
 def test_very_many_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their centres are found in two steps, and that of a row along the main axes first."""
-    monkeypatch.setattr("pixmatcher.vector_index.trained._MOST_FLAT_LISTS", 32)
-    monkeypatch.setattr("pixmatcher.vector_index.trained._MAIN_AXES", 16)
+    monkeypatch.setattr("pixmatcher.vector_index._lists.MAX_FLAT_LISTS", 32)
+    monkeypatch.setattr("pixmatcher.vector_index._training.MAX_FLAT_LISTS", 32)
+    monkeypatch.setattr("pixmatcher.vector_index._lists._MAIN_AXES", 16)
     vectors = write(tmp_path, like_images(12_000))
     index = TrainedIndex.train(vectors, np.arange(10_000), IndexTarget())
-    assert index.calibration.lists < index._index.nlist / 2
+    assert index.calibration.lists < index.lists.count / 2
     index.update(np.arange(1000, 12_000))
     with (tmp_path / "saved").open("wb") as file:
         index.save(file)

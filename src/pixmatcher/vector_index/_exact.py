@@ -1,11 +1,12 @@
-"""Exact search: every row counts, and the hits are those of a full comparison in the stored float16.
+"""Exact search: the result is that of a comparison with all stored float16 rows.
 
-Reading memory is what a scan costs, so FAISS scans codes of 8 bits a value, half of what is stored, and the stored rows
-decide among the candidates. A value becomes one of the two nearest codes, by chance and so that the mean is the value
-itself. The errors are therefore independent and add up to little: the score of a row is off by more than `_reach` with
-a chance of 1e-12 (Hoeffding, "Probability inequalities for sums of bounded random variables", 1963). Once the
-candidates go further down than that below the k-th best true score, no other row can belong to the hits; until then,
-more candidates are taken.
+The cost of a scan is reading memory. So FAISS scans codes of 8 bits a value, half the size of the stored values, and
+the stored values of the best candidates decide about the result. A value is rounded up or down to one of the two
+nearest codes at random, so that the expected code is the value itself (stochastic rounding). The errors are therefore
+independent and mostly cancel out: the error of the score of a row exceeds `_error_bound` with a probability of 1e-12
+(Hoeffding, "Probability inequalities for sums of bounded random variables", 1963). If the score of the last candidate
+is lower than the k-th best true score by more than this bound, no other row can belong to the result. Otherwise the
+search is repeated with more candidates.
 """
 
 from __future__ import annotations
@@ -21,23 +22,24 @@ import numpy as np
 
 from .._cores import usable_cores
 from .._files import Writer
-from ._scan import best, near_one, scan_pool, true_scores
+from ._scoring import scale_near_one, scan_pool, top_k, true_scores
 from .vectors import Float32, RowMask, Rows, VectorFile
 
-_GREATEST_CODE = 127
+_MAX_CODE = 127
 _HEADROOM = 1.1
-"""The range of the codes beyond the greatest value, so that not each new row asks for new ones."""
-_CHANCE = 1e-12
-_ROUNDING = 1e-5
-"""What a sum in float32 may be off by, as a share of the greatest score."""
-_CANDIDATES = 256
-_ROWS_A_THREAD = 16_384
+"""Range of the codes, as a multiple of the greatest value, so that most new rows fit without new codes for all rows."""
+_ERROR_PROBABILITY = 1e-12
+_ROUNDING_ERROR = 1e-5
+"""Bound of the rounding error of a sum in float32, as a part of the greatest score."""
+_MIN_CANDIDATES = 256
+_ROWS_PER_THREAD = 16_384
+_ROWS_AT_ONCE = 4096
 
 
 class ExactIndex:
-    """The rows of a vector file as 8-bit codes in FAISS, with what it takes to search exactly.
+    """The rows of a vector file as codes of 8 bits in FAISS. A search finds exactly the nearest rows.
 
-    A mapped index lies in its file and cannot be updated.
+    A mapped index is read from its file when it is searched, and cannot be updated.
     """
 
     name: Final = "exact"
@@ -48,11 +50,11 @@ class ExactIndex:
         self._clear(np.zeros(vectors.dimension, np.float32))
 
     def _clear(self, units: Float32) -> None:
-        """Hold nothing. `units` (dimension,) is the difference between two codes in each dimension."""
+        """Remove all rows. `units` (D,) is the difference between two successive codes in each dimension."""
         codes = faiss.IndexScalarQuantizer(
             self._vectors.dimension, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_INNER_PRODUCT
         )
-        # The least value and the range: so whole numbers from -128 to 127 are their own codes.
+        # The lowest value and the range of values, such that integers from -128 to 127 are their own codes.
         faiss.copy_array_to_vector(np.array([-128.5, 255], np.float32), codes.sq.trained)
         codes.is_trained = True
         self._index: Any = faiss.IndexIDMap(codes)
@@ -62,15 +64,15 @@ class ExactIndex:
 
     @property
     def rows(self) -> Rows:
-        """The rows it holds (N,) int64, in no particular order."""
+        """The rows in the index (N,) int64, in no particular order."""
         rows: Rows = faiss.vector_to_array(self._index.id_map)
         return rows
 
     def update(self, rows: Rows) -> None:
-        """Hold exactly the given rows: take out what is not among them, add what is missing."""
+        """Make the index hold exactly `rows` (N,) int64: remove all others and add the missing ones."""
         missing = np.setdiff1d(rows, self.rows, assume_unique=True)
-        if (self._greatest(missing) > _GREATEST_CODE * self._units).any():
-            self._clear(self._greatest(rows) * np.float32(_HEADROOM / _GREATEST_CODE))
+        if (self._greatest_magnitudes(missing) > _MAX_CODE * self._units).any():
+            self._clear(self._greatest_magnitudes(rows) * np.float32(_HEADROOM / _MAX_CODE))
             missing = rows
         surplus = np.setdiff1d(self.rows, rows, assume_unique=True)
         if len(surplus):
@@ -82,80 +84,81 @@ class ExactIndex:
             self._index.add_with_ids(np.floor(values, out=values), block)
 
     def search(self, query: Float32, k: int, allowed_rows: RowMask | None = None) -> tuple[Float32, Rows]:
-        """The k rows of the highest inner product with query (D,), best first; fewer if there are fewer.
+        """Return the scores and numbers of the `k` rows with the highest inner product with `query` (D,), best first.
 
-        With `allowed_rows` (rows,) bool, only the rows that are true there.
+        Fewer are returned if there are fewer. `allowed_rows` (R,) bool limits the search to the rows that are true.
         """
         ids = self.rows
-        chosen = ids if allowed_rows is None else ids[allowed_rows[ids]]
-        k = min(k, len(chosen))
+        allowed = ids if allowed_rows is None else ids[allowed_rows[ids]]
+        k = min(k, len(allowed))
         if k < 1:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        scaled, exponent = near_one(query)
-        scores, rows = self._nearest(scaled, k, ids, chosen, allowed_rows)
+        scaled, exponent = scale_near_one(query)
+        scores, rows = self._nearest(scaled, k, ids, allowed, allowed_rows)
         return np.ldexp(scores, exponent), rows
 
     def _nearest(
-        self, query: Float32, k: int, ids: Rows, chosen: Rows, allowed_rows: RowMask | None
+        self, query: Float32, k: int, ids: Rows, allowed: Rows, allowed_rows: RowMask | None
     ) -> tuple[Float32, Rows]:
-        """As `search`, for 1 or more rows and a query whose greatest value is about 1.
+        """Return the result of `search`, given that k is at least 1 and the greatest value of the query is about 1.
 
-        `ids` are all rows that the index holds, `chosen` those of them in `among`.
+        `ids` are all rows of the index, `allowed` those of them that are in `allowed_rows`.
         """
-        wanted = max(4 * k, _CANDIDATES)
-        while wanted < len(chosen) // 8:
-            coarse, rows = self._scan_codes(query, wanted, ids, allowed_rows)
+        count = max(4 * k, _MIN_CANDIDATES)
+        while count < len(allowed) // 8:
+            coarse, rows = self._scan_codes(query, count, ids, allowed_rows)
             scores = true_scores(self._vectors, query, rows)
-            if coarse.min() + self._reach(query) < np.partition(scores, -k)[-k]:
-                return best(scores, rows, k)
-            wanted *= 4
-        blocks = np.array_split(chosen, len(chosen) // 4096 + 1)
-        return best(np.concatenate([true_scores(self._vectors, query, block) for block in blocks]), chosen, k)
+            if coarse.min() + self._error_bound(query) < np.partition(scores, -k)[-k]:
+                return top_k(scores, rows, k)
+            count *= 4
+        blocks = np.array_split(allowed, len(allowed) // _ROWS_AT_ONCE + 1)
+        return top_k(np.concatenate([true_scores(self._vectors, query, block) for block in blocks]), allowed, k)
 
     def save(self, file: Writer) -> None:
-        """Write the index to an open file: FAISS's own format, and the units behind it."""
-        # Given a path, FAISS overlooks that the last of what it wrote found no room.
+        """Write the index to an open file: FAISS's own format, followed by the units as float32."""
+        # Given a path, FAISS does not notice that the disk is full when it writes the last bytes.
         faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
         file.write(self._units.astype("<f4").tobytes())
 
     @classmethod
     def load(cls, file: IO[bytes], vectors: VectorFile, *, mapped: bool) -> ExactIndex:
-        """Read an open file written by `save`; mapped, it costs no memory of its own but cannot be updated.
+        """Read what `save` wrote to a file that is open.
 
-        Raises `RuntimeError` if FAISS cannot read it, `ValueError` if it is of another kind.
+        A `mapped` index uses no memory of its own and cannot be updated. Raises `RuntimeError` if FAISS cannot read the
+        file, `ValueError` if it is another kind of index.
         """
         index = cls(vectors)
-        # FAISS takes no name that is not UTF-8, and the name may be of another file by now.
+        # FAISS accepts only names in UTF-8, and the path may name a new file meanwhile.
         read = faiss.read_index(f"/dev/fd/{file.fileno()}", faiss.IO_FLAG_MMAP_IFC if mapped else 0)
         file.seek(-4 * vectors.dimension, os.SEEK_END)
         index._units = np.frombuffer(file.read(), "<f4").astype(np.float32)
         if type(read) is not faiss.IndexIDMap or read.d != vectors.dimension or read.id_map.size() != read.ntotal:
-            raise ValueError("the file holds another kind of index")
+            raise ValueError("The file has another kind of index.")
         index._index, index.mapped = read, mapped
         return index
 
-    def _reach(self, query: Float32) -> float:
-        """By how much the true score of a row can exceed the score of its code."""
+    def _error_bound(self, query: Float32) -> float:
+        """Return by how much the true score of a row can exceed the score of its code."""
         magnitudes = np.abs(query) * self._units
-        by_chance = math.sqrt(math.log(1 / _CHANCE) / 2) * float(np.linalg.norm(magnitudes))
-        return by_chance + _ROUNDING * _GREATEST_CODE * float(magnitudes.sum())
+        by_coding = math.sqrt(math.log(1 / _ERROR_PROBABILITY) / 2) * float(np.linalg.norm(magnitudes))
+        return by_coding + _ROUNDING_ERROR * _MAX_CODE * float(magnitudes.sum())
 
-    def _scan_codes(self, query: Float32, wanted: int, ids: Rows, allowed_rows: RowMask | None) -> tuple[Float32, Rows]:
-        """The `wanted` rows, of those in `among`, that score highest by their codes, in no particular order."""
+    def _scan_codes(self, query: Float32, count: int, ids: Rows, allowed_rows: RowMask | None) -> tuple[Float32, Rows]:
+        """Return the `count` allowed rows with the highest scores by their codes, in no particular order."""
         codes = self._index.index
         bits = None if allowed_rows is None else np.packbits(allowed_rows[ids], bitorder="little")
         scaled = (query * self._units)[None, :]
-        # FAISS uses one thread a query, and one core alone cannot read memory at its full speed.
-        threads = min(usable_cores(), len(ids) // _ROWS_A_THREAD + 1)
+        # FAISS uses one thread for a query, and a single core cannot read memory at full speed.
+        threads = min(usable_cores(), len(ids) // _ROWS_PER_THREAD + 1)
         bounds = np.linspace(0, len(ids), threads + 1).astype(int).tolist()
 
         def scan(part: tuple[int, int]) -> tuple[Float32, Rows]:
             selector: Any = faiss.IDSelectorRange(*part)
             if bits is not None:
-                chosen = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
-                selector = faiss.IDSelectorAnd(selector, chosen)
+                mask = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
+                selector = faiss.IDSelectorAnd(selector, mask)
             selection = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-            scores, positions = codes.search(scaled, min(wanted, part[1] - part[0]), params=selection)
+            scores, positions = codes.search(scaled, min(count, part[1] - part[0]), params=selection)
             found = positions[0] >= 0
             return scores[0][found], ids[positions[0][found]]
 
@@ -163,18 +166,19 @@ class ExactIndex:
         found = list(scan_pool().map(scan, parts))
         scores = np.concatenate([scores for scores, _ in found])
         rows = np.concatenate([rows for _, rows in found])
-        if len(scores) > wanted:
-            kept = np.argpartition(scores, -wanted)[-wanted:]
+        if len(scores) > count:
+            kept = np.argpartition(scores, -count)[-count:]
             scores, rows = scores[kept], rows[kept]
         return scores, rows
 
-    def _greatest(self, rows: Rows) -> Float32:
-        """The greatest magnitude in each dimension (dimension,)."""
+    def _greatest_magnitudes(self, rows: Rows) -> Float32:
+        """Return the greatest magnitude of the values of `rows` in each dimension (D,)."""
         greatest = np.zeros(self._vectors.dimension, np.float32)
         for _, values in self._blocks(rows):
             np.maximum(greatest, np.abs(values).max(axis=0), out=greatest)
         return greatest
 
     def _blocks(self, rows: Rows) -> Iterable[tuple[Rows, Float32]]:
-        for block, stored in self._vectors.stream(rows, 4096):
+        """Yield the rows in blocks, each with its values as float32."""
+        for block, stored in self._vectors.stream(rows, _ROWS_AT_ONCE):
             yield block, stored.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Embeddings on disk: one append-only file a space, row after row of little-endian float16."""
+"""Embeddings on disk: one append-only file for each space, with rows of little-endian float16 values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BLOCK_VALUES = 1 << 22
 
 
 class VectorFile:
-    """The rows of one space. The catalog alone says how many of them count."""
+    """The rows of one space. Only the catalog of the collection knows how many of them are valid."""
 
     def __init__(self, path: Path, dimension: int) -> None:
         self.path = path
@@ -35,13 +35,13 @@ class VectorFile:
         self._kept: tuple[tuple[int, int], Float16, mmap.mmap] | None = None
 
     def close(self) -> None:
-        """Free the file; it is opened again if need be."""
+        """Release the file; it is opened again when needed."""
         self._kept = None
 
     def size_in_rows(self) -> int:
-        """The number of whole rows in the file, whether the catalog knows them or not; 0 where there is no such file.
+        """Return the number of complete rows in the file, valid or not; 0 if there is no file.
 
-        Raises `CollectionError` if that cannot be known.
+        Raises `CollectionError` if the file cannot be examined.
         """
         return self._size_in_rows(self._status())
 
@@ -57,10 +57,10 @@ class VectorFile:
             raise read_error(self.path, error) from error
 
     def write(self, first_row: int, rows: Float16) -> None:
-        """Write rows (N, dimension) from `first_row` on and wait until the disk has them.
+        """Write rows (N, dimension) at `first_row` and wait until they are on disk.
 
-        What lies after `first_row` was never committed and is overwritten. Raises `OSError` as the disk does, after
-        giving back what was taken.
+        Rows after `first_row` were never committed and are overwritten. Raises `OSError` as the disk does, after the
+        file is cut to `first_row` again.
         """
         offset = first_row * self.row_bytes
         if not first_row:
@@ -82,15 +82,15 @@ class VectorFile:
 
     def read(self, rows: Rows | Sequence[int]) -> Float16:
         """Return the given rows as (N, dimension) float16. Raises `CollectionError` if they cannot be read."""
-        wanted = np.asarray(rows, dtype=np.int64)
-        if not len(wanted):
+        numbers = np.asarray(rows, dtype=np.int64)
+        if not len(numbers):
             return np.empty((0, self.dimension), dtype=_STORED)
-        return self._mapped(int(wanted.max()) + 1)[wanted]
+        return self._mapped(int(numbers.max()) + 1)[numbers]
 
     def blocks(self, rows: Rows, size: int | None = None) -> Iterable[tuple[Rows, Float16]]:
-        """Yield the given rows in blocks of `size`, each with its row numbers, so that memory stays bounded.
+        """Yield the given rows in blocks of `size`: row numbers (N,) and values (N, dimension). This bounds memory.
 
-        Without a size, a block has no more than 4 million values.
+        Without a size, a block has at most 4 million values.
         """
         size = size or max(1, _BLOCK_VALUES // self.dimension)
         for start in range(0, len(rows), size):
@@ -102,17 +102,17 @@ class VectorFile:
                 yield block, self.read(block)
 
     def stream(self, rows: Rows, size: int | None = None) -> Iterator[tuple[Rows, Float16]]:
-        """As `blocks`, to read many rows once: what was read of the file does not count as memory of this process."""
+        """Yield the same as `blocks`, and give the memory back after each block: to read many rows once."""
         for block, stored in self.blocks(rows, size):
             yield block, stored
             kept = self._kept
             if kept is not None and hasattr(mmap, "MADV_DONTNEED"):
                 kept[2].madvise(mmap.MADV_DONTNEED)
 
-    def fetch(self, rows: Rows) -> Float16:
-        """The given rows, ascending, as (N, dimension) float16, each asked for by itself.
+    def read_unmapped(self, rows: Rows) -> Float16:
+        """Return the given rows, ascending, as (N, dimension) float16, read without the memory map.
 
-        A map would bring what lies around each of them into the memory of this process, which may be all there is.
+        The map would also load the rows around each of them into the memory of this process, up to the complete file.
         Raises `CollectionError` if they cannot be read.
         """
         values = np.empty((len(rows), self.dimension), _STORED)
@@ -132,7 +132,7 @@ class VectorFile:
         return values
 
     def extend_with_zeros(self, row_count: int) -> None:
-        """Make the file at least `row_count` rows long, whatever lies in its place; used to repair one that was cut."""
+        """Make the file at least `row_count` rows long, to repair one that was cut; replace whatever is not a file."""
         if not self.path.parent.is_dir():
             remove(self.path.parent)
         if not self.path.is_file():
@@ -156,13 +156,13 @@ class VectorFile:
         )
 
     def _mapped(self, row_count: int) -> Float16:
-        """At least the first `row_count` rows, as they lie in the file, which stays mapped from call to call."""
+        """Return at least the first `row_count` rows as a view of the file, which stays mapped for the next call."""
         status, kept = self._status(), self._kept
         present = self._size_in_rows(status)
         if status is None or present < row_count:
             raise self._too_short()
         file_id = (status.st_dev, status.st_ino)
-        # What is beyond the end of the file may not be touched, so a map that is longer is none to keep.
+        # Reading beyond the end of the file would crash, so a map that is longer than the file is replaced.
         if kept is not None and kept[0] == file_id and row_count <= len(kept[1]) <= present:
             return kept[1]
         try:
@@ -176,9 +176,9 @@ class VectorFile:
 
 
 def to_stored(vectors: npt.ArrayLike, dimension: int) -> Float16:
-    """Check vectors (N, dimension) and convert them to what is stored.
+    """Return vectors (N, dimension) as they are stored, in float16.
 
-    Raises `CollectionError` for a wrong shape or for values that are not finite in float16.
+    Raises `CollectionError` if the shape is wrong or a value is not finite in float16.
     """
     with np.errstate(over="ignore"):
         stored = np.asarray(vectors, dtype=np.float32).astype(_STORED)
@@ -190,7 +190,7 @@ def to_stored(vectors: npt.ArrayLike, dimension: int) -> Float16:
 
 
 def row_checksums(spaces: Sequence[Float16]) -> list[int]:
-    """CRC-32 of each item's rows, taken over the spaces in the collection's order."""
+    """Return the CRC-32 of each item, over its rows (N, D) in all `spaces`, in the order of these."""
     sums = [0] * len(spaces[0])
     for rows in spaces:
         for position, row in enumerate(np.ascontiguousarray(rows)):

@@ -1,0 +1,54 @@
+"""True scores of stored rows, and the best of them: what every kind of index ends a search with."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import faiss
+import numpy as np
+
+from .._cores import usable_cores
+from .vectors import Float16, Float32, Rows, VectorFile
+
+_SORT_ALL_UP_TO = 128
+"""So few scores are sorted faster than the best of them are selected first."""
+
+
+def scale_near_one(query: Float32) -> tuple[Float32, int]:
+    """Return a query (D,) scaled by a power of two to values near 1, and the exponent that undoes it.
+
+    The scaling loses no digit, and keeps every step of a search inside the range of float32.
+    """
+    query = np.ascontiguousarray(query, dtype=np.float32)
+    exponent = math.frexp(float(np.abs(query).max()))[1]
+    return np.ldexp(query, -exponent), exponent
+
+
+def true_scores(vectors: VectorFile, query: Float32, rows: Rows) -> Float32:
+    """Return the inner products (N,) float32 of the stored `rows` (N,) with `query` (D,)."""
+    return inner_products(vectors.read(rows), query)
+
+
+def inner_products(values: Float16, query: Float32) -> Float32:
+    """Return the inner products (N,) float32 of `values` (N, D) with `query` (D,)."""
+    # The sum is made in float64, so that equal rows have equal scores wherever they are stored.
+    scores = values.astype(np.float64) @ query.astype(np.float64)
+    return scores.astype(np.float32)
+
+
+def top_k(scores: Float32, rows: Rows, k: int) -> tuple[Float32, Rows]:
+    """Return the `k` highest of the scores (N,) and their rows, best first; equal scores in ascending order of rows."""
+    if len(scores) > max(4 * k, _SORT_ALL_UP_TO):
+        kept = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
+        scores, rows = scores[kept], rows[kept]
+    order = np.lexsort((rows, -scores))[:k]
+    return scores[order], rows[order]
+
+
+@cache
+def scan_pool() -> ThreadPoolExecutor:
+    """Return the threads that scan parts of the rows, one for each core."""
+    # FAISS divides queries among threads of its own. A single query cannot use them, and would wait for them.
+    return ThreadPoolExecutor(usable_cores(), "pixmatcher-scan", faiss.omp_set_num_threads, (1,))
