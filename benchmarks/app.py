@@ -254,7 +254,7 @@ def pictures_of(archive: Path) -> Iterator[bytes]:
 def texts_of(collection: Path) -> Iterator[str]:
     """Sentences of the names of the labels."""
     with Collection.open(collection) as opened:
-        names = [name.partition(",")[0] for name in opened.catalog.label_names().values()]
+        names = [name.partition(",")[0] for name in opened.label_names().values()]
     return (f"a {one} near a {other}" for one, other in itertools.permutations(names, 2))
 
 

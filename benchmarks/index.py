@@ -42,7 +42,7 @@ SPACE = "visual"
 
 def embeddings(collection: Path) -> Float32:
     with Collection.open(collection) as opened:
-        return opened.embeddings(opened.catalog.ids().tolist(), SPACE)
+        return opened.embeddings(opened.ids().tolist(), SPACE)
 
 
 def make_rows(images: Float32, count: int, noise: float = 0.6) -> Iterator[npt.NDArray[np.float16]]:

@@ -35,8 +35,9 @@ from decode import by_pillow
 from PIL import Image
 from speed import PHOTOS, ROOT, decoder, limits, make_large_photos, pixmatcher, rate, run_measured, unpack_small_images
 
-from pixmatcher import Collection, indexing
+from pixmatcher import indexing
 from pixmatcher._cores import usable_cores
+from pixmatcher.collection import SpaceIndexes
 from pixmatcher.sources import Source
 
 MIXED = {"PNG": (1920, 1080), "WEBP": (1600, 1200), "HEIF": (4000, 3000)}
@@ -103,7 +104,7 @@ class Stages:
             (run, "_encode", "network"),
             (run, "_process", "a batch"),
             (run, "_flush", "store"),
-            (Collection, "save_indexes", "save indexes"),
+            (SpaceIndexes, "save", "save indexes"),
         ):
             setattr(holder, attribute, self.timed(name, getattr(holder, attribute)))
 

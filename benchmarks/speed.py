@@ -171,7 +171,7 @@ def make_many(folder: Path, items: int) -> None:
                 [Item(f"/photos/{start + n}.jpg", label=f"{pick}.{n % 11}") for n, pick in enumerate(picks)],
                 {name: v[picks] + jitter[name] for name, v in base.items()},
             )
-        collection.save_indexes()
+        collection.indexes.save()
 
 
 def open_query(folder: Path, repeats: int) -> None:

@@ -85,7 +85,7 @@ def test_the_originals_files_of_tiny_imagenet(tmp_path: Path) -> None:
             assert [(e.name, e.fingerprint, e.spaces) for e in collection.encoders] == [
                 (encoder, "", describe_encoder(encoder).spaces)
             ]
-            assert collection.catalog.label_names() == {
+            assert collection.label_names() == {
                 "n01443537": "goldfish, Carassius auratus",
                 "n02124075": "Egyptian cat",
             }

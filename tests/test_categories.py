@@ -45,8 +45,7 @@ def test_the_vote_is_what_the_formula_says(tiny: TinyEncoder, image: Path, vecto
     labels = ["a", "b", "b", None, "c"]
     with Collection.create(tmp_path / "c", [tiny]) as collection:
         fill(collection, at_similarity(vector, similarities), labels)
-        with collection.catalog.writing():
-            collection.catalog.put_label_names({"a": "the first"})
+        collection.set_label_names({"a": "the first"})
         result = classify(collection, Query(image=image), k=5)
     powers = {"a": math.exp(0.9 / TEMPERATURE), "b": 2 * math.exp(0.8 / TEMPERATURE), "c": math.exp(0.2 / TEMPERATURE)}
     expected = sorted(((power / sum(powers.values()), label) for label, power in powers.items()), reverse=True)

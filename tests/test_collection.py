@@ -174,7 +174,7 @@ def test_unfit_embeddings_are_refused_and_nothing_is_stored(
     with pytest.raises(CollectionError):
         collection.add(items(folder, 2), spoilt)
     assert len(collection) == 0
-    assert collection.catalog.row_count() == 0
+    assert collection.state().row_count == 0
 
 
 def test_removing(collection: Collection, folder: Path) -> None:
@@ -227,7 +227,7 @@ def test_names_that_are_no_unicode_and_odd_ones(collection: Collection, folder: 
     assert [item.uri for item in collection.items()] == uris
     collection.add([Item(uri, "again") for uri in uris], vectors(len(uris)))
     assert [item.id for item in collection.items()] == ids
-    assert collection.catalog.count_uris(uris) == len(uris)
+    assert collection._catalog.count_uris(uris) == len(uris)
     assert {hit.item.uri for hit in collection.search(np.ones(48), space="visual")} == set(uris)
 
 
@@ -414,7 +414,7 @@ with Collection.open(folder) as collection:
         print(step, flush=True)
         if step % 3 == 2:
             collection.remove(ids)
-            collection.save_indexes()
+            collection.indexes.save()
 """
 
 
@@ -558,7 +558,7 @@ def test_a_reader_saves_no_index_while_another_process_writes(folder: Path) -> N
         assert len(reader.search(np.ones(48), space="visual", k=500)) == 20
         assert (path / "index" / "visual.faiss").stat().st_mtime_ns == before
         with pytest.raises(CollectionLockedError):
-            reader.save_indexes()
+            reader.indexes.save()
     assert parts(path) == []
 
 
@@ -631,7 +631,7 @@ folder = Path(sys.argv[1])
 with Collection.open(folder) as collection:
     for step in range(int(sys.argv[3])):
         collection.add(items(folder, 1, first=2000 + step), vectors(1, seed=step))
-        collection.save_indexes()
+        collection.indexes.save()
 """
 
 
@@ -679,7 +679,7 @@ def test_the_kind_of_an_index_is_known_before_it_is_loaded(folder: Path) -> None
     script = (
         "import sys; from pixmatcher import Collection\n"
         "with Collection.open(sys.argv[1]) as collection:\n"
-        "    print(collection.index_name('visual'), 'faiss' in sys.modules)"
+        "    print(collection.indexes.kind('visual'), 'faiss' in sys.modules)"
     )
     path = filled(folder, 3)
     for _ in range(2):
@@ -687,7 +687,7 @@ def test_the_kind_of_an_index_is_known_before_it_is_loaded(folder: Path) -> None
         assert done.stdout == "exact False\n"
         shutil.rmtree(path / "index", ignore_errors=True)
     with Collection.open(path) as collection, pytest.raises(CollectionError, match="no space"):
-        collection.index_name("third")
+        collection.indexes.kind("third")
 
 
 def test_an_index_of_an_unknown_kind_is_built_again(folder: Path) -> None:
@@ -695,9 +695,9 @@ def test_an_index_of_an_unknown_kind_is_built_again(folder: Path) -> None:
     stamp = path / "index" / "visual.json"
     stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"index": "of the future"}))
     with Collection.open(path) as collection:
-        assert collection.index_name("visual") == "of the future"
+        assert collection.indexes.kind("visual") == "of the future"
         assert len(collection.search(np.ones(48), space="visual", k=99)) == 20
-        assert collection.index_name("visual") == "exact"
+        assert collection.indexes.kind("visual") == "exact"
 
 
 @pytest.mark.parametrize("name", ["index", "index/visual.faiss", "index/visual.json", "index/visual.faiss.new"])
@@ -1078,7 +1078,7 @@ def test_a_writer_tells_what_is_in_its_way(folder: Path, name: str) -> None:
             (path / name).unlink(missing_ok=True)
             (path / name).mkdir()
         collection.add(items(folder, 1), vectors(1))
-        collection.save_indexes()
+        collection.indexes.save()
     assert not isinstance(error.value, StorageError)
     assert f"{path / name} is in the way" in str(error.value)
     assert "full" not in str(error.value)

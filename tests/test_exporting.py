@@ -103,7 +103,7 @@ def test_what_was_exported_comes_back(labelled: Collection, tmp_path: Path) -> N
     with Collection.open(tmp_path / "back") as back:
         assert state(back) == state(labelled)
         assert back.encoders == labelled.encoders
-        assert back.catalog.label_names() == WORDS
+        assert back.label_names() == WORDS
         assert back.verify() == []
         for query in ("a fish", Query(image=next(labelled.items()).uri)):
             ours, theirs = (search(c, query, k=5) for c in (labelled, back))

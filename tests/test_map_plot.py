@@ -42,8 +42,8 @@ def photos(tmp_path: Path, tiny: TinyEncoder) -> Iterator[Collection]:
     paint(folder / f"{HOSTILE.replace('/', '')}.png", 99, kind="png")
     index(folder, encoders=["tiny"])
     with Collection.open(folder) as collection:
-        with collection.catalog.writing():
-            collection.catalog._connection.execute("UPDATE items SET label = ? WHERE id % 2", (HOSTILE,))
+        with collection._catalog.writing():
+            collection._catalog.connection.execute("UPDATE items SET label = ? WHERE id % 2", (HOSTILE,))
         yield collection
 
 

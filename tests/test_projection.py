@@ -302,7 +302,7 @@ def test_what_lies_in_the_way(collection: Collection, what: str) -> None:
 
 def test_a_map_is_one_of_the_collections_own_files(collection: Collection) -> None:
     add(collection, 12)
-    collection.save_indexes()
+    collection.indexes.save()
     before = collection.size_on_disk()
     project(collection, "pca")
     size = map_file(collection, "visual-pca-20000.map").stat().st_size
@@ -387,7 +387,7 @@ def test_of_a_full_disk(small_disk: Path | None, tmp_path: Path) -> None:
         pytest.skip("no file system can be mounted here")
     with Collection.create(small_disk / "photos", [TinyEncoder()]) as collection:
         add(collection, 12)
-        collection.save_indexes()
+        collection.indexes.save()
         filler = fill_up(small_disk)
         made = project(collection, "pca")
         assert (len(made.ids), made.kept) == (12, False)

@@ -197,7 +197,7 @@ def test_open_images_are_turned_and_keep_their_authors(
     assert "/gone.jpg" not in server.requests  # the thumbnail comes first, but for what must be turned
     with Collection.open(path) as collection:
         items = {item.details["id"]: item for item in collection.items()}
-        assert collection.catalog.label_names() == {"/m/01": "Cat"}
+        assert collection.label_names() == {"/m/01": "Cat"}
         for key, (seed, rotation) in {"a": (0, 90), "b": (1, 0), "c": (2, 180)}.items():
             item = items[key]
             assert item.uri == rows["abc".index(key)]["OriginalURL"]
@@ -307,7 +307,7 @@ def test_what_two_lists_have_passes_to_the_one_that_still_has_it(
     report = index(None, path, allow_private=True)
     assert [failure.uri for failure in report.failures] == [specs[0]]
     with Collection.open(path) as collection:
-        assert [failure.uri for failure in collection.catalog.failures()] == [specs[0]]
+        assert [failure.uri for failure in collection.failures()] == [specs[0]]
         assert collection.forget(specs[1]) == 3
 
 

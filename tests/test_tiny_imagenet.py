@@ -82,8 +82,8 @@ def test_indexed_refreshed_and_shown(tiny: TinyEncoder, place: Path, tmp_path: P
     assert (again.unchanged, again.added, again.removed) == (6, 0, 0)
     with Collection.open(tmp_path / "c") as collection:
         assert {item.label for item in collection.items()} == set(CLASSES)
-        assert collection.catalog.label_names() == CLASSES
-        [spec] = collection.catalog.sources()
+        assert collection.label_names() == CLASSES
+        [spec] = collection.sources()
         assert spec == f"tiny-imagenet:{place}"
         assert collection.forget(spec) == 6
 

@@ -355,7 +355,7 @@ def ids(collection: Collection, query: Float32, **options: object) -> list[int]:
 
 
 def test_a_writer_trains_what_is_large(collection: Collection) -> None:
-    assert collection.index_name("visual") == "trained"
+    assert collection.indexes.kind("visual") == "trained"
     found = expected = 0
     for query in like_images(50, seed=3):
         exact = collection.search(query, space="visual", k=10, exact=True)
@@ -397,13 +397,13 @@ def test_readers_answer_while_there_is_no_index(collection: Collection) -> None:
     shutil.rmtree(collection.path / "index")
     with Collection.open(collection.path) as first, Collection.open(collection.path) as second:
         assert ids(first, query, k=10) == ids(second, query, k=10) == expected
-        assert first.has_scanned("visual")
+        assert first.indexes.has_scanned("visual")
         assert not (collection.path / "index").exists()
         with Collection.open(collection.path) as writer:
             writer.begin_writing()
         assert (collection.path / "index" / "visual.faiss").exists()
         ids(first, query)
-        assert not first.has_scanned("visual")
+        assert not first.indexes.has_scanned("visual")
 
 
 def test_readers_go_on_while_another_adds(collection: Collection) -> None:
@@ -434,7 +434,7 @@ def test_damage_is_found_and_repaired(collection: Collection, damage: object) ->
     with Collection.open(collection.path) as other:
         assert ids(other, query) == expected
         assert other.repair() == 0
-        assert other.index_name("visual") == "trained"
+        assert other.indexes.kind("visual") == "trained"
         assert other.verify() == []
 
 
@@ -461,7 +461,7 @@ def tell(what, done, total):
     print(what, flush=True)
 with Collection.open(sys.argv[1]) as collection:
     collection.add(items(9000, 5000), {"visual": like_images(9000, seed=1)})
-    collection.save_indexes(progress=tell)
+    collection.indexes.save(progress=tell)
     print("saved", flush=True)
 """
 
@@ -507,12 +507,12 @@ def test_tuning_holds_when_the_index_is_built_again(collection: Collection) -> N
     assert tuning.rows == 5000
     assert sum(point.chosen for point in tuning.curve) == 1
     assert [p.recall for p in tuning.curve] == sorted(p.recall for p in tuning.curve)
-    assert tuning.recall == collection.index_recall("visual") > 0.99
+    assert tuning.recall == collection.indexes.recall("visual") > 0.99
     shutil.rmtree(collection.path / "index" / "visual.faiss", ignore_errors=True)
     collection.repair()
     with Collection.open(collection.path) as other:
-        assert other.index_target("visual") == IndexTarget(0.99)
-        assert (other.index_recall("visual") or 0) > 0.99
+        assert other.indexes.target("visual") == IndexTarget(0.99)
+        assert (other.indexes.recall("visual") or 0) > 0.99
         assert other.verify() == []
 
 
@@ -523,13 +523,13 @@ def test_tuning_for_less_memory_trains_again(collection: Collection) -> None:
     assert index.stat().st_size < before
     with pytest.raises(CollectionError, match="allow 1M or more"):
         tune(collection, "visual", IndexTarget(0.9, 1000))
-    assert collection.index_target("visual") == IndexTarget(0.9, 5000 * 20)
+    assert collection.indexes.target("visual") == IndexTarget(0.9, 5000 * 20)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"recall": 2}', '{"recall": "x"}', '{"memory": 0.5}', "[" * 100_000])
 def test_an_aim_that_makes_no_sense_is_the_usual_one(collection: Collection, text: str) -> None:
     (collection.path / "index" / "visual.aim").write_text(text)
-    assert collection.index_target("visual") == IndexTarget()
+    assert collection.indexes.target("visual") == IndexTarget()
 
 
 def test_the_command_line_tunes(collection: Collection, tmp_path: Path) -> None:
@@ -540,7 +540,7 @@ def test_the_command_line_tunes(collection: Collection, tmp_path: Path) -> None:
     assert [(each["space"], each["index"], each["recall"], each["curve"]) for each in told] == [
         ("visual", "exact", 1.0, [])
     ]
-    assert collection.index_target("visual") == IndexTarget(0.9, 10**9)
+    assert collection.indexes.target("visual") == IndexTarget(0.9, 10**9)
     assert "nothing to tune" in cli("tune", "-c", collection.path).stdout
     assert "exact (visual)" in cli("info", "-c", collection.path).stdout
     for wrong in (["--memory", "much"], ["--recall", "0"], ["--plot", "curve.txt"], ["--space", "third"]):
@@ -592,8 +592,7 @@ def test_the_table_and_the_plot(
     ],
 )
 def test_filters(collection: Collection, where: Filter, expected: object) -> None:
-    with collection.catalog.writing():
-        collection.catalog.put_label_names({"label 2": "the second, called two"})
+    collection.set_label_names({"label 2": "the second, called two"})
     wanted = [n + 1 for n in range(5000) if expected(n)]  # type: ignore[operator]
     assert sorted(ids(collection, like_images(1)[0], k=5000, where=where)) == wanted
 

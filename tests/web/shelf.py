@@ -55,8 +55,7 @@ def label_photos(folder: Path) -> None:
                 details={"author": "Someone <b>Else</b>", "license": "CC0"},
             )
             collection.add([item], encoder.encode_images(fit_image(opened, encoder.recipe)[None]))
-        with collection.catalog.writing():
-            collection.catalog.put_label_names({"n1": "animal, beast", "n2": HOSTILE_LABEL, "n3": "vehicle"})
+        collection.set_label_names({"n1": "animal, beast", "n2": HOSTILE_LABEL, "n3": "vehicle"})
 
 
 def free_port() -> int:

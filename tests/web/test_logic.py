@@ -262,7 +262,7 @@ def test_a_large_collection_may_be_searched_exactly(tmp_path: Path, monkeypatch:
         items = [Item(f"/{n}.jpg", content_hash=str(n)) for n in range(2000)]
         rows = {space.name: random.normal(size=(2000, space.dimension)) for space in encoder.spaces}
         collection.add(items, {name: each / np.linalg.norm(each, axis=1)[:, None] for name, each in rows.items()})
-        collection.save_indexes()
+        collection.indexes.save()
     monkeypatch.setattr(sys, "argv", ["app.py"])
     monkeypatch.setenv(places.COLLECTIONS_VARIABLE, str(tmp_path))
     st.cache_resource.clear()
@@ -272,7 +272,7 @@ def test_a_large_collection_may_be_searched_exactly(tmp_path: Path, monkeypatch:
     app.toggle(key="exact").set_value(True).run()
     assert not app.exception
     with Collection.open(tmp_path) as collection:
-        assert collection.index_name("semantic") == "trained"
+        assert collection.indexes.kind("semantic") == "trained"
         expected = search(collection, "a cat", SearchOptions(k=24, exact=True))
     assert shown(app) == [hit.item.uri[1:] for hit in expected.hits]
 

@@ -311,8 +311,8 @@ def search_command(
         with _Bars() as bars:
             result = search(opened, parsed, options, runtime=_runtime(backend, device, offline, bars))
         _print_note(result.note)
-        names = opened.catalog.label_names()
-        if opened.has_scanned(result.space):
+        names = opened.label_names()
+        if opened.indexes.has_scanned(result.space):
             print(
                 f"The space {result.space} has no index yet, so all embeddings were compared: run `pixmatcher tune`.",
                 file=sys.stderr,
@@ -328,7 +328,7 @@ def search_command(
 
 def _check_labels(opened: Collection, labels: list[str] | None) -> None:
     for label in labels or ():
-        if not opened.catalog.labels_called([label]):
+        if not opened.labels_called([label]):
             raise QueryError(
                 f"No image here has the label {label!r}: write it as the source does, or what it is called."
             )
@@ -516,15 +516,15 @@ def map_command(
 def info_command(collection: CollectionOption = None) -> None:
     """Show what is in a collection."""
     with _open(collection) as opened:
-        statistics = opened.catalog.statistics()
+        formats = opened.format_counts()
         failures = opened.failures()
         lines = [
             ("collection", str(opened.path)),
-            ("sources", ", ".join(opened.catalog.sources()) or "none yet"),
+            ("sources", ", ".join(opened.sources()) or "none yet"),
             ("images", f"{len(opened):,}"),
             ("failed", f"{len(failures):,}"),
-            ("formats", ", ".join(f"{name} {count:,}" for name, count in statistics["format"].items()) or "none"),
-            ("labels", f"{len(statistics['label']):,}"),
+            ("formats", ", ".join(f"{name} {count:,}" for name, count in formats.items()) or "none"),
+            ("labels", f"{len(opened.label_counts()):,}"),
             ("encoders", ", ".join(f"{e.name} ({e.fingerprint or 'version not known'})" for e in opened.encoders)),
             (
                 "spaces",
@@ -541,7 +541,7 @@ def info_command(collection: CollectionOption = None) -> None:
 
 
 def _index_told(opened: Collection, space: str) -> str:
-    name, recall = opened.index_name(space), opened.index_recall(space)
+    name, recall = opened.indexes.kind(space), opened.indexes.recall(space)
     if name == "exact":
         return f"{name} ({space})"
     found = "not built yet" if recall is None else f"finds {recall:.1%} of the 10 nearest"
@@ -579,7 +579,7 @@ def tune_command(
                 tune(
                     opened,
                     name,
-                    opened.index_target(name).with_values(recall, _bytes(memory)),
+                    opened.indexes.target(name).with_values(recall, _bytes(memory)),
                     runtime=runtime,
                     progress=bars.stages("rows"),
                 )

@@ -1,19 +1,33 @@
-"""Collections: folders on disk that hold items, embeddings, and an index for each space."""
+"""Collections: folders on disk that hold items, their embeddings, and an index for each space.
 
+May import `vector_index`, and the modules that every package may import.
+"""
+
+from ._comparison import ComparisonResult, SourceComparison, StoredItems
+from ._indexes import SpaceIndexes
 from ._names import CATALOG_NAME, FOLDER_NAME, delete_collection
+from ._spaces import query_vector, space_named
 from .collection import Collection
 from .filters import Filter
-from .items import Failure, Hit, Item, Neighbour, Problem
+from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
 
 __all__ = [
     "CATALOG_NAME",
     "FOLDER_NAME",
+    "Changes",
     "Collection",
+    "CollectionState",
+    "ComparisonResult",
     "Failure",
     "Filter",
     "Hit",
     "Item",
     "Neighbour",
     "Problem",
+    "SourceComparison",
+    "SpaceIndexes",
+    "StoredItems",
     "delete_collection",
+    "query_vector",
+    "space_named",
 ]

@@ -21,10 +21,9 @@ import numpy.typing as npt
 
 from .._files import full_disk
 from ..errors import CollectionError, CollectionLockedError, StorageError
-from ..records import Entry
 from ._names import start_again
 from .filters import Filter
-from .items import Failure, Item
+from .items import Changes, CollectionState, Failure, Item
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (generation INTEGER NOT NULL, rows INTEGER NOT NULL);
@@ -77,7 +76,7 @@ class Catalog:
 
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
-            self._connection.close()
+            self.connection.close()
 
     def _connect(self) -> None:
         """Open the database; where it cannot be opened as usual, open what it holds now, to be read only.
@@ -89,29 +88,29 @@ class Catalog:
         self._masks: tuple[tuple[int, int] | None, dict[Filter, npt.NDArray[np.bool_]]] = (None, {})
         if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
             try:
-                self._connection = _connect(self.path, "mode=rw")
+                self.connection = _connect(self.path, "mode=rw")
             except sqlite3.OperationalError as error:
                 if "no such table" in str(error) or "locked" in str(error):
                     raise
                 # A full disk has no room for the shared memory of the log: copy the database to memory.
                 self._frozen = self._looks()
-                self._connection = _connect_to_copy(self.path, "mode=rw")
+                self.connection = _connect_to_copy(self.path, "mode=rw")
         elif self._log.exists():
             try:
-                self._connection = _connect(self.path, "mode=ro")
+                self.connection = _connect(self.path, "mode=ro")
             except sqlite3.OperationalError as error:
                 if "unable to open" not in str(error):
                     raise
                 # The shared memory of the log is missing, as in a copy of the files, and may not be made. So nobody
                 # writes here, and no lock is needed, which SQLite could only get with the right to write.
                 self._frozen = self._looks()
-                self._connection = _connect_to_copy(self.path, "mode=ro&vfs=unix-none")
+                self.connection = _connect_to_copy(self.path, "mode=ro&vfs=unix-none")
         else:
             # There is no log and no right to make one. SQLite takes the file for constant then.
             self._frozen = self._looks()
-            self._connection = _connect(self.path, "mode=ro&immutable=1")
+            self.connection = _connect(self.path, "mode=ro&immutable=1")
         # A collection made before items had details gets the column when it is next written to.
-        known = [name for _, name, *_ in self._connection.execute("PRAGMA table_info (items)")]
+        known = [name for _, name, *_ in self.connection.execute("PRAGMA table_info (items)")]
         self._columns = _ITEM_COLUMNS if "details" in known else _ITEM_COLUMNS.replace("details", "NULL")
 
     @property
@@ -135,7 +134,7 @@ class Catalog:
             if self._frozen is not None:
                 raise sqlite3.OperationalError("database or disk is full")
             if self._columns != _ITEM_COLUMNS:
-                self._connection.execute("ALTER TABLE items ADD COLUMN details TEXT")
+                self.connection.execute("ALTER TABLE items ADD COLUMN details TEXT")
                 self._columns = _ITEM_COLUMNS
 
     # Transactions
@@ -144,85 +143,101 @@ class Catalog:
     def reading(self) -> Iterator[int]:
         """One consistent view for all reads inside; gives the generation, which counts the changes to rows of items."""
         with self._lock, explained(self.path):
-            if self._connection.in_transaction:
+            if self.connection.in_transaction:
                 yield self._generation()
                 return
             if self._frozen is not None and self._frozen != self._looks():
                 self._thaw()
             try:
-                self._connection.execute("BEGIN")  # in the block: an interrupt may come right after it
+                self.connection.execute("BEGIN")  # in the block: an interrupt may come right after it
                 yield self._generation()
             finally:
-                self._connection.rollback()
+                self.connection.rollback()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """All writes inside happen together or not at all."""
         with self._lock, explained(self.path):
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self.connection.execute("BEGIN IMMEDIATE")
                 yield
-                self._connection.commit()
+                self.connection.commit()
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
-                    self._connection.rollback()
+                    self.connection.rollback()
                 raise
 
     def _generation(self) -> int:
-        return int(self._connection.execute("SELECT generation FROM state").fetchone()[0])
+        return int(self.connection.execute("SELECT generation FROM state").fetchone()[0])
 
     def _rows_changed(self) -> None:
-        self._connection.execute("UPDATE state SET generation = generation + 1")
+        self.connection.execute("UPDATE state SET generation = generation + 1")
 
     # Items
 
     def row_count(self) -> int:
         """Rows of the vector files that are committed, rows of removed items among them."""
-        return self._one("SELECT rows FROM state")
+        return self.number("SELECT rows FROM state")
 
     def item_count(self, source_id: int | None = None) -> int:
         """The number of items, of all sources or of one."""
         if source_id is None:
-            return self._one("SELECT count(*) FROM items")
-        return self._one("SELECT count(*) FROM items WHERE source_id = ?", source_id)
+            return self.number("SELECT count(*) FROM items")
+        return self.number("SELECT count(*) FROM items WHERE source_id = ?", source_id)
 
     def count_uris(self, uris: Iterable[str]) -> int:
         """How many of these uris are in the catalog."""
-        stored, count = iter([self._stored(uri) for uri in uris]), 0
+        stored, count = iter([self.stored_uri(uri) for uri in uris]), 0
         while block := list(islice(stored, 500)):
             places = ", ".join("?" * len(block))
-            count += self._one(f"SELECT count(*) FROM items WHERE uri IN ({places})", *block)
+            count += self.number(f"SELECT count(*) FROM items WHERE uri IN ({places})", *block)
         return count
 
     def rows(self) -> npt.NDArray[np.int64]:
         """The rows of all items, ascending (N,) int64."""
         with self._lock, explained(self.path):
-            cursor = self._connection.execute("SELECT row FROM items ORDER BY row")
+            cursor = self.connection.execute("SELECT row FROM items ORDER BY row")
             return np.fromiter((row for (row,) in cursor), dtype=np.int64)
 
     def ids(self) -> npt.NDArray[np.int64]:
         """The ids of all items, ascending (N,) int64."""
         with self._lock, explained(self.path):
-            cursor = self._connection.execute("SELECT id FROM items ORDER BY id")
+            cursor = self.connection.execute("SELECT id FROM items ORDER BY id")
             return np.fromiter((item_id for (item_id,) in cursor), dtype=np.int64)
 
-    def changes_since(self, items: int, last_id: int, row_count: int) -> tuple[int, int, int]:
-        """How many items were added, removed and changed since there were so many items, this greatest id and rows."""
-        with self.reading():
-            added = self._one("SELECT count(*) FROM items WHERE id > ?", last_id)
-            changed = self._one("SELECT count(*) FROM items WHERE row >= ? AND id <= ?", row_count, last_id)
-            return added, items - (self.item_count() - added), changed
+    def state(self) -> CollectionState:
+        """Return the state of now, from which later changes can be counted."""
+        with self.reading() as generation:
+            last_id = self.number("SELECT coalesce(max(id), 0) FROM items")
+            return CollectionState(generation, self.item_count(), last_id, self.row_count())
+
+    def changes_since(self, state: CollectionState) -> Changes:
+        """Count the items that were added, removed and changed since a state."""
+        with self.reading() as generation:
+            if generation == state.generation:
+                return Changes(0, 0, 0)
+            added = self.number("SELECT count(*) FROM items WHERE id > ?", state.last_id)
+            changed = self.number(
+                "SELECT count(*) FROM items WHERE row >= ? AND id <= ?", state.row_count, state.last_id
+            )
+            return Changes(added, state.items - (self.item_count() - added), changed)
+
+    def labels_by_id(self, ids: Sequence[int]) -> dict[int, str | None]:
+        """Return the label, or None, of each of these ids that exists."""
+        wanted = json.dumps([int(item_id) for item_id in ids])
+        found = self.query("SELECT id, label FROM items WHERE id IN (SELECT value FROM json_each(?))", wanted)
+        return dict(found)
 
     def checksums(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The rows of all items, ascending, and the CRC-32 of each, both (N,) int64."""
-        table = np.array(self._query("SELECT row, checksum FROM items ORDER BY row"), dtype=np.int64)
+        table = np.array(self.query("SELECT row, checksum FROM items ORDER BY row"), dtype=np.int64)
         return (table[:, 0], table[:, 1]) if len(table) else (np.empty(0, np.int64), np.empty(0, np.int64))
 
     def items(self) -> Iterator[Item]:
         """All items in the order of their ids, read in pages so that writers may go on meanwhile."""
         last = 0
         while True:
-            page = self._query(f"SELECT {self._columns} FROM items WHERE id > ? ORDER BY id LIMIT 1000", last)
+            page = self.query(f"SELECT {self._columns} FROM items WHERE id > ? ORDER BY id LIMIT 1000", last)
             items = [self._item(values) for values in page]
             if not items:
                 return
@@ -230,7 +245,7 @@ class Catalog:
             last = items[-1].id
 
     def items_by_row(self, rows: Sequence[int]) -> dict[int, Item]:
-        found = self._query(
+        found = self.query(
             f"SELECT {self._columns}, row FROM items WHERE row IN (SELECT value FROM json_each(?))",
             json.dumps(list(rows)),
         )
@@ -238,26 +253,26 @@ class Catalog:
 
     def items_by_id(self, ids: Sequence[int]) -> dict[int, Item]:
         """The items of those of these ids that there are."""
-        found = self._query(
+        found = self.query(
             f"SELECT {self._columns} FROM items WHERE id IN (SELECT value FROM json_each(?))", json.dumps(list(ids))
         )
         return {item.id: item for item in map(self._item, found)}
 
     def item_at(self, uri: str) -> Item | None:
         """The item of this uri, if there is one."""
-        found = self._query(f"SELECT {self._columns} FROM items WHERE uri = ?", self._stored(uri))
+        found = self.query(f"SELECT {self._columns} FROM items WHERE uri = ?", self.stored_uri(uri))
         return self._item(found[0]) if found else None
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, int]:
         """The row of each of these ids that there is."""
         wanted = json.dumps([int(item_id) for item_id in ids])
-        found = self._query("SELECT id, row FROM items WHERE id IN (SELECT value FROM json_each(?))", wanted)
+        found = self.query("SELECT id, row FROM items WHERE id IN (SELECT value FROM json_each(?))", wanted)
         return dict(found)
 
     def sample_ids(self, count: int) -> list[int]:
         """The ids of up to `count` items, evenly chosen among all in their order."""
         step = max(1, self.item_count() // count)
-        found = self._query(
+        found = self.query(
             "SELECT id FROM (SELECT id, row_number() OVER (ORDER BY id) - 1 AS place FROM items) "
             "WHERE place % ? = 0 LIMIT ?",
             step,
@@ -267,12 +282,12 @@ class Catalog:
 
     def row_with_content(self, content_hash: str) -> int | None:
         """The row of an item with this content, if there is one."""
-        found = self._query("SELECT row FROM items WHERE content_hash = ? LIMIT 1", content_hash)
+        found = self.query("SELECT row FROM items WHERE content_hash = ? LIMIT 1", content_hash)
         return found[0][0] if found else None
 
     def known_contents(self, content_hashes: Sequence[str]) -> set[str]:
         """Those of these contents that an item has."""
-        found = self._query(
+        found = self.query(
             "SELECT DISTINCT content_hash FROM items WHERE content_hash IN (SELECT value FROM json_each(?))",
             json.dumps(content_hashes),
         )
@@ -283,14 +298,14 @@ class Catalog:
     ) -> list[int]:
         """Insert items, or replace those of the same uri; their rows count from `first_row`. Returns their ids."""
         added = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        uris = [self._stored(item.uri) for item in items]
+        uris = [self.stored_uri(item.uri) for item in items]
         rows = []
         for position, (item, uri) in enumerate(zip(items, uris, strict=True)):
-            values = [_as_value(value) for value in _ITEM_VALUES(item)]
+            values = [sql_value(value) for value in _ITEM_VALUES(item)]
             values[-1] = added
             rows.append((uri, *values, first_row + position, checksums[position], source_id))
         columns = f"{_ITEM_COLUMNS.removesuffix(', id')}, row, checksum, source_id"
-        self._connection.executemany(
+        self.connection.executemany(
             f"INSERT INTO items ({columns}) VALUES ({', '.join('?' * (columns.count(',') + 1))}) "
             "ON CONFLICT (uri) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version, "
             "bytes = excluded.bytes, width = excluded.width, height = excluded.height, format = excluded.format, "
@@ -299,28 +314,28 @@ class Catalog:
             "checksum = excluded.checksum, source_id = excluded.source_id",
             rows,
         )
-        self._connection.executemany("DELETE FROM failures WHERE uri = ?", ((uri,) for uri in uris))
-        self._connection.execute("UPDATE state SET rows = ?", (first_row + len(items),))
+        self.connection.executemany("DELETE FROM failures WHERE uri = ?", ((uri,) for uri in uris))
+        self.connection.execute("UPDATE state SET rows = ?", (first_row + len(items),))
         self._rows_changed()
-        ids = dict(self._connection.execute("SELECT uri, id FROM items WHERE row >= ?", (first_row,)))
+        ids = dict(self.connection.execute("SELECT uri, id FROM items WHERE row >= ?", (first_row,)))
         return [ids[uri] for uri in uris]
 
     def update_item(self, item: Item, source_id: int | None) -> None:
         """Give the item of this id the new uri, version and dates; its content stays what it is."""
-        uri = self._stored(item.uri)
-        if self._connection.execute("DELETE FROM items WHERE uri = ? AND id != ?", (uri, item.id)).rowcount:
+        uri = self.stored_uri(item.uri)
+        if self.connection.execute("DELETE FROM items WHERE uri = ? AND id != ?", (uri, item.id)).rowcount:
             self._rows_changed()
-        self._connection.execute(
+        self.connection.execute(
             "UPDATE items SET uri = ?, version = ?, label = ?, caption = ?, modified = ?, details = ?, source_id = ? "
             "WHERE id = ?",
             (
                 uri,
-                *map(_as_value, (item.version, item.label, item.caption, item.modified, item.details)),
+                *map(sql_value, (item.version, item.label, item.caption, item.modified, item.details)),
                 source_id,
                 item.id,
             ),
         )
-        self._connection.execute("DELETE FROM failures WHERE uri = ?", (uri,))
+        self.connection.execute("DELETE FROM failures WHERE uri = ?", (uri,))
 
     def remove_items(self, ids: Iterable[int]) -> int:
         """Remove items by id; returns how many there were."""
@@ -332,10 +347,10 @@ class Catalog:
 
     def remove_uris(self, uris: Iterable[str]) -> int:
         """Remove items by uri; returns how many there were."""
-        return self._remove("uri", (self._stored(uri) for uri in uris))
+        return self._remove("uri", (self.stored_uri(uri) for uri in uris))
 
     def _remove(self, column: str, values: Iterable[object]) -> int:
-        cursor = self._connection.cursor()
+        cursor = self.connection.cursor()
         cursor.executemany(f"DELETE FROM items WHERE {column} = ?", ((value,) for value in values))
         removed = max(cursor.rowcount, 0)
         if removed:
@@ -346,56 +361,56 @@ class Catalog:
 
     def source_id(self, spec: str) -> int:
         """The id of a source, made known if it is new."""
-        stored = spec if _KIND.match(spec) else self._stored(spec)
-        self._connection.execute("INSERT OR IGNORE INTO sources (spec) VALUES (?)", (stored,))
-        return int(self._connection.execute("SELECT id FROM sources WHERE spec = ?", (stored,)).fetchone()[0])
+        stored = spec if _KIND.match(spec) else self.stored_uri(spec)
+        self.connection.execute("INSERT OR IGNORE INTO sources (spec) VALUES (?)", (stored,))
+        return int(self.connection.execute("SELECT id FROM sources WHERE spec = ?", (stored,)).fetchone()[0])
 
     def remove_source(self, spec: str) -> int:
         """Remove a source, its failures and its items; returns how many items there were."""
         source_id = self.source_id(spec)
-        self._connection.execute("DELETE FROM failures WHERE source_id = ?", (source_id,))
+        self.connection.execute("DELETE FROM failures WHERE source_id = ?", (source_id,))
         removed = self._remove("source_id", [source_id])
-        self._connection.execute("DELETE FROM sources WHERE id = ?", (source_id,))
+        self.connection.execute("DELETE FROM sources WHERE id = ?", (source_id,))
         return removed
 
     def sources(self) -> dict[str, int]:
         """The id of each source by its spec, in the order in which they came."""
-        found = self._query("SELECT id, spec FROM sources ORDER BY id")
+        found = self.query("SELECT id, spec FROM sources ORDER BY id")
         return {
-            spec if isinstance(spec, str) and _KIND.match(spec) else self._shown(spec): source_id
+            spec if isinstance(spec, str) and _KIND.match(spec) else self.shown_uri(spec): source_id
             for source_id, spec in found
         }
 
     def put_failures(self, failures: Iterable[Failure], source_id: int) -> None:
-        self._connection.executemany(
+        self.connection.executemany(
             "INSERT OR REPLACE INTO failures (uri, reason, detail, version, source_id) VALUES (?, ?, ?, ?, ?)",
-            [(self._stored(f.uri), f.reason, _as_text(f.detail), f.version, source_id) for f in failures],
+            [(self.stored_uri(f.uri), f.reason, sql_text(f.detail), f.version, source_id) for f in failures],
         )
 
     def failures(self, source_ids: Sequence[int] | None = None) -> list[Failure]:
         """The failures of these sources, or of all."""
-        found = self._query(
+        found = self.query(
             "SELECT uri, reason, detail, version FROM failures "
             "WHERE ?1 IS NULL OR source_id IN (SELECT value FROM json_each(?1)) ORDER BY uri",
             None if source_ids is None else json.dumps(source_ids),
         )
         specs = {*self.sources()}
-        return [Failure(uri if uri in specs else self._shown(uri), *rest) for uri, *rest in found]
+        return [Failure(uri if uri in specs else self.shown_uri(uri), *rest) for uri, *rest in found]
 
     # Labels
 
     def put_label_names(self, names: Mapping[str, str]) -> None:
         """Note what labels are called."""
-        self._connection.executemany("INSERT OR REPLACE INTO label_names VALUES (?, ?)", names.items())
+        self.connection.executemany("INSERT OR REPLACE INTO label_names VALUES (?, ?)", names.items())
 
     def label_names(self) -> dict[str, str]:
         """What labels are called, for those that have a name beside their code."""
-        return dict(self._query("SELECT label, name FROM label_names"))
+        return dict(self.query("SELECT label, name FROM label_names"))
 
     def labels_called(self, texts: Iterable[str]) -> set[str]:
         """The labels that are one of these texts, or that are called so: by their whole name or one between commas."""
         wanted = {*texts}
-        found = self._query("SELECT DISTINCT label FROM items WHERE label IS NOT NULL")
+        found = self.query("SELECT DISTINCT label FROM items WHERE label IS NOT NULL")
         labels = {label for (label,) in found}
         called = {label: {name, *map(str.strip, name.split(","))} for label, name in self.label_names().items()}
         return {label for label in labels if label in wanted or not wanted.isdisjoint(called.get(label, ()))}
@@ -405,7 +420,7 @@ class Catalog:
         with self.reading():
             state = self._state()
             if self._labels is None or self._labels[0] != state:
-                found = self._query("SELECT row, label FROM items WHERE label IS NOT NULL")
+                found = self.query("SELECT row, label FROM items WHERE label IS NOT NULL")
                 names = sorted({label for _, label in found})
                 code_of = {label: code for code, label in enumerate(names)}
                 codes = np.full(self.row_count(), -1, np.int32)
@@ -441,7 +456,7 @@ class Catalog:
                 values.append(value)
         if where.folder is not None:
             below = os.path.join(where.folder, "")
-            stored = self._stored(below)
+            stored = self.stored_uri(below)
             start = os.fsencode(stored)
             # As text or as bytes, what begins so lies between that and the same with the last byte, a slash, raised.
             places: list[str] = []
@@ -457,7 +472,7 @@ class Catalog:
         mask = np.zeros(self.row_count(), np.bool_)
         if len(conditions) > 1 or where.labels is None:
             with self._lock, explained(self.path):
-                found = self._connection.execute(f"SELECT row FROM items WHERE {' AND '.join(conditions)}", values)
+                found = self.connection.execute(f"SELECT row FROM items WHERE {' AND '.join(conditions)}", values)
                 mask[np.fromiter((row for (row,) in found), dtype=np.int64)] = True
         else:
             mask[:] = True  # the labels alone decide
@@ -471,170 +486,35 @@ class Catalog:
     def _state(self) -> tuple[int, int]:
         """What is another one after each write, by whatever process, as long as the connection lasts."""
         # SQLite counts what others write and what this connection writes in two places.
-        return self._one("PRAGMA data_version"), self._connection.total_changes
-
-    # Comparison of the sources with the catalog. The tables are temporary.
-
-    def begin_comparison(self) -> None:
-        """Forget an earlier comparison and start a new one."""
-        for table in ("seen", "pending", "gone"):
-            self._query(f"DROP TABLE IF EXISTS temp.{table}")
-        self._query(
-            "CREATE TEMP TABLE seen (uri PRIMARY KEY, version, modified, label, caption, urls, rotation, details, "
-            "source_id) WITHOUT ROWID"
-        )
-
-    def put_seen(self, entries: Iterable[Entry], source_id: int) -> None:
-        """Note what a source has now. What two sources have is noted for the first of them."""
-        stored = (
-            (
-                self._stored(entry.uri),
-                _as_text(entry.version),
-                entry.modified,
-                _as_value(entry.label),
-                _as_value(entry.caption),
-                json.dumps(entry.urls) if entry.urls else None,
-                entry.rotation,
-                _as_value(entry.details),
-                source_id,
-            )
-            for entry in entries
-        )
-        while block := list(islice(stored, 1000)):
-            with self.writing():
-                self._connection.executemany(
-                    "INSERT OR IGNORE INTO temp.seen VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", block
-                )
-
-    def compare(
-        self,
-        source_ids: Sequence[int],
-        hidden: Sequence[str],
-        vanished: Sequence[int] = (),
-        *,
-        unsure: Sequence[int] = (),
-        means: str = "",
-        retry_failed: bool = False,
-    ) -> tuple[int, int, int]:
-        """Sort out which entries need work and which items are gone, and note what is new to tell of the others.
-
-        Returns how many entries are unchanged, tell something new of an image that is unchanged, and are pending.
-
-        Items at or below a path in `hidden`, and those of the sources `unsure`, are not gone: nobody knows. Items of
-        other sources in `vanished` are.
-        What failed at the same version, or at the same version with the same `means` to open images, is not pending.
-        Failures that no longer hold are forgotten.
-        """
-        sources = json.dumps(source_ids)
-        sure = json.dumps([source_id for source_id in source_ids if source_id not in unsure])
-        places = {*hidden}
-        below = tuple(os.path.join(path, "") for path in hidden)
-        with self.writing():
-            run = self._connection.execute
-            run(
-                "CREATE TEMP TABLE pending AS SELECT seen.* FROM temp.seen LEFT JOIN items USING (uri) "
-                "LEFT JOIN failures USING (uri) WHERE items.version IS NOT seen.version "
-                "AND (? OR failures.version IS NULL "
-                "OR failures.version NOT IN (seen.version, seen.version || ' ' || ?))",
-                (retry_failed, means),
-            )
-            run(
-                "CREATE TEMP TABLE gone AS SELECT id, uri, content_hash FROM items "
-                "WHERE (source_id IN (SELECT value FROM json_each(?)) OR id IN (SELECT value FROM json_each(?))) "
-                "AND NOT EXISTS (SELECT 1 FROM temp.seen WHERE seen.uri = items.uri)",
-                (sure, json.dumps(vanished)),
-            )
-            if hidden:
-                gone = ((item_id, self._shown(uri)) for item_id, uri in run("SELECT id, uri FROM temp.gone").fetchall())
-                kept = [(item_id,) for item_id, uri in gone if uri in places or uri.startswith(below)]
-                self._connection.executemany("DELETE FROM temp.gone WHERE id = ?", kept)
-            run("CREATE INDEX temp.gone_by_content ON gone (content_hash)")
-            run(
-                "DELETE FROM failures WHERE source_id IN (SELECT value FROM json_each(?)) AND NOT EXISTS "
-                "(SELECT 1 FROM temp.seen LEFT JOIN items USING (uri) "
-                "WHERE seen.uri = failures.uri AND items.version IS NOT seen.version)",
-                (sources,),
-            )
-            unchanged = self._one("SELECT count(*) FROM temp.seen JOIN items USING (uri, version)")
-            # What a source no longer has, or another one of this run has before it, passes to that one.
-            run(
-                "UPDATE items SET source_id = (SELECT source_id FROM temp.seen WHERE seen.uri = items.uri) "
-                "WHERE source_id IN (SELECT value FROM json_each(?)) AND EXISTS (SELECT 1 FROM temp.seen "
-                "WHERE seen.uri = items.uri AND seen.version = items.version AND seen.source_id <> items.source_id)",
-                (sure,),
-            )
-            told = run(
-                "UPDATE items SET (label, caption, details) = "
-                "(SELECT label, caption, details FROM temp.seen WHERE seen.uri = items.uri) WHERE EXISTS "
-                "(SELECT 1 FROM temp.seen WHERE seen.uri = items.uri AND seen.version = items.version "
-                "AND seen.source_id = items.source_id AND (seen.label IS NOT items.label "
-                "OR seen.caption IS NOT items.caption OR seen.details IS NOT items.details))"
-            ).rowcount
-            return unchanged - told, told, self._one("SELECT count(*) FROM temp.pending")
-
-    def unseen_of(self, source_ids: Sequence[int]) -> Iterator[tuple[int, str]]:
-        """The id and uri of the items of these sources that no source of the comparison has."""
-        found = self._query(
-            "SELECT id, uri FROM items WHERE source_id IN (SELECT value FROM json_each(?)) "
-            "AND NOT EXISTS (SELECT 1 FROM temp.seen WHERE seen.uri = items.uri)",
-            json.dumps(source_ids),
-        )
-        return ((item_id, self._shown(uri)) for item_id, uri in found)
-
-    def pending(self, source_id: int) -> Iterator[Entry]:
-        """Yield the entries of a source that need work, in pages, while writes go on."""
-        last = 0
-        while entries := self._query(
-            "SELECT rowid, uri, version, modified, label, caption, urls, rotation, details FROM temp.pending "
-            "WHERE rowid > ? AND source_id = ? ORDER BY rowid LIMIT 1000",
-            last,
-            source_id,
-        ):
-            for _, uri, version, modified, label, caption, urls, rotation, details in entries:
-                places = tuple(json.loads(urls)) if urls else ()
-                yield Entry(self._shown(uri), version, modified, label, caption, places, rotation, _from_json(details))
-            last = entries[-1][0]
-
-    def take_gone(self, content_hash: str) -> int | None:
-        """The id of an item that is gone from its place and has this content; each is given once."""
-        found = self._query("SELECT id FROM temp.gone WHERE content_hash = ? LIMIT 1", content_hash)
-        if not found:
-            return None
-        item_id: int = found[0][0]
-        # By content too, as only that is indexed.
-        self._query("DELETE FROM temp.gone WHERE content_hash = ? AND id = ?", content_hash, item_id)
-        return item_id
-
-    def gone(self) -> list[int]:
-        """The ids of the items that are gone and were not found elsewhere."""
-        return [item_id for (item_id,) in self._query("SELECT id FROM temp.gone")]
+        return self.number("PRAGMA data_version"), self.connection.total_changes
 
     # Care
 
     def integrity_errors(self) -> list[str]:
         """What SQLite's own check finds wrong with the file."""
         try:
-            return [text for (text,) in self._connection.execute("PRAGMA integrity_check") if text != "ok"]
+            return [text for (text,) in self.connection.execute("PRAGMA integrity_check") if text != "ok"]
         except sqlite3.Error as error:
             return [str(error)]
 
-    def statistics(self) -> dict[str, dict[str, int]]:
-        """Counts of items by format and by label, the most frequent first."""
-        counted = "SELECT {0}, count(*) FROM items WHERE {0} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
-        return {column: dict(self._query(counted.format(column))) for column in ("format", "label")}
+    def counts(self, column: str) -> dict[str, int]:
+        """Return the number of items for each value of a column, the most frequent first."""
+        return dict(
+            self.query(f"SELECT {column}, count(*) FROM items WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1")
+        )
 
-    def _query(self, sql: str, *values: object) -> list[Any]:
+    def query(self, sql: str, *values: object) -> list[Any]:
         with self._lock, explained(self.path):
-            return self._connection.execute(sql, values).fetchall()
+            return self.connection.execute(sql, values).fetchall()
 
-    def _one(self, sql: str, *values: object) -> int:
-        return int(self._query(sql, *values)[0][0])
+    def number(self, sql: str, *values: object) -> int:
+        return int(self.query(sql, *values)[0][0])
 
     def _item(self, values: Sequence[object]) -> Item:
         item = Item(*values)  # type: ignore[arg-type]
-        return replace(item, uri=self._shown(item.uri), details=_from_json(item.details))
+        return replace(item, uri=self.shown_uri(item.uri), details=details_from_json(item.details))
 
-    def _stored(self, uri: str) -> str | bytes:
+    def stored_uri(self, uri: str) -> str | bytes:
         """A uri as stored: relative below home, and as bytes where a file name is not valid Unicode."""
         relative = uri.removeprefix(self._home) if uri != self._home[:-1] else "."
         try:
@@ -643,7 +523,7 @@ class Catalog:
             return os.fsencode(relative)
         return relative
 
-    def _shown(self, stored: str | bytes) -> str:
+    def shown_uri(self, stored: str | bytes) -> str:
         """A uri as shown: absolute, or a URL."""
         text = os.fsdecode(stored) if isinstance(stored, bytes) else stored
         if text.startswith("/") or _URL.match(text):
@@ -696,18 +576,18 @@ def explained(path: Path) -> Iterator[None]:
         raise CollectionError(f"{path} is damaged ({text}): {start_again(path.parent)}") from error
 
 
-def _as_value(value: object) -> object:
+def sql_value(value: object) -> object:
     """A value of an item that SQLite can store; of no details none."""
     if isinstance(value, Mapping):
         return json.dumps(dict(value)) if value else None
-    return _as_text(value) if isinstance(value, str) else value
+    return sql_text(value) if isinstance(value, str) else value
 
 
-def _from_json(details: object) -> dict[str, str]:
+def details_from_json(details: object) -> dict[str, str]:
     known: dict[str, str] = json.loads(details) if isinstance(details, str) else {}
     return known
 
 
-def _as_text(text: str) -> str:
+def sql_text(text: str) -> str:
     """Text that SQLite can store: what is not valid Unicode is written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

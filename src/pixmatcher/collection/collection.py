@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, SupportsIndex
@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from .._files import read_error, remove, replacing, write_error
+from .._files import read_error, replacing, write_error
 from ..errors import CollectionError, CollectionLockedError, NoCollectionError, PixMatcherError
 from ..records import EncoderRecord, Space
 from ..vector_index.vectors import Float16, Rows, VectorFile, row_checksums, to_stored
 from ._catalog import Catalog
+from ._comparison import SourceComparison
+from ._indexes import SpaceIndexes
 from ._lock import WriterLock
 from ._manifest import DescribesEncoder, Manifest
-from ._maps import damaged_maps, remove_damaged_maps
 from ._names import (
     CATALOG_NAME,
     FOLDER_NAME,
-    INDEX_LOCK_NAME,
     LOCK_NAME,
     MANIFEST_NAME,
     MAPS_NAME,
@@ -36,18 +36,14 @@ from ._names import (
     THUMBNAILS_NAME,
     start_again,
 )
+from ._spaces import query_vector, space_named
 from ._thumbnails import Thumbnails
 from .filters import Filter
-from .items import Failure, Hit, Item, Neighbour, Problem
+from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
+from .stored_maps import damaged_maps, remove_damaged_maps
 
 if TYPE_CHECKING:
-    from ..vector_index import IndexTarget, OperatingPoint, StageProgress, VectorIndex
-
-
-@dataclass
-class _OpenIndex:
-    index: VectorIndex
-    generation: int
+    pass
 
 
 class Collection:
@@ -62,17 +58,16 @@ class Collection:
         self.path = path
         self.encoders: tuple[EncoderRecord, ...] = manifest.encoders
         self.spaces: dict[str, Space] = {s.name: s for e in manifest.encoders for s in e.spaces}
-        self.catalog = catalog
+        self._catalog = catalog
         self._vectors = {
             s.name: VectorFile(path / "vectors" / f"{s.name}.f16", s.dimension) for s in self.spaces.values()
         }
         self._thumbnails = Thumbnails(path / THUMBNAILS_NAME)
-        self._indexes: dict[str, _OpenIndex] = {}
-        self._scans: dict[str, tuple[int, VectorIndex]] = {}
         self._lock = WriterLock(path / LOCK_NAME)
-        # Whoever saves an index has this one: a writer as long as it writes, a reader only meanwhile.
-        self._index_lock = WriterLock(path / INDEX_LOCK_NAME)
         self._thread_lock = threading.RLock()
+        self.indexes = SpaceIndexes(
+            path, self.spaces, self._vectors, catalog, self._thread_lock, self._lock, self.begin_writing
+        )
 
     FILES = OWN_NAMES
     """Names of all that a collection keeps in its folder."""
@@ -161,13 +156,13 @@ class Collection:
                 if self._lock.held:
                     # Thumbnails too many do no harm; another run can take them out.
                     with contextlib.suppress(PixMatcherError):
-                        self._thumbnails.keep_those_in(self.catalog.path)
-                    self.save_indexes(train=train)
+                        self._thumbnails.keep_those_in(self._catalog.path)
+                    self.indexes.save(train=train)
             finally:
                 self._thumbnails.close()
-                self.catalog.close()
+                self._catalog.close()
                 self._give_locks()
-                self._indexes.clear()
+                self.indexes.clear()
                 for file in self._vectors.values():
                     file.close()
 
@@ -187,15 +182,87 @@ class Collection:
     # Reading
 
     def __len__(self) -> int:
-        return self.catalog.item_count()
+        return self._catalog.item_count()
 
     def items(self) -> Iterator[Item]:
         """All items, in the order in which they came."""
-        return self.catalog.items()
+        return self._catalog.items()
+
+    def items_by_id(self, ids: Iterable[int]) -> dict[int, Item]:
+        """Return the items of these ids by their id; an id that does not exist is left out."""
+        return self._catalog.items_by_id([_whole_number(item_id, "id") for item_id in ids])
+
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Return the ids of all items, ascending (N,) int64."""
+        return self._catalog.ids()
+
+    def sample_ids(self, count: int) -> list[int]:
+        """Return the ids of up to `count` items, evenly spaced in the order of the ids."""
+        return self._catalog.sample_ids(count)
 
     def failures(self) -> list[Failure]:
-        """The images that could not be indexed and are still there."""
-        return self.catalog.failures()
+        """Return the images that could not be indexed and still exist."""
+        return self._catalog.failures()
+
+    def sources(self) -> list[str]:
+        """Return the specs of the sources, in the order in which they were first indexed."""
+        return [*self._catalog.sources()]
+
+    def format_counts(self) -> dict[str, int]:
+        """Return the number of items of each image format, the most frequent first."""
+        return self._catalog.counts("format")
+
+    # Labels
+
+    def label_counts(self) -> dict[str, int]:
+        """Return the number of items of each label, the most frequent first."""
+        return self._catalog.counts("label")
+
+    def label_names(self) -> dict[str, str]:
+        """Return the names of labels, such as "goldfish" of "n01443537"; labels without a name are left out."""
+        return self._catalog.label_names()
+
+    def set_label_names(self, names: Mapping[str, str]) -> None:
+        """Store the names of labels; names of other labels stay as they are."""
+        with self._thread_lock:
+            self.begin_writing()
+            with self._catalog.writing():
+                self._catalog.put_label_names(names)
+
+    def labels_called(self, texts: Iterable[str]) -> set[str]:
+        """Return the labels that equal one of these texts, or whose name does, in full or in a part between commas."""
+        return self._catalog.labels_called(texts)
+
+    def labels_by_id(self, ids: Iterable[int]) -> dict[int, str | None]:
+        """Return the label, or None, of each of these ids that exists."""
+        return self._catalog.labels_by_id([_whole_number(item_id, "id") for item_id in ids])
+
+    # State
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[int]:
+        """Read one consistent state in all calls of the block, whatever is written meanwhile; yield its generation.
+
+        The generation is a number that rises with each change to the rows of embeddings.
+        """
+        with self._catalog.reading() as generation:
+            yield generation
+
+    @property
+    def generation(self) -> int:
+        """A number that rises with each change to the rows of embeddings."""
+        with self._catalog.reading() as generation:
+            return generation
+
+    def state(self) -> CollectionState:
+        """Return the state of now, from which `changes_since` counts."""
+        return self._catalog.state()
+
+    def changes_since(self, state: CollectionState) -> Changes:
+        """Count the items that were added, removed and changed since a state."""
+        return self._catalog.changes_since(state)
+
+    # Embeddings and search
 
     def embeddings(self, ids: Iterable[int], space: str) -> npt.NDArray[np.float32]:
         """The embeddings of items in a space (N, dimension) float32, in the order of the ids.
@@ -203,11 +270,11 @@ class Collection:
         Raises `CollectionError` if one of the ids is not there.
         """
         wanted = [_whole_number(item_id, "id") for item_id in ids]
-        with self.catalog.reading():
-            rows = self.catalog.rows_of(wanted)
+        with self._catalog.reading():
+            rows = self._catalog.rows_of(wanted)
             if unknown := [item_id for item_id in wanted if item_id not in rows]:
                 raise CollectionError(f"There is no image with the id {unknown[0]} here.")
-            found = self._vectors[self._space(space).name].read([rows[item_id] for item_id in wanted])
+            found = self._vectors[space_named(self.spaces, space).name].read([rows[item_id] for item_id in wanted])
         return found.astype(np.float32)
 
     def thumbnail(self, content_hash: str) -> bytes | None:
@@ -230,15 +297,13 @@ class Collection:
         stored embeddings themselves are compared where it is not exact. Raises `CollectionError` if there is no such
         space or the vector does not fit it.
         """
-        query = query_vector(vector, self._space(space))
+        query = query_vector(vector, space_named(self.spaces, space))
         k = _whole_number(k, "number of results")
         if k < 1:
             raise CollectionError(f"The number of results must be 1 or more, not {k}.")
-        with self._thread_lock, self.catalog.reading() as generation:
-            index = self._index(space, generation)
-            if exact and index.recall is not None:
-                index = self._scan(space, index, generation)
-            among = None if where is None or where.empty else self.catalog.rows_where(where)
+        with self._thread_lock, self._catalog.reading() as generation:
+            index = self.indexes.current(space, generation, exact=exact)
+            among = None if where is None or where.empty else self._catalog.rows_where(where)
             wanted = k
             # Of those that tie for the last place the first ids win, so all of them are needed.
             while True:
@@ -246,7 +311,7 @@ class Collection:
                 if len(rows) <= wanted or scores[wanted] < scores[k - 1]:
                     break
                 wanted *= 4
-            items = self.catalog.items_by_row(rows.tolist())
+            items = self._catalog.items_by_row(rows.tolist())
         if len(items) < len(rows):
             raise CollectionError(
                 f"The index of the space {space} is damaged: run `pixmatcher verify --repair -c {self.path}`."
@@ -259,24 +324,16 @@ class Collection:
         found.sort(key=lambda pair: (-pair[0], pair[1].id))
         return [Hit(rank, score, item) for rank, (score, item) in enumerate(found[:k], start=1)]
 
-    def _scan(self, space: str, index: VectorIndex, generation: int) -> VectorIndex:
-        """An exact index of the rows of another one, kept as long as that."""
-        from ..vector_index import new_scan_index
-
-        if space not in self._scans or self._scans[space][0] != generation:
-            self._scans[space] = (generation, new_scan_index(self._vectors[space], index.rows))
-        return self._scans[space][1]
-
     def nearest_labelled(self, vector: npt.ArrayLike, *, space: str, k: int, labels: int) -> list[Neighbour]:
         """The k nearest items that have a label, best first.
 
         If they have fewer than `labels` different ones, the nearest items of the next labels follow. Fewer where there
         are fewer. Raises `CollectionError` if there is no such space or the vector does not fit it.
         """
-        query = query_vector(vector, self._space(space))
-        with self._thread_lock, self.catalog.reading() as generation:
-            known = self.catalog.labels_by_row()
-            index = self._index(space, generation)
+        query = query_vector(vector, space_named(self.spaces, space))
+        with self._thread_lock, self._catalog.reading() as generation:
+            known = self._catalog.labels_by_row()
+            index = self.indexes.current(space, generation)
             among = known.codes >= 0
             scores, rows = index.search(query, k, among)
             while True:
@@ -287,7 +344,7 @@ class Collection:
                 more_scores, more = index.search(query, k, among)
                 nearest = np.sort(np.unique(known.codes[more], return_index=True)[1])
                 scores, rows = np.append(scores, more_scores[nearest]), np.append(rows, more[nearest])
-            items = self.catalog.items_by_row(rows[first].tolist())
+            items = self._catalog.items_by_row(rows[first].tolist())
         firsts = {int(position): items[int(rows[position])] for position in first}
         pairs = zip(known.codes[rows].tolist(), scores.tolist(), strict=True)
         return [Neighbour(known.names[code], score, firsts.get(n)) for n, (code, score) in enumerate(pairs)]
@@ -304,7 +361,7 @@ class Collection:
                 return
             self._take_locks()
             try:
-                rows = self.catalog.row_count()
+                rows = self._catalog.row_count()
                 for file in self._vectors.values():
                     if file.size_in_rows() < rows:
                         raise CollectionError(
@@ -318,19 +375,19 @@ class Collection:
     def _take_locks(self) -> None:
         self._lock.acquire()
         try:
-            for place in (self.catalog.path, self.path):
+            for place in (self._catalog.path, self.path):
                 if not os.access(place, os.W_OK):
                     raise write_error(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place)))
-            self.catalog.require_writable()
+            self._catalog.require_writable()
             # So readers leave the index files to the writer. One that saves one just now may finish.
             with contextlib.suppress(CollectionLockedError):
-                self._index_lock.acquire()
+                self.indexes.saving_lock.acquire()
         except BaseException:
             self._give_locks()
             raise
 
     def _give_locks(self) -> None:
-        self._index_lock.release()
+        self.indexes.saving_lock.release()
         self._lock.release()
 
     def add(
@@ -338,7 +395,7 @@ class Collection:
         items: Sequence[Item],
         embeddings: Mapping[str, npt.ArrayLike],
         *,
-        source_id: int | None = None,
+        source: str | None = None,
         thumbnails: Mapping[str, bytes] | None = None,
     ) -> list[int]:
         """Store items with their embeddings, for each space (N, dimension); returns their ids.
@@ -357,9 +414,9 @@ class Collection:
             self.begin_writing()
             # Before the items, so that a kill leaves no item without.
             self._thumbnails.put(thumbnails or {})
-            return self._put(items, stored, source_id)
+            return self._put(items, stored, source)
 
-    def add_copies(self, items: Sequence[Item], *, source_id: int | None = None) -> list[Item]:
+    def add_copies(self, items: Sequence[Item], *, source: str | None = None) -> list[Item]:
         """Store items with the embeddings of others of the same content; returns the items that have none.
 
         What the content tells (size, format, date taken) is copied too, where an item does not have it.
@@ -367,21 +424,21 @@ class Collection:
         for item in items:
             _check(item)
         with self._thread_lock:
-            rows = [self.catalog.row_with_content(item.content_hash) for item in items]
+            rows = [self._catalog.row_with_content(item.content_hash) for item in items]
             known = [row for row in rows if row is not None]
-            originals = self.catalog.items_by_row(known)
+            originals = self._catalog.items_by_row(known)
             copied = [
                 _with_content(i, originals.get(row)) for i, row in zip(items, rows, strict=True) if row is not None
             ]
-            self._put(copied, {name: file.read(known) for name, file in self._vectors.items()}, source_id)
+            self._put(copied, {name: file.read(known) for name, file in self._vectors.items()}, source)
         return [item for item, row in zip(items, rows, strict=True) if row is None]
 
     def remove(self, ids: Iterable[int]) -> int:
         """Take items out by id; returns how many there were. Files of the user are never touched."""
         with self._thread_lock:
             self.begin_writing()
-            with self.catalog.writing():
-                return self.catalog.remove_items(_whole_number(item_id, "id") for item_id in ids)
+            with self._catalog.writing():
+                return self._catalog.remove_items(_whole_number(item_id, "id") for item_id in ids)
 
     def forget(self, source: str | os.PathLike[str]) -> int:
         """Take out a source and all its items; returns how many there were. Files of the user are never touched.
@@ -394,167 +451,52 @@ class Collection:
         specs = {given, os.path.abspath(given), f"{kind}{colon}{os.path.abspath(path)}{mark}{options}"}
         with self._thread_lock:
             self.begin_writing()
-            known = [spec for spec in self.catalog.sources() if spec in specs]
+            known = [spec for spec in self._catalog.sources() if spec in specs]
             if not known:
-                names = ", ".join(self.catalog.sources()) or "none"
+                names = ", ".join(self._catalog.sources()) or "none"
                 raise CollectionError(f"{given} is no source of {self.path}: it has {names}.")
-            with self.catalog.writing():
-                return self.catalog.remove_source(known[0])
+            with self._catalog.writing():
+                return self._catalog.remove_source(known[0])
 
-    def _put(self, items: Sequence[Item], stored: Mapping[str, Float16], source_id: int | None) -> list[int]:
+    def compare_sources(self, sources: Sequence[str]) -> SourceComparison:
+        """Begin a comparison of sources, named by their specs, with the collection; an earlier comparison ends.
+
+        Raises `CollectionLockedError` if another process writes.
+        """
+        self.begin_writing()
+        return SourceComparison(self, self._catalog, sources)
+
+    def _put(self, items: Sequence[Item], stored: Mapping[str, Float16], source: str | None) -> list[int]:
         if not items:
             return []
         for item in items:
             _check(item)
         with self._thread_lock:
             self.begin_writing()
-            first_row = self.catalog.row_count()
+            first_row = self._catalog.row_count()
             try:
                 for name, file in self._vectors.items():
                     file.write(first_row, stored[name])
             except OSError as error:
                 raise write_error(self.path, error) from error
             checksums = row_checksums([stored[name] for name in self.spaces])
-            with self.catalog.writing():
-                return self.catalog.put_items(items, first_row, checksums, source_id)
+            with self._catalog.writing():
+                source_id = None if source is None else self._catalog.source_id(source)
+                return self._catalog.put_items(items, first_row, checksums, source_id)
 
-    # Care
-
-    def save_indexes(self, *, train: bool = True, progress: StageProgress | None = None) -> None:
-        """Bring the index file of each space up to date.
-
-        A large collection needs an index that is trained, which may take minutes; without `train`, that is left to the
-        next writer. `progress` is called with what is done, and how much of it is done and to do. Raises `StorageError`
-        if the disk is full, `CollectionLockedError` if another process writes.
-        """
-        from ..vector_index import (
-            index_kind,
-            is_savable,
-            read_intact_stamp,
-            read_target,
-            rebuild_if_needed,
-            save_index,
-            target_path,
-        )
-
-        with self._thread_lock, self._saving(wait=self._lock.held), self.catalog.reading() as generation:
-            count = len(self)
-            for name, space in self.spaces.items():
-                path, vectors = self._index_path(name), self._vectors[name]
-                stamp = read_intact_stamp(path)
-                current = stamp is not None and stamp.generation == generation
-                if stamp and current and stamp.index == index_kind(count, space.dimension, stamp.index):
-                    continue
-                index = self._index(name, generation)
-                if train:
-                    target = read_target(target_path(path))
-                    index = rebuild_if_needed(index, vectors, target, text=space.text, progress=progress)
-                    self._indexes[name] = _OpenIndex(index, generation)
-                if not is_savable(index) or (current and not train):
-                    continue
-                try:
-                    save_index(index, path, generation, space.dimension)
-                except OSError as error:
-                    raise write_error(self.path, error) from error
-                vectors.close()  # its map, of which all may have been read, counts as memory of this process
-
-    def tune_index(
-        self,
-        space: str,
-        target: IndexTarget | None = None,
-        *,
-        queries: npt.NDArray[np.float32] | None = None,
-        progress: StageProgress | None = None,
-    ) -> tuple[VectorIndex, list[OperatingPoint]]:
-        """Let the index of a space answer by a target, now and whenever it is built again; returns it and its points.
-
-        Without a target, by the one before. `queries` (Q, dimension) are measured beside those that are made from the
-        rows. An exact index has no points. Raises `CollectionError` if there is no such space or no index can meet the
-        target, `CollectionLockedError` if another process writes.
-        """
-        from ..vector_index import (
-            calibrate_index,
-            check_memory_limit,
-            is_savable,
-            read_target,
-            rebuild_if_needed,
-            save_index,
-            save_target,
-            target_path,
-        )
-
-        known, path, vectors = self._space(space), self._index_path(space), self._vectors[space]
-        with self._thread_lock:
-            self.begin_writing()
-            wanted = target or read_target(target_path(path))
-            check_memory_limit(len(self), wanted)
-            with self._saving(wait=True), self.catalog.reading() as generation:
-                index = rebuild_if_needed(
-                    self._index(space, generation), vectors, wanted, text=known.text, progress=progress
-                )
-                points = calibrate_index(index, wanted, text=known.text, queries=queries, progress=progress)
-                self._indexes[space] = _OpenIndex(index, generation)
-                try:
-                    save_target(target_path(path), wanted)
-                    if is_savable(index):
-                        save_index(index, path, generation, known.dimension)
-                except OSError as error:
-                    raise write_error(self.path, error) from error
-        return index, points
-
-    def has_scanned(self, space: str) -> bool:
-        """Whether the last search in a space had no index to use: it waits for a writer, or for `tune_index`."""
-        held = self._indexes.get(space)
-        return held is not None and held.index.name == "scan"
-
-    def index_target(self, space: str) -> IndexTarget:
-        """What the index of a space is wanted to be. Raises `CollectionError` if there is no such space."""
-        from ..vector_index import read_target, target_path
-
-        return read_target(target_path(self._index_path(self._space(space).name)))
-
-    def index_recall(self, space: str) -> float | None:
-        """The measured recall@10 of the index of a space; None where it is exact or not built."""
-        from ..vector_index import read_stamp
-
-        stamp = read_stamp(self._index_path(self._space(space).name))
-        return stamp.recall if stamp else None
-
-    @contextlib.contextmanager
-    def _saving(self, *, wait: bool) -> Iterator[None]:
-        """Hold the lock for saving an index during the block; a writer that holds it already keeps it.
-
-        Only a writer may wait: what it waits for is a reader that saves, never another writer.
-        """
-        held = self._index_lock.held
-        self._index_lock.acquire(wait=wait)
-        try:
-            yield
-        finally:
-            if not held:
-                self._index_lock.release()
-
-    def index_name(self, space: str) -> str:
-        """What kind of index a space has, or will have once it is built; nothing is loaded for that.
-
-        Raises `CollectionError` if there is no such space.
-        """
-        from ..vector_index import index_kind, read_stamp
-
-        stamp = read_stamp(self._index_path(self._space(space).name))
-        return stamp.index if stamp else index_kind(len(self), self.spaces[space].dimension)
+    # Maintenance
 
     def verify(self) -> list[Problem]:
         """Read everything and tell what is not whole. The files of the user are not looked at."""
         from ..vector_index import index_is_intact
 
-        errors = self.catalog.integrity_errors()
+        errors = self._catalog.integrity_errors()
         if errors:
             remedy = start_again(self.path)
             return [Problem("catalog", f"{CATALOG_NAME} is damaged: {errors[0]}", remedy[0].upper() + remedy[1:])]
         problems = []
-        with self.catalog.reading():
-            checksums = self.catalog.checksums()
+        with self._catalog.reading():
+            checksums = self._catalog.checksums()
             try:
                 damaged = len(self._damaged_rows(*checksums))
             except CollectionError as error:
@@ -577,7 +519,7 @@ class Collection:
                     )
                 )
             for name in self.spaces:
-                path = self._index_path(name)
+                path = self.indexes.path(name)
                 # One that is only behind the catalog, or not built yet, is not damaged: that is done when next used.
                 try:
                     whole = index_is_intact(path)
@@ -610,41 +552,32 @@ class Collection:
 
         Raises `CollectionError` if the catalog itself is damaged.
         """
-        if errors := self.catalog.integrity_errors():
+        if errors := self._catalog.integrity_errors():
             raise CollectionError(f"{CATALOG_NAME} is damaged ({errors[0]}): {start_again(self.path)}")
-        from ..vector_index import index_files, target_path
-
         with self._thread_lock:
             self._take_locks()
-            damaged = self._damaged_rows(*self.catalog.checksums())
+            damaged = self._damaged_rows(*self._catalog.checksums())
             try:
                 for file in self._vectors.values():
-                    file.extend_with_zeros(self.catalog.row_count())
+                    file.extend_with_zeros(self._catalog.row_count())
             except OSError as error:
                 raise write_error(self.path, error) from error
             if len(damaged):
-                with self.catalog.writing():
-                    self.catalog.remove_rows(damaged.tolist())
-            self._indexes.clear()
+                with self._catalog.writing():
+                    self._catalog.remove_rows(damaged.tolist())
+            self.indexes.clear()
             if not self._thumbnails.whole():
                 try:
                     self._thumbnails.clear()
                 except OSError as error:
                     raise write_error(self.path, error) from error
-            with self._saving(wait=True):
+            with self.indexes.saving(wait=True):
                 try:
-                    for name in self.spaces:
-                        path = self._index_path(name)
-                        if not path.parent.is_dir():
-                            remove(path.parent)
-                        for derived in index_files(path):
-                            remove(derived)
-                        if target_path(path).is_dir():
-                            remove(target_path(path))
+                    self.indexes.remove_files()
                     remove_damaged_maps(self.path)
                 except OSError as error:
                     raise write_error(self.path, error) from error
-                self.save_indexes()
+                self.indexes.save()
         return len(damaged)
 
     def size_on_disk(self) -> int:
@@ -672,56 +605,6 @@ class Collection:
             found = np.array(row_checksums([file.read(block) for file in files]), dtype=np.int64)
             damaged.append(block[found != expected[start : start + 16384]])
         return np.concatenate(damaged)
-
-    def _index(self, space: str, generation: int) -> VectorIndex:
-        """The index of a space, of this very generation. Call it inside `catalog.reading()`."""
-        from ..vector_index import (
-            SCAN,
-            is_savable,
-            load_index,
-            new_index,
-            read_intact_stamp,
-            read_stamp,
-            save_index,
-            update_takes_long,
-        )
-
-        held = self._indexes.get(space)
-        if held is not None and held.generation == generation and held.index.name != SCAN:
-            return held.index
-        path, vectors = self._index_path(space), self._vectors[space]
-        damaged = False
-        stamp = read_stamp(path) if held is not None else None
-        if held is not None and not held.index.mapped and (stamp is None or stamp.generation != generation):
-            index, current = held.index, False
-        else:
-            loaded, current = load_index(path, generation, vectors)
-            damaged = loaded is None
-            index = loaded or new_index(vectors, self.catalog.rows())
-        if not (current or damaged or (held is not None and held.index is index and held.generation == generation)):
-            rows = self.catalog.rows()
-            # A reader does not wait until so many rows have their codes: that is a writer's work.
-            if self._lock.held or not update_takes_long(index, len(rows), vectors):
-                index.update(rows)
-            else:
-                index = new_index(vectors, rows)
-        self._indexes[space] = _OpenIndex(index, generation)
-        if not current and not self._lock.held and is_savable(index):
-            # Whoever finds it missing, stale or damaged mends it, unless somebody is writing or saving, who will.
-            with contextlib.suppress(PixMatcherError, OSError), self._saving(wait=False):
-                stamp = read_intact_stamp(path)
-                if damaged or stamp is None or stamp.generation < generation:
-                    save_index(index, path, generation, vectors.dimension)
-        return index
-
-    def _index_path(self, space: str) -> Path:
-        return self.path / "index" / f"{space}.faiss"
-
-    def _space(self, name: str) -> Space:
-        try:
-            return self.spaces[name]
-        except KeyError:
-            raise CollectionError(f"There is no space {name!r} here: choose one of {', '.join(self.spaces)}.") from None
 
 
 def _is_file(path: Path) -> bool:
@@ -761,22 +644,6 @@ def _check(item: Item) -> None:
         ) from None
     if not item.content_hash.isascii():
         raise CollectionError(f"{item.content_hash!r} cannot be a content hash: give the SHA-256 in hexadecimal.")
-
-
-def query_vector(vector: npt.ArrayLike, space: Space) -> npt.NDArray[np.float32]:
-    """The vector (dimension,) float32 to search for. Raises `CollectionError` if it does not fit the space."""
-    try:
-        with np.errstate(over="ignore"):
-            query = np.asarray(vector, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError):
-        query = np.empty(0, np.float32)
-    # No score may leave float32, whatever is stored.
-    greatest_score = np.abs(query).sum(dtype=np.float64) * np.finfo(np.float16).max
-    if query.shape != (space.dimension,) or not greatest_score < np.finfo(np.float32).max:
-        raise CollectionError(
-            f"A vector of the space {space.name} has {space.dimension} finite values, none of them huge: give such one."
-        )
-    return query
 
 
 def _whole_number(value: SupportsIndex, what: str) -> int:

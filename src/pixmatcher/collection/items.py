@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,25 @@ class Neighbour:
     label: str
     score: float
     item: Item | None
+
+
+@dataclass(frozen=True)
+class CollectionState:
+    """A state of a collection, so that later changes can be counted.
+
+    `generation` counts the changes to the rows of embeddings. `items` is the number of items, `last_id` the greatest id
+    and `row_count` the number of rows that were ever stored.
+    """
+
+    generation: int
+    items: int
+    last_id: int
+    row_count: int
+
+
+class Changes(NamedTuple):
+    """How many items were added, removed, and changed (a new image at the same uri)."""
+
+    added: int
+    removed: int
+    changed: int

@@ -299,7 +299,7 @@ def evaluate(
     if isinstance(queries, (str, os.PathLike)):
         queries = open_source(os.fspath(queries))
     encoder, image_space = image_encoder(collection.encoders, space=space, runtime=runtime)
-    known = set(collection.catalog.statistics()["label"]) - {""}
+    known = set(collection.label_counts()) - {""}
     if not known:
         raise QueryError(
             f"{collection.path} has no labelled images: index a source with labels, which `pixmatcher sources` shows."
@@ -322,7 +322,7 @@ def evaluate(
         raise QueryError(f"{queries.spec} has no images {what}: name a source like those of the collection.")
 
     labels = sorted({entry.label for entry in entries if entry.label is not None})
-    names = _first_names(known, {**collection.catalog.label_names(), **queries.label_names()})
+    names = _first_names(known, {**collection.label_names(), **queries.label_names()})
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="pixmatcher") as executor:
         images = _encode_images(queries, entries, encoder, image_space, executor, allow_private, progress)
         texts = None
@@ -330,7 +330,7 @@ def evaluate(
             text_side = text_encoder(collection.encoders, space=space, runtime=runtime)
             texts = text_side[1], _encode_texts([names[label] for label in labels], *text_side, executor)
 
-    with collection.catalog.reading():  # one state for all blocks of queries
+    with collection.snapshot():  # one state for all blocks of queries
         items = _labelled_items(collection, images)
         measured = _measure(
             collection,
@@ -624,7 +624,7 @@ def evaluate_captions(
     path = Path(captions)
     encoder, text_space = text_encoder(collection.encoders, space=space, runtime=runtime)
     lines, unreadable = _read_captions(path)
-    with collection.catalog.reading():  # one state from the names of the images to the scores
+    with collection.snapshot():  # one state from the names of the images to the scores
         ids, targets, unusable = _captioned(collection, path, lines)
         asked = [(line.caption, target) for line, target in zip(lines, targets, strict=True) if target is not None]
         figures = None

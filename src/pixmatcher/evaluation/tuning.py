@@ -71,10 +71,10 @@ def tune(
     meet the target, `CollectionLockedError` if another process writes.
     """
     texts = _text_queries(collection, space, runtime) if collection.spaces[space].text else None
-    index, points = collection.tune_index(space, target, queries=texts, progress=progress)
+    index, points = collection.indexes.tune(space, target, queries=texts, progress=progress)
     from ..vector_index.trained import TrainedIndex
 
-    ids = collection.catalog.sample_ids(_TIMED)
+    ids = collection.sample_ids(_TIMED)
     queries = list(collection.embeddings(ids, space)) or [np.ones(collection.spaces[space].dimension, np.float32)]
     if not isinstance(index, TrainedIndex):
         ms = _median_ms(lambda query: index.search(query, 10), queries)
@@ -145,9 +145,9 @@ def _median_ms(search: Any, queries: list[npt.NDArray[np.float32]]) -> float:
 
 def _text_queries(collection: Collection, space: str, runtime: Runtime | None) -> npt.NDArray[np.float32] | None:
     """What labels are called and captions, as vectors (Q, D); None where there are few, or the encoder is not there."""
-    names = collection.catalog.label_names()
-    labels = [names.get(label, label) for label in collection.catalog.statistics()["label"]]
-    captions = [item.caption for item in collection.catalog.items_by_id(collection.catalog.sample_ids(_TEXTS)).values()]
+    names = collection.label_names()
+    labels = [names.get(label, label) for label in collection.label_counts()]
+    captions = [item.caption for item in collection.items_by_id(collection.sample_ids(_TEXTS)).values()]
     step = max(1, len(labels) // _TEXTS)
     texts = list(dict.fromkeys([*labels[::step][:_TEXTS], *(caption for caption in captions if caption)]))[:_TEXTS]
     if len(texts) < 20:

@@ -59,10 +59,10 @@ def export_arrays(collection: Collection, folder: str | os.PathLike[str], *, spa
     """
     saved = _saved_spaces(collection, space)
     paths = [Path(folder, name) for name in (*(s.file for s in saved), CATEGORIES, URIS, CARD)]
-    with collection.catalog.reading(), _writing(paths) as files:
+    with collection.snapshot(), _writing(paths) as files:
         *embeddings, categories, uris, card = files
         rows = len(collection)
-        labels = collection.catalog.statistics()["label"]
+        labels = collection.label_counts()
         label_type = np.dtype(f"<U{max(1, *map(len, labels))}" if labels else "<U1")
         for file, one in zip(embeddings, saved, strict=True):
             _write_header(file, np.dtype("<f4"), (rows, one.space.dimension))
@@ -85,7 +85,7 @@ def export_arrays(collection: Collection, folder: str | os.PathLike[str], *, spa
             **described[0],
             "rows": rows,
             "further": described[1:],
-            "label_names": {label: name for label, name in collection.catalog.label_names().items() if label in labels},
+            "label_names": {label: name for label, name in collection.label_names().items() if label in labels},
             "pixmatcher": __version__,
         }
         card.write(json.dumps(about, indent=2).encode() + b"\n")
@@ -112,8 +112,8 @@ def export_parquet(collection: Collection, path: str | os.PathLike[str], *, spac
     schema = pyarrow.schema(columns)
     target = Path(path)
     target = target if target.suffix.lower() == ".parquet" else target / _PARQUET
-    with collection.catalog.reading(), _writing([target]) as (file,):
-        label_names = collection.catalog.label_names()
+    with collection.snapshot(), _writing([target]) as (file,):
+        label_names = collection.label_names()
         with parquet.ParquetWriter(file, schema) as writer:
             for items in _blocks(collection):
                 told = [

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .._cores import usable_cores
 from .._version import __version__
-from ..collection import CATALOG_NAME, FOLDER_NAME, Collection, Failure, Item, delete_collection
+from ..collection import CATALOG_NAME, FOLDER_NAME, Collection, Failure, Item, StoredItems, delete_collection
 from ..encoders import DEFAULT_ENCODER, Encoder, Runtime, full_name, load_encoders, load_recorded
 from ..errors import CollectionError, EncoderError, SourceError
 from ..images import DEFAULT_MAX_PIXELS, THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image
@@ -113,7 +113,7 @@ def index(
     missing: list[Failure] = []
     if sources is None:
         with Collection.open(collection or Collection.find()) as existing:
-            known, collection = [*existing.catalog.sources()], existing.path
+            known, collection = existing.sources(), existing.path
         opened = list(_open_present(known, missing))
     else:
         listed = sources if isinstance(sources, Sequence) and not isinstance(sources, str) else [sources]
@@ -143,7 +143,7 @@ def index(
             raise
         report.failures = missing + run.failures()
         report.total = len(target)
-        target.save_indexes(progress=index_progress)
+        target.indexes.save(progress=index_progress)
     report.seconds = time.monotonic() - started
     return report
 
@@ -262,7 +262,6 @@ class _Run:
         progress: ProgressCallback | None,
     ) -> None:
         self._collection = collection
-        self._catalog = collection.catalog
         self._encoders = encoders
         self._recipes: list[Recipe] = list(dict.fromkeys(encoder.recipe for encoder in encoders))
         self._min_side = max((recipe.min_side for recipe in self._recipes), default=1)
@@ -274,12 +273,12 @@ class _Run:
         self._report = report
         self._progress = progress
         self._buffer: list[_Outcome] = []
-        with self._catalog.writing():
-            self._sources = {self._catalog.source_id(source.spec): source for source in sources}
+        self._sources = {source.spec: source for source in sources}
+        self._comparison = collection.compare_sources([*self._sources])
 
     def refresh(self, retry_failed: bool) -> None:
         # Once: a second call would keep another worker waiting for the first, instead of decoding.
-        begun = not self._catalog.row_count()  # all images will be new
+        begun = not len(self._collection)  # all images will be new
         if begun:
             self._executor.submit(_load, self._encoders)
         # All sources are listed before any image is encoded, so that one moved from one to another is recognised.
@@ -288,17 +287,17 @@ class _Run:
         self._tell_progress()
         if self._pending and not begun:
             self._executor.submit(_load, self._encoders)
-        for source_id, source in self._sources.items():
-            self._index_pending(source_id, source)
-        self._report.removed += self._collection.remove(self._catalog.gone())
+        for source in self._sources.values():
+            self._index_pending(source)
+        self._report.removed += self._collection.remove(self._comparison.missing())
 
     def failures(self) -> list[Failure]:
         """All images of the sources that cannot be indexed."""
-        return self._catalog.failures([*self._sources])
+        return self._comparison.failures()
 
-    def _index_pending(self, source_id: int, source: Source) -> None:
+    def _index_pending(self, source: Source) -> None:
         last_flush = time.monotonic()
-        turns = self._take_turns(source, self._catalog.pending(source_id))
+        turns = self._take_turns(source, self._comparison.pending(source.spec))
         # At most two batches a worker are under way.
         work = partial(self._process, source)
         try:
@@ -309,47 +308,48 @@ class _Run:
                     self._tell_progress()
                     waiting = sum(map(len, self._buffer))
                     if waiting >= _FLUSH_ITEMS or time.monotonic() - last_flush > _FLUSH_SECONDS:
-                        self._flush(source_id, source)
+                        self._flush(source)
                         last_flush = time.monotonic()
         finally:
             # Also when the user interrupts: what is encoded is kept.
-            self._flush(source_id, source)
+            self._flush(source)
 
     def _tell_progress(self) -> None:
         if self._progress:
             self._progress(self._done, self._pending)
 
-    # Comparing the sources with the catalog
+    # Comparing the sources with the collection
 
     def _compare(self, retry_failed: bool) -> int:
         """Find out what is to be done; returns how many entries need work."""
-        unusable: dict[int, list[Unusable]] = {}
-        self._catalog.begin_comparison()
-        for source_id, source in self._sources.items():
-            unusable[source_id] = []
+        unusable: dict[str, list[Unusable]] = {}
+        for spec, source in self._sources.items():
+            unusable[spec] = []
             self._found = 0
-            self._catalog.put_seen(self._scan(source, unusable[source_id]), source_id)
-            known = any(u.hides_entries and u.uri == source.spec for u in unusable[source_id])
-            if not (self._found or known or self._may_be_empty(source)) and self._catalog.item_count(source_id):
-                unusable[source_id].append(Unusable(source.spec, "no images any more", _IF_GONE, hides_entries=True))
-        hiding = [(source_id, u.uri) for source_id, found in unusable.items() for u in found if u.hides_entries]
-        hidden = [uri for _, uri in hiding]
-        unsure = [source_id for source_id, uri in hiding if uri == self._sources[source_id].spec]
-        vanished = self._vanished_of_others()
-        unchanged, told, pending = self._catalog.compare(
-            [*self._sources], hidden, vanished, unsure=unsure, means=self._means, retry_failed=retry_failed
+            self._comparison.add_entries(spec, self._scan(source, unusable[spec]))
+            known = any(u.hides_entries and u.uri == spec for u in unusable[spec])
+            if not (self._found or known or self._may_be_empty(source)) and self._comparison.item_count(spec):
+                unusable[spec].append(Unusable(source.spec, "no images any more", _IF_GONE, hides_entries=True))
+        hiding = [(spec, u.uri) for spec, found in unusable.items() for u in found if u.hides_entries]
+        result = self._comparison.compare(
+            unknown_paths=[uri for _, uri in hiding],
+            unknown_sources=[spec for spec, uri in hiding if uri == spec],
+            missing=self._vanished_of_others(),
+            decoder_capabilities=self._means,
+            retry_failed=retry_failed,
         )
-        with self._catalog.writing():
-            for source_id, source in self._sources.items():
-                try:
-                    self._catalog.put_label_names(source.label_names())
-                except SourceError as error:
-                    unusable[source_id].append(Unusable(source.spec, "no names of labels", str(error)))
-            for source_id, found in unusable.items():
-                self._catalog.put_failures((Failure(u.uri, u.reason, u.detail) for u in found), source_id)
-        self._report.unchanged += unchanged
-        self._report.changed += told
-        return pending
+        for spec, source in self._sources.items():
+            try:
+                if names := source.label_names():
+                    self._collection.set_label_names(names)
+            except SourceError as error:
+                unusable[spec].append(Unusable(spec, "no names of labels", str(error)))
+        for spec, found in unusable.items():
+            if found:
+                self._comparison.record_failures(spec, (Failure(u.uri, u.reason, u.detail) for u in found))
+        self._report.unchanged += result.unchanged
+        self._report.changed += result.updated
+        return result.pending
 
     def _scan(self, source: Source, unusable: list[Unusable]) -> Iterator[Entry]:
         unnamed = 0
@@ -379,15 +379,14 @@ class _Run:
         """The items of sources that overlap those of this run, which lie in the latter and whose files are gone."""
         mine = tuple(os.path.join(source.folder, "") for source in self._sources.values() if source.folder)
         others = [
-            source_id
-            for spec, source_id in self._catalog.sources().items()
-            if source_id not in self._sources
-            and (spec.startswith(mine) or any(folder.startswith(os.path.join(spec, "")) for folder in mine))
+            spec
+            for spec in self._comparison.other_sources()
+            if (spec.startswith(mine) or any(folder.startswith(os.path.join(spec, "")) for folder in mine))
             and _holds_something(spec)
         ]
         if not others:
             return []
-        unseen = self._catalog.unseen_of(others)
+        unseen = self._comparison.unlisted_items(others)
         return [item_id for item_id, uri in unseen if uri.startswith(mine) and not os.path.lexists(uri)]
 
     # Decoding and encoding, in the worker threads
@@ -416,7 +415,7 @@ class _Run:
     def _take_saved(self, source: HoldsEmbeddings, batch: Sequence[Entry], take_known: bool) -> _Outcome:
         """What becomes of entries whose embeddings the source has: their version is the hash of these."""
         outcome = _Outcome()
-        known = set() if take_known else self._catalog.known_contents([entry.version for entry in batch])
+        known = set() if take_known else self._comparison.known_contents([entry.version for entry in batch])
         taken = [entry for entry in batch if entry.version not in known]
         outcome.known = [(_item_of(entry, entry.version), entry) for entry in batch if entry.version in known]
         try:
@@ -443,7 +442,7 @@ class _Run:
             item = replace(_item_of(entry, read.content_hash), bytes=read.bytes)
             if (
                 not encode_known
-                and self._catalog.row_with_content(item.content_hash) is not None
+                and self._comparison.known_contents([item.content_hash])
                 and (not keeps_thumbnail or self._collection.thumbnail(item.content_hash) is not None)
             ):
                 return item
@@ -470,20 +469,18 @@ class _Run:
 
     # Storing, in the thread of the caller
 
-    def _flush(self, source_id: int, source: Source) -> None:
+    def _flush(self, source: Source) -> None:
         """Store all outcomes that wait. Where that is interrupted they wait on, and can be stored again."""
         while outcomes := self._buffer:
             # Known ones come first: what they are copies of may be among those that change now.
             known = [pair for outcome in outcomes for pair in outcome.known]
-            again = self._store_known(known, source_id)
-            self._store_encoded(outcomes, source_id)
+            again = self._store_known(known, source)
+            self._store_encoded(outcomes, source)
             failures = [failure for outcome in outcomes for failure in outcome.failed]
             if failures:
-                with self._catalog.writing():
-                    self._catalog.put_failures(failures, source_id)
-                    # What a server says now is no proof that an image is lost.
-                    lost = [] if source.remote else [f.uri for f in failures if f.reason not in _UNKNOWN_STATE]
-                    self._report.removed += self._catalog.remove_uris(lost)
+                # What a server says now is no proof that an image is lost.
+                lost = [] if source.remote else [f.uri for f in failures if f.reason not in _UNKNOWN_STATE]
+                self._report.removed += self._comparison.record_failures(source.spec, failures, remove=lost)
             # Where the item of that content has itself changed meanwhile, there is nothing left to copy.
             turns = self._take_turns(source, again)
             self._buffer = [self._process(source, batch, encode_known=True) for batch in turns]
@@ -492,7 +489,7 @@ class _Run:
         size = source.batch_size if isinstance(source, HoldsEmbeddings) else self._batch_size
         return take_turns(source, entries, size, allow_private=self._options.allow_private)
 
-    def _store_encoded(self, outcomes: Sequence[_Outcome], source_id: int) -> None:
+    def _store_encoded(self, outcomes: Sequence[_Outcome], source: Source) -> None:
         import numpy as np
 
         outcomes = [outcome for outcome in outcomes if outcome.encoded]
@@ -503,39 +500,23 @@ class _Run:
             space: np.concatenate([outcome.embeddings[space] for outcome in outcomes])
             for space in self._collection.spaces
         }
-        replaced = self._catalog.count_uris(item.uri for item in items)
         thumbnails = {key: jpeg for outcome in outcomes for key, jpeg in outcome.thumbnails.items()}
-        self._collection.add(items, embeddings, source_id=source_id, thumbnails=thumbnails)
-        self._count_new(len(items), replaced)
+        self._count(self._comparison.store(source.spec, items, embeddings, thumbnails))
 
-    def _store_known(self, known: Sequence[tuple[Item, Entry]], source_id: int) -> list[Entry]:
+    def _store_known(self, known: Sequence[tuple[Item, Entry]], source: Source) -> list[Entry]:
         """Store items whose content is in the collection: touched, moved, or copies.
 
         Returns the entries of those whose content was there a moment ago, but is no longer.
         """
-        copies = []
-        with self._catalog.writing():
-            for item, _ in known:
-                current = self._catalog.item_at(item.uri)
-                if current is not None and current.content_hash == item.content_hash:
-                    self._report.unchanged += 1
-                    same: int | None = current.id
-                else:
-                    same = self._catalog.take_gone(item.content_hash)
-                    self._report.moved += same is not None
-                if same is None:
-                    copies.append(item)
-                else:
-                    self._catalog.update_item(replace(item, id=same), source_id)
-        replaced = {item.uri for item in copies if self._catalog.item_at(item.uri) is not None}
-        without = {item.uri for item in self._collection.add_copies(copies, source_id=source_id)}
-        stored = {item.uri for item in copies} - without
-        self._count_new(len(stored), len(stored & replaced))
-        return [entry for item, entry in known if item.uri in without]
+        stored = self._comparison.store_known(source.spec, [item for item, _ in known])
+        self._count(stored)
+        return [entry for item, entry in known if item.uri in stored.unknown]
 
-    def _count_new(self, stored: int, replaced: int) -> None:
-        self._report.changed += replaced
-        self._report.added += stored - replaced
+    def _count(self, stored: StoredItems) -> None:
+        self._report.added += stored.added
+        self._report.changed += stored.changed
+        self._report.moved += stored.moved
+        self._report.unchanged += stored.unchanged
 
 
 def _item_of(entry: Entry, content_hash: str) -> Item:

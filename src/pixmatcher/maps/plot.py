@@ -139,7 +139,7 @@ def save_map_plot(
     Raises `PixMatcherError` if matplotlib or Plotly is missing, or the file cannot be written.
     """
     check_map_path(path, color)
-    groups = color_groups(projection, color, collection.catalog.label_names())
+    groups = color_groups(projection, color, collection.label_names())
     if path.suffix.lower() != ".html":
         save_figure(draw_map(projection, groups, title=map_title(projection, collection), query=query), path)
         return
@@ -318,8 +318,8 @@ def _page(
 ) -> str:
     from plotly.offline import get_plotlyjs
 
-    items = collection.catalog.items_by_id(projection.ids.tolist())
-    names = collection.catalog.label_names()
+    items = collection.items_by_id(projection.ids.tolist())
+    names = collection.label_names()
     found = [items.get(item_id) for item_id in projection.ids.tolist()]
     home = os.path.join(collection.path.parent, "")
     pictures = _pictures(found, collection, progress)

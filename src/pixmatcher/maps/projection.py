@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..collection import Collection
-from ..collection._maps import MapStamp, StoredMap, map_path, read_map, save_map
-from ..collection.collection import query_vector
+from ..collection import Collection, query_vector
+from ..collection.stored_maps import StoredMap, map_path, read_map, save_map
 from ..errors import CollectionError, PixMatcherError, QueryError
 from ..searching import image_space
 
@@ -100,17 +99,16 @@ def project(
         return kept
     chosen = image_space(collection.encoders, space).name
     require_scikit_learn()
-    with collection.catalog.reading() as generation:
-        everything = collection.catalog.ids()
+    with collection.snapshot():
+        everything = collection.ids()
         if not len(everything):
             raise CollectionError(f"{collection.path} has no images to map: run `pixmatcher index` first.")
         ids = sample(everything, most)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        rows = collection.catalog.row_count()
-        stamp = MapStamp(generation, len(everything), int(everything[-1]), rows, now)
+        state = collection.state()
         vectors = collection.embeddings(ids, chosen)
     points, axes, reduced = _coordinates(vectors, method, progress or (lambda done, total: None))
-    stored = StoredMap(stamp, ids, points, _clusters(reduced), axes)
+    stored = StoredMap(state, now, ids, points, _clusters(reduced), axes)
     kept_now = False
     with contextlib.suppress(OSError, CollectionError):
         save_map(map_path(collection.path, chosen, method, most), stored)
@@ -153,8 +151,8 @@ def place_query(projection: Projection, collection: Collection, vector: npt.Arra
     if projection.axes.size:
         x, y = projection.axes[:2] @ (query - projection.axes[2])
         return float(x), float(y)
-    with collection.catalog.reading():
-        known = collection.catalog.rows_of(projection.ids.tolist())
+    with collection.snapshot():
+        known = collection.labels_by_id(projection.ids.tolist())
         there = np.array([item_id in known for item_id in projection.ids.tolist()], bool)
         if not there.any():
             raise CollectionError(
@@ -191,29 +189,24 @@ def sample(ids: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
 
 def _of_today(collection: Collection, stored: StoredMap, method: str, space: str, *, kept: bool) -> Projection | None:
     """What a map shows of the collection as it is; None if that is nothing, or if it is of a later state."""
-    stamp = stored.stamp
-    with collection.catalog.reading() as generation:
-        if stamp.generation > generation:  # of a catalog that was lost
+    with collection.snapshot() as generation:
+        if stored.state.generation > generation:  # of a catalog that was lost
             return None
-        changes = (0, 0, 0)
-        if stamp.generation < generation:
-            changes = collection.catalog.changes_since(stamp.items, stamp.last_id, stamp.row_count)
-        rows = collection.catalog.rows_of(stored.ids.tolist())
-        known = collection.catalog.labels_by_row()
-    there = np.array([item_id in rows for item_id in stored.ids.tolist()], bool)
+        changes = collection.changes_since(stored.state)
+        labels = collection.labels_by_id(stored.ids.tolist())
+    there = np.array([item_id in labels for item_id in stored.ids.tolist()], bool)
     if not there.any():
         return None
     ids = stored.ids[there]
-    codes = known.codes[[rows[item_id] for item_id in ids.tolist()]].tolist()
     return Projection(
         method,
         space,
         ids,
         stored.points[there],
         stored.clusters[there],
-        [known.names[code] if code >= 0 else None for code in codes],
-        stamp.items,
-        stamp.computed,
+        [labels[item_id] for item_id in ids.tolist()],
+        stored.state.items,
+        stored.computed,
         *changes,
         kept,
         stored.axes,

@@ -91,7 +91,7 @@ def nearest_categories(collection: Collection, vector: npt.ArrayLike, space: str
         raise CollectionError(
             f"No image in {collection.path} has a label: index a source with labels, see `pixmatcher sources`."
         )
-    names = collection.catalog.label_names()
+    names = collection.label_names()
     return [
         Category(rank, share, nearest.label, names.get(nearest.label, nearest.label), nearest.item)
         for rank, (share, nearest) in enumerate(_vote(neighbours)[:k], start=1)

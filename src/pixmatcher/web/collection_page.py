@@ -26,25 +26,25 @@ def show() -> None:
     st.title(as_markdown(display_names([collection.path])[collection.path]), anchor=False)
     st.code(plain(str(collection.path)), language=None)
     summary = _summarize(str(collection.path), state.generation(collection), _collection=collection)
-    statistics = collection.catalog.statistics()
+    label_counts = collection.label_counts()
     failures = collection.failures()
     grid = st.grid(columns="auto", min_column_width=150)
     grid.metric(t("count"), f"{summary.count:,}", border=True)
-    grid.metric(t("labels"), f"{len(statistics['label']):,}", border=True)
+    grid.metric(t("labels"), f"{len(label_counts):,}", border=True)
     grid.metric(t("failed"), f"{len(failures):,}", border=True)
     grid.metric(t("size"), size_text(summary.bytes), border=True)
     grid.metric(t("on_disk"), size_text(collection.size_on_disk()), border=True)
     _show_indexing(collection.path)
     left, right = st.columns(2, gap="medium")
     with left:
-        _show_bars(t("formats"), dict(list(statistics["format"].items())[:_MOST_LABELS]))
+        _show_bars(t("formats"), dict(list(collection.format_counts().items())[:_MOST_LABELS]))
         _show_bars(t("sizes"), summary.sizes)
     with right:
         _show_bars(t("dates"), summary.years)
         _show_sources(collection)
-    if statistics["label"]:
-        names = collection.catalog.label_names()
-        top = list(statistics["label"].items())[:_MOST_LABELS]
+    if label_counts:
+        names = collection.label_names()
+        top = list(label_counts.items())[:_MOST_LABELS]
         _show_bars(t("labels_top"), {names.get(label, label).partition(",")[0]: count for label, count in top})
     if failures:
         st.header(t("failed"), anchor=False)
@@ -96,7 +96,7 @@ def _show_bars(title: str, counts: dict[str, int]) -> None:
 
 
 def _show_sources(collection: Collection) -> None:
-    if not (specs := collection.catalog.sources()):
+    if not (specs := collection.sources()):
         return
     st.header(t("sources"), anchor=False)
     for spec in specs:

@@ -92,7 +92,7 @@ def choose(collection: Collection, *, text: bool) -> Choice:
         )
         labels = _choose_labels(collection)
         exact = False
-        if any(collection.index_name(name) != EXACT for name in spaces):
+        if any(collection.indexes.kind(name) != EXACT for name in spaces):
             exact = st.toggle(t("exact"), key="exact", help=t("exact_help"), persist_state="session")
     if not space and (instead := state.passed_over(repr(collection.encoders), text, collection)) is not None:
         space, why = instead
@@ -119,7 +119,7 @@ def _choose_labels(collection: Collection) -> tuple[str, ...] | None:
     known = state.labels(collection)[:_MOST_LABELS]
     if not known:
         return None
-    names = {label: label for label in known} | collection.catalog.label_names()
+    names = {label: label for label in known} | collection.label_names()
     chosen = st.multiselect(
         t("label"),
         sorted(known, key=lambda label: names[label].casefold()),

@@ -196,7 +196,7 @@ def _small(path: str) -> bytes:
 @st.cache_resource(show_spinner=False, max_entries=32)
 def _some_items(path: str, generation: int, _collection: Collection) -> list[Any]:
     """Six items, evenly chosen."""
-    return state.items_of(_collection, _collection.catalog.sample_ids(6))
+    return state.items_of(_collection, _collection.sample_ids(6))
 
 
 # The query

@@ -194,7 +194,7 @@ def _describe(collection: Collection, item_id: int) -> dict[str, Any] | None:
     try:
         item = state.item_of(collection, item_id)
         (picture,) = state.tiles(collection, [item])
-        names = collection.catalog.label_names()
+        names = collection.label_names()
     except PixMatcherError:
         return None
     return {
@@ -267,7 +267,7 @@ def _figure(
 ) -> Any:
     groups = [
         replace(group, name=_group_name(group), color=_LEFT_OVER.get(group.kind, group.color))
-        for group in color_groups(projection, color, collection.catalog.label_names())
+        for group in color_groups(projection, color, collection.label_names())
     ]
     figure = map_figure(projection, groups, queries=[(plain(name), place) for name, _, place in queries])
     for trace in figure.data:

@@ -36,7 +36,7 @@ def show_result(collection: Collection, result: SearchResult, *, of: str | None 
 
 def show_grid(collection: Collection, items: Sequence[tuple[Item, float | None]], *, of: str | None = None) -> None:
     """Items with their scores, where they have one."""
-    names = collection.catalog.label_names()
+    names = collection.label_names()
     pictures = state.tiles(collection, [item for item, _ in items])
     tiles = [
         Tile(item.id, plain(file_name(item)), plain(names.get(item.label or "", item.label or "")), score, picture)
@@ -95,7 +95,7 @@ def facts(collection: Collection, item: Item) -> list[tuple[str, str]]:
     """What is known of an item, each with its name in the visitor's language."""
     known = [
         ("file", file_name(item)),
-        ("label", collection.catalog.label_names().get(item.label or "", item.label)),
+        ("label", collection.label_names().get(item.label or "", item.label)),
         ("caption", item.caption),
         ("dimension", f"{item.width} x {item.height}" if item.width else None),
         ("bytes", None if item.bytes is None else size_text(item.bytes)),

@@ -126,8 +126,7 @@ def passed_over(encoders: str, text: bool, _collection: Collection) -> tuple[str
 
 def generation(collection: Collection) -> int:
     """A number that changes whenever the items do."""
-    with collection.catalog.reading() as number:
-        return number
+    return collection.generation
 
 
 def labels(collection: Collection) -> list[str]:
@@ -137,7 +136,7 @@ def labels(collection: Collection) -> list[str]:
 
 @st.cache_resource(show_spinner=False, max_entries=64)
 def _labels(path: str, generation: int, _collection: Collection) -> list[str]:
-    return list(_collection.catalog.statistics()["label"])
+    return list(_collection.label_counts())
 
 
 def item_of(collection: Collection, item_id: int) -> Item:
@@ -149,10 +148,8 @@ def item_of(collection: Collection, item_id: int) -> Item:
 
 def items_of(collection: Collection, ids: Sequence[int]) -> list[Item]:
     """The items of those of the ids that are there, in this order."""
-    with collection.catalog.reading():
-        rows = collection.catalog.rows_of(ids)
-        items = collection.catalog.items_by_row([*rows.values()])
-        return [items[rows[item_id]] for item_id in ids if item_id in rows]
+    items = collection.items_by_id(ids)
+    return [items[item_id] for item_id in ids if item_id in items]
 
 
 # Pictures

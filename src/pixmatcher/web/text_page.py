@@ -62,14 +62,14 @@ def _examples(path: str, generation: int, _collection: Collection) -> list[str]:
     """Queries that this collection answers well."""
     if not len(_collection):
         return []
-    names = _collection.catalog.label_names()
+    names = _collection.label_names()
     labels = [names.get(label, label) for label in state.labels(_collection)]
     if labels:
         step = max(1, len(labels) // _MOST_EXAMPLES)
         return list(dict.fromkeys(label.partition(",")[0] for label in labels[::step]))[:_MOST_EXAMPLES]
     captions = [
         item.caption
-        for item in state.items_of(_collection, _collection.catalog.sample_ids(40))
+        for item in state.items_of(_collection, _collection.sample_ids(40))
         if item.caption and len(item.caption) <= 80
     ]
     if captions:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from .._files import read_error, remove, replacing
 from ._lock import WriterLock
 from ._names import MAPS_NAME
+from .items import CollectionState
 
 _FORMAT = 1
 _HEADER_BYTES = 4096
@@ -27,25 +28,17 @@ _ENDING = ".map"
 
 
 @dataclass(frozen=True)
-class MapStamp:
-    """What a map was made of: the collection's generation, items, greatest id and rows then, and the date, ISO 8601."""
-
-    generation: int
-    items: int
-    last_id: int
-    row_count: int
-    computed: str
-
-
-@dataclass(frozen=True)
 class StoredMap:
     """A map: ascending ids (N,) int64, points (N, 2) float32, clusters (N,) int32.
+
+    `state` is the state of the collection that the map was `computed` from, at that date (ISO 8601).
 
     `axes` (3, D) float32 are the two axes and the mean of the embeddings where points are projections on them, else
     (3, 0).
     """
 
-    stamp: MapStamp
+    state: CollectionState
+    computed: str
     ids: npt.NDArray[np.int64]
     points: npt.NDArray[np.float32]
     clusters: npt.NDArray[np.int32]
@@ -73,7 +66,8 @@ def save_map(path: Path, stored: StoredMap) -> None:
     )
     header = {
         "format": _FORMAT,
-        **vars(stored.stamp),
+        **vars(stored.state),
+        "computed": stored.computed,
         "points": len(stored.ids),
         "dimension": stored.axes.shape[1],
         "sha256": hashlib.sha256(body).hexdigest(),
@@ -115,7 +109,12 @@ def read_map(path: Path) -> StoredMap | None:
         if not (np.isfinite(points).all() and np.isfinite(axes).all() and (np.diff(ids) > 0).all()):
             return None
         return StoredMap(
-            MapStamp(generation, items, last_id, row_count, str(values["computed"])), ids, points, clusters, axes
+            CollectionState(generation, items, last_id, row_count),
+            str(values["computed"]),
+            ids,
+            points,
+            clusters,
+            axes,
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

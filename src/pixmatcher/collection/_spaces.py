@@ -1,0 +1,36 @@
+"""Spaces by name, and the vectors that fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CollectionError
+from ..records import Space
+
+
+def space_named(spaces: Mapping[str, Space], name: str) -> Space:
+    """Return the space of this name. Raises `CollectionError` if it does not exist."""
+    try:
+        return spaces[name]
+    except KeyError:
+        raise CollectionError(f"There is no space {name!r} here: choose one of {', '.join(spaces)}.") from None
+
+
+def query_vector(vector: npt.ArrayLike, space: Space) -> npt.NDArray[np.float32]:
+    """Return the query vector (dimension,) as float32. Raises `CollectionError` if it does not fit the space."""
+    try:
+        with np.errstate(over="ignore"):
+            query = np.asarray(vector, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        query = np.empty(0, np.float32)
+    # No score may exceed the range of float32, whatever is stored.
+    greatest_score = np.abs(query).sum(dtype=np.float64) * np.finfo(np.float16).max
+    if query.shape != (space.dimension,) or not greatest_score < np.finfo(np.float32).max:
+        raise CollectionError(
+            f"The vector does not fit the space {space.name}: give a vector of {space.dimension} finite values, "
+            "none of them huge."
+        )
+    return query
