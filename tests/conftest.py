@@ -58,13 +58,12 @@ class TinyEncoder:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyEncoder]:
+def tiny() -> Iterator[TinyEncoder]:
     """A `TinyEncoder`, known to `load_encoder` as `tiny` during the test."""
     encoder = TinyEncoder()
-    monkeypatch.setitem(encoders.registry._LOADERS, "tiny", lambda: encoder)
-    encoders.registry._load.cache_clear()
+    encoders.register_encoder("tiny", lambda: encoder)
     yield encoder
-    encoders.registry._load.cache_clear()
+    encoders.unregister_encoder("tiny")
 
 
 def paint(path: str | os.PathLike[str], seed: int, size: tuple[int, int] = (40, 30), kind: str | None = None) -> Path:

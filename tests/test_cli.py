@@ -238,7 +238,7 @@ def test_a_contact_sheet(photos: Path, tmp_path: Path) -> None:
         (["search", "x" * 20_000], 2, "longer"),
         (["index", "missing"], 2, "does not exist"),
         (["index", "cat.jpg"], 2, "not a folder"),
-        (["index", ".", "--encoder", "unknown", "-c", "new"], 2, "no encoder"),
+        (["index", ".", "--encoder", "unknown", "-c", "new"], 2, "Unknown encoder"),
         (["index", ".", ".."], 2, "-c"),
         (["index", ""], 2, "name a folder"),
         (["index", ".", "--max-megapixels", "nan"], 2, "must be a number"),

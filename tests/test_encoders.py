@@ -37,12 +37,11 @@ class OtherEncoder(TinyEncoder):
 
 
 @pytest.fixture
-def other(tiny: TinyEncoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherEncoder]:
+def other(tiny: TinyEncoder) -> Iterator[OtherEncoder]:
     encoder = OtherEncoder()
-    monkeypatch.setitem(encoders.registry._LOADERS, "other", lambda: encoder)
-    encoders.registry._load.cache_clear()
+    encoders.register_encoder("other", lambda: encoder)
     yield encoder
-    encoders.registry._load.cache_clear()
+    encoders.unregister_encoder("other")
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +139,7 @@ def test_an_evaluation_in_a_space(tiny: TinyEncoder, other: OtherEncoder, tmp_pa
 @pytest.mark.parametrize("name", ["resnet50", "torch:resnet50", "timm:", "", "LITE", "hf", "clip-vit-b-32@int4"])
 def test_names_that_mean_no_encoder(name: str) -> None:
     for load in (load_encoder, describe_encoder):
-        with pytest.raises(EncoderError, match=r"There is no encoder .*: choose one of lite, mobilenet_v3_large, "):
+        with pytest.raises(EncoderError, match=r"Unknown encoder .*: choose one of lite, mobilenet_v3_large, "):
             load(name)
 
 
@@ -176,15 +175,15 @@ def test_the_environment_says_what_the_call_does_not(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert Runtime() == Runtime("onnx", "cpu", True)
     assert Runtime("torch", offline=False) == Runtime("torch", "cpu", False)
-    with pytest.raises(EncoderError, match="no backend 'tensorflow': choose one of auto, onnx, torch"):
+    with pytest.raises(EncoderError, match="Unknown backend 'tensorflow': choose one of auto, onnx, torch"):
         Runtime("tensorflow")
 
 
 def test_options_of_the_command_line(tmp_path: Path) -> None:
     paint_many(tmp_path / "photos", 1)
     for options, words in (
-        (("--encoder", "nothing"), "There is no encoder 'nothing'"),
-        (("--encoder", "lite", "--backend", "jax"), "There is no backend 'jax'"),
+        (("--encoder", "nothing"), "Unknown encoder 'nothing'"),
+        (("--encoder", "lite", "--backend", "jax"), "Unknown backend 'jax'"),
         (("--weights", "w.pth"), "name it with --encoder"),
         (("--encoder", "hf:a/b", "--offline"), "lite"),
     ):

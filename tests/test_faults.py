@@ -212,7 +212,7 @@ from conftest import TinyEncoder
 import pixmatcher.vector_index, pixmatcher.images, PIL.PngImagePlugin
 from pixmatcher import encoders, indexing
 
-encoders.registry._LOADERS["tiny"] = TinyEncoder
+encoders.register_encoder("tiny", TinyEncoder)
 indexing._FLUSH_ITEMS = 12  # many commits
 for line in sys.stdin:
     delay = float(line)
@@ -448,7 +448,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from conftest import TinyEncoder
 from pixmatcher import encoders, index
-encoders.registry._LOADERS["tiny"] = TinyEncoder
+encoders.register_encoder("tiny", TinyEncoder)
 assert index(sys.argv[2], encoders=["tiny"], workers=2).total == int(sys.argv[3])
 status = Path("/proc/self/status")
 if status.exists():  # what resource tells of a child on Linux counts its parent too

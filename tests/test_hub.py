@@ -20,13 +20,12 @@ from file_server import File
 from hub_models import CLIP_MEAN, CLIP_STD
 from hub_server import Hub, blob, serve_hub
 from pixmatcher import EncoderError, FetchError, PixMatcherError, load_encoder
-from pixmatcher.encoders import Runtime
+from pixmatcher.encoders import Runtime, unload_encoders
 from pixmatcher.encoders.hub.cache import damaged_files, model_folder
 from pixmatcher.encoders.hub.client import fetch_hub_file, look_up, pull_onnx
 from pixmatcher.encoders.onnx.card import TextRecipe, is_inside, read_card
 from pixmatcher.encoders.onnx.external import external_files
 from pixmatcher.encoders.onnx.layout import read_layout
-from pixmatcher.encoders.registry import _load
 from pixmatcher.images import Recipe
 from pixmatcher.records import Space
 
@@ -50,7 +49,7 @@ def cache(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
     monkeypatch.setenv("PIXMATCHER_CACHE", str(tmp_path / "cache"))
-    _load.cache_clear()
+    unload_encoders()
     return tmp_path / "cache"
 
 
@@ -372,7 +371,7 @@ def test_clip(hub: Hub, cache: Path) -> None:
     assert card.textual.mask == "attention_mask"
     kept = {"card.json", *models.clip()} - {"README.md"}
     assert listing(cache) == sorted(f"models/hf%3Aowner%2Fmodel/{name}" for name in kept)
-    _load.cache_clear()
+    unload_encoders()
     hub.own.requests.clear()
     assert load_encoder(f"hf:{REPO}", Runtime(offline=True)).fingerprint == encoder.fingerprint
     assert hub.own.requests == []

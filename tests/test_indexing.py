@@ -485,7 +485,7 @@ def test_another_encoder_is_refused(run: Indexer, folder: Path) -> None:
     run(folder)
     with pytest.raises(CollectionError, match="made with the encoders tiny"):
         index(folder, encoders=["lite"])
-    with pytest.raises(EncoderError, match="no encoder 'none'"):
+    with pytest.raises(EncoderError, match="Unknown encoder 'none'"):
         index(folder / "trip", encoders=["none"])
     assert not (folder / "trip" / ".pixmatcher").exists()
     run.encoder.fingerprint = "tiny-2"
@@ -524,7 +524,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from conftest import TinyEncoder
 from pixmatcher import encoders, index
-encoders.registry._LOADERS["tiny"] = TinyEncoder
+encoders.register_encoder("tiny", TinyEncoder)
 report = index(sys.argv[2], encoders=["tiny"])
 print(report.total, report.added, report.removed, report.unchanged)
 for failure in report.failures:
@@ -606,7 +606,7 @@ class Slow(TinyEncoder):
         time.sleep(0.1)
         return super().encode_images(pixels)
 
-encoders.registry._LOADERS["tiny"] = Slow
+encoders.register_encoder("tiny", Slow)
 sys.argv[1:] = ["index", sys.argv[2], "--encoder", "tiny"]
 main()
 """

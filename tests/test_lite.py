@@ -293,7 +293,7 @@ assert "onnxruntime" not in sys.modules
 encoder.encode_texts(["cat"])
 assert not encoder._images and "PIL" not in sys.modules
 del encoder
-encoders.registry._load.cache_clear()
+encoders.unload_encoders()
 for name in [name for name in sys.modules if name.startswith("tokenizers")]:
     del sys.modules[name]
 import numpy

@@ -25,7 +25,7 @@ from test_quantize import SIZE, mobile
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own."""
     monkeypatch.setenv("PIXMATCHER_CACHE", str(tmp_path / "cache"))
-    encoders.registry._load.cache_clear()
+    encoders.unload_encoders()
     return tmp_path / "cache"
 
 

@@ -191,8 +191,7 @@ def test_a_space_that_was_asked_for_is_not_replaced(half_usable: Collection) -> 
         search(half_usable, "a cat", SearchOptions(space="away"))
 
 
-def test_where_no_encoder_can_be_used_it_is_told_once(half_usable: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(encoders.registry._LOADERS, "tiny")
-    encoders.registry._load.cache_clear()
+def test_where_no_encoder_can_be_used_it_is_told_once(half_usable: Collection) -> None:
+    encoders.unregister_encoder("tiny")
     with pytest.raises(EncoderError, match=r"^None of the encoders of this collection can be used here\. The coll"):
         search(half_usable, "a cat")

@@ -229,7 +229,7 @@ sys.path.insert(0, sys.argv[1])
 from conftest import TinyEncoder
 from pixmatcher import encoders, index
 
-encoders.registry._LOADERS["tiny"] = TinyEncoder
+encoders.register_encoder("tiny", TinyEncoder)
 index(f"urls:{sys.argv[2]}", sys.argv[3], encoders=["tiny"], allow_private=True)
 """
 

@@ -25,9 +25,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("PIXMATCHER_BACKEND", "PIXMATCHER_DEVICE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIXMATCHER_OFFLINE", "1")
-    encoders.registry._load.cache_clear()
+    encoders.unload_encoders()
     yield tmp_path / "cache"
-    encoders.registry._load.cache_clear()
+    encoders.unload_encoders()
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,27 @@
-"""Encoders turn images, and where they can texts, into embeddings of one or more spaces.
+"""Encoders turn images, and some of them also texts, into embeddings of one or more spaces.
+
+An encoder is any object with the members of `Encoder`. It is found by its name, see `load_encoder`. Encoders of other
+packages are found by entry points, or passed as objects. The networks run on ONNX Runtime (`onnx/`, `lite/`) or on
+PyTorch (`torch/`); `hub/` downloads them.
 
 May import `images` and `net`.
 """
 
 from ..records import EncoderRecord, Space
-from .protocol import Encoder
-from .registry import DEFAULT_ENCODER, describe_encoder, full_name, load_encoder, load_encoders, load_recorded
-from .runtime import Runtime
+from .protocol import Encoder, check_encoder
+from .registry import (
+    DEFAULT_ENCODER,
+    describe_encoder,
+    full_name,
+    load_encoder,
+    load_encoders,
+    load_recorded,
+    plugin_encoder_names,
+    register_encoder,
+    unload_encoders,
+    unregister_encoder,
+)
+from .runtime import Runtime, with_encoders
 
 __all__ = [
     "DEFAULT_ENCODER",
@@ -14,9 +29,15 @@ __all__ = [
     "EncoderRecord",
     "Runtime",
     "Space",
+    "check_encoder",
     "describe_encoder",
     "full_name",
     "load_encoder",
     "load_encoders",
     "load_recorded",
+    "plugin_encoder_names",
+    "register_encoder",
+    "unload_encoders",
+    "unregister_encoder",
+    "with_encoders",
 ]

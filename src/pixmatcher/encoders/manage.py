@@ -14,7 +14,7 @@ from .hub.cache import CachedModel, cached_models, damaged_files, link_model, mo
 from .names import INT8, KNOWN, TORCH_KINDS, reference_of, torch_installed
 from .onnx.card import Card, read_card
 from .onnx.layout import read_model
-from .registry import DEFAULT_ENCODER, describe_encoder, full_name
+from .registry import DEFAULT_ENCODER, describe_encoder, full_name, plugin_encoder_names
 from .runtime import Runtime
 
 if TYPE_CHECKING:
@@ -28,9 +28,12 @@ Calibration = Callable[["Recipe"], "npt.NDArray[np.uint8]"]
 `indexing.calibration_pixels`."""
 
 
+PLUGIN = "encoder of another package"
+
+
 @dataclass(frozen=True)
 class ModelState:
-    """An encoder, and what of it is on this machine."""
+    """An encoder, and whether it is on this machine."""
 
     name: str
     about: str
@@ -44,7 +47,7 @@ class ModelState:
 
 
 def list_models() -> list[ModelState]:
-    """The encoders that have a name, and all that are in the cache."""
+    """Return the encoders that have a short name, those in the cache, and those of other packages, not loaded."""
     lite = describe_encoder(DEFAULT_ENCODER)
     states = [
         ModelState(lite.name, "EfficientNet-Lite2 and all-MiniLM-L6-v2", _spaces(lite), "bundled", "Apache-2.0", 34)
@@ -57,7 +60,8 @@ def list_models() -> list[ModelState]:
             state = "to be downloaded" if torch_installed() or known.onnx_repo else "needs the extra torch"
             space = f"{known.space.name} {known.space.dimension}"
             states.append(ModelState(name, known.about, space, state, known.licence, known.megabytes))
-    return states + [_state_of(model) for model in stored.values()]
+    states += [_state_of(model) for model in stored.values()]
+    return states + [ModelState(name, PLUGIN, "", "installed", "") for name in plugin_encoder_names()]
 
 
 def _state_of(model: CachedModel) -> ModelState:
@@ -84,7 +88,7 @@ def pull_model(name: str, *, weights: Path | None = None, runtime: Runtime | Non
     Raises `EncoderError` if the encoder is not known or cannot be had, and as `download` does.
     """
     runtime = runtime or Runtime()
-    _refuse_bundled(name)
+    _check_is_model(name)
     kind, rest = reference_of(name)
     if kind == "onnx":
         raise EncoderError(f"{name} is a folder of this machine: there is nothing to pull.")
@@ -105,9 +109,11 @@ def pull_model(name: str, *, weights: Path | None = None, runtime: Runtime | Non
     return export_model(name, weights=weights, runtime=runtime)[0]
 
 
-def _refuse_bundled(name: str) -> None:
+def _check_is_model(name: str) -> None:
     if name == DEFAULT_ENCODER:
         raise EncoderError(f"{name} is bundled with pixmatcher: use it as it is.")
+    if name in plugin_encoder_names():
+        raise EncoderError(f"{name} is an encoder of another package: use it as it is.")
 
 
 def is_whole(folder: Path) -> bool:
@@ -137,7 +143,7 @@ def export_model(
     another encoder, `SourceError` if the calibration images cannot be read.
     """
     runtime = runtime or Runtime()
-    _refuse_bundled(name)
+    _check_is_model(name)
     if name.endswith(INT8):
         raise EncoderError(f"Name the encoder that is to be in int8, with --int8: {name.removesuffix(INT8)}.")
     kind, rest = reference_of(name)
@@ -209,17 +215,18 @@ def _export_fp32(name: str, target: Path, weights: Path | None, runtime: Runtime
 
 
 def model_details(name: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """What is to be told of an encoder on this machine, in pairs, and what is wrong with its files, in sentences.
+    """Return the properties of an encoder on this machine, and a sentence for each damaged file.
 
     Raises `EncoderError` if it is not on this machine.
     """
-    if name == DEFAULT_ENCODER:
+    bundled = name == DEFAULT_ENCODER
+    if bundled or name in plugin_encoder_names():
         record = describe_encoder(name)
         return [
             ("name", name),
             ("fingerprint", record.fingerprint),
             ("spaces", _spaces(record)),
-            ("state", "bundled"),
+            ("state", "bundled" if bundled else PLUGIN),
         ], []
     kind, rest = reference_of(name)
     folder = Path(rest).expanduser() if kind == "onnx" else model_folder(name)

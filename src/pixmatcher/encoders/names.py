@@ -1,12 +1,13 @@
-"""The names of encoders: which there are, and what each refers to.
+"""The names of the encoders that PixMatcher can open, and the reference that each name stands for.
 
 A name is one of `KNOWN`, or a reference: `torchvision:NAME`, `timm:NAME`, `open_clip:ARCH/TAG`, `hf:REPO` or
-`onnx:FOLDER`. With `@int8` at its end it means the int8 export of that encoder, but for a folder, which may be called
-so.
+`onnx:FOLDER`. With `@int8` at its end it means the int8 export of that encoder, except for a folder, whose own name may
+end so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -19,10 +20,10 @@ INSTALL = "pip install 'pixmatcher[torch]'"
 
 @dataclass(frozen=True)
 class Known:
-    """An encoder that has a name of its own."""
+    """An encoder of a model library that has a short name."""
 
     reference: str
-    """The same encoder as its reference library names it."""
+    """The reference that the name stands for."""
     space: Space
     licence: str
     megabytes: int
@@ -61,19 +62,30 @@ TORCH_KINDS = ("torchvision", "timm", "open_clip")
 FORMS = "torchvision:NAME, timm:NAME, open_clip:ARCH/TAG, hf:REPO, onnx:FOLDER"
 
 
-def reference_of(name: str) -> tuple[str, str]:
+def is_reference(name: str) -> bool:
+    """Whether a name is one of `KNOWN` or has the form of a reference."""
+    return _split(name) is not None
+
+
+def reference_of(name: str, *, also: Iterable[str] = ()) -> tuple[str, str]:
     """Return the kind and the rest of the reference that `name` means, such as ("timm", "resnet50").
 
-    Raises `EncoderError` if it is neither known nor a reference.
+    Raises `EncoderError` if it is neither known nor a reference; the message lists the names `also` to choose from.
     """
+    reference = _split(name)
+    if reference is None:
+        names = ", ".join(["lite", *KNOWN, *also])
+        raise EncoderError(f"Unknown encoder {name!r}: choose one of {names}, or {FORMS}.")
+    return reference
+
+
+def _split(name: str) -> tuple[str, str] | None:
     bare = name if name.startswith("onnx:") else name.removesuffix(INT8)
     kind, colon, rest = (KNOWN[bare].reference if bare in KNOWN else bare).partition(":")
-    if colon and rest and kind in (*TORCH_KINDS, "hf", "onnx"):
-        return kind, rest
-    raise EncoderError(f"There is no encoder {name!r}: choose one of lite, {', '.join(KNOWN)}, or {FORMS}.")
+    return (kind, rest) if colon and rest and kind in (*TORCH_KINDS, "hf", "onnx") else None
 
 
 def torch_installed() -> bool:
-    """Whether PyTorch is there; it is not imported, which would take seconds."""
+    """Whether PyTorch is installed. It is not imported, which would take seconds."""
     spec = find_spec("torch")
-    return spec is not None and spec.origin is not None  # any folder called torch, such as the current one's, has none
+    return spec is not None and spec.origin is not None  # a folder called torch in the current one has none

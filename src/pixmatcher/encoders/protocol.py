@@ -1,10 +1,11 @@
-"""What indexing and search ask of an encoder."""
+"""The members that indexing and search use of an encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from ..errors import EncoderError
 from ..records import Space
 
 if TYPE_CHECKING:
@@ -15,30 +16,60 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """What indexing and search ask of an encoder. All methods may be called from several threads at once."""
+    """Turns images, and texts if one of its spaces supports text, into embeddings.
+
+    Any class with these members is an encoder; it need not inherit from this one. All methods may be called from
+    several threads at once.
+    """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name that collections record, and by which the encoder is found again."""
 
     @property
     def fingerprint(self) -> str:
         """Hash of the model files and the recipe: embeddings of different fingerprints must not be compared."""
 
     @property
-    def spaces(self) -> tuple[Space, ...]: ...
+    def spaces(self) -> tuple[Space, ...]:
+        """The embedding spaces; names of a-z, 0-9, _ and -."""
 
     @property
-    def recipe(self) -> Recipe: ...
+    def recipe(self) -> Recipe:
+        """How images are resized to the pixels that `encode_images` takes."""
 
     @property
     def batch_size(self) -> int:
-        """The number of images a call that encodes fastest."""
+        """The number of images per call that is encoded fastest."""
 
     def load_images(self) -> None:
-        """Load what `encode_images` needs, which otherwise its first call does."""
+        """Load what `encode_images` needs; otherwise its first call does. May do nothing."""
 
     def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
         """Embed pixels (N, H, W, 3), sized by `recipe`: for each space (N, dimension) float32."""
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
-        """Embed texts: for each space that knows texts (N, dimension) float32."""
+        """Embed texts: for each space that supports text (N, dimension) float32; {} if none does."""
+
+
+_MEMBERS = ("name", "fingerprint", "spaces", "recipe", "batch_size", "load_images", "encode_images", "encode_texts")
+
+
+def check_encoder(encoder: object) -> None:
+    """Raise `EncoderError` if an object lacks a member of `Encoder`."""
+    if missing := [name for name in _MEMBERS if not hasattr(encoder, name)]:
+        what = encoder.__name__ if isinstance(encoder, type) else type(encoder).__name__
+        raise EncoderError(f"{what} is not an encoder: it lacks {', '.join(missing)}, see pixmatcher.Encoder.")
+    if isinstance(encoder, type):
+        raise EncoderError(f"{encoder.__name__} is a class: give an encoder, which is an object of it.")
+
+
+class DescribesEncoder(Protocol):
+    """The name, fingerprint and spaces of an encoder, as a collection records them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def spaces(self) -> Sequence[Space]: ...

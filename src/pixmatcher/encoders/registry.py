@@ -1,212 +1,214 @@
-"""Encoders by name: loaded once a process, run by ONNX Runtime or by PyTorch."""
+"""Encoders by name: the bundled one, those of model libraries, and those of other packages.
+
+A name means, in this order: the bundled encoder, an encoder that `register_encoder` added in this process, one of
+`names.KNOWN` or a reference such as "timm:resnet50", or an encoder that an installed package declares as an entry
+point of the group "pixmatcher.encoders".
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import cache
 from itertools import chain, count
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
+from .._plugins import ENCODERS, load_plugin, plugin_names
 from ..errors import EncoderError
-from ..records import EncoderRecord, Space
-from .names import INSTALL, INT8, KNOWN, reference_of, torch_installed
-from .protocol import Encoder
+from ..records import EncoderRecord
+from ._open_model import open_model
+from ._renamed import RenamedEncoder
+from .names import KNOWN, is_reference, reference_of
+from .protocol import DescribesEncoder, Encoder, check_encoder
 from .runtime import Runtime
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+logger = logging.getLogger("pixmatcher.encoders")
 
-    from ..images import Recipe
+EncoderFactory = Callable[[], Encoder]
+"""Makes an encoder: a class without arguments, or a function."""
+
+DEFAULT_ENCODER = "lite"
 
 
-def _load_lite() -> Encoder:
+def _make_lite() -> Encoder:
     from .lite import LiteEncoder
 
     return LiteEncoder()
 
 
-_LOADERS: dict[str, Callable[[], Encoder]] = {"lite": _load_lite}
-DEFAULT_ENCODER = "lite"
+_BUNDLED: dict[str, EncoderFactory] = {DEFAULT_ENCODER: _make_lite}
+_registered: dict[str, EncoderFactory] = {}
+
+
+# ---- Encoders of the caller and of other packages ----
+
+
+def register_encoder(name: str, factory: EncoderFactory) -> None:
+    """Give an encoder a name in this process, under which it can be used like any other.
+
+    `factory` makes the encoder when it is first needed; its `name` must be the same. A second call with the same name
+    replaces the first. A package that wants its encoder to be found in every process declares an entry point of the
+    group "pixmatcher.encoders" instead.
+
+    Raises `EncoderError` if the name is a built-in one, or contains ":".
+    """
+    if _is_built_in(name) or ":" in name or not name:
+        raise EncoderError(f"An encoder cannot be registered as {name!r}: use a name without ':' that is not built in.")
+    _registered[name] = factory
+    unload_encoders()
+
+
+def unregister_encoder(name: str) -> None:
+    """Undo `register_encoder`; a name that is not registered is ignored."""
+    _registered.pop(name, None)
+    unload_encoders()
+
+
+def unload_encoders() -> None:
+    """Forget the encoders that are loaded, so that their files are read again when they are next used."""
+    _load.cache_clear()
+
+
+def plugin_encoder_names() -> list[str]:
+    """Return the names of the encoders that other packages declare or that were registered, sorted."""
+    declared = [name for name in plugin_names(ENCODERS) if not _is_built_in(name)]
+    return sorted({*_registered, *declared})
+
+
+def _is_built_in(name: str) -> bool:
+    """Whether a name is decided without looking at other packages."""
+    return name in _BUNDLED or is_reference(name)
+
+
+def _factory_of(name: str) -> EncoderFactory | None:
+    """Return what makes the encoder called `name`; None for a model, which `open_model` opens.
+
+    Raises `EncoderError` if the package that declares the name is broken.
+    """
+    if name in _BUNDLED:
+        return _BUNDLED[name]
+    if name in _registered:
+        return _registered[name]
+    return None if _is_built_in(name) else load_plugin(ENCODERS, name, EncoderError)
+
+
+def _make(name: str, factory: EncoderFactory) -> Encoder:
+    """Call a factory. Raises `EncoderError` if it fails, or what it makes is not the encoder called `name`."""
+    try:
+        encoder = factory()
+    except EncoderError:
+        raise
+    except Exception as error:  # the code of another package may raise anything
+        raise EncoderError(
+            f"The encoder {name} cannot be loaded ({type(error).__name__}: {error}): repair or uninstall the package "
+            "that it comes from."
+        ) from error
+    check_encoder(encoder)
+    if encoder.name != name:
+        raise EncoderError(
+            f"The encoder registered as {name!r} calls itself {encoder.name!r}: both names must be the same, since "
+            "collections record the latter."
+        )
+    return encoder
+
+
+# ---- Loading ----
 
 
 def load_encoder(name: str = DEFAULT_ENCODER, runtime: Runtime | None = None) -> Encoder:
-    """Return the encoder called `name`, loaded once a process; see `pixmatcher.encoders.models` for names.
+    """Return the encoder called `name`, loaded once a process; see `pixmatcher.encoders.names` for names.
 
-    Raises `EncoderError` if there is none of that name or it cannot be loaded, `FetchError` or `StorageError` if it
+    Raises `EncoderError` if the name is unknown or the encoder cannot be loaded, `FetchError` or `StorageError` if it
     cannot be downloaded.
     """
     return _load(full_name(name), runtime or Runtime())
 
 
-def full_name(name: str) -> str:
-    """The name of an encoder as collections remember it: a folder by its absolute path.
+def full_name(encoder: str | Encoder) -> str:
+    """Return the name of an encoder as collections record it: a folder by its absolute path.
 
-    Raises `EncoderError` if there is none of that name.
+    Raises `EncoderError` if the name is unknown.
     """
-    if name in _LOADERS:
-        return name
-    kind, rest = reference_of(name)
-    return f"onnx:{os.path.abspath(os.path.expanduser(rest))}" if kind == "onnx" else name
+    if not isinstance(encoder, str):
+        return encoder.name
+    if _factory_of(encoder) is not None:
+        return encoder
+    kind, rest = _reference_of(encoder)
+    return f"onnx:{os.path.abspath(os.path.expanduser(rest))}" if kind == "onnx" else encoder
+
+
+def _reference_of(name: str) -> tuple[str, str]:
+    """As `reference_of`; the error also lists the encoders of other packages."""
+    return reference_of(name) if is_reference(name) else reference_of(name, also=plugin_encoder_names())
 
 
 @cache
 def _load(name: str, runtime: Runtime) -> Encoder:
-    if name in _LOADERS:
-        return _LOADERS[name]()
-    return open_model(name, runtime)
+    started = time.perf_counter()
+    factory = _factory_of(name)
+    encoder = open_model(name, runtime) if factory is None else _make(name, factory)
+    logger.info("Encoder %s opened in %.2f s, fingerprint %s", name, time.perf_counter() - started, encoder.fingerprint)
+    return encoder
 
 
-def load_encoders(names: Sequence[str], runtime: Runtime | None = None) -> list[Encoder]:
-    """Return the encoders of a new collection, no two spaces of one name. Raises as `load_encoder`."""
-    encoders: list[Encoder] = []
-    for name in dict.fromkeys(map(full_name, names)):
-        encoder = load_encoder(name, runtime)
-        taken = {space.name for earlier in encoders for space in earlier.spaces}
-        renamed = {space.name: _free_name(space.name, taken) for space in encoder.spaces}
-        encoders.append(encoder if all(old == new for old, new in renamed.items()) else Renamed(encoder, renamed))
-    return encoders
+def load_encoders(encoders: Sequence[str | Encoder], runtime: Runtime | None = None) -> list[Encoder]:
+    """Return the encoders of a new collection, given as names or as objects; no two spaces have the same name.
+
+    Where two encoders have a space of the same name, that of the later one gets a number. Raises as `load_encoder`.
+    """
+    loaded: dict[str, Encoder] = {}
+    for given in encoders:
+        name = full_name(given)
+        if name not in loaded:
+            loaded[name] = load_encoder(name, runtime) if isinstance(given, str) else given
+    result: list[Encoder] = []
+    for encoder in loaded.values():
+        taken = {space.name for earlier in result for space in earlier.spaces}
+        result.append(_with_names(encoder, {space.name: _free_name(space.name, taken) for space in encoder.spaces}))
+    return result
 
 
 def _free_name(name: str, taken: Container[str]) -> str:
     return next(free for free in chain([name], (f"{name}-{n}" for n in count(2))) if free not in taken)
 
 
-def describe_encoder(name: str) -> EncoderRecord:
-    """What is known of the encoder called `name` without loading it where it is large.
+def _with_names(encoder: Encoder, names: dict[str, str]) -> Encoder:
+    """Return the encoder with its spaces renamed by `names`, old name -> new name."""
+    return encoder if all(old == new for old, new in names.items()) else RenamedEncoder(encoder, names)
 
-    Raises `EncoderError` if nothing is.
+
+def load_recorded(records: Iterable[DescribesEncoder], runtime: Runtime | None = None) -> list[Encoder]:
+    """Return the encoders that made a collection, their spaces named as in the collection.
+
+    An encoder object of `runtime.encoders` is used for the record of its name. A record without a fingerprint is met
+    by any version. Raises `EncoderError` if an encoder is unknown or has another fingerprint, and as `load_encoder`.
     """
-    if name in KNOWN:  # in which version and by which recipe embeddings were made, nobody knows
-        return EncoderRecord(name, "", (KNOWN[name].space,))
-    if name not in _LOADERS:
-        reference_of(name)
-    encoder = load_encoder(name)
-    return EncoderRecord(encoder.name, encoder.fingerprint, encoder.spaces)
-
-
-class Recorded(Protocol):
-    """An encoder as a collection remembers it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def spaces(self) -> Sequence[Space]: ...
-
-
-def load_recorded(records: Iterable[Recorded], runtime: Runtime | None = None) -> list[Encoder]:
-    """Return the encoders that a collection was made with, their spaces called as they are there.
-
-    Where the fingerprint is not known, whichever version is there will do. Raises `EncoderError` if there is no encoder
-    of a name, or it has another fingerprint.
-    """
+    given = {encoder.name: encoder for encoder in (runtime.encoders if runtime is not None else ())}
     encoders = []
     for record in records:
         try:
-            encoder = load_encoder(record.name, runtime)
+            encoder = given[record.name] if record.name in given else load_encoder(record.name, runtime)
         except EncoderError as error:
             raise EncoderError(f"The collection was made with the encoder {record.name}. {error}") from error
         if record.fingerprint not in ("", encoder.fingerprint):
             raise EncoderError(
                 f"The collection was made with another version of the encoder {record.name}: delete its folder and "
-                "index again, or bring back the version that made it."
+                "index again, or install the version that made it."
             )
-        renamed = {space.name: space.name for space in encoder.spaces}
-        renamed |= {
-            re.sub(r"-\d+$", "", space.name): space.name for space in record.spaces if space.name not in renamed
-        }
-        encoders.append(encoder if all(old == new for old, new in renamed.items()) else Renamed(encoder, renamed))
+        names = {space.name: space.name for space in encoder.spaces}
+        names |= {re.sub(r"-\d+$", "", space.name): space.name for space in record.spaces if space.name not in names}
+        encoders.append(_with_names(encoder, names))
     return encoders
 
 
-@dataclass(frozen=True)
-class Renamed:
-    """An encoder some of whose spaces have other names in a collection, where another encoder has these names."""
+def describe_encoder(name: str) -> EncoderRecord:
+    """Return the name, fingerprint and spaces of an encoder; the large ones of `KNOWN` are not loaded for it.
 
-    encoder: Encoder
-    names: Mapping[str, str]
-
-    @property
-    def name(self) -> str:
-        return self.encoder.name
-
-    @property
-    def fingerprint(self) -> str:
-        return self.encoder.fingerprint
-
-    @property
-    def spaces(self) -> tuple[Space, ...]:
-        return tuple(replace(space, name=self.names[space.name]) for space in self.encoder.spaces)
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.encoder.recipe
-
-    @property
-    def batch_size(self) -> int:
-        return self.encoder.batch_size
-
-    def load_images(self) -> None:
-        self.encoder.load_images()
-
-    def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
-        return {self.names[name]: vectors for name, vectors in self.encoder.encode_images(pixels).items()}
-
-    def encode_texts(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
-        return {self.names[name]: vectors for name, vectors in self.encoder.encode_texts(texts).items()}
-
-
-def open_model(name: str, runtime: Runtime) -> Encoder:
-    """Load the encoder called `name`, by ONNX Runtime where its files are there, otherwise by PyTorch.
-
-    Raises `EncoderError` if there is none of that name, or neither is possible.
+    The fingerprint of these is "", as it depends on the weights. Raises `EncoderError` if the name is unknown.
     """
-    from .hub.cache import model_folder, needs_torch
-
-    kind, rest = reference_of(name)
-    if kind == "onnx":
-        return _open_folder(Path(rest), name)
-    folder = model_folder(name)
-    wants_torch = runtime.backend == "torch" or (runtime.backend == "auto" and runtime.device not in ("auto", "cpu"))
-    if not wants_torch and folder.is_dir():
-        return _open_folder(folder, name)
-    if name.endswith(INT8) and kind != "hf":
-        raise EncoderError(
-            f"The encoder {name} is not there: run `pixmatcher models export {name.removesuffix(INT8)} --int8`."
-        )
-    if kind == "hf":
-        if runtime.backend == "torch":
-            raise EncoderError(
-                f"The encoder {name} is made of ONNX files, which PyTorch does not run: leave out torch."
-            )
-        from .hub.client import pull_onnx
-
-        pull_onnx(rest, folder, name=name, offline=runtime.offline, progress=runtime.progress)
-        return _open_folder(folder, name)
-    if runtime.backend != "onnx" and torch_installed():
-        from .torch.models import import_library
-
-        import_library("torch", f"The encoder {name}")
-        from .torch.encoder import open_torch_encoder
-
-        return open_torch_encoder(name, runtime)
-    if wants_torch:
-        raise EncoderError(f"PyTorch is not installed, which is to run {name}: run `{INSTALL}`, or leave out torch.")
-    if model_folder(name + INT8).is_dir():
-        raise EncoderError(f"The encoder {name} is here in int8 only: name it {name}{INT8}.")
-    if runtime.backend == "onnx" and torch_installed():
-        raise EncoderError(f"The encoder {name} has not been exported: run `pixmatcher models export {name}` first.")
-    raise EncoderError(needs_torch(name))
-
-
-def _open_folder(folder: Path, name: str) -> Encoder:
-    from .onnx.encoder import OnnxEncoder
-    from .onnx.layout import read_model
-
-    return OnnxEncoder(replace(read_model(folder), name=name), folder)
+    if name in KNOWN:
+        return EncoderRecord(name, "", (KNOWN[name].space,))
+    encoder = load_encoder(name)
+    return EncoderRecord(encoder.name, encoder.fingerprint, tuple(encoder.spaces))

@@ -1,41 +1,57 @@
-"""How encoders are run: by which backend, on which device, with or without the network."""
+"""How encoders are run: the backend, the device, whether downloads are allowed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from ..errors import EncoderError
+from .protocol import Encoder, check_encoder
 
 BACKENDS = ("auto", "onnx", "torch")
 
 ModelProgress = Callable[[str, int, "int | None"], None]
-"""Called with what is done, how many bytes of it are done, and how many there are if that is known."""
+"""Called with the name of the step, the bytes that are done, and all bytes of the step if their number is known."""
 
 
 def _offline() -> bool:
-    """Whether the environment forbids the network: our own variable, or the hub's."""
-    told = (os.environ.get(name, "") for name in ("PIXMATCHER_OFFLINE", "HF_HUB_OFFLINE"))
-    return any(value.strip().lower() in ("1", "on", "yes", "true") for value in told)
+    """Whether the environment forbids downloads: PixMatcher's own variable, or the hub's."""
+    values = (os.environ.get(name, "") for name in ("PIXMATCHER_OFFLINE", "HF_HUB_OFFLINE"))
+    return any(value.strip().lower() in ("1", "on", "yes", "true") for value in values)
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """How encoders are run; what is not given is taken from the environment.
+    """How encoders are run; values that are not given are taken from the environment.
 
-    Raises `EncoderError` for a backend that there is not.
+    Raises `EncoderError` for an unknown backend.
     """
 
     backend: str = field(default_factory=lambda: os.environ.get("PIXMATCHER_BACKEND") or "auto")
-    """`onnx` is ONNX Runtime on the CPU, `torch` is PyTorch, `auto` is ONNX Runtime where the encoder was exported."""
+    """`onnx` is ONNX Runtime on the CPU, `torch` is PyTorch, `auto` is ONNX Runtime if the encoder was exported."""
     device: str = field(default_factory=lambda: os.environ.get("PIXMATCHER_DEVICE") or "auto")
-    """Of PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes the first there is of cuda, mps and cpu."""
+    """The device of PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is the first available one of cuda, mps and cpu."""
     offline: bool = field(default_factory=_offline)
-    """Whether nothing may be downloaded."""
+    """Whether downloads are forbidden."""
     progress: ModelProgress | None = field(default=None, compare=False)
-    """Told of downloads."""
+    """Called during downloads."""
+    encoders: tuple[Encoder, ...] = field(default=(), compare=False)
+    """Encoder objects of the caller: each is used for collections that record an encoder of its name."""
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
-            raise EncoderError(f"There is no backend {self.backend!r}: choose one of {', '.join(BACKENDS)}.")
+            raise EncoderError(f"Unknown backend {self.backend!r}: choose one of {', '.join(BACKENDS)}.")
+
+
+def with_encoders(runtime: Runtime | None, encoders: Sequence[Encoder]) -> Runtime | None:
+    """Return a runtime that also has these encoder objects; the same one if there are none.
+
+    Raises `EncoderError` for an object that is not an encoder, and as `Runtime`.
+    """
+    for encoder in encoders:
+        check_encoder(encoder)
+    if not encoders:
+        return runtime
+    runtime = runtime or Runtime()
+    return replace(runtime, encoders=(*encoders, *runtime.encoders))

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from .._cores import usable_cores
 from .._files import check_writable
 from ..collection import Collection, Failure, Item
-from ..encoders import Encoder, Runtime
+from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import PixMatcherError, QueryError, SourceError
 from ..images import fit_image, open_image
 from ..indexing import AnySource, ProgressCallback
@@ -281,6 +281,7 @@ def evaluate(
     k: int = 10,
     space: str | None = None,
     allow_private: bool = False,
+    encoders: Sequence[Encoder] = (),
     runtime: Runtime | None = None,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
@@ -298,6 +299,7 @@ def evaluate(
         raise QueryError(f"The number of results must be 1 or more, not {k}.")
     if isinstance(queries, (str, os.PathLike)):
         queries = open_source(os.fspath(queries))
+    runtime = with_encoders(runtime, encoders)
     encoder, image_space = image_encoder(collection.encoders, space=space, runtime=runtime)
     known = set(collection.label_counts()) - {""}
     if not known:
@@ -608,6 +610,7 @@ def evaluate_captions(
     captions: str | os.PathLike[str],
     *,
     space: str | None = None,
+    encoders: Sequence[Encoder] = (),
     runtime: Runtime | None = None,
     progress: ProgressCallback | None = None,
 ) -> CaptionEvaluation:
@@ -622,6 +625,7 @@ def evaluate_captions(
     """
     started = time.monotonic()
     path = Path(captions)
+    runtime = with_encoders(runtime, encoders)
     encoder, text_space = text_encoder(collection.encoders, space=space, runtime=runtime)
     lines, unreadable = _read_captions(path)
     with collection.snapshot():  # one state from the names of the images to the scores

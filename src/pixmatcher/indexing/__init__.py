@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, TypeAlias
 from .._cores import usable_cores
 from .._version import __version__
 from ..collection import CATALOG_NAME, FOLDER_NAME, Collection, Failure, Item, StoredItems, delete_collection
-from ..encoders import DEFAULT_ENCODER, Encoder, Runtime, full_name, load_encoders, load_recorded
+from ..encoders import (
+    DEFAULT_ENCODER,
+    Encoder,
+    Runtime,
+    full_name,
+    load_encoders,
+    load_recorded,
+    with_encoders,
+)
 from ..errors import CollectionError, EncoderError, SourceError
 from ..images import DEFAULT_MAX_PIXELS, THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image
 from ..records import EncoderRecord
@@ -86,7 +94,7 @@ def index(
     sources: AnySource | Sequence[AnySource] | None = None,
     collection: str | os.PathLike[str] | None = None,
     *,
-    encoders: Sequence[str] | None = None,
+    encoders: Sequence[str | Encoder] | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     retry_failed: bool = False,
     thumbnails: bool = True,
@@ -99,17 +107,20 @@ def index(
     """Index sources into a collection, or refresh it: added, changed, moved and deleted images.
 
     Without `sources` those that the collection has are refreshed; one that is missing is reported and its images stay.
-    Without `collection` it lies in `.pixmatcher` inside the one folder that is indexed, or, without `sources`, at or
-    above the current folder; it is made if need be. Images that failed before are tried again when they or the reason
-    change, or with `retry_failed`; remote ones in every run. Of images that may be out of reach later a small picture
-    is kept, unless `thumbnails` is false. URLs of private and loopback addresses are refused unless `allow_private`.
-    What is stored stays stored, whenever the run ends; the next run goes on from there. The indexes of a large
-    collection are trained at the end: `index_progress` is told what is being done, and how much is done and to do.
+    `encoders` are names or encoder objects, by default `lite`; a collection that was made with an object needs it again
+    in each call. Without `collection` it lies in `.pixmatcher` inside the one folder that is indexed, or, without
+    `sources`, at or above the current folder; it is made if need be. Images that failed before are tried again when
+    they or the reason change, or with `retry_failed`; remote ones in every run. Of images that may be out of reach
+    later a small picture is kept, unless `thumbnails` is false. URLs of private and loopback addresses are refused
+    unless `allow_private`. What is stored stays stored, whenever the run ends; the next run goes on from there. The
+    indexes of a large collection are trained at the end: `index_progress` is told what is being done, and how much is
+    done and to do.
 
     Raises `SourceError`, `CollectionError`, `CollectionLockedError` or `StorageError` if it cannot begin or go on;
     a broken image never does that, it is in the report.
     """
     started = time.monotonic()
+    runtime = with_encoders(runtime, [encoder for encoder in encoders or () if not isinstance(encoder, str)])
     missing: list[Failure] = []
     if sources is None:
         with Collection.open(collection or Collection.find()) as existing:
@@ -176,7 +187,7 @@ def _collection_path(sources: Sequence[Source], collection: str | os.PathLike[st
 
 def _open_or_create(
     path: Path,
-    encoders: Sequence[str] | None,
+    encoders: Sequence[str | Encoder] | None,
     sources: Sequence[Source],
     runtime: Runtime | None,
 ) -> Collection:
@@ -186,7 +197,7 @@ def _open_or_create(
         if saved:
             _check_fit(path, saved[0].describes, encoders, saved)
             if others := [source.spec for source in sources if not isinstance(source, HoldsEmbeddings)]:
-                _check_encodes(saved[0], others[0])
+                _check_encodes(saved[0], others[0], runtime)
             return Collection.create(path, saved[0].describes)
         return Collection.create(path, load_encoders(encoders or (DEFAULT_ENCODER,), runtime))
     existing = Collection.open(path)
@@ -201,7 +212,7 @@ def _open_or_create(
 def _check_fit(
     path: Path,
     records: Sequence[EncoderRecord],
-    encoders: Sequence[str] | None,
+    encoders: Sequence[str | Encoder] | None,
     saved: Sequence[HoldsEmbeddings],
 ) -> None:
     """Raise `CollectionError` if a collection of these encoders cannot take what it is given."""
@@ -224,10 +235,10 @@ def _check_fit(
                 )
 
 
-def _check_encodes(saved: HoldsEmbeddings, other: str) -> None:
+def _check_encodes(saved: HoldsEmbeddings, other: str, runtime: Runtime | None) -> None:
     """Raise `CollectionError` if the encoders of saved embeddings are not at hand for the images of another source."""
     try:
-        load_recorded(saved.describes)
+        load_recorded(saved.describes, runtime)
     except EncoderError as error:
         names = ", ".join(record.name for record in saved.describes)
         raise CollectionError(

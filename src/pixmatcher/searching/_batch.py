@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..collection import Collection
-from ..encoders import Runtime
+from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import PixMatcherError, QueryError
 from ._search import search
 from .options import SearchOptions, with_k
@@ -21,6 +21,7 @@ def search_batch(
     *,
     k: int | None = None,
     allow_private: bool = False,
+    encoders: Sequence[Encoder] = (),
     runtime: Runtime | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Answer one query a line, in order: a result as JSON, or `{"query": ..., "error": ...}` if the line fails.
@@ -29,6 +30,7 @@ def search_batch(
     With `allow_private`, image URLs may have private addresses.
     """
     options = with_k(options, k)
+    runtime = with_encoders(runtime, encoders)
     for number, line in enumerate(lines):
         text = (line.removeprefix("\ufeff") if number == 0 else line).strip()
         name: Any = text

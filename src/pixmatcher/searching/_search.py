@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..collection import Collection, Hit
-from ..encoders import Runtime
+from ..encoders import Encoder, Runtime, with_encoders
 from .embedding import embed_query
 from .options import SearchOptions, with_k
 from .query import Query
@@ -54,13 +55,15 @@ def search(
     options: SearchOptions | None = None,
     *,
     k: int | None = None,
+    encoders: Sequence[Encoder] = (),
     runtime: Runtime | None = None,
 ) -> SearchResult:
     """Find the items of a collection that are nearest to a query; a string is a text query.
 
     `k` is short for `SearchOptions(k=k)`. If the options name no space, the query decides: an image alone is searched
     in the first space for images only, a text in the first space that supports text. If the encoder of that space
-    cannot be used on this machine, the next one is used, and the `note` of the result says why.
+    cannot be used on this machine, the next one is used, and the `note` of the result says why. A collection that was
+    made with encoder objects needs them again: `encoders`.
 
     Raises `QueryError`, `InvalidImageError` or `EncoderError` if the query cannot be answered.
     """
@@ -68,6 +71,7 @@ def search(
     options = with_k(options, k)
     if isinstance(query, str):
         query = Query(query)
+    runtime = with_encoders(runtime, encoders)
     embedded = embed_query(query, collection.encoders, space=options.space, runtime=runtime)
     embedded_at = time.perf_counter()
     hits = _nearest(collection, embedded.vector, embedded.space, options)

@@ -9,6 +9,7 @@ the top-1 accuracy is 0.66 (0.58 with the nearest image alone), the top-5 accura
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..collection import Collection, Item, Neighbour
-from ..encoders import Runtime
+from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import CollectionError, QueryError
 from .embedding import embed_query
 from .query import Query
@@ -68,7 +69,13 @@ class CategoryResult:
 
 
 def classify(
-    collection: Collection, query: Query, *, k: int = 5, space: str | None = None, runtime: Runtime | None = None
+    collection: Collection,
+    query: Query,
+    *,
+    k: int = 5,
+    space: str | None = None,
+    encoders: Sequence[Encoder] = (),
+    runtime: Runtime | None = None,
 ) -> CategoryResult:
     """Return the k most likely labels of an image; fewer if the collection has fewer.
 
@@ -79,6 +86,7 @@ def classify(
     if k < 1:
         raise QueryError(f"The number of categories must be 1 or more, not {k}.")
     started = time.perf_counter()
+    runtime = with_encoders(runtime, encoders)
     embedded = embed_query(query, collection.encoders, space=space, runtime=runtime)
     ranked = nearest_categories(collection, embedded.vector, embedded.space, k)
     return CategoryResult(query.name, embedded.space, (time.perf_counter() - started) * 1000, ranked, embedded.note)

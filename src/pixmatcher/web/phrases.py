@@ -83,6 +83,7 @@ FRENCH_PHRASES = {
     "wrong rotation": "mauvaise rotation",
     # Encoders
     "bundled": "fourni",
+    "installed": "installé",
     "needs the extra torch": "demande l'extra torch",
     "ready": "prêt",
     "to be downloaded": "à télécharger",

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...images import Recipe
-from .. import Space
+from ...records import Space
 from ..onnx.networks import Floats, Lazy, loading, open_network, unit
 from ..texts.tokenizer import MAX_CHARACTERS, require_unicode
 

@@ -1,0 +1,68 @@
+"""Open the model that a name refers to, with ONNX Runtime or PyTorch."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import EncoderError
+from .names import INSTALL, INT8, reference_of, torch_installed
+from .protocol import Encoder
+from .runtime import Runtime
+
+logger = logging.getLogger("pixmatcher.encoders")
+
+
+def open_model(name: str, runtime: Runtime) -> Encoder:
+    """Open the encoder called `name`: its ONNX files if this machine has them, otherwise with PyTorch.
+
+    Raises `EncoderError` if the name is unknown, or neither is possible.
+    """
+    from .hub.cache import model_folder, needs_torch
+
+    kind, rest = reference_of(name)
+    if kind == "onnx":
+        return _open_folder(Path(rest), name)
+    folder = model_folder(name)
+    torch_requested = runtime.backend == "torch" or (
+        runtime.backend == "auto" and runtime.device not in ("auto", "cpu")
+    )
+    if not torch_requested and folder.is_dir():
+        return _open_folder(folder, name)
+    if name.endswith(INT8) and kind != "hf":
+        raise EncoderError(
+            f"The encoder {name} does not exist yet: run `pixmatcher models export {name.removesuffix(INT8)} --int8`."
+        )
+    if kind == "hf":
+        if runtime.backend == "torch":
+            raise EncoderError(
+                f"The encoder {name} consists of ONNX files, which PyTorch does not run: leave out torch."
+            )
+        from .hub.client import pull_onnx
+
+        pull_onnx(rest, folder, name=name, offline=runtime.offline, progress=runtime.progress)
+        return _open_folder(folder, name)
+    if runtime.backend != "onnx" and torch_installed():
+        from .torch.models import import_library
+
+        import_library("torch", f"The encoder {name}")
+        from .torch.encoder import open_torch_encoder
+
+        logger.debug("Backend torch for %s: %s", name, "requested" if torch_requested else f"{folder} does not exist")
+        return open_torch_encoder(name, runtime)
+    if torch_requested:
+        raise EncoderError(f"PyTorch was requested for {name} but is not installed: run `{INSTALL}`, or omit torch.")
+    if model_folder(name + INT8).is_dir():
+        raise EncoderError(f"The encoder {name} is here in int8 only: name it {name}{INT8}.")
+    if runtime.backend == "onnx" and torch_installed():
+        raise EncoderError(f"The encoder {name} has not been exported: run `pixmatcher models export {name}` first.")
+    raise EncoderError(needs_torch(name))
+
+
+def _open_folder(folder: Path, name: str) -> Encoder:
+    from .onnx.encoder import OnnxEncoder
+    from .onnx.layout import read_model
+
+    logger.debug("Backend onnx for %s: its files are in %s", name, folder)
+    return OnnxEncoder(replace(read_model(folder), name=name), folder)
