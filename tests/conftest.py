@@ -21,7 +21,7 @@ from PIL import Image
 
 from pixmatcher import encoders
 from pixmatcher.images import Recipe
-from pixmatcher.net import download
+from pixmatcher.net import stream
 from pixmatcher.records import Space
 
 # Whoever starts the tests in the background may have Ctrl-C ignored, in all processes that they start as well.
@@ -159,7 +159,7 @@ def fill_up(disk: Path) -> Path:
 @pytest.fixture
 def quick_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pauses between attempts, and no proxy of whoever runs the tests."""
-    monkeypatch.setattr(download, "_BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(stream, "_BACKOFF_SECONDS", 0.001)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)

@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
-import pixmatcher.net.download as module
+import pixmatcher.net.stream as module
 from conftest import fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
 from pixmatcher import FetchError, PixMatcherError
-from pixmatcher.net.download import download, locked
+from pixmatcher._locks import locked_file
+from pixmatcher.net.download import download
 from servers import certificate
 
 BODY = random.Random(1).randbytes(300_000)
@@ -146,7 +147,7 @@ def test_nothing_is_glued_without_a_validator_unless_that_would_be_found(server:
     assert server.ranges("/file.bin") == [None, None, None, "bytes=50000-"]
     server.files["/file.bin"].cuts = [50_000]
     server.requests.clear()
-    assert download(url, tmp_path / "c.bin", check=lambda path: None, check_finds_all=True)
+    assert download(url, tmp_path / "c.bin", check=lambda path: None, check_is_exact=True)
     assert server.ranges("/file.bin") == [None, "bytes=50000-"]
     assert all((tmp_path / name).read_bytes() == BODY for name in ("a.bin", "b.bin", "c.bin"))
 
@@ -447,7 +448,7 @@ def test_the_proxy_of_the_environment_is_used(
     assert (tmp_path / "file.bin").read_bytes() == BODY
     for proxy in ("socks5://127.0.0.1:9", "nonsense://127.0.0.1", "http://127.0.0.1:9"):
         monkeypatch.setenv("HTTP_PROXY", proxy)
-        with pytest.raises(FetchError, match=r"environment's proxy|cannot be downloaded") as caught:
+        with pytest.raises(FetchError, match=r"proxy or the certificates|cannot be downloaded") as caught:
             download("http://files.example/file.bin", tmp_path / "other.bin")
         one_sentence(caught)
 
@@ -474,7 +475,7 @@ def test_certificates_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         one_sentence(caught)
         assert plain.requests == []
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
-        with pytest.raises(FetchError, match="proxy or certificates") as caught:
+        with pytest.raises(FetchError, match="proxy or the certificates") as caught:
             download(url, tmp_path / "other.bin")
         one_sentence(caught)
 
@@ -491,7 +492,7 @@ def test_what_is_in_the_way_is_told_and_left_alone(server: FileServer, tmp_path:
         one_sentence(caught)
     assert path.read_bytes() == b"mine"
     (tmp_path / "folder").mkdir()
-    with pytest.raises(PixMatcherError, match="is no file"):
+    with pytest.raises(PixMatcherError, match="is not a file"):
         download(url, tmp_path / "folder")
     with pytest.raises(PixMatcherError, match=r"cannot be read or written \(.*\): choose another folder") as caught:
         download(url, path / "below.bin")
@@ -589,11 +590,11 @@ def test_a_lock_is_of_what_lies_there(tmp_path: Path) -> None:
     path, waits, done = tmp_path / "file", threading.Event(), threading.Event()
 
     def wait() -> None:
-        with locked(path, waits.set) as file:
+        with locked_file(path, waits.set) as file:
             file.write(b"second")
             done.set()
 
-    with locked(path) as file:
+    with locked_file(path) as file:
         thread = threading.Thread(target=wait)
         thread.start()
         assert waits.wait(30)
@@ -629,7 +630,7 @@ def test_a_full_disk_keeps_what_was_received(
     assert process.returncode == 1
     assert error.count("\n") == 1
     assert f"StorageError: The disk of {path.parent} is full" in error
-    assert "make room and run the same command again; it goes on where it stopped" in error
+    assert "make room and run the same command again; it continues where it stopped" in error
     received = path.with_name("file.bin.part").stat().st_size
     assert 50_000 < received <= LIMIT
     if filler:

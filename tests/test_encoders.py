@@ -102,7 +102,9 @@ def test_spaces_that_cannot_answer(tiny: TinyEncoder, tmp_path: Path) -> None:
     (path,) = paint_many(tmp_path / "photos", 1)
     index(tmp_path / "photos", encoders=["tiny"])
     with Collection.open(tmp_path / "photos") as collection:
-        with pytest.raises(QueryError, match="space 'clip' does not exist in this collection: choose one of visual, semantic"):
+        with pytest.raises(
+            QueryError, match="space 'clip' does not exist in this collection: choose one of visual, semantic"
+        ):
             search(collection, "a text", SearchOptions(space="clip"))
         with pytest.raises(QueryError, match="visual does not support text"):
             search(collection, "a text", SearchOptions(space="visual"))

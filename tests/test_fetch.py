@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pixmatcher._urls import is_url
 from pixmatcher.errors import FetchError
-from pixmatcher.net.addresses import is_public
-from pixmatcher.net.fetch import fetch, is_url
+from pixmatcher.net._addresses import is_public
+from pixmatcher.net.fetch import fetch
 from servers import serve
 
 

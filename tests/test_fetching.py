@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from pixmatcher.errors import FetchError
-from pixmatcher.net import addresses, connections
+from pixmatcher.net import _addresses, _connections
 from pixmatcher.net import fetch_many as fetching
 from pixmatcher.net.fetch_many import THREAD_NAME, fetch_all
 from servers import Server, certificate, serve_watched
@@ -377,7 +377,7 @@ def test_private_addresses_are_refused_unless_allowed(server: Server, image: byt
 
 def test_a_redirect_to_a_private_address_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     # Only the loopback server counts as public here.
-    monkeypatch.setattr(connections, "is_public", lambda text: text == "127.0.0.1" or addresses.is_public(text))
+    monkeypatch.setattr(_connections, "is_public", lambda text: text == "127.0.0.1" or _addresses.is_public(text))
     error = failure(fetch_one(f"{server.url}/to-private", allow_private=False))
     assert (error.reason, error.detail) == ("private address", "10.0.0.1; --allow-private-hosts allows it")
     assert server.requests == Counter({"/to-private": 1})
@@ -394,7 +394,7 @@ def test_a_name_that_changes_its_address_is_looked_up_once(
         return list(real(next(answers, "10.0.0.1") if host == "turns.example" else host, *args, **options))
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(connections, "is_public", lambda text: text == "127.0.0.1")
+    monkeypatch.setattr(_connections, "is_public", lambda text: text == "127.0.0.1")
     url = server.url.replace("127.0.0.1", "turns.example") + "/image.jpg"
     assert fetch_urls(*[url] * 10, allow_private=False) == [image] * 10
 
@@ -413,7 +413,7 @@ def test_a_connection_serves_only_the_host_that_it_was_made_for(
     tls_server: Server, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = ssl.create_default_context(cafile=certificate())
-    monkeypatch.setattr(connections, "_ssl_context", lambda: context)
+    monkeypatch.setattr(_connections, "_ssl_context", lambda: context)
     hosts = ["one.example", "two.example"] * 10
     urls = [tls_server.url.replace("127.0.0.1", host) + "/image.jpg" for host in hosts]
     assert fetch_urls(*urls, per_host=1) == [image] * 20

@@ -10,7 +10,7 @@ import pixmatcher
 
 ROOT = Path(pixmatcher.__file__).parent
 
-EVERYWHERE = {"errors", "records", "_plugins", "_version", "_files", "_text", "_cores", "_locks"}
+EVERYWHERE = {"errors", "records", "_plugins", "_version", "_files", "_text", "_urls", "_cores", "_locks"}
 """Modules beside the packages that every package may import."""
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 LIBRARY = {*MAY_IMPORT, "evaluation", "maps", "export", "datasets"}
 MAY_IMPORT |= {name: LIBRARY - {name} for name in ("evaluation", "maps", "export", "datasets")}
 FACES = {"cli", "web"}
-MAY_IMPORT |= {name: LIBRARY for name in FACES}
+MAY_IMPORT |= dict.fromkeys(FACES, LIBRARY)
 
 STARTS_THE_APP = ("pixmatcher.cli", "pixmatcher.web")
 """The only import of one face by another: the command `app` starts the web app."""

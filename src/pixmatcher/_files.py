@@ -1,27 +1,45 @@
-"""Writing files so that a killed process loses nothing, and the errors to raise where one cannot be read or written."""
+"""Write files so that a killed process loses nothing, hash them, and explain why a file cannot be read or written."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
 from .errors import NO_ROOM, CollectionError, PixMatcherError, StorageError
 
+_BLOCK = 1 << 20
+
 
 class Writer(Protocol):
-    """What takes bytes, as an open file does."""
+    """An object that bytes can be written to, such as an open file."""
 
     def write(self, data: bytes, /) -> object: ...
 
 
+def sha256_of(source: Path | IO[bytes]) -> str:
+    """Return the SHA-256 in hexadecimal of a file, or of the rest of an open file from its current position on.
+
+    Raises `OSError` if it cannot be read.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return sha256_of(file)
+    digest = hashlib.sha256()
+    while block := source.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
+
+
 def full_disk(folder: Path, reason: str) -> str:
-    """What to tell the user when the disk of `folder` has no room, or fails in a way that SQLite does not tell."""
+    """Return the message for a disk that is full, or that fails in a way that SQLite does not distinguish from that."""
     return (
         f"The disk of {folder} is full or fails ({reason}): make room and run the same command again; "
         "what was stored before is kept."
@@ -29,7 +47,10 @@ def full_disk(folder: Path, reason: str) -> str:
 
 
 def write_error(folder: Path, error: OSError) -> CollectionError:
-    """What to raise when something in `folder` could not be written: `StorageError` only where the disk is to blame."""
+    """Return the error to raise if something in `folder` could not be written.
+
+    It is a `StorageError` only if the disk is full or fails.
+    """
     reason = error.strerror or str(error)
     if error.errno in NO_ROOM:
         return StorageError(full_disk(folder, reason))
@@ -50,13 +71,29 @@ def write_error(folder: Path, error: OSError) -> CollectionError:
 
 
 def read_error(path: Path, error: OSError) -> CollectionError:
-    """What to raise when `path` is there but could not be read."""
+    """Return the error to raise if `path` exists but could not be read."""
     reason = error.strerror or str(error)
     return CollectionError(f"{path} cannot be read ({reason}): check that you may read it and its folder.")
 
 
+@contextlib.contextmanager
+def explain_disk_errors(folder: Path) -> Iterator[None]:
+    """Raise each `OSError` of the block as a `PixMatcherError` of one sentence; a `StorageError` for a full disk."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in NO_ROOM:
+            raise StorageError(
+                f"The disk of {folder} is full ({reason}): make room and run the same command again; "
+                "it continues where it stopped."
+            ) from error
+        place = folder if error.filename is None else os.fsdecode(error.filename)
+        raise PixMatcherError(f"{place} cannot be read or written ({reason}): choose another folder.") from error
+
+
 def remove(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it, if there is one. Raises `OSError` as the disk does."""
+    """Delete a file, or a folder with all that is in it, if it exists. Raises `OSError` if that fails."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -65,9 +102,9 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of `path` in one step when the block ends well, and is on the disk then.
+    """Open a new file that replaces `path` in one step if the block succeeds. It is synced to the disk before that.
 
-    Raises `OSError` as the disk does; the old file stays in that case.
+    Raises `OSError` if it cannot be written; the old file stays then.
     """
     with replacing_both(path) as (file,):
         yield file
@@ -75,9 +112,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def replacing_both(*paths: Path) -> Iterator[list[IO[bytes]]]:
-    """New files in one folder, as of `replacing`, which take their places one right after the other.
+    """Open new files in one folder, as `replacing` does, that replace `paths` directly one after the other.
 
-    Only a kill between the two steps leaves files that do not belong together.
+    Only a process killed between two of these steps leaves files that do not belong together.
     """
     temporary = [temporary_path(path) for path in paths]
     try:
@@ -92,19 +129,21 @@ def replacing_both(*paths: Path) -> Iterator[list[IO[bytes]]]:
         sync_folder(paths[0].parent)
     finally:
         for new in temporary:
-            # What is in the way there is told by the error that it caused.
+            # If this fails, the error that caused it is the one to raise.
             with contextlib.suppress(OSError):
                 new.unlink()
 
 
 def temporary_path(path: Path) -> Path:
-    """Where the new file lies until it takes the place of `path`."""
+    """Return where the new file is until it replaces `path`."""
     return path.with_name(path.name + ".new")
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names of the files in `folder`."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    """Wait until the names of the files in `folder` are on the disk. Windows does not offer this."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -112,17 +151,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Find out, before the work is done, whether a file could be saved there. Raises `PixMatcherError` if not."""
+    """Raise `PixMatcherError` if a file could not be saved at `path`; for a check before long work."""
     if os.path.isdir(path):
         raise PixMatcherError(f"{path} cannot be written (it is a folder).")
     if not os.path.isdir(path.parent):
-        raise PixMatcherError(f"{path} cannot be written (there is no folder {path.parent}).")
+        raise PixMatcherError(f"{path} cannot be written (the folder {path.parent} does not exist).")
     if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
         raise PixMatcherError(f"{path} cannot be written (permission denied).")
 
 
 def save_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Save what `write` writes; what cannot be made leaves an old file as it was.
+    """Save what `write` writes to a file; if `write` fails, an old file at `path` stays unchanged.
 
     Raises `PixMatcherError` if the file cannot be written.
     """

@@ -12,8 +12,10 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import IO
 
 _LOCKED_BYTE = 0x7FFF0000  # on Windows nobody else can read a locked byte, so it is not one of the file's own
 _RETRY_SECONDS = 0.1
@@ -87,6 +89,35 @@ def lock_descriptor(descriptor: int, *, wait: bool) -> bool:
         return _lock(descriptor, wait)
     except OSError as error:
         raise LocksUnsupportedError(error.errno, error.strerror) from error
+
+
+@contextlib.contextmanager
+def locked_file(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[IO[bytes]]:
+    """Open the file at `path`, which is created if needed, without a buffer, and lock it for the block.
+
+    If another process has it locked, `on_wait` is called, and then this waits. The process that has the lock may rename
+    or delete the file: a process that waits for it then locks the next file of that name.
+
+    Raises `LocksUnsupportedError` if the file system supports no locks, and `OSError` if the file cannot be opened.
+    """
+    while True:
+        # In a folder where everybody may write, a link of that name may be somebody else's.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        with open(os.open(path, flags, 0o666), "r+b", buffering=0) as file:
+            if not lock_descriptor(file.fileno(), wait=False):
+                on_wait()
+                lock_descriptor(file.fileno(), wait=True)
+            if _is_at(path, file):
+                yield file
+                return
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Return whether an open file is the one that is at `path` now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 if sys.platform == "win32":

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import full_disk
+from .._urls import is_url
 from ..errors import CollectionError, CollectionLockedError, StorageError
 from ._names import start_again
 from .filters import Filter
@@ -48,7 +49,6 @@ _ITEM_VALUES = attrgetter(*[field.name for field in fields(Item)][1:-1])
 """The values of an item between its uri and its id; the date `added` is the last of them."""
 _KIND = re.compile(r"[a-z][a-z0-9-]+:/")
 """How the spec of a source begins that is no folder."""
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
 @dataclass(frozen=True)
@@ -526,7 +526,7 @@ class Catalog:
     def shown_uri(self, stored: str | bytes) -> str:
         """A uri as shown: absolute, or a URL."""
         text = os.fsdecode(stored) if isinstance(stored, bytes) else stored
-        if text.startswith("/") or _URL.match(text):
+        if text.startswith("/") or is_url(text):
             return text
         return self._home[:-1] if text == "." else self._home + text
 

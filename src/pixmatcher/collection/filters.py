@@ -6,10 +6,10 @@ import os
 import re
 from dataclasses import dataclass
 
+from .._urls import is_url
 from ..errors import CollectionError
 
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d)?)?)?)?)?")
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Filter:
                 raise CollectionError(f"A size is a number of pixels, not {size!r}.")
         if self.folder is not None:
             folder = os.fspath(self.folder)
-            place = folder.rstrip("/") if _URL.match(folder) else os.path.abspath(folder)
+            place = folder.rstrip("/") if is_url(folder) else os.path.abspath(folder)
             object.__setattr__(self, "folder", place)
 
     @property

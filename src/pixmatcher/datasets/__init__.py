@@ -21,9 +21,12 @@ from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .._files import replacing
+from .._files import explain_disk_errors, replacing
+from .._locks import locked_file
+from .._urls import without_password
 from ..errors import FetchError, PixMatcherError, QueryError, SourceError
-from ..net.download import ByteProgress, download, locked, shown, stream, telling_disk
+from ..net.download import ByteProgress, download
+from ..net.stream import stream
 from ..net.unzip import check_contents, open_zip, unzip
 from ..sources.tiny_imagenet import root_among
 
@@ -126,7 +129,7 @@ def get_tiny_imagenet(
     Raises what `download` raises, and `FetchError` if what the URL gives is not Tiny ImageNet or not safe to unpack.
     """
     source = url or TINY_IMAGENET_URL
-    note = {"url": shown(source)}
+    note = {"url": without_password(source)}
     unpacked, archive = folder / _TINY_IMAGENET_FOLDER, folder / _zip_name(source)
     original = source == TINY_IMAGENET_URL
     with _filling(folder, progress):
@@ -139,7 +142,7 @@ def get_tiny_imagenet(
             sha256=_TINY_IMAGENET_SHA256 if original else None,
             max_bytes=_LONGEST_ZIP,
             check=partial(_check_tiny_imagenet, source, original, progress),
-            check_finds_all=True,
+            check_is_exact=True,
             progress=_named(progress, "Downloading"),
         )
         if not unpack:
@@ -176,7 +179,7 @@ def get_open_images(
     base = (base_url or OPEN_IMAGES_URL).rstrip("/")
     images, labels = (f"{base}/{name}" for name in _OPEN_IMAGES[split])
     with _filling(folder, progress):
-        note, path = {"url": shown(base), "limit": limit, "done": True}, folder / f".pixmatcher-{split}.json"
+        note, path = {"url": without_password(base), "limit": limit, "done": True}, folder / f".pixmatcher-{split}.json"
         if _read_note(path) == note:
             return folder
         _make_way(folder, split, note, _read_note(path))
@@ -201,10 +204,10 @@ def _filling(folder: Path, progress: DatasetProgress | None) -> Iterator[None]:
         if progress is not None:
             progress("Waiting for another process", 0, None)
 
-    with telling_disk(folder):
+    with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = folder / ".pixmatcher.lock"
-        with locked(lock, waiting):
+        with locked_file(lock, waiting):
             try:
                 yield
             finally:
@@ -246,7 +249,7 @@ def _check_tiny_imagenet(url: str, hashed: bool, progress: DatasetProgress | Non
                 check_contents(archive, _named(progress, "Checking"))
     except zipfile.BadZipFile as error:
         raise FetchError(
-            f"What {shown(url)} gave is of no use, and it was deleted ({error}): run the same command again, or give "
+            f"What {without_password(url)} gave is of no use, and it was deleted ({error}): run the same command again, or give "
             "another URL with --url."
         ) from error
 
@@ -319,7 +322,7 @@ def _check_list(url: str, path: Path) -> None:
 
 
 def _no_list(url: str) -> FetchError:
-    return FetchError(f"{shown(url)} gave something else than a list of Open Images: check the URL.")
+    return FetchError(f"{without_password(url)} gave something else than a list of Open Images: check the URL.")
 
 
 class _ChangedError(Exception):
@@ -357,7 +360,7 @@ def _copy_rows(url: str, folder: Path, ids: set[bytes], limit: int | None, progr
                 if not ids:
                     raise _no_list(url)
             return
-    raise FetchError(f"{shown(url)} changes while it is read: run the same command again.")
+    raise FetchError(f"{without_password(url)} changes while it is read: run the same command again.")
 
 
 def _lines(url: str, progress: ByteProgress | None) -> Generator[bytes, None, None]:

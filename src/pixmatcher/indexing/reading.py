@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import IO, TypeVar
 
+from .._files import sha256_of
 from ..errors import FetchError, InvalidImageError
 from ..sources import Entry, Source
 
@@ -79,14 +80,12 @@ def _hashed(file: IO[bytes], rotation: int) -> ReadImage:
 
 
 def _sha256(data: bytes | IO[bytes]) -> str:
-    """The SHA-256, in hexadecimal, of bytes or of a file, which is left at its beginning."""
+    """Return the SHA-256, in hexadecimal, of bytes or of a file, which is left at its beginning."""
     if isinstance(data, bytes):
         return hashlib.sha256(data).hexdigest()
-    digest = hashlib.sha256()
-    while block := data.read(1 << 20):
-        digest.update(block)
+    digest = sha256_of(data)
     data.seek(0)
-    return digest.hexdigest()
+    return digest
 
 
 def reason_of(error: Exception) -> tuple[str, str]:

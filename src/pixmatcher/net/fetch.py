@@ -8,12 +8,6 @@ MAX_BYTES = 25 << 20
 TIMEOUT_SECONDS = 10.0
 
 
-def is_url(text: str) -> bool:
-    """Whether the text is meant as a URL, of whatever scheme."""
-    scheme, separator, _ = text.partition("://")
-    return bool(separator) and scheme.replace("+", "").replace("-", "").replace(".", "").isalnum()
-
-
 def fetch(
     url: str,
     *,
@@ -29,7 +23,7 @@ def fetch(
     Raises `FetchError` if the URL is refused (other scheme; private, loopback or reserved address unless
     `allow_private`), cannot be reached, answers anything but success, a web page, or more than `max_bytes`.
     """
-    from .connections import Connections, Limits, parse_url
+    from ._connections import Connections, Limits, parse_url
 
     limits = Limits(url, timeout, max_bytes)
     target = parse_url(url)

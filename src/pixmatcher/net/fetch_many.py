@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import httpx
 
 from ..errors import FetchError
-from .connections import Connections, Limits, parse_url
+from ._connections import Connections, Limits, parse_url
 from .fetch import MAX_BYTES
 
 _T = TypeVar("_T")

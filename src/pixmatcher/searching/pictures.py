@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._urls import is_url
 from ..errors import InvalidImageError
 from ..images import DEFAULT_MAX_PIXELS, open_image
-from ..net.fetch import is_url
 
 if TYPE_CHECKING:
     from PIL import Image

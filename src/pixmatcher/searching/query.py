@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._urls import is_url
 from ..errors import InvalidImageError, QueryError
 from ..images import ImageSource, is_allowed_extension
-from ..net.fetch import MAX_BYTES, fetch, is_url
+from ..net.fetch import MAX_BYTES, fetch
 
 MAX_TEXT_CHARACTERS = 10_000
 

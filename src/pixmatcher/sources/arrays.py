@@ -25,6 +25,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 import numpy.typing as npt
 
+from .._urls import is_url
 from ..encoders import describe_encoder
 from ..errors import EncoderError, InvalidImageError, SourceError
 from ..images import open_regular_file
@@ -41,7 +42,6 @@ _URI_LISTS = (URIS, "image_urls.json", "images_urls.json")
 _GUESSES = (("mobilnet", "mobilenet_v3_large"), ("mobilenet", "mobilenet_v3_large"), ("clip", "clip-vit-b-32"))
 """What in the name of a file tells of an encoder."""
 _WORDNET_ID = re.compile(r"n\d{8}")
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _SPACE_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _OPTIONS = ("categories", "uris", "base", "encoder")
 
@@ -64,7 +64,7 @@ def spec_of(path: str, options: Mapping[str, str | None] | None = None) -> str:
     """
     given = {name: value for name in _OPTIONS if (value := (options or {}).get(name)) is not None}
     for name in ("categories", "uris", "base"):
-        if name in given and not _URL.match(given[name]):
+        if name in given and not is_url(given[name]):
             given[name] = os.path.abspath(given[name])
     path = os.path.abspath(path)
     escaped = _escape(path, "%?")
@@ -180,13 +180,13 @@ class ArraysSource:
         return found
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
-        if _URL.match(uri):
+        if is_url(uri):
             raise InvalidImageError("not here", "saved embeddings tell only where the image is")
         return open_path(uri)
 
     def label_names(self) -> Mapping[str, str]:
         """What the labels are called: by our own export, or by the words.txt of Tiny ImageNet."""
-        if self._names or self._labels is None or self._base is None or _URL.match(self._base):
+        if self._names or self._labels is None or self._base is None or is_url(self._base):
             return self._names
         labels = set(self._labels)
         try:
@@ -534,9 +534,9 @@ def _placed(uri: str, below: str) -> str:
         return uri
     # As a collection gives it back.
     uri = os.fsdecode(os.fsencode(uri))
-    if _URL.match(uri):
+    if is_url(uri):
         return uri
-    if _URL.match(below) and not uri.startswith("/"):
+    if is_url(below) and not uri.startswith("/"):
         return f"{below.rstrip('/')}/{uri}"
     return "/" + os.path.normpath(os.path.join(below, uri)).lstrip("/")
 

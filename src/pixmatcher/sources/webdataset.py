@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import IO, Any
 
+from .._urls import is_url
 from ..errors import InvalidImageError, SourceError
 from ..records import Entry
 from .folder import as_date
 from .protocol import Unusable
 from .tarred import Member, may_be_image, members, open_member, open_tar, read_at
 
-_REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://|pipe:")
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 """What counts as a shard in a folder; those that are compressed cannot be read, and are told."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -37,7 +37,7 @@ class WebDatasetSource:
     """Tar files of images; the rest of the spec is one, a folder of them, or a pattern with {a..b}, {a,b} or *."""
 
     def __init__(self, rest: str) -> None:
-        if _REMOTE.match(rest):
+        if is_url(rest) or rest.startswith("pipe:"):
             raise SourceError(f"{rest} is remote: download the shards and name the files, they are read from a disk.")
         path = os.path.abspath(rest)
         self.spec = f"webdataset:{path}"

@@ -17,7 +17,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import IO
 
-from .._files import read_error, replacing_both, temporary_path
+from .._files import read_error, replacing_both, sha256_of, temporary_path
 from ._kinds import EXACT, TRAINED
 from ._protocol import SavableIndex, VectorIndex
 from .vectors import VectorFile
@@ -156,10 +156,7 @@ def _matches(file: IO[bytes], stamp: Stamp, *, compare_hash: bool) -> bool:
         return False
     if status.st_mtime_ns == stamp.modified_ns and not compare_hash:
         return True
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest() == stamp.sha256
+    return sha256_of(file) == stamp.sha256
 
 
 class _HashingWriter:

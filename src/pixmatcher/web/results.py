@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from .._urls import is_url
 from ..collection import Collection, Item
 from ..errors import PixMatcherError
-from ..net.fetch import is_url
 from ..searching import SearchResult, is_weak
 from . import state
 from .components import Tile, show_tiles

@@ -168,8 +168,8 @@ def full_picture(collection: Collection, item: Item) -> Image.Image | None:
 
 def original(item: Item) -> bytes | None:
     """The file of an item, if it is on this machine and an image: nothing else may leave through the app."""
+    from .._urls import is_url
     from ..errors import InvalidImageError
-    from ..net.fetch import is_url
     from ..sources.zipped import open_path
 
     if is_url(item.uri):

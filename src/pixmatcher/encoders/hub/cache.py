@@ -22,10 +22,13 @@ from urllib.parse import quote, unquote
 
 import platformdirs
 
+from ..._files import explain_disk_errors, sha256_of
+from ..._locks import locked_file
+from ..._urls import without_password
 from ...errors import EncoderError, FetchError
-from ...net.download import download, locked, shown, telling_disk
+from ...net.download import download
 from ..names import INSTALL, KNOWN
-from ..onnx.card import CARD_NAME, Card, read_card, sha256_of
+from ..onnx.card import CARD_NAME, Card, read_card
 from ..runtime import ModelProgress
 
 MAX_BYTES = 8 << 30
@@ -142,7 +145,7 @@ def bring(
     `fits_finds_all` tells that `fits` finds every wrong byte. Raises `OfflineError` if it is not there and `offline`,
     and as `download` does.
     """
-    with telling_disk(path.parent):
+    with explain_disk_errors(path.parent):
         spoilt = path.is_file()
         if spoilt:
             if (size is None or path.stat().st_size == size) and fits(path):
@@ -155,7 +158,7 @@ def bring(
     def check(part: Path) -> None:
         if not fits(part):
             raise FetchError(
-                f"{shown(url)} gave a file of another hash than it should have, and it was deleted: try again, or "
+                f"{without_password(url)} gave a file of another hash than it should have, and it was deleted: try again, or "
                 "check the URL and the mirror."
             )
 
@@ -169,7 +172,7 @@ def bring(
         size=size,
         max_bytes=MAX_BYTES,
         check=check,
-        check_finds_all=fits_finds_all,
+        check_is_exact=fits_finds_all,
         progress=tell,
         token=token,
     )
@@ -219,9 +222,9 @@ def alone_at(target: Path) -> Iterator[Path]:
 def lock_beside(target: Path) -> Iterator[None]:
     """Let no other process have the lock of `target`, a file or folder to be, during the block."""
     lock = target.with_name(f".{target.name}.lock")
-    with telling_disk(target.parent):
+    with explain_disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock):
+        with locked_file(lock):
             try:
                 yield
             finally:
@@ -238,7 +241,7 @@ def check_place(target: Path) -> None:
         raise EncoderError(f"{target} is there already and is no folder: choose another folder.")
     if _has_card(target):
         return
-    with telling_disk(target):
+    with explain_disk_errors(target):
         if any(target.iterdir()):
             raise EncoderError(
                 f"{target} is not empty and was not made by pixmatcher: choose another folder, or delete it."
@@ -259,7 +262,7 @@ def put_folder(half: Path, target: Path) -> None:
     """Put a folder, or a link to one, in its place beside it in one step; for a block of `alone_at`."""
     target = Path(os.path.abspath(target))
     check_place(target)
-    with telling_disk(target.parent):
+    with explain_disk_errors(target.parent):
         try:
             os.replace(half, target)
             return
@@ -335,7 +338,7 @@ def cached_models() -> list[CachedModel]:
     """
     folder = cache_folder() / "models"
     found = []
-    with telling_disk(folder):
+    with explain_disk_errors(folder):
         entries = sorted(folder.iterdir()) if folder.is_dir() else []
     for entry in entries:
         if entry.name.startswith("."):

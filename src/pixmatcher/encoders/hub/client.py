@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ..._files import sha256_of
+from ..._urls import without_password
 from ...errors import EncoderError, FetchError
-from ...net.download import shown, stream
+from ...net.stream import stream
 from ..names import INT8
-from ..onnx.card import CARD_NAME, Card, is_inside, read_card, sha256_of, write_card
+from ..onnx.card import CARD_NAME, Card, is_inside, read_card, write_card
 from ..onnx.external import external_files
 from ..onnx.layout import CONFIG, LONGEST, PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG, beside, find_layout, read_layout
 from ..runtime import ModelProgress
@@ -190,7 +192,7 @@ def _fill(half: Path, repository: Repository, name: str, progress: ModelProgress
     for path in half.rglob("*"):
         if not path.is_dir() and path.relative_to(half).as_posix() not in kept:
             path.unlink()
-    source = f"{shown(endpoint())}/{repository.name}/tree/{repository.commit}"
+    source = f"{without_password(endpoint())}/{repository.name}/tree/{repository.commit}"
     notes = {"commit": repository.commit}
     card = read_layout(half, name=name, licence=repository.licence, source=source, notes=notes)
     write_card(card, half)
@@ -264,7 +266,7 @@ def _ask(url: str, repo: str, revision: str) -> tuple[Any, str | None]:
     headers: dict[str, str] = {}
     answer = bytearray()
     try:
-        for piece in stream(url, max_bytes=_MAX_ANSWER, token=_token(), answered=headers.update):
+        for piece in stream(url, max_bytes=_MAX_ANSWER, token=_token(), on_response=headers.update):
             if piece.position == 0:
                 answer.clear()
             answer += piece.data
@@ -289,13 +291,15 @@ def _ask(url: str, repo: str, revision: str) -> tuple[Any, str | None]:
 
 def _gated(repo: str) -> EncoderError:
     return EncoderError(
-        f"The repository {repo} is only for those who accept its terms: do so on {shown(endpoint())}/{repo}, and set "
+        f"The repository {repo} is only for those who accept its terms: do so on {without_password(endpoint())}/{repo}, and set "
         "HF_TOKEN to a token of yours."
     )
 
 
 def _not_the_hub() -> EncoderError:
-    return EncoderError(f"{shown(endpoint())} does not answer as the hub does: check HF_ENDPOINT and the network.")
+    return EncoderError(
+        f"{without_password(endpoint())} does not answer as the hub does: check HF_ENDPOINT and the network."
+    )
 
 
 def _files(page: Any, repo: str) -> list[HubFile]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from ..._files import sha256_of
 from ...errors import EncoderError
 from ...images import Recipe
 from ...records import Space
@@ -172,15 +173,6 @@ def write_card(card: Card, folder: Path) -> None:
 def store_files(folder: Path, names: list[str]) -> dict[str, StoredFile]:
     """Length and SHA-256 of the files of a folder."""
     return {name: StoredFile((folder / name).stat().st_size, sha256_of(folder / name)) for name in names}
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fingerprint_of(weights: Mapping[str, str], recipe: Recipe, *more: object) -> str:

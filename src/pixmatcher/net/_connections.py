@@ -26,11 +26,11 @@ import httpx
 
 from .._version import __version__
 from ..errors import FetchError
-from .addresses import Resolver, is_public
+from ._addresses import Resolver, is_public
 
 MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
-MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
+TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 """The answers after which the same request may well be answered otherwise."""
 _KEEP_SECONDS = 15.0
 _SHORT = 64 << 10
@@ -329,7 +329,7 @@ def _outcome(url: httpx.URL, response: httpcore.Response, limits: Limits) -> byt
         f"{limits.url} answered {f'{status} {phrase}'.rstrip()}: check the URL.",
         f"HTTP {status}",
         phrase,
-        transient=status in MAY_PASS,
+        transient=status in TEMPORARY_STATUSES,
         retry_after=_retry_after(response),
     )
 
