@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import invalidate_caches
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,7 @@ def install(folder: Path, package: str, points: str, module: str = MODULE) -> No
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(f"[pixmatcher.encoders]\n{points}\n")
+    invalidate_caches()  # the folder may have been listed a moment ago
 
 
 @pytest.fixture

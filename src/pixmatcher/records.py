@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,17 @@ class Space:
     name: str
     dimension: int
     text: bool = False
+
+
+class DescribesEncoder(Protocol):
+    """The name, fingerprint and spaces of an encoder, which collections record."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def spaces(self) -> Sequence[Space]: ...
 
 
 @dataclass(frozen=True)

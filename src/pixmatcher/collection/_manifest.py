@@ -8,25 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from .._files import read_error
 from ..errors import CollectionError
-from ..records import EncoderRecord, Space
+from ..records import DescribesEncoder, EncoderRecord, Space
 from ._names import MANIFEST_NAME, start_again
 
 FORMAT_VERSION = 1
-
-
-class DescribesEncoder(Protocol):
-    """What a collection remembers of an encoder."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def spaces(self) -> Sequence[Space]: ...
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ import numpy.typing as npt
 
 from .._files import read_error, replacing, write_error
 from ..errors import CollectionError, CollectionLockedError, NoCollectionError, PixMatcherError
-from ..records import EncoderRecord, Space
+from ..records import DescribesEncoder, EncoderRecord, Space
 from ..vector_index.vectors import Float16, Rows, VectorFile, row_checksums, to_stored
 from ._catalog import Catalog
 from ._comparison import SourceComparison
 from ._indexes import SpaceIndexes
 from ._lock import WriterLock
-from ._manifest import DescribesEncoder, Manifest
+from ._manifest import Manifest
 from ._names import (
     CATALOG_NAME,
     FOLDER_NAME,

@@ -62,14 +62,3 @@ def check_encoder(encoder: object) -> None:
         raise EncoderError(f"{what} is not an encoder: it lacks {', '.join(missing)}, see pixmatcher.Encoder.")
     if isinstance(encoder, type):
         raise EncoderError(f"{encoder.__name__} is a class: give an encoder, which is an object of it.")
-
-
-class DescribesEncoder(Protocol):
-    """The name, fingerprint and spaces of an encoder, as a collection records them."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def spaces(self) -> Sequence[Space]: ...

@@ -17,11 +17,11 @@ from itertools import chain, count
 
 from .._plugins import ENCODERS, load_plugin, plugin_names
 from ..errors import EncoderError
-from ..records import EncoderRecord
+from ..records import DescribesEncoder, EncoderRecord
 from ._open_model import open_model
 from ._renamed import RenamedEncoder
 from .names import KNOWN, is_reference, reference_of
-from .protocol import DescribesEncoder, Encoder, check_encoder
+from .protocol import Encoder, check_encoder
 from .runtime import Runtime
 
 logger = logging.getLogger("pixmatcher.encoders")
