@@ -58,7 +58,7 @@ lint: $(VENV)/installed-dev
 
 # The documents as a site, in site/. Fails at a warning, such as a broken link. Needs Python 3.11.5 or newer.
 docs: $(VENV)/installed-docs
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Hours. The peers need Linux, and Python 3.11 or newer.
 bench: $(VENV)/installed-dev torch-venv peers-venv

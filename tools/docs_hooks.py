@@ -79,25 +79,30 @@ def _command_section(path: str, command: Any) -> list[str]:
 
 
 def _metavar(parameter: Any) -> str:
-    return str(parameter.metavar or parameter.name.upper())
+    name = str(parameter.metavar or parameter.name.upper())
+    return name if parameter.required else f"[{name}]"
 
 
 def _option(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
     if parameter.is_flag:
         return names
-    value = parameter.metavar or {"integer range": "N", "float range": "X", "float": "X"}.get(
-        parameter.type.name, "TEXT" if parameter.type.name == "text" else parameter.type.name.upper()
-    )
     several = " (can be given several times)" if parameter.multiple else ""
-    return f"{names} `{_cell(value)}`{several}"
+    return f"{names} `{_cell(parameter.metavar or _placeholder(parameter.type.name))}`{several}"
+
+
+def _placeholder(type_name: str) -> str:
+    """Return what stands for a value of this type in the usage of an option."""
+    if type_name.startswith("int"):
+        return "N"
+    return "X" if type_name.startswith("float") else "PATH" if "path" in type_name.lower() else "TEXT"
 
 
 def _default(parameter: Any) -> str:
     default = parameter.default
     if default is None or default is False or default == () or callable(default):
         return ""
-    return parameter.opts[0].join("``") if default is True else f"`{default}`"
+    return f"`{parameter.opts[0] if default is True else default}`"
 
 
 def _cell(text: str | None) -> str:
