@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from shelf import CHROMIUM, HOSTILE_NAMES, PHOTOS, REBOUND, copy_photos, label_photos, running_app
+from app_process import CHROMIUM, REBOUND, running_app
+from small_collections import HOSTILE_NAMES, PHOTOS, copy_photos, label_photos
 
 from pixmatcher import index
 
@@ -20,13 +21,13 @@ if find_spec("streamlit") is None:
     collect_ignore_glob = ["test_*.py"]
 
     def pytest_report_header() -> str:
-        return "tests/web is not run: the web app needs Streamlit, and that Python 3.11"
+        return "tests/web is not run: the web app needs Streamlit, which needs Python 3.11"
 
 
 @pytest.fixture(scope="session")
-def shelves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def collections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folders of the collections that the app shows, by name."""
-    root = tmp_path_factory.mktemp("shelves")
+    root = tmp_path_factory.mktemp("collections")
     photos = copy_photos(root / "photos")
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     odd = root / "odd"
@@ -42,9 +43,9 @@ def shelves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def app_url(shelves: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def app_url(collections: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running app, started as a user starts it."""
-    arguments = [argument for folder in shelves.values() for argument in ("-c", str(folder))]
+    arguments = [argument for folder in collections.values() for argument in ("-c", str(folder))]
     with running_app(arguments, tmp_path_factory.mktemp("home")) as url:
         yield url
 
@@ -63,7 +64,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def visit(browser: Browser, app_url: str) -> Iterator[Callable[..., Page]]:
     """Open a page of the app as a new visitor; no script of a stranger may run there, and nothing may be fetched."""
-    from driving import choose, settle
+    from browser_steps import choose, settle
 
     contexts = []
 

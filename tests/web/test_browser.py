@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from driving import at_start, choose, first_is, no_error, settle, tile, upload
+from app_process import REBOUND, running_app
+from browser_steps import at_start, choose, first_is, no_error, settle, tile, upload
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
-from shelf import HOSTILE_LABEL, HOSTILE_NAMES, PHOTOS, REBOUND, copy_photos, running_app
+from small_collections import HOSTILE_LABEL, HOSTILE_NAMES, PHOTOS, copy_photos
 
 
 def test_an_uploaded_photo_comes_back_first_and_opens(visit: Callable[..., Page]) -> None:
@@ -54,7 +55,7 @@ def test_more_like_this_starts_from_a_result(visit: Callable[..., Page]) -> None
     name = tile(page, 17).locator(".name").inner_text()
     tile(page, 17).get_by_role("button", name="Similar").click()
     first_is(page, name, "1.00")
-    expect(page.get_by_role("heading", name="Which images look like this one?")).to_be_in_viewport()
+    expect(page.get_by_role("heading", name="Find similar images")).to_be_in_viewport()
     page.get_by_role("button", name="Clear").click()
     at_start(page)
 
@@ -63,9 +64,9 @@ def test_a_photo_is_turned_and_cropped(visit: Callable[..., Page]) -> None:
     page = visit()
     upload(page, PHOTOS / "temple.jpg")
     first_is(page, "temple.jpg", "1.00")
-    page.get_by_role("button", name="Turn right").click()
+    page.get_by_role("button", name="Rotate right").click()
     expect(tile(page, 0)).not_to_contain_text("1.00")
-    page.get_by_role("button", name="Turn left").click()
+    page.get_by_role("button", name="Rotate left").click()
     first_is(page, "temple.jpg", "1.00")
     frame = page.locator(".frame").bounding_box()
     assert frame is not None
@@ -73,7 +74,7 @@ def test_a_photo_is_turned_and_cropped(visit: Callable[..., Page]) -> None:
     page.mouse.down()
     page.mouse.move(frame["x"] + 0.7 * frame["width"], frame["y"] + 0.7 * frame["height"], steps=4)
     page.mouse.up()
-    whole = page.get_by_role("button", name="Whole picture")
+    whole = page.get_by_role("button", name="Whole image")
     expect(whole).to_be_visible()
     first_is(page, "temple.jpg")
     expect(tile(page, 0)).not_to_contain_text("1.00")
@@ -109,7 +110,7 @@ def test_text_examples_fit_and_nonsense_is_told(visit: Callable[..., Page]) -> N
     first_is(page, "cat.jpg")
     page.get_by_placeholder("a dog on the beach").fill("asdkjh qwe zzx")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("Nothing here is quite like that")).to_be_visible()
+    expect(page.get_by_text("No image matches well")).to_be_visible()
 
 
 def test_uploads_that_are_no_usable_image_are_refused(visit: Callable[..., Page], tmp_path: Path) -> None:
@@ -131,9 +132,9 @@ def test_uploads_that_are_no_usable_image_are_refused(visit: Callable[..., Page]
 def test_a_private_address_is_refused(visit: Callable[..., Page]) -> None:
     page = visit()
     page.get_by_role("button", name="URL").or_(page.get_by_role("radio", name="URL")).first.click()
-    page.get_by_label("The address of an image").fill("http://127.0.0.1:9/cat.jpg")
-    page.get_by_role("button", name="Fetch").click()
-    expect(page.get_by_text("could not be fetched")).to_be_visible()
+    page.get_by_label("Address (URL) of an image").fill("http://127.0.0.1:9/cat.jpg")
+    page.get_by_role("button", name="Load").click()
+    expect(page.get_by_text("could not be loaded")).to_be_visible()
     no_error(page)
 
 
@@ -141,7 +142,7 @@ def test_labels_make_categories_and_a_filter(visit: Callable[..., Page]) -> None
     page = visit(collection="labelled")
     upload(page, PHOTOS / "cat.jpg")
     first_is(page, "animal, beast", "1.00")
-    expect(page.get_by_text("What it may show")).to_be_visible()
+    expect(page.get_by_text("Suggested categories")).to_be_visible()
     expect(page.get_by_test_id("stProgress").filter(has_text="animal · ")).to_be_visible()
     page.get_by_label("Label", exact=True).click()
     page.get_by_role("option", name="vehicle").click()
@@ -173,17 +174,17 @@ def test_names_and_labels_of_strangers_are_shown_as_they_are(visit: Callable[...
 
 
 def test_a_collection_that_disappears_is_told_and_may_come_back(
-    visit: Callable[..., Page], shelves: dict[str, Path], tmp_path: Path
+    visit: Callable[..., Page], collections: dict[str, Path], tmp_path: Path
 ) -> None:
     page = visit(collection="passing")
     upload(page, PHOTOS / "cat.jpg")
     first_is(page, "cat.jpg", "1.00")
     away = tmp_path / "away"
-    shutil.move(shelves["passing"], away)
-    page.get_by_role("button", name="Turn right").click()
-    expect(page.get_by_text("is gone or cannot be read")).to_be_visible()
+    shutil.move(collections["passing"], away)
+    page.get_by_role("button", name="Rotate right").click()
+    expect(page.get_by_text("is missing or cannot be read")).to_be_visible()
     no_error(page)
-    shutil.move(away, shelves["passing"])
+    shutil.move(away, collections["passing"])
     page.reload()
     settle(page)
     choose(page, "Collection", "passing")
@@ -193,7 +194,7 @@ def test_a_collection_that_disappears_is_told_and_may_come_back(
 
 def test_two_visitors_do_not_disturb_each_other(visit: Callable[..., Page]) -> None:
     one, other = visit(), visit("text", locale="fr-FR")
-    expect(other.get_by_role("heading", name="Que doivent montrer les images ?")).to_be_visible()
+    expect(other.get_by_role("heading", name="Décrivez les images que vous recherchez")).to_be_visible()
     upload(one, PHOTOS / "horse.jpg")
     other.get_by_placeholder("a dog on the beach").fill("a rocket")
     other.keyboard.press("Enter")
@@ -203,7 +204,7 @@ def test_two_visitors_do_not_disturb_each_other(visit: Callable[..., Page]) -> N
 
 def test_the_language_follows_the_browser_and_can_be_switched(visit: Callable[..., Page]) -> None:
     page = visit(locale="fr-CA")
-    expect(page.get_by_text("Quelles images ressemblent à celle-ci ?")).to_be_visible()
+    expect(page.get_by_text("Trouver des images similaires")).to_be_visible()
     page.get_by_text("English", exact=True).click()
     at_start(page)
     page.get_by_role("link", name="About").click()
@@ -212,7 +213,7 @@ def test_the_language_follows_the_browser_and_can_be_switched(visit: Callable[..
 
 
 def test_the_collection_is_shown_and_a_folder_indexed(
-    visit: Callable[..., Page], shelves: dict[str, Path], tmp_path: Path
+    visit: Callable[..., Page], collections: dict[str, Path], tmp_path: Path
 ) -> None:
     page = visit("collection")
     expect(page.get_by_test_id("stMetricValue").first).to_have_text("18")
@@ -220,7 +221,7 @@ def test_the_collection_is_shown_and_a_folder_indexed(
     choose(page, "Collection", "growing")
     expect(page.get_by_test_id("stMetricValue").first).to_have_text("1")
     page.get_by_text("Index a folder").click()
-    folder = page.get_by_label("A folder of images on the machine")
+    folder = page.get_by_label("Folder of images on the computer")
     folder.fill(str(tmp_path / "<b>nowhere</b>"))
     page.get_by_role("button", name="Add to this collection").click()
     expect(page.get_by_text("<b>nowhere</b>")).to_be_visible()
@@ -229,11 +230,11 @@ def test_the_collection_is_shown_and_a_folder_indexed(
     shutil.copy(PHOTOS / "horse.jpg", more)
     folder.fill(str(more))
     page.get_by_role("button", name="Add to this collection").click()
-    expect(page.get_by_text("Done: 1 added")).to_be_visible()
+    expect(page.get_by_text("Images added: 1,")).to_be_visible()
     page.reload()
     settle(page)
     choose(page, "Collection", "growing")
-    expect(page.get_by_text("Done: 1 added")).to_be_visible()
+    expect(page.get_by_text("Images added: 1,")).to_be_visible()
     expect(page.get_by_test_id("stMetricValue").first).to_have_text("2")
     assert (more / "horse.jpg").exists()
 
@@ -241,17 +242,17 @@ def test_the_collection_is_shown_and_a_folder_indexed(
 def test_a_new_collection_is_made_and_shown_to_all(visit: Callable[..., Page], tmp_path: Path) -> None:
     page, other = visit("collection"), visit()
     page.get_by_text("Index a folder").click()
-    folder, make = page.get_by_label("A folder of images on the machine"), "Make a new collection"
+    folder, make = page.get_by_label("Folder of images on the computer"), "Create a new collection"
     folder.fill("/")
     page.get_by_role("button", name=make).click()
     expect(page.get_by_text("belongs to the system")).to_be_visible()
     folder.fill(str(copy_photos(tmp_path / "made here", "cat.jpg", "horse.jpg")))
     page.get_by_role("button", name=make).click()
-    expect(page.get_by_text("Done: 2 added")).to_be_visible()
+    expect(page.get_by_text("Images added: 2,")).to_be_visible()
     assert (tmp_path / "made here" / ".pixmatcher" / "collection.json").is_file()
     page.reload()
-    expect(page.get_by_text("Done: 2 added")).to_be_visible()
-    page.get_by_role("button", name="Look at the new collection").click()
+    expect(page.get_by_text("Images added: 2,")).to_be_visible()
+    page.get_by_role("button", name="Open the new collection").click()
     expect(page.get_by_role("heading", name="made here")).to_be_visible()
     expect(page.get_by_test_id("stMetricValue").first).to_have_text("2")
     upload(other, PHOTOS / "horse.jpg")
@@ -277,10 +278,10 @@ def test_where_there_is_no_collection_the_first_is_made(browser: Browser, tmp_pa
         expect(page.get_by_role("heading", name="Welcome to PixMatcher")).to_be_visible()
         page.get_by_role("link", name="About").click()
         expect(page.get_by_text("How it works")).to_be_visible()
-        page.get_by_role("link", name="By image").click()
-        page.get_by_label("A folder of images on the machine").fill(str(photos))
-        page.get_by_role("button", name="Make a new collection").click()
-        expect(page.get_by_text("Which images look like this one?")).to_be_visible()
+        page.get_by_role("link", name="Image search").click()
+        page.get_by_label("Folder of images on the computer").fill(str(photos))
+        page.get_by_role("button", name="Create a new collection").click()
+        expect(page.get_by_text("Find similar images")).to_be_visible()
         upload(page, PHOTOS / "horse.jpg")
         first_is(page, "horse.jpg", "1.00")
         page.close()
@@ -292,7 +293,7 @@ def test_the_example_photos_are_a_first_collection(browser: Browser, tmp_path: P
         page = browser.new_page()
         page.goto(url)
         page.get_by_role("button", name="Example photos").click()
-        expect(page.get_by_text("Which images look like this one?")).to_be_visible()
+        expect(page.get_by_text("Find similar images")).to_be_visible()
         upload(page, PHOTOS / "horse.jpg")
         first_is(page, "horse.jpg", "1.00")
         page.close()
@@ -360,7 +361,7 @@ def test_the_map_is_drawn_and_points_are_chosen(visit: Callable[..., Page]) -> N
     for corner in others:
         page.mouse.move(*corner, steps=4)
     page.mouse.up()
-    chosen = page.get_by_text("Images chosen: 18")
+    chosen = page.get_by_text("Images selected: 18")
     expect(chosen).to_be_visible()
     # The lasso keeps nobody from the points in it, and stays.
     card = point_at(page, points_of_map(page)[0])
@@ -382,7 +383,7 @@ def test_a_frame_chooses_points_of_the_map_and_is_taken_back(visit: Callable[...
     page.mouse.down()
     page.mouse.move(*end, steps=4)
     page.mouse.up()
-    chosen = page.get_by_text("Images chosen: 18")
+    chosen = page.get_by_text("Images selected: 18")
     expect(chosen).to_be_visible()
     page.get_by_role("button", name="Clear").click()
     expect(chosen).to_have_count(0)
@@ -413,7 +414,7 @@ def test_a_point_of_the_map_shows_its_picture_and_a_click_opens_it(visit: Callab
     point = points_of_map(page)[5]
     name = point_at(page, point).inner_text().strip()
     page.mouse.click(*point[1:])
-    dialog.get_by_role("button", name="More like this").click()
+    dialog.get_by_role("button", name="Find similar images").click()
     first_is(page, name, "1.00")
     no_error(page)
 
@@ -475,7 +476,7 @@ def test_the_map_on_a_telephone(browser: Browser, app_url: str) -> None:
     for kind, (x, y) in zip(kinds, corners_of_map(page), strict=True):
         finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
     finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    expect(page.get_by_text("Images choisies : 18")).to_be_visible()
+    expect(page.get_by_text("Images sélectionnées : 18")).to_be_visible()
     settle(page)
     _, x, y = points_of_map(page)[0]
     page.touchscreen.tap(x, y)
@@ -510,6 +511,6 @@ def test_an_item_is_not_looked_for_in_another_collection(visit: Callable[..., Pa
 def test_a_name_that_points_here_is_not_answered(browser: Browser, app_url: str) -> None:
     page = browser.new_page()
     page.goto(f"{app_url.replace('127.0.0.1', REBOUND)}/collection")
-    expect(page.get_by_text("does not answer under this name")).to_be_visible()
+    expect(page.get_by_text("cannot be opened at this address")).to_be_visible()
     expect(page.get_by_text("Collection", exact=True)).to_have_count(0)
     page.close()

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from driving import at_start, first_is, no_error, settle, tile, upload
+from browser_steps import at_start, first_is, no_error, settle, tile, upload
 from playwright.sync_api import Locator, Page, expect
-from shelf import PHOTOS
+from small_collections import PHOTOS
 
 Sides = tuple[float, float, float, float]
 
@@ -50,12 +50,12 @@ def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> No
 
 def is_part(page: Page) -> None:
     """A part is searched for, and the results are there."""
-    expect(page.get_by_role("button", name="Whole picture")).to_be_visible()
+    expect(page.get_by_role("button", name="Whole image")).to_be_visible()
     settle(page)
 
 
 def is_whole(page: Page) -> None:
-    expect(page.get_by_role("button", name="Whole picture")).to_have_count(0)
+    expect(page.get_by_role("button", name="Whole image")).to_have_count(0)
     settle(page)
 
 
@@ -81,7 +81,7 @@ def test_the_frame_is_drawn_moved_and_sized_with_the_mouse(visit: Callable[..., 
     settle(page)
     page.mouse.click(*at(page, 80, 80))  # a click draws nothing
     are(page, 2, 2, 28, 20)
-    page.get_by_role("button", name="Whole picture").click()
+    page.get_by_role("button", name="Whole image").click()
     first_is(page, "temple.jpg", "1.00")
     are(page, 0, 0, 100, 100)
     no_error(page)
@@ -91,12 +91,12 @@ def test_the_frame_is_moved_and_sized_with_keys(visit: Callable[..., Page]) -> N
     page = visit()
     upload(page, PHOTOS / "temple.jpg")
     first_is(page, "temple.jpg", "1.00")
-    page.get_by_role("button", name="Turn left").focus()
+    page.get_by_role("button", name="Rotate left").focus()
     page.keyboard.press("Shift+Tab")
     expect(frame(page)).to_be_focused()
-    expect(frame(page)).to_have_accessible_name("The part of the picture that is searched for")
-    expect(frame(page)).to_have_accessible_description(re.compile("^Arrows move the frame"))
-    expect(page.get_by_text("Arrows move the frame")).to_be_visible()
+    expect(frame(page)).to_have_accessible_name("The part of the image to search for")
+    expect(frame(page)).to_have_accessible_description(re.compile("^Arrow keys move the frame"))
+    expect(page.get_by_text("Arrow keys move the frame")).to_be_visible()
     assert frame(page).evaluate("it => getComputedStyle(it).outlineStyle") == "solid"
     for _ in range(20):
         page.keyboard.press("Shift+ArrowLeft")
@@ -130,7 +130,7 @@ def test_the_frame_is_sized_and_moved_with_a_finger(visit: Callable[..., Page]) 
     page = visit(locale="fr-FR", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     upload(page, PHOTOS / "temple.jpg")
     first_is(page, "temple.jpg", "1.00")
-    expect(frame(page)).to_have_accessible_name("La partie de l'image qui est cherchée")
+    expect(frame(page)).to_have_accessible_name("La partie de l'image à rechercher")
     frame(page).scroll_into_view_if_needed()
     swipe(page, (100, 100), (70, 60))
     expect(page.get_by_role("button", name="Image entière")).to_be_visible()
@@ -170,11 +170,11 @@ def test_a_part_of_an_item_is_searched_for(visit: Callable[..., Page]) -> None:
     expect(tile(page, 0)).not_to_contain_text("1.00")
     first_is(page, "temple.jpg")
     of_item = page.locator(".score").all_inner_texts()
-    page.get_by_role("button", name="Whole picture").click()
+    page.get_by_role("button", name="Whole image").click()
     first_is(page, "temple.jpg", "1.00")
-    page.get_by_role("button", name="Turn right").click()
+    page.get_by_role("button", name="Rotate right").click()
     expect(tile(page, 0)).not_to_contain_text("1.00")
-    page.get_by_role("button", name="Turn left").click()
+    page.get_by_role("button", name="Rotate left").click()
     first_is(page, "temple.jpg", "1.00")
     # The same part of the same picture finds the same, whether it was given or is an item.
     page.get_by_role("button", name="Clear").click()
@@ -188,20 +188,20 @@ def test_a_part_of_an_item_is_searched_for(visit: Callable[..., Page]) -> None:
 
 
 def test_an_item_out_of_reach_is_searched_for_as_it_was(
-    visit: Callable[..., Page], shelves: dict[str, Path], tmp_path: Path
+    visit: Callable[..., Page], collections: dict[str, Path], tmp_path: Path
 ) -> None:
     page = visit(collection="passing")
     upload(page, PHOTOS / "cat.jpg")
     first_is(page, "cat.jpg", "1.00")
-    shutil.move(shelves["passing"] / "cat.jpg", tmp_path)
+    shutil.move(collections["passing"] / "cat.jpg", tmp_path)
     try:
         tile(page, 0).get_by_role("button", name="Similar").click()
-        expect(page.get_by_role("button", name="Turn left")).to_have_count(0)
+        expect(page.get_by_role("button", name="Rotate left")).to_have_count(0)
         first_is(page, "cat.jpg", "1.00")
         expect(frame(page)).to_have_count(0)
         no_error(page)
     finally:
-        shutil.move(tmp_path / "cat.jpg", shelves["passing"])
+        shutil.move(tmp_path / "cat.jpg", collections["passing"])
 
 
 def test_the_camera_takes_a_picture(visit: Callable[..., Page]) -> None:
@@ -211,7 +211,7 @@ def test_the_camera_takes_a_picture(visit: Callable[..., Page]) -> None:
     expect(page.locator("video")).to_have_count(0)  # it is turned off
     drag(page, (20, 20), (70, 70))
     is_part(page)
-    page.get_by_role("button", name="Take another picture").click()
+    page.get_by_role("button", name="Take another photo").click()
     take_picture(page)
     is_whole(page)  # of a picture of its own
     page.get_by_role("button", name="Clear").click()
@@ -222,6 +222,6 @@ def test_the_camera_takes_a_picture(visit: Callable[..., Page]) -> None:
 def take_picture(page: Page) -> None:
     page.wait_for_function("document.querySelector('video')?.readyState === 4")
     page.get_by_role("button", name="Take Photo").click()
-    expect(page.get_by_role("button", name="Take another picture")).to_be_visible()
+    expect(page.get_by_role("button", name="Take another photo")).to_be_visible()
     expect(tile(page, 17)).to_be_visible()
     no_error(page)

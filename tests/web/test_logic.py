@@ -19,8 +19,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import streamlit as st
+from app_process import answers, free_port, wait_until
 from PIL import Image, ImageChops
-from shelf import HOSTILE_NAMES, PHOTOS, answers, free_port, wait_until
+from small_collections import HOSTILE_NAMES, PHOTOS
 from streamlit.testing.v1 import AppTest
 
 from pixmatcher import (
@@ -37,19 +38,23 @@ from pixmatcher import (
 from pixmatcher.images import fit_image
 from pixmatcher.records import EncoderRecord, Space
 from pixmatcher.searching import is_weak, search_similar
-from pixmatcher.web import components, indexing, map_page, places, pointer, state, texts
-from pixmatcher.web.hosts import is_known_host
-from pixmatcher.web.looking_for import LookedFor
+from pixmatcher.web import _indexing, _pictures, _texts, collection_list
+from pixmatcher.web._components import WHOLE
+from pixmatcher.web._components.crop_frame import valid_box
+from pixmatcher.web._components.map_pointer import valid_position
+from pixmatcher.web._host_check import is_known_host
+from pixmatcher.web._pages.map import selected_positions
+from pixmatcher.web._query_image import QueryImage
 
-WEB = Path(texts.__file__).parent
+WEB = Path(collection_list.__file__).parent
 
 
 def test_both_languages_have_the_same_texts() -> None:
-    assert set(texts.ENGLISH) == set(texts.FRENCH)
-    for key, english in texts.ENGLISH.items():
+    assert set(_texts.ENGLISH) == set(_texts.FRENCH)
+    for key, english in _texts.ENGLISH.items():
         fields = [
             sorted(name for _, name, _, _ in string.Formatter().parse(text) if name)
-            for text in (english, texts.FRENCH[key])
+            for text in (english, _texts.FRENCH[key])
         ]
         assert fields[0] == fields[1], key
 
@@ -60,11 +65,15 @@ NOT_SHOWN = {"grid", "form", "set_page_config", "cache_resource", "fragment", "c
 
 def test_pages_show_no_text_of_their_own_and_every_text_is_used() -> None:
     used: set[str] = set()
-    for path in WEB.glob("*.py"):
+    for path in WEB.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name != "texts.py":
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and path.name not in ("english.py", "french.py")
+            ):
                 used.add(node.value)
-            named = isinstance(node, ast.Call) and ast.unparse(node.func) in ("t", "_filled") and node.args[0]
+            named = isinstance(node, ast.Call) and ast.unparse(node.func) in ("t", "_fill_in") and node.args[0]
             if isinstance(named, ast.Constant):
                 used.add(named.value)
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
@@ -75,14 +84,14 @@ def test_pages_show_no_text_of_their_own_and_every_text_is_used() -> None:
                     literal = isinstance(argument, ast.Constant) and isinstance(argument.value, str)
                     assert not literal or ast.unparse(argument) == "'PixMatcher'", f"{path.name}: {ast.unparse(node)}"
     used |= {"map_color_label", "map_color_cluster"}  # put together
-    assert set(texts.ENGLISH) <= used
+    assert set(_texts.ENGLISH) <= used
 
 
 @pytest.mark.parametrize(
     "name", [*HOSTILE_NAMES, ":+1:", "$$x$$", ":material/home:", "&lt;b&gt;", "a:smile: b", "# h", "1. x"]
 )
 def test_texts_of_strangers_are_escaped_for_markdown(name: str) -> None:
-    escaped = texts.as_markdown(name)
+    escaped = _texts.as_markdown(name)
     assert escaped.isprintable() or "\N{WORD JOINER}" in escaped
     unescaped = "".join(c for c in escaped if c != "\\")
     for sign in "<>*_`[]#&|~":
@@ -106,7 +115,7 @@ def test_texts_of_strangers_are_escaped_for_markdown(name: str) -> None:
     ],
 )
 def test_frames_that_are_none_are_refused(box: object) -> None:
-    assert components.valid_box(box) is None
+    assert valid_box(box) is None
 
 
 def is_nearly(picture: Image.Image, color: str) -> bool:
@@ -119,46 +128,46 @@ def is_nearly(picture: Image.Image, color: str) -> bool:
 def test_a_turned_and_cropped_picture_is_what_was_framed() -> None:
     picture = Image.new("RGB", (400, 200), "red")
     picture.paste("blue", (200, 0, 400, 200))
-    kept = state.as_jpeg(picture, quality=95)
-    turned = LookedFor(data=b"x", picture=kept, box=(0.0, 0.0, 0.5, 0.5)).turned(1)
-    assert turned.box == components.WHOLE
-    assert turned.shown().size == (200, 400)
-    assert is_nearly(turned.shown().crop((0, 0, 200, 150)), "red")
-    lower = LookedFor(data=b"x", picture=kept, quarter_turns=1, box=(0.0, 0.5, 1.0, 1.0)).image()
+    kept = _pictures.as_jpeg(picture, quality=95)
+    turned = QueryImage(data=b"x", picture=kept, box=(0.0, 0.0, 0.5, 0.5)).rotated(1)
+    assert turned.box == WHOLE
+    assert turned.rotated_picture().size == (200, 400)
+    assert is_nearly(turned.rotated_picture().crop((0, 0, 200, 150)), "red")
+    lower = QueryImage(data=b"x", picture=kept, quarter_turns=1, box=(0.0, 0.5, 1.0, 1.0)).image()
     assert isinstance(lower, Image.Image)
     assert lower.size == (200, 200)
     assert is_nearly(lower, "blue")
-    assert LookedFor(data=b"x", picture=kept).image() == b"x"
+    assert QueryImage(data=b"x", picture=kept).image() == b"x"
 
 
 @pytest.mark.parametrize(
     "given",
-    [None, 1, "1", {}, {"place": 1}, {"drawn": "b", "place": 1}]
-    + [{"drawn": "a", "place": place} for place in (3, -1, 1.0, True, "1", None, [1])],
+    [None, 1, "1", {}, {"position": 1}, {"mapKey": "b", "position": 1}]
+    + [{"mapKey": "a", "position": place} for place in (3, -1, 1.0, True, "1", None, [1])],
 )
 def test_what_a_browser_sends_of_the_pointer_is_checked(given: object) -> None:
-    assert pointer.place_on_map(given, "a", 3) is None
-    assert pointer.place_on_map({"drawn": "a", "place": 2}, "a", 3) == 2
+    assert valid_position(given, "a", 3) is None
+    assert valid_position({"mapKey": "a", "position": 2}, "a", 3) == 2
 
 
 def test_only_positions_of_the_map_are_chosen() -> None:
     given: list[dict[str, object]] = [{"customdata": [1]}, {"customdata": 0}, {"customdata": [9]}, {}]
     given += [{"customdata": "../x"}, {"customdata": [1]}]
     event = SimpleNamespace(selection=SimpleNamespace(points=given))
-    assert map_page.chosen_positions(event, 3) == [1, 0]
+    assert selected_positions(event, 3) == [1, 0]
 
 
-def test_collections_are_named_once_and_apart(shelves: dict[str, Path], tmp_path: Path) -> None:
-    found = places.locate_all([shelves["photos"], shelves["labelled"]])
-    assert [*places.display_names(found).values()] == ["photos", "labelled"]
+def test_collections_are_named_once_and_apart(collections: dict[str, Path], tmp_path: Path) -> None:
+    found = collection_list.locate_all([collections["photos"], collections["labelled"]])
+    assert [*collection_list.display_names(found).values()] == ["photos", "labelled"]
     with pytest.raises(CollectionError, match="named twice"):
-        places.locate_all([shelves["photos"], shelves["photos"] / ".pixmatcher"])
+        collection_list.locate_all([collections["photos"], collections["photos"] / ".pixmatcher"])
     with pytest.raises(CollectionError, match="no collection"):
-        places.locate_all([tmp_path])
+        collection_list.locate_all([tmp_path])
 
 
-def test_hits_are_filtered_by_label(shelves: dict[str, Path]) -> None:
-    with Collection.open(shelves["labelled"]) as collection:
+def test_hits_are_filtered_by_label(collections: dict[str, Path]) -> None:
+    with Collection.open(collections["labelled"]) as collection:
         everything = search(collection, "a cup of coffee", k=10)
         animals = search(collection, "a cup of coffee", SearchOptions(k=1, filter=Filter(("n1", "unknown"))))
         assert everything.hits[0].item.label == "n2"
@@ -167,8 +176,8 @@ def test_hits_are_filtered_by_label(shelves: dict[str, Path]) -> None:
         assert search(collection, "a cat", SearchOptions(filter=Filter(("unknown",)))).hits == []
 
 
-def test_more_like_an_item_begins_with_itself(shelves: dict[str, Path]) -> None:
-    with Collection.open(shelves["photos"]) as collection:
+def test_more_like_an_item_begins_with_itself(collections: dict[str, Path]) -> None:
+    with Collection.open(collections["photos"]) as collection:
         item = next(item for item in collection.items() if item.uri.endswith("horse.jpg"))
         result = search_similar(collection, item.id, k=3)
         assert result.space == "visual"
@@ -183,28 +192,31 @@ def test_more_like_an_item_begins_with_itself(shelves: dict[str, Path]) -> None:
 def test_no_file_but_an_image_leaves_through_the_app(tmp_path: Path) -> None:
     secret = tmp_path / "secret.jpg"
     secret.write_text("password")
-    assert state.original(Item(str(secret))) is None
-    assert state.original(Item("https://example.org/cat.jpg")) is None
-    assert state.original(Item(str(PHOTOS / "cat.jpg"))) == (PHOTOS / "cat.jpg").read_bytes()
+    assert _pictures.original_file(Item(str(secret))) is None
+    assert _pictures.original_file(Item("https://example.org/cat.jpg")) is None
+    assert _pictures.original_file(Item(str(PHOTOS / "cat.jpg"))) == (PHOTOS / "cat.jpg").read_bytes()
 
 
 def test_uploads_are_bounded() -> None:
-    from pixmatcher.web.looking_for import look_for_data
+    from pixmatcher.web._query_image import set_query_data
 
     with pytest.raises(InvalidImageError, match="too large"):
-        look_for_data(bytes(state.MAX_UPLOAD_BYTES + 1))
+        set_query_data(bytes(_pictures.MAX_UPLOAD_BYTES + 1))
 
 
 def _text_page() -> None:
-    from pixmatcher.web import text_page
+    from pixmatcher.web._pages import text_search
 
-    text_page.show()
+    text_search.show()
 
 
 @pytest.fixture
-def text_app(shelves: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> AppTest:
+def text_app(collections: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setattr(sys, "argv", ["app.py"])
-    monkeypatch.setenv(places.COLLECTIONS_VARIABLE, os.pathsep.join([str(shelves["photos"]), str(shelves["labelled"])]))
+    monkeypatch.setenv(
+        collection_list.COLLECTIONS_VARIABLE,
+        os.pathsep.join([str(collections["photos"]), str(collections["labelled"])]),
+    )
     st.cache_resource.clear()
     return AppTest.from_function(_text_page, default_timeout=60)
 
@@ -217,7 +229,7 @@ def shown(app: AppTest) -> list[str]:
 
 def test_the_controls_decide_what_is_found(text_app: AppTest) -> None:
     app = text_app.run()
-    app.text_input(key="asked").input("a cup of coffee").run()
+    app.text_input(key="query_text").input("a cup of coffee").run()
     assert not app.exception
     assert len(shown(app)) == 18
     assert not app.toggle  # every search is exact
@@ -232,7 +244,7 @@ def test_the_controls_decide_what_is_found(text_app: AppTest) -> None:
 
 
 def test_another_encoder_answers_and_that_is_told(
-    shelves: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collections: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = load_encoder()
     away = EncoderRecord(f"onnx:{tmp_path / 'nowhere'}", "x", (Space("away", 4, text=True),))
@@ -243,15 +255,15 @@ def test_another_encoder_answers_and_that_is_told(
     monkeypatch.setattr(sys, "argv", ["app.py", str(tmp_path / "half")])
     st.cache_resource.clear()
     app = AppTest.from_function(_text_page, default_timeout=60).run()
-    assert [note.value for note in app.caption if "The encoder lite answers" in note.value]
-    app.text_input(key="asked").input("a cat").run()
+    assert [note.value for note in app.caption if "The encoder lite is used" in note.value]
+    app.text_input(key="query_text").input("a cat").run()
     assert not app.error
-    assert app.session_state["text_answer"][1].space == "semantic"
+    assert app.session_state["text_result"][1].space == "semantic"
     app.selectbox(key="text_space").select("away").run()
-    assert not [note.value for note in app.caption if "answers" in note.value]
+    assert not [note.value for note in app.caption if "is used" in note.value]
     assert "nowhere" in app.error[0].value
     app.selectbox(key="text_space").select("semantic").run()
-    assert not [note.value for note in app.caption if "answers" in note.value]
+    assert not [note.value for note in app.caption if "is used" in note.value]
     assert not app.error
 
 
@@ -264,10 +276,10 @@ def test_a_large_collection_may_be_searched_exactly(tmp_path: Path, monkeypatch:
         collection.add(items, {name: each / np.linalg.norm(each, axis=1)[:, None] for name, each in rows.items()})
         collection.indexes.save()
     monkeypatch.setattr(sys, "argv", ["app.py"])
-    monkeypatch.setenv(places.COLLECTIONS_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(collection_list.COLLECTIONS_VARIABLE, str(tmp_path))
     st.cache_resource.clear()
     app = AppTest.from_function(_text_page, default_timeout=60).run()
-    app.text_input(key="asked").input("a cat").run()
+    app.text_input(key="query_text").input("a cat").run()
     assert len(shown(app)) == 24
     app.toggle(key="exact").set_value(True).run()
     assert not app.exception
@@ -279,17 +291,17 @@ def test_a_large_collection_may_be_searched_exactly(tmp_path: Path, monkeypatch:
 
 def test_the_language_is_chosen(text_app: AppTest) -> None:
     text_app.session_state["language"] = "fr"
-    assert text_app.run().title[0].value == texts.FRENCH["text_start"]
+    assert text_app.run().title[0].value == _texts.FRENCH["text_start"]
 
 
-def test_the_image_of_a_public_url_is_searched_for(shelves: dict[str, Path]) -> None:
+def test_the_image_of_a_public_url_is_searched_for(collections: dict[str, Path]) -> None:
     isolated = ["unshare", "--map-root-user", "--net"]
     if not shutil.which("ip") or subprocess.run([*isolated, "true"], capture_output=True).returncode:
         pytest.skip("no network of its own can be made here")
     image = PHOTOS / "cat.jpg"
     done = subprocess.run(
         [*isolated, sys.executable, str(Path(__file__).with_name("visit_public_url.py")), str(image)],
-        env=os.environ | {places.COLLECTIONS_VARIABLE: str(shelves["photos"])},
+        env=os.environ | {collection_list.COLLECTIONS_VARIABLE: str(collections["photos"])},
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -303,24 +315,24 @@ def test_the_image_of_a_public_url_is_searched_for(shelves: dict[str, Path]) -> 
 
 @pytest.mark.parametrize("folder", ["/", "/etc", "/proc/1", "/dev", "/usr/../usr", "/tmp"])
 def test_folders_of_the_system_are_not_indexed(folder: str) -> None:
-    assert indexing.is_of_system(Path(folder))
+    assert _indexing.is_system_folder(Path(folder))
 
 
 def test_a_link_to_the_root_is_the_root(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/")
-    assert indexing.is_of_system(tmp_path / "link")
-    assert not indexing.is_of_system(tmp_path)
+    assert _indexing.is_system_folder(tmp_path / "link")
+    assert not _indexing.is_system_folder(tmp_path)
 
 
-def test_the_shelf_takes_each_collection_once(tmp_path: Path) -> None:
-    shelf = places.Shelf([tmp_path / "first"])
-    adders = [threading.Thread(target=shelf.add, args=(tmp_path / str(n % 20),)) for n in range(200)]
+def test_the_list_takes_each_collection_once(tmp_path: Path) -> None:
+    shown = collection_list.CollectionList([tmp_path / "first"])
+    adders = [threading.Thread(target=shown.add, args=(tmp_path / str(n % 20),)) for n in range(200)]
     for adder in adders:
         adder.start()
     for adder in adders:
         adder.join()
-    assert shelf.paths[0] == tmp_path / "first"
-    assert sorted(path.name for path in shelf.paths[1:]) == sorted(map(str, range(20)))
+    assert shown.paths[0] == tmp_path / "first"
+    assert sorted(path.name for path in shown.paths[1:]) == sorted(map(str, range(20)))
 
 
 # The command line
@@ -333,8 +345,8 @@ def run_app(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_wrong_call_is_one_sentence(shelves: dict[str, Path], tmp_path: Path) -> None:
-    photos = str(shelves["photos"])
+def test_a_wrong_call_is_one_sentence(collections: dict[str, Path], tmp_path: Path) -> None:
+    photos = str(collections["photos"])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free_port()))
         taken.listen()
@@ -350,10 +362,10 @@ def test_a_wrong_call_is_one_sentence(shelves: dict[str, Path], tmp_path: Path) 
             assert done.stderr.count("\n") == 1
 
 
-def test_streamlit_itself_can_start_it(shelves: dict[str, Path], tmp_path: Path) -> None:
+def test_streamlit_itself_can_start_it(collections: dict[str, Path], tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", str(WEB / "app.py"), "--server.port", str(port)]
-    settings = {places.COLLECTIONS_VARIABLE: str(shelves["photos"]), "HOME": str(tmp_path)}
+    settings = {collection_list.COLLECTIONS_VARIABLE: str(collections["photos"]), "HOME": str(tmp_path)}
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--server.headless=true"], env=os.environ | settings, cwd=tmp_path, stdout=log, stderr=log
@@ -367,11 +379,12 @@ def test_streamlit_itself_can_start_it(shelves: dict[str, Path], tmp_path: Path)
         process.wait(30)
 
 
-def test_without_streamlit_it_says_what_to_install(shelves: dict[str, Path], tmp_path: Path) -> None:
+def test_without_streamlit_it_says_what_to_install(collections: dict[str, Path], tmp_path: Path) -> None:
     code = (
         "import sys, importlib.util as u\nfind = u.find_spec\n"
         "u.find_spec = lambda name, *rest: None if name == 'streamlit' else find(name, *rest)\n"
-        f"sys.argv = ['pixmatcher', 'app', '-c', {str(shelves['photos'])!r}]\nfrom pixmatcher.cli import main\nmain()"
+        f"sys.argv = ['pixmatcher', 'app', '-c', {str(collections['photos'])!r}]\n"
+        "from pixmatcher.cli import main\nmain()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 2

@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from driving import first_is, no_error, settle, tile, upload
+from browser_steps import first_is, no_error, settle, tile, upload
 from playwright.sync_api import Page, expect
-from shelf import PHOTOS
+from small_collections import PHOTOS
 
 PALE = """() => {
   const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
@@ -81,7 +81,7 @@ def test_everything_can_be_read_and_has_a_name(visit: Callable[..., Page], theme
     check(page)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     upload(page, tmp_path / "broken.jpg")
-    expect(page.get_by_text("ne peut pas servir")).to_be_visible()
+    expect(page.get_by_text("ne peut pas être utilisée")).to_be_visible()
     check(page)
     upload(page, PHOTOS / "cat.jpg")
     first_is(page, "cat.jpg", "1.00")

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from shelf import PHOTOS, answers, free_port, wait_until
+from app_process import answers, free_port, wait_until
+from small_collections import PHOTOS
 
-from pixmatcher.web import guard
-from pixmatcher.web.share import Gate, new_password
+from pixmatcher.web import _route_guard
+from pixmatcher.web.share import PasswordCheck, new_password
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -73,18 +74,18 @@ def refused(photos: Path, folder: Path, token: str | None, **more: str) -> str:
     ],
 )
 def test_without_a_token_a_network_or_an_agent_that_lives_it_is_one_sentence(
-    shelves: dict[str, Path], tmp_path: Path, token: str | None, said: str
+    collections: dict[str, Path], tmp_path: Path, token: str | None, said: str
 ) -> None:
-    assert said in refused(shelves["photos"], tmp_path, token)
+    assert said in refused(collections["photos"], tmp_path, token)
 
 
-def test_an_agent_that_cannot_be_downloaded_is_one_sentence(shelves: dict[str, Path], tmp_path: Path) -> None:
+def test_an_agent_that_cannot_be_downloaded_is_one_sentence(collections: dict[str, Path], tmp_path: Path) -> None:
     nowhere = {"https_proxy": f"http://127.0.0.1:{free_port()}", "PATH": str(tmp_path)}
-    assert "could not be downloaded" in refused(shelves["photos"], tmp_path, "good", **nowhere)
+    assert "could not be downloaded" in refused(collections["photos"], tmp_path, "good", **nowhere)
 
 
-def test_an_agent_that_dies_later_ends_the_app(shelves: dict[str, Path], tmp_path: Path) -> None:
-    assert "The tunnel has closed" in refused(shelves["photos"], tmp_path, "dies-later")
+def test_an_agent_that_dies_later_ends_the_app(collections: dict[str, Path], tmp_path: Path) -> None:
+    assert "The tunnel has closed" in refused(collections["photos"], tmp_path, "dies-later")
 
 
 def test_where_there_is_no_collection_nothing_is_shared(tmp_path: Path) -> None:
@@ -97,12 +98,16 @@ def test_where_there_is_no_collection_nothing_is_shared(tmp_path: Path) -> None:
 
 
 def test_a_shared_app_asks_for_its_password_and_indexes_nothing(
-    shelves: dict[str, Path], tmp_path: Path, browser: Browser
+    collections: dict[str, Path], tmp_path: Path, browser: Browser
 ) -> None:
     port = free_port()
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(
-            command(shelves["photos"], port), env=environment(tmp_path, "good"), stdout=log, stderr=log, cwd=tmp_path
+            command(collections["photos"], port),
+            env=environment(tmp_path, "good"),
+            stdout=log,
+            stderr=log,
+            cwd=tmp_path,
         )
         try:
             wait_until(lambda: answers(f"http://127.0.0.1:{port}"))
@@ -153,7 +158,7 @@ def _look_without_password(url: str) -> None:
 
 
 def _enter(browser: Browser, url: str, password: str) -> None:
-    from driving import expect, settle
+    from browser_steps import expect, settle
 
     page = browser.new_page()
     page.goto(f"{url}/collection")
@@ -161,12 +166,12 @@ def _enter(browser: Browser, url: str, password: str) -> None:
     for given in ("wrong", password):
         expect(page.get_by_test_id("stMetric")).to_have_count(0)
         page.get_by_label("Password", exact=True).fill(given)
-        page.get_by_role("button", name="Enter").click()
+        page.get_by_role("button", name="Log in").click()
         if given == "wrong":
-            expect(page.get_by_text("This is not the password.")).to_be_visible()
+            expect(page.get_by_text("Wrong password.")).to_be_visible()
     expect(page.get_by_test_id("stMetric").first).to_be_visible()
     expect(page.get_by_text("Indexing is turned off")).to_be_visible()
-    page.get_by_role("link", name="By image").click()
+    page.get_by_role("link", name="Image search").click()
     settle(page)
     page.set_input_files("input[type=file]", PHOTOS / "coffee.jpg")
     expect(page.locator(".tile").first).to_contain_text("coffee.jpg")
@@ -174,19 +179,19 @@ def _enter(browser: Browser, url: str, password: str) -> None:
 
 
 def test_only_a_visitor_with_the_password_may_upload() -> None:
-    guard.admit("known")
-    assert guard.may_pass("/_stcore/upload_file/known/file")
-    assert guard.may_pass("/below/_stcore/health")
+    _route_guard.admit("known")
+    assert _route_guard.is_allowed("/_stcore/upload_file/known/file")
+    assert _route_guard.is_allowed("/below/_stcore/health")
     for path in ("/_stcore/upload_file/other/file", "/below/_stcore/metrics", "/_stcore", "//_stcore//metrics"):
-        assert not guard.may_pass(path)
+        assert not _route_guard.is_allowed(path)
 
 
 def test_passwords_cannot_be_tried_out() -> None:
     password = new_password()
     assert len(password) == 14
     assert password != new_password()
-    gate, now = Gate(password), time.monotonic()
-    assert gate.opens(f" {password} ", now) is True
-    assert [gate.opens("wrong", now) for _ in range(10)] == [False] * 10
-    assert gate.opens(password, now + 59) is None
-    assert gate.opens(password, now + 61) is True
+    check, now = PasswordCheck(password), time.monotonic()
+    assert check.is_correct(f" {password} ", now) is True
+    assert [check.is_correct("wrong", now) for _ in range(10)] == [False] * 10
+    assert check.is_correct(password, now + 59) is None
+    assert check.is_correct(password, now + 61) is True

@@ -18,9 +18,9 @@ ADDRESS = "8.8.8.8"
 
 
 def _page() -> None:
-    from pixmatcher.web import image_page
+    from pixmatcher.web._pages import image_search
 
-    image_page.show()
+    image_search.show()
 
 
 def main(image: Path) -> None:
@@ -35,7 +35,7 @@ def main(image: Path) -> None:
         app.text_input[0].input(f" http://{address}:{server.server_port}/{image.name} ")
         app.button[0].click().run()
         assert not app.exception, app.exception
-        what = app.session_state["looking_for"]
+        what = app.session_state["query_image"]
         sys.stdout.write(f"{what.digest if what else app.error[0].value}\n")
 
 

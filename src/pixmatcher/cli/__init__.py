@@ -871,7 +871,7 @@ def app_command(
     from ..web import serve
 
     serve.check_installed()
-    from ..web.places import collection_here, locate_all
+    from ..web.collection_list import collection_here, locate_all
 
     paths = locate_all(collections) if collections else collection_here()
     if share and not paths:

@@ -1,4 +1,4 @@
-"""What Streamlit serves: the pages, and a guard before all that is not one."""
+"""The app that Streamlit serves: the main script, behind the route guard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 from starlette.middleware import Middleware
 
-from pixmatcher.web.guard import Guard
+from pixmatcher.web._route_guard import RouteGuard
 
-# Streamlit looks for this line in the text of the file.
-app = st.App(Path(__file__).with_name("pages.py"), middleware=[Middleware(Guard)])
+# Streamlit searches the text of this file for the next line.
+app = st.App(Path(__file__).with_name("_main_script.py"), middleware=[Middleware(RouteGuard)])

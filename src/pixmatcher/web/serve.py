@@ -1,4 +1,4 @@
-"""Start the app: Streamlit in a process of its own, with the settings that lie beside `app.py`."""
+"""Start the app: Streamlit in its own process, with the settings of the folder `.streamlit` beside `app.py`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from ..errors import PixMatcherError
 from .share import SHARED_VARIABLE, Tunnel
 
 ADDRESS = "127.0.0.1"
-_LOOK_SECONDS = 1.0
-"""So often the tunnel is looked after."""
+_CHECK_TUNNEL_SECONDS = 1.0
+"""Time between two checks of the tunnel."""
 
 _MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "1048576"}
-"""For glibc: pictures, which come and go in many threads, are given back to the system and not kept for each thread."""
+"""Settings of glibc: it returns the memory of images to the system instead of keeping it for each of many threads."""
 
 
 def check_installed() -> None:
-    """Raise `PixMatcherError` if what the app needs is not there."""
+    """Raise `PixMatcherError` if a package that the app needs is not installed."""
     if any(find_spec(name) is None for name in ("streamlit", "plotly", "sklearn")):
         newer = " with Python 3.11 or newer" if sys.version_info < (3, 11) else ""
         raise PixMatcherError(f"The app needs Streamlit: install it with pip install 'pixmatcher[app]'{newer}.")
 
 
 def check_port(port: int) -> None:
-    """Raise `PixMatcherError` if the port is taken."""
+    """Raise `PixMatcherError` if the port is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -44,17 +44,17 @@ def check_port(port: int) -> None:
 def run_app(
     collections: Sequence[Path], *, port: int, browser: bool, tunnel: Tunnel | None = None, password: str = ""
 ) -> int:
-    """Run the app over these collections until it is stopped; returns its exit status.
+    """Run the app with these collections until it is stopped. Return its exit status.
 
-    With a tunnel, visitors may come from there, and are asked for the password. Raises `PixMatcherError` when the
-    tunnel closes: the app is stopped then.
+    With a tunnel, visitors come through it and need the password. When the tunnel closes, the app is stopped and
+    `PixMatcherError` is raised.
     """
     environment = _MEMORY | os.environ
     environment.pop(SHARED_VARIABLE, None)
     shared = []
     if tunnel is not None:
         environment[SHARED_VARIABLE] = password
-        # The names by which the browsers of visitors know the app.
+        # The address of the app in the browsers of visitors.
         shared = [f"--server.corsAllowedOrigins={tunnel.url}"]
     command = [
         *(sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name("app.py"))),
@@ -64,18 +64,18 @@ def run_app(
         "--",
         *map(str, collections),
     ]
-    # Ctrl-C reaches both processes; Streamlit's ignores it until it is ready, and would print a traceback otherwise.
+    # Ctrl-C reaches both processes. Streamlit's process ignores it until it is ready; it would print a traceback.
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process = subprocess.Popen(command, env=environment)
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
-    # Whoever ends this process alone ends the other with it.
+    # A signal that ends only this process also ends the process of Streamlit.
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     stopped = False
     while True:
         try:
-            status = process.wait(None if tunnel is None or stopped else _LOOK_SECONDS)
+            status = process.wait(None if tunnel is None or stopped else _CHECK_TUNNEL_SECONDS)
             return 0 if stopped or status == -signal.SIGTERM else status
         except KeyboardInterrupt:
             stopped = True
@@ -85,5 +85,5 @@ def run_app(
                 process.terminate()
                 process.wait()
                 raise PixMatcherError(
-                    "The tunnel has closed, as Ngrok's agent has ended: run the same command again to share anew."
+                    "The tunnel has closed, because Ngrok's agent has ended: run the command again to share the app."
                 ) from None

@@ -1,0 +1,1 @@
+"""The pages of the app: one module with a function `show` for each."""

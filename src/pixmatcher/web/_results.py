@@ -1,0 +1,127 @@
+"""The results of a search: a grid of tiles, and a dialog with all details of one image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import streamlit as st
+
+from .._urls import is_url
+from ..collection import Collection, Item
+from ..errors import PixMatcherError
+from ..searching import SearchResult, is_weak
+from ._components import Tile, show_tiles
+from ._open_collections import item_of
+from ._pictures import as_jpeg, full_picture, original_file, tiles
+from ._query_image import set_query_item
+from ._texts import as_plain_text, error_text, t
+
+_MAX_DIALOG_HEIGHT = 560
+"""Largest height of an opened image, in CSS pixels."""
+
+
+def show_result(collection: Collection, result: SearchResult, *, query_key: str | None = None) -> None:
+    """Show the hits of a search. When `query_key` changes, the page scrolls to its top."""
+    if not result.hits:
+        st.info(t("no_hits") if len(collection) else t("empty"), icon=":material/search_off:")
+        return
+    if is_weak(collection, result):
+        st.warning(t("weak"), icon=":material/help:")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(t("hits", count=len(result.hits)), width="content")
+        took = f"{result.took_ms:.0f}" if result.took_ms >= 1 else f"{result.took_ms:.1f}"
+        st.badge(t("took", ms=float(took) if "." in took else int(took)), icon=":material/bolt:", color="gray")
+    show_grid(collection, [(hit.item, hit.score) for hit in result.hits], query_key=query_key)
+
+
+def show_grid(
+    collection: Collection, items: Sequence[tuple[Item, float | None]], *, query_key: str | None = None
+) -> None:
+    """Show a grid of items, with their scores where they have one."""
+    names = collection.label_names()
+    grid = [
+        Tile(
+            item.id,
+            as_plain_text(file_name(item)),
+            as_plain_text(names.get(item.label or "", item.label or "")),
+            score,
+            picture,
+        )
+        for (item, score), picture in zip(items, tiles(collection, [item for item, _ in items]), strict=True)
+    ]
+    opened = show_tiles(grid, lambda item_id: set_query_item(collection, item_id, True), query_key)
+    if opened is not None:
+        open_item(collection, opened)
+
+
+def file_name(item: Item) -> str:
+    """Return the last part of an item's path or URL."""
+    return os.path.basename(item.uri.rstrip("/")) or item.uri
+
+
+def open_item(collection: Collection, item_id: int) -> None:
+    """Open a dialog with the large image of an item and all its details."""
+
+    @st.dialog(t("picture"), width="large")
+    def show_dialog() -> None:
+        try:
+            _show_item(collection, item_of(collection, item_id))
+        except PixMatcherError as error:
+            st.error(error_text(error))
+
+    show_dialog()
+
+
+def _show_item(collection: Collection, item: Item) -> None:
+    picture = full_picture(collection, item)
+    left, right = st.columns([2, 1], gap="medium")
+    with left:
+        if picture is None:
+            st.info(t("picture_not_available", name=file_name(item)), icon=":material/broken_image:")
+        else:
+            width = min(2 * picture.width, int(_MAX_DIALOG_HEIGHT * picture.width / picture.height))
+            st.image(as_jpeg(picture), width=width, alt=as_plain_text(file_name(item)))
+    with right:
+        for name, value in details(collection, item):
+            with st.container(gap=None):
+                st.caption(name)
+                st.text(as_plain_text(value))
+    st.code(as_plain_text(item.uri), language=None, wrap_lines=True)
+    with st.container(horizontal=True):
+        if st.button(t("more_like_this"), key="like opened", icon=":material/image_search:"):
+            set_query_item(collection, item.id, True)
+            st.rerun()
+        if is_url(item.uri):
+            if item.uri.startswith(("http://", "https://")):
+                st.link_button(t("open_original"), item.uri, icon=":material/open_in_new:")
+        elif (data := original_file(item)) is not None:
+            st.download_button(t("download"), data, file_name(item), icon=":material/download:", on_click="ignore")
+
+
+def details(collection: Collection, item: Item) -> list[tuple[str, str]]:
+    """Return what the collection knows about an item, as pairs of a name in the visitor's language and a value."""
+    known = [
+        ("file", file_name(item)),
+        ("label", collection.label_names().get(item.label or "", item.label)),
+        ("caption", item.caption),
+        ("dimensions", f"{item.width} x {item.height}" if item.width else None),
+        ("bytes", None if item.bytes is None else size_text(item.bytes)),
+        ("format", item.format),
+        ("taken", _date_text(item.taken)),
+        ("modified", _date_text(item.modified)),
+        ("added", _date_text(item.added)),
+        ("licence", item.details.get("license")),
+        ("author", item.details.get("author")),
+    ]
+    return [(t(key), value) for key, value in known if value]
+
+
+def _date_text(timestamp: str | None) -> str | None:
+    """Return an ISO 8601 timestamp to the minute."""
+    return None if timestamp is None else timestamp[:16].replace("T", " ")
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes as text in the visitor's language."""
+    return f"{size / 1e6:.1f} {t('megabytes')}" if size >= 1e5 else f"{size / 1e3:.1f} {t('kilobytes')}"

@@ -1,0 +1,90 @@
+"""French translations of the fixed English phrases of the library: reasons of failures and states of encoders."""
+
+from __future__ import annotations
+
+from ...errors import (
+    CollectionError,
+    CollectionLockedError,
+    EncoderError,
+    PixMatcherError,
+    QueryError,
+    SourceError,
+    StorageError,
+)
+
+ERROR_TEXTS: tuple[tuple[type[PixMatcherError], str], ...] = (
+    (CollectionLockedError, "error_locked"),
+    (StorageError, "error_storage"),
+    (CollectionError, "error_collection"),
+    (EncoderError, "error_encoder"),
+    (SourceError, "error_source"),
+    (QueryError, "error_query"),
+    (PixMatcherError, "error_other"),
+)
+"""The text key for errors of each class. The first class that matches is used."""
+
+FRENCH_PHRASES = {
+    # Images
+    "compressed tar file": "fichier tar compressé",
+    "cut short": "fichier tronqué",
+    "damaged": "endommagée",
+    "dangling link": "lien brisé",
+    "empty file": "fichier vide",
+    "missing": "introuvable",
+    "not a regular file": "pas un fichier ordinaire",
+    "not a tar file": "pas un fichier tar",
+    "not an image": "pas une image",
+    "not here": "introuvable ici",
+    "out of memory": "mémoire insuffisante",
+    "permission denied": "accès refusé",
+    "remote": "image distante",
+    "cannot be read": "illisible",
+    "symlink loop": "lien en boucle",
+    "too large": "trop grande",
+    "too many pixels": "trop de pixels",
+    "too many scans": "trop de passes de décodage",
+    "truncated": "incomplète",
+    "unexpected error": "erreur inattendue",
+    "unsupported array": "tableau qui n'est pas une image",
+    "unsupported format": "format non pris en charge",
+    # URLs
+    "cannot be downloaded": "téléchargement impossible",
+    "cannot be fetched": "chargement impossible",
+    "host does not answer": "le serveur ne répond pas",
+    "host not known": "serveur inconnu",
+    "not a URL": "pas une URL",
+    "not an http URL": "URL ni http ni https",
+    "private address": "adresse privée ou réservée, refusée",
+    "too many redirects": "trop de redirections",
+    "took too long": "délai dépassé",
+    # Sources
+    "NUL byte": "octet nul",
+    "NaN or infinite values": "valeurs infinies ou non numériques",
+    "broken quotes": "guillemets mal fermés",
+    "folder cannot be read": "dossier illisible",
+    "missing shard": "archive introuvable",
+    "missing source": "source introuvable",
+    "more of these": "et d'autres encore",
+    "no images any more": "plus aucune image",
+    "no names of labels": "noms d'étiquettes absents",
+    "not JSON": "pas du JSON",
+    "not a usable file": "fichier inutilisable",
+    "only zeros": "que des zéros",
+    "same name twice": "deux fois le même nom",
+    "same uri twice": "deux fois la même adresse",
+    "source cannot be read": "source illisible",
+    "text cannot be read": "texte illisible",
+    "too long": "trop long",
+    "unusable uri": "adresse inutilisable",
+    "values too large": "valeurs trop grandes",
+    "wrong confidence": "indice de confiance incorrect",
+    "wrong encoding": "encodage incorrect",
+    "wrong number of fields": "nombre de champs incorrect",
+    "wrong rotation": "rotation incorrecte",
+    # Encoders
+    "bundled": "fourni",
+    "installed": "installé",
+    "needs the extra torch": "nécessite l'extra torch",
+    "ready": "prêt",
+    "to be downloaded": "à télécharger",
+}

@@ -1,0 +1,78 @@
+"""The list of collections that the app shows."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..collection import Collection
+from ..errors import CollectionError, NoCollectionError
+
+COLLECTIONS_VARIABLE = "PIXMATCHER_COLLECTIONS"
+"""Environment variable with the paths of the collections, separated as in PATH, for `streamlit run`."""
+
+
+class CollectionList:
+    """The folders of the collections that the app shows. Visitors can add to it. Thread-safe."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = tuple(paths)
+        self._lock = threading.Lock()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The folders. A folder that was deleted stays in the list; opening it reports the error."""
+        return self._paths
+
+    def add(self, path: Path) -> None:
+        """Add the folder of a collection, unless the list has it."""
+        with self._lock:
+            if path not in self._paths:
+                self._paths += (path,)
+
+
+def collection_paths() -> list[Path]:
+    """Return the folders of the collections to show.
+
+    They come from the script's arguments, the environment or the current folder. The list may be empty. Raises
+    `CollectionError` if a named collection is missing.
+    """
+    named = sys.argv[1:] or [part for part in os.environ.get(COLLECTIONS_VARIABLE, "").split(os.pathsep) if part]
+    return locate_all([Path(name) for name in named]) if named else collection_here()
+
+
+def collection_here() -> list[Path]:
+    """Return the folder of the collection at or above the current folder, or an empty list."""
+    try:
+        return [Collection.find()]
+    except NoCollectionError:
+        return []
+
+
+def locate_all(named: Sequence[Path]) -> list[Path]:
+    """Return the folders of the named collections.
+
+    Raises `CollectionError` if a collection is missing or named twice.
+    """
+    found: list[Path] = []
+    for path in named:
+        folder = Collection.locate(path)
+        if folder is None:
+            raise CollectionError(f"There is no collection in {path}: create one with `pixmatcher index FOLDER`.")
+        if any(os.path.samefile(folder, other) for other in found):
+            raise CollectionError(f"The collection {path} is named twice: name each collection once.")
+        found.append(folder)
+    return found
+
+
+def display_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return a name for each collection: the name of its image folder, or the full path where two names are equal."""
+    folders = {path: path.parent if path.name.startswith(".") else path for path in paths}
+    names = {}
+    for path, folder in folders.items():
+        same_name = [other for other in folders.values() if other.name == folder.name]
+        names[path] = folder.name if len(same_name) == 1 else str(folder)
+    return names

@@ -1,0 +1,53 @@
+"""The steps of a person in a browser, and what the page must show then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from app_process import CHROMIUM
+
+pytest.importorskip("playwright", reason="the browser is driven by Playwright")
+if CHROMIUM is None:
+    pytest.skip("Chromium is missing: install Debian's package chromium", allow_module_level=True)
+
+from playwright.sync_api import Locator, Page, expect
+
+expect.set_options(timeout=20_000)
+
+
+def settle(page: Page) -> None:
+    """Wait until the script of the page has run."""
+    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=30_000)
+
+
+def choose(page: Page, control: str, option: str) -> None:
+    page.get_by_label(control, exact=True).click()
+    page.get_by_role("option", name=option, exact=True).click()
+    settle(page)
+
+
+def upload(page: Page, file: Path) -> None:
+    page.set_input_files("input[type=file]", file)
+
+
+def tile(page: Page, place: int) -> Locator:
+    return page.locator(".tile").nth(place)
+
+
+def first_is(page: Page, name: str, score: str | None = None) -> None:
+    expect(tile(page, 0)).to_contain_text(name)
+    if score is not None:
+        expect(tile(page, 0)).to_contain_text(score)
+
+
+def no_error(page: Page) -> None:
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+    assert "Traceback" not in page.inner_text("body")
+
+
+def at_start(page: Page) -> None:
+    """The page of images waits for one."""
+    expect(page.get_by_text("Give an image to find the images that look like it.")).to_be_visible()
+    expect(page.locator(".tile")).to_have_count(0)
+    settle(page)
