@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from conftest import TinyEncoder, cli, paint, paint_many
 from pixmatcher import Collection, CollectionError, EncoderError, Query, SourceError, export_arrays, index, search
+from pixmatcher._progress import Progress
 from pixmatcher.encoders import describe_encoder
 from pixmatcher.sources import Entry, HoldsEmbeddings, Unusable, open_source
 from pixmatcher.sources.arrays import spec_of
@@ -538,7 +539,7 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="cannot be read"):
         source.embeddings(uris)
 
-    def cut(done: int, total: int) -> None:
+    def cut(progress: Progress) -> None:
         os.truncate(path, 5000)
 
     save(tmp_path, rows(9))

@@ -80,7 +80,7 @@ def serve(server: FileServer, body: bytes, name: str = "/tiny.zip", **how: objec
 def test_tiny_imagenet_is_downloaded_unpacked_and_found_there(server: FileServer, tmp_path: Path) -> None:
     body, seen = zipped(), []
     url, folder = serve(server, body, cuts=[700]), tmp_path / "new" / "folder"
-    path = get_tiny_imagenet(folder, url=url, progress=lambda *what: seen.append(what))
+    path = get_tiny_imagenet(folder, url=url, progress=seen.append)
     assert path == folder / "tiny-imagenet-200"
     with zipfile.ZipFile(io.BytesIO(body)) as archive:
         files = {name for name in archive.namelist() if not name.endswith("/")}
@@ -89,8 +89,8 @@ def test_tiny_imagenet_is_downloaded_unpacked_and_found_there(server: FileServer
         }
         assert all((folder / name).read_bytes() == archive.read(name) for name in files)
     assert sorted(os.listdir(folder)) == ["tiny-imagenet-200"]
-    assert list(dict.fromkeys(what for what, *_ in seen)) == ["Downloading", "Checking", "Unpacking"]
-    assert all(done <= (total or done) for _, done, total in seen)
+    assert list(dict.fromkeys(progress.stage for progress in seen)) == ["Downloading", "Checking", "Unpacking"]
+    assert all(progress.done <= (progress.total or progress.done) for progress in seen)
     server.requests.clear()
     assert get_tiny_imagenet(folder, url=url) == path
     assert server.requests == []

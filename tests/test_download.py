@@ -72,7 +72,7 @@ def stop_after(server: FileServer, url: str, path: Path, count: int, monkeypatch
 
 def test_a_file_is_downloaded_once(server: FileServer, tmp_path: Path) -> None:
     url, path, seen = serve(server), tmp_path / "file.bin", []
-    assert download(url, path, size=len(BODY), sha256=SHA256, progress=lambda *counts: seen.append(counts))
+    assert download(url, path, size=len(BODY), sha256=SHA256, progress=lambda p: seen.append((p.done, p.total)))
     assert path.read_bytes() == BODY
     assert listing(tmp_path) == ["file.bin"]
     assert seen[0] == (0, len(BODY))
@@ -121,7 +121,7 @@ def test_the_next_run_goes_on(server: FileServer, tmp_path: Path, monkeypatch: p
     url, path = serve(server), tmp_path / "file.bin"
     stop_after(server, url, path, 70_000, monkeypatch)
     seen: list[tuple[int, int | None]] = []
-    assert download(url, path, progress=lambda *counts: seen.append(counts))
+    assert download(url, path, progress=lambda p: seen.append((p.done, p.total)))
     assert path.read_bytes() == BODY
     assert server.ranges("/file.bin") == ["bytes=70000-"]
     assert seen[0][0] > 70_000

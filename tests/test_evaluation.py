@@ -161,7 +161,7 @@ def values(found: Evaluation, kind: str = "images") -> list[float]:
 def test_image_queries_and_label_names(collection: Collection, data: Path, tiny: TinyEncoder) -> None:
     told: list[tuple[int, int]] = []
     source = open_source(f"tiny-imagenet:{data}?split=val")
-    found = evaluate(collection, source, k=3, progress=lambda *numbers: told.append(numbers))
+    found = evaluate(collection, source, k=3, progress=lambda p: told.append((p.done, p.total)))
     assert told[-1] == (12, 12)
     assert (found.items, found.queries, found.k) == (15, source.spec, 3)
     assert found.images is not None
@@ -377,7 +377,7 @@ def test_captions(collection: Collection, data: Path, tiny: TinyEncoder, tmp_pat
     with open(folder / "captions.csv", "w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file).writerows([("image", "caption"), *lines])
     told: list[tuple[int, int]] = []
-    found = evaluate_captions(collection, folder / "captions.csv", progress=lambda *numbers: told.append(numbers))
+    found = evaluate_captions(collection, folder / "captions.csv", progress=lambda p: told.append((p.done, p.total)))
     assert told[-1] == (4, 4)
     assert [(failure.uri, failure.reason, failure.detail) for failure in found.failures] == [
         ("nowhere.png", "not in the collection", "line 6"),

@@ -166,7 +166,7 @@ def test_files_that_vanish_or_change_while_indexing(tiny: TinyEncoder, tmp_path:
 
     thread = threading.Thread(target=disturb)
     thread.start()
-    report = index(folder, encoders=["tiny"], progress=lambda done, total: started.set())
+    report = index(folder, encoders=["tiny"], progress=lambda progress: started.set())
     thread.join()
     with Collection.open(folder) as collection:
         assert collection.verify() == []

@@ -218,7 +218,7 @@ def fetch(**options: Any) -> Path:
 def test_a_file_is_downloaded_once_and_kept_at_its_commit(hub: Hub, cache: Path) -> None:
     commit = hub.publish(REPO, {"open_clip_model.safetensors": WEIGHTS, "config.json": b"{}"})
     told: list[tuple[str, int, int | None]] = []
-    path = fetch(progress=lambda *what: told.append(what))
+    path = fetch(progress=lambda p: told.append((p.stage, p.done, p.total)))
     assert path.read_bytes() == WEIGHTS
     assert path.is_relative_to(cache / "weights")
     assert told[-1] == ("open_clip_model.safetensors", len(WEIGHTS), len(WEIGHTS))

@@ -82,8 +82,8 @@ def ids(path: Path) -> dict[str, int]:
 
 
 def test_the_first_run_and_a_second_one(run: Indexer, folder: Path) -> None:
-    progress: list[tuple[int, int]] = []
-    report = run(folder, progress=lambda done, total: progress.append((done, total)))
+    progress: list[tuple[int, int | None]] = []
+    report = run(folder, progress=lambda p: progress.append((p.done, p.total)))
     assert report.collection == folder / ".pixmatcher"
     assert report.total == 8
     assert counts(report) == {"added": 8}
@@ -335,8 +335,8 @@ def test_three_sources_and_a_move_between_them(tiny: TinyEncoder, tmp_path: Path
     for number, folder in enumerate(folders):
         paint_many(folder, 3, first=10 * number)
     run = Indexer(tiny, tmp_path / "collection")
-    progress: list[tuple[int, int]] = []
-    assert counts(run(folders, progress=lambda done, total: progress.append((done, total)))) == {"added": 9}
+    progress: list[tuple[int, int | None]] = []
+    assert counts(run(folders, progress=lambda p: progress.append((p.done, p.total)))) == {"added": 9}
     assert progress[-1] == (9, 9)
     assert [total for _, total in progress] == [9] * len(progress)
     before = ids(tmp_path / "collection")
@@ -419,9 +419,9 @@ def test_a_failure_is_tried_again_only_when_the_file_changes(run: Indexer, folde
     status = path.stat()
     assert counts(run(folder)) == {"unchanged": 8, "failed": 1}
     done: list[tuple[int, int]] = []
-    run(folder, progress=lambda *numbers: done.append(numbers))
+    run(folder, progress=lambda p: done.append((p.done, p.total)))
     assert done == [(0, 0)]
-    run(folder, retry_failed=True, progress=lambda *numbers: done.append(numbers))
+    run(folder, retry_failed=True, progress=lambda p: done.append((p.done, p.total)))
     assert done[-1] == (1, 1)
     paint(path, 200)
     assert path.stat().st_mtime_ns != status.st_mtime_ns
@@ -435,7 +435,7 @@ def test_a_failure_is_tried_again_when_its_reason_is_gone(run: Indexer, folder: 
     done: list[tuple[int, int]] = []
     for _ in range(2):
         done.clear()
-        [failure] = run(folder, max_pixels=10_000, progress=lambda *numbers: done.append(numbers)).failures
+        [failure] = run(folder, max_pixels=10_000, progress=lambda p: done.append((p.done, p.total))).failures
         assert (failure.uri, failure.reason) == (str(path), "too many pixels")
     assert done == [(0, 0)]
     assert counts(run(folder, max_pixels=20_000)) == {"added": 1, "unchanged": 8}

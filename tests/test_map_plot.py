@@ -158,9 +158,7 @@ def test_the_page_holds_all_it_needs_and_names_are_text(photos: Collection, tmp_
     out = tmp_path / "map.html"
     made = project(photos, "pca")
     pictures: list[tuple[int, int]] = []
-    save_map_plot(
-        made, photos, out, query=(HOSTILE, (0.0, 0.0)), progress=lambda done, total: pictures.append((done, total))
-    )
+    save_map_plot(made, photos, out, query=(HOSTILE, (0.0, 0.0)), progress=lambda p: pictures.append((p.done, p.total)))
     page = Page(out.read_text(encoding="utf-8"))
     assert (page.tags["script"], page.tags["img"], page.tags["b"], page.tags["link"]) == (3, 1, 0, 0)
     assert page.addresses == []

@@ -15,6 +15,7 @@ import pytest
 
 from conftest import TinyEncoder, bound_by_permissions, fill_up
 from pixmatcher import Collection, CollectionError, Item, PixMatcherError, QueryError
+from pixmatcher._progress import Progress
 from pixmatcher.maps.projection import load_projection, place_query, project, sample
 
 
@@ -49,7 +50,7 @@ def map_file(collection: Collection, name: str = "visual-tsne-20000.map") -> Pat
 def test_what_is_alike_lies_side_by_side(collection: Collection, method: str) -> None:
     ids = add(collection, 90)
     steps: list[tuple[int, int]] = []
-    made = project(collection, method, progress=lambda done, total: steps.append((done, total)))
+    made = project(collection, method, progress=lambda p: steps.append((p.done, p.total)))
     assert (made.method, made.space, made.items, made.stale, made.kept) == (method, "visual", 90, 0, True)
     assert made.ids.tolist() == ids
     assert (made.points.dtype, made.points.shape, made.clusters.dtype) == (np.float32, (90, 2), np.int32)
@@ -97,7 +98,7 @@ def test_it_is_computed_once(collection: Collection) -> None:
     first = project(collection)
     stored = map_file(collection).read_bytes()
 
-    def never(done: int, total: int) -> None:
+    def never(progress: Progress) -> None:
         raise AssertionError("computed again")
 
     again = project(collection, progress=never)
@@ -235,7 +236,7 @@ def test_umap(collection: Collection) -> None:
     pytest.importorskip("umap", reason="umap-learn is not installed")
     add(collection, 90)
     steps: list[int] = []
-    made = project(collection, "umap", progress=lambda done, total: steps.append(done))
+    made = project(collection, "umap", progress=lambda p: steps.append(p.done))
     assert len(steps) > 100
     assert (project(collection, "umap", refresh=True).points == made.points).all()
     place = np.array(place_query(made, collection, np.eye(3, 48)[1]))
@@ -313,8 +314,8 @@ def test_a_map_is_one_of_the_collections_own_files(collection: Collection) -> No
 def test_who_stops_it_keeps_nothing(collection: Collection) -> None:
     add(collection, 30)
 
-    def stop(done: int, total: int) -> None:
-        if done == 300:
+    def stop(progress: Progress) -> None:
+        if progress.done == 300:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -329,16 +330,17 @@ def test_who_stops_it_keeps_nothing(collection: Collection) -> None:
 
 KILLED = """
 import os, signal, sys
-from pixmatcher import Collection, projection
+from pixmatcher import Collection
+from pixmatcher.maps import projection
 
 when, path = sys.argv[1:]
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
-def tell(done, total):
-    if when == "computing" and done == 400: kill()
+def report(progress):
+    if when == "computing" and progress.done == 400: kill()
 if when == "writing":
     os.fsync = kill
 with Collection.open(path) as collection:
-    projection.project(collection, refresh=True, progress=tell)
+    projection.project(collection, refresh=True, progress=report)
 """
 
 

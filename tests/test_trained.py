@@ -457,11 +457,11 @@ from pixmatcher import Collection
 from pixmatcher.vector_index import _kinds
 from test_trained import DIMENSION, items, like_images
 _kinds.EXACT_UP_TO = 2000 * DIMENSION
-def tell(what, done, total):
-    print(what, flush=True)
+def report(progress):
+    print(progress.stage, flush=True)
 with Collection.open(sys.argv[1]) as collection:
     collection.add(items(9000, 5000), {"visual": like_images(9000, seed=1)})
-    collection.indexes.save(progress=tell)
+    collection.indexes.save(progress=report)
     print("saved", flush=True)
 """
 

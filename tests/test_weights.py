@@ -84,7 +84,7 @@ def listing(folder: Path) -> list[str]:
 
 def test_weights_are_downloaded_once(server: FileServer, cache: Path) -> None:
     told: list[tuple[str, int, int | None]] = []
-    path = fetch(server, progress=lambda *what: told.append(what))
+    path = fetch(server, progress=lambda p: told.append((p.stage, p.done, p.total)))
     assert path.read_bytes() == BODY
     assert path.is_relative_to(cache / "weights")
     assert told[-1] == (NAME.rpartition("/")[2], len(BODY), len(BODY))

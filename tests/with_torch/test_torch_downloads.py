@@ -57,7 +57,7 @@ def test_an_encoder_of_timm_from_the_hub(file: str, monkeypatch: pytest.MonkeyPa
         with pytest.raises(EncoderError, match=r"network is switched off.*--weights FILE.*bundled encoder lite"):
             load_encoder(name)
         assert not hub.asked()
-        online = Runtime(offline=False, progress=lambda what, done, total: told.append(what))
+        online = Runtime(offline=False, progress=lambda progress: told.append(progress.stage))
         vectors = load_encoder(name, online).encode_images(pictures(2))["visual"]
     assert file in told[0]
     assert vectors.shape == (2, 1024)

@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
+from .._progress import Progress, ProgressCallback
 from .._text import printable
 from ..errors import NoCollectionError, PixMatcherError, QueryError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress as Bars
 
     from ..collection import Collection, Failure
-    from ..datasets import DatasetProgress
     from ..encoders import Runtime
     from ..evaluation import CaptionEvaluation, Evaluation, Figures
     from ..evaluation.tuning import Tuning
-    from ..indexing import IndexReport, ProgressCallback
+    from ..indexing import IndexReport
     from ..searching import SearchResult
 
 app = typer.Typer(
@@ -210,8 +210,7 @@ def index_command(
             retry_failed=retry_failed,
             thumbnails=thumbnails,
             allow_private=allow_private_hosts,
-            progress=bars.counter("Indexing"),
-            index_progress=bars.stages("rows"),
+            progress=bars.callback,
         )
     _print_report(report)
     if report.failures:
@@ -223,7 +222,7 @@ def _runtime(backend: str | None, device: str | None, offline: bool, bars: _Bars
     from ..encoders import Runtime
 
     given: dict[str, Any] = {"backend": backend, "device": device, "offline": offline or None}
-    given["progress"] = bars.byte_counter()
+    given["progress"] = bars.callback
     return Runtime(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -431,8 +430,7 @@ def evaluate_command(
         runtime = _runtime(backend, device, offline, bars)
         captioned = evaluation = None
         if captions is not None:
-            progress = bars.counter("Encoding captions", "captions")
-            captioned = evaluate_captions(opened, captions, space=space, runtime=runtime, progress=progress)
+            captioned = evaluate_captions(opened, captions, space=space, runtime=runtime, progress=bars.callback)
         if source is not None:
             evaluation = evaluate(
                 opened,
@@ -441,7 +439,7 @@ def evaluate_command(
                 space=space,
                 allow_private=allow_private_hosts,
                 runtime=runtime,
-                progress=bars.counter("Encoding queries"),
+                progress=bars.callback,
             )
     if as_json:
         answer = evaluation.as_json() if evaluation else {}
@@ -496,13 +494,11 @@ def map_command(
             runtime = _runtime(backend, device, offline, bars)
             embedded = embed_query(parsed, opened.encoders, space=space, runtime=runtime)
             space = embedded.space
-        progress = bars.counter("Computing the map", "steps")
-        projection = project(opened, method, space=space, refresh=refresh, progress=progress)
+        projection = project(opened, method, space=space, refresh=refresh, progress=bars.callback)
         if query is not None and parsed is not None and embedded is not None:
             name = query if parsed.image is None else os.path.basename(query)
             marked = (name, place_query(projection, opened, embedded.vector))
-        progress = bars.counter("Making small pictures")
-        save_map_plot(projection, opened, out, color=color, query=marked, progress=progress)
+        save_map_plot(projection, opened, out, color=color, query=marked, progress=bars.callback)
     if embedded is not None:
         _print_note(embedded.note)
     print(f"{len(projection.ids):,} images by {method} in the space {projection.space} on {printable(str(out))}")
@@ -581,7 +577,7 @@ def tune_command(
                     name,
                     opened.indexes.target(name).with_values(recall, _bytes(memory)),
                     runtime=runtime,
-                    progress=bars.stages("rows"),
+                    progress=bars.callback,
                 )
                 for name in ([space] if space else opened.spaces)
             ]
@@ -801,7 +797,7 @@ def datasets_get_command(
             split=split,
             limit=limit,
             unpack=False if no_unpack else None,
-            progress=bars.byte_counter(),
+            progress=bars.callback,
         )
     where = _near(str(path.absolute()))
     print(f"{name} is in {printable(where)}\n\nType next:")
@@ -834,7 +830,7 @@ def demo_command(
     photos, path = demo_paths()
     clear_outdated(path)
     with _Bars() as bars:
-        report = index(photos, path, progress=bars.counter("Indexing the example photos"))
+        report = index(photos, path, progress=bars.callback)
     _print_report(report)
     with Collection.open(path) as collection:
         by_text = search(collection, TEXT_QUERY, k=4)
@@ -901,63 +897,55 @@ class _Bars:
     """Progress bars on stderr, shown from the first that has something to tell; none where stderr is no terminal."""
 
     def __init__(self) -> None:
-        self._progress: Progress | None = None
+        self._bars: Bars | None = None
 
     def __enter__(self) -> _Bars:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        if self._bars is not None:
+            self._bars.stop()
 
-    def counter(self, title: str, what: str = "images") -> ProgressCallback | None:
-        """What to call with the number of images done and to do."""
-        if not sys.stderr.isatty():
-            return None
+    @property
+    def callback(self) -> ProgressCallback | None:
+        """What to call with the progress of a stage; None where stderr is not a terminal."""
+        return self._show if sys.stderr.isatty() else None
 
-        def update(done: int, total: int) -> None:
-            self._show(title, done, total, f"{done:,}/{total:,}", lambda speed: f"{speed:.0f} {what}/s")
-
-        return update
-
-    def stages(self, what: str) -> Callable[[str, int, int], None] | None:
-        """What to call with what is done, and how much of it is done and to do."""
-        if not sys.stderr.isatty():
-            return None
-
-        def update(title: str, done: int, total: int) -> None:
-            self._show(title, done, total, f"{done:,}/{total:,}", lambda speed: f"{speed:,.0f} {what}/s")
-
-        return update
-
-    def byte_counter(self) -> DatasetProgress | None:
-        """What to call with what is done, and its bytes done and to do."""
-        if not sys.stderr.isatty():
-            return None
-
-        def update(title: str, done: int, total: int | None) -> None:
-            from rich.filesize import decimal
-
-            told = f"{decimal(done)}/{decimal(total)}" if total else decimal(done) if done else ""
-            self._show(title, done, total, told, lambda speed: f"{decimal(int(speed))}/s")
-
-        return update
-
-    def _show(self, title: str, done: int, total: int | None, told: str, rate: Callable[[float], str]) -> None:
+    def _show(self, progress: Progress) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
 
-        if self._progress is None:
-            texts = (TextColumn("{task.fields[told]}"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+        if self._bars is None:
+            texts = (TextColumn("{task.fields[counts]}"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
             columns = (TextColumn("{task.description}"), BarColumn(), *texts)
-            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._progress.start()
-        task = next((task for task in self._progress.tasks if task.description == title), None)
+            self._bars = Bars(*columns, console=Console(stderr=True), transient=True)
+            self._bars.start()
+        counts, total, done = _counts_text(progress), progress.total, progress.done
+        task = next((task for task in self._bars.tasks if task.description == progress.stage), None)
         if task is None:
-            self._progress.add_task(title, total=total, completed=done, told=told, rate="")
+            self._bars.add_task(progress.stage, total=total, completed=done, counts=counts, rate="")
         else:
             speed = task.finished_speed or task.speed
-            self._progress.update(task.id, completed=done, total=total, told=told, rate=rate(speed) if speed else "")
+            rate = _rate_text(speed, progress.unit) if speed else ""
+            self._bars.update(task.id, completed=done, total=total, counts=counts, rate=rate)
+
+
+def _counts_text(progress: Progress) -> str:
+    """What is done and what there is to do, such as "1,200/8,000" or "3.1 MB/12.0 MB"; "" if neither is known."""
+    from rich.filesize import decimal
+
+    number: Callable[[int], str] = decimal if progress.unit == "bytes" else "{:,}".format
+    if progress.total is None:
+        return number(progress.done) if progress.done else ""
+    return f"{number(progress.done)}/{number(progress.total)}"
+
+
+def _rate_text(speed: float, unit: str) -> str:
+    """Units a second, such as "120 images/s" or "3.1 MB/s"."""
+    from rich.filesize import decimal
+
+    return f"{decimal(int(speed))}/s" if unit == "bytes" else f"{speed:,.0f} {unit}/s"
 
 
 def _print_report(report: IndexReport) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import remove, write_error
+from .._progress import ProgressCallback
 from ..errors import PixMatcherError
 from ..records import Space
 from ..vector_index.vectors import VectorFile
@@ -29,7 +30,7 @@ from ._spaces import space_named
 if TYPE_CHECKING:
     import threading
 
-    from ..vector_index import IndexTarget, OperatingPoint, SavableIndex, StageProgress, VectorIndex
+    from ..vector_index import IndexTarget, OperatingPoint, SavableIndex, VectorIndex
 
 _log = logging.getLogger("pixmatcher.collection")
 
@@ -210,11 +211,11 @@ class SpaceIndexes:
             if not held:
                 self.saving_lock.release()
 
-    def save(self, *, train: bool = True, progress: StageProgress | None = None) -> None:
+    def save(self, *, train: bool = True, progress: ProgressCallback | None = None) -> None:
         """Update the index file of each space.
 
         A large collection needs a trained index, and training may take minutes; without `train`, the next writer does
-        it. `progress` is called with the name of the work, and how much of it is done and to do. Raises `StorageError`
+        it. `progress` is called with the rows that are done. Raises `StorageError`
         if the disk is full, `CollectionLockedError` if another process writes.
         """
         with (
@@ -227,7 +228,7 @@ class SpaceIndexes:
                 self._save_space(name, generation, count, train=train, progress=progress)
 
     def _save_space(
-        self, name: str, generation: int, count: int, *, train: bool, progress: StageProgress | None
+        self, name: str, generation: int, count: int, *, train: bool, progress: ProgressCallback | None
     ) -> None:
         from ..vector_index import (
             index_kind,
@@ -264,7 +265,7 @@ class SpaceIndexes:
         target: IndexTarget | None = None,
         *,
         queries: npt.NDArray[np.float32] | None = None,
-        progress: StageProgress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> tuple[VectorIndex, list[OperatingPoint]]:
         """Build the index of a space for a target, now and whenever it is rebuilt; return it and its measured points.
 

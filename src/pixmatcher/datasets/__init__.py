@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -23,15 +23,13 @@ from urllib.parse import urlsplit
 
 from .._files import explain_disk_errors, replacing
 from .._locks import locked_file
+from .._progress import Progress, ProgressCallback, with_stage
 from .._urls import without_password
 from ..errors import FetchError, PixMatcherError, QueryError, SourceError
-from ..net.download import ByteProgress, download
+from ..net.download import download
 from ..net.stream import stream
 from ..net.unzip import check_contents, open_zip, unzip
 from ..sources.tiny_imagenet import root_among
-
-DatasetProgress = Callable[[str, int, int | None], None]
-"""Called with what is being done, the bytes that are done, and those there are if that is known."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def get_dataset(
     split: str | None = None,
     limit: int | None = None,
     unpack: bool | None = None,
-    progress: DatasetProgress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Download the data set of that name into `folder`, by default one of its name; what there is to index then.
 
@@ -118,7 +116,7 @@ def get_dataset(
 
 
 def get_tiny_imagenet(
-    folder: Path, *, url: str | None = None, unpack: bool = True, progress: DatasetProgress | None = None
+    folder: Path, *, url: str | None = None, unpack: bool = True, progress: ProgressCallback | None = None
 ) -> Path:
     """Download Tiny ImageNet into `folder`, made if need be, from `url` or where it comes from; where it lies then.
 
@@ -143,12 +141,12 @@ def get_tiny_imagenet(
             max_bytes=_LONGEST_ZIP,
             check=partial(_check_tiny_imagenet, source, original, progress),
             check_is_exact=True,
-            progress=_named(progress, "Downloading"),
+            progress=progress,
         )
         if not unpack:
             return archive
         try:
-            _unpack(archive, unpacked, note, _named(progress, "Unpacking"))
+            _unpack(archive, unpacked, note, progress)
         except zipfile.BadZipFile as error:
             raise FetchError(
                 f"{archive} cannot be unpacked ({error}): delete it and run the same command again."
@@ -164,7 +162,7 @@ def get_open_images(
     limit: int | None = None,
     *,
     base_url: str | None = None,
-    progress: DatasetProgress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Download the lists of a split of Open Images (images, labels, names of labels) into `folder`, made if need be.
 
@@ -197,12 +195,12 @@ def get_open_images(
 
 
 @contextlib.contextmanager
-def _filling(folder: Path, progress: DatasetProgress | None) -> Iterator[None]:
+def _filling(folder: Path, progress: ProgressCallback | None) -> Iterator[None]:
     """Make the folder and keep other processes from filling it; what the disk has against that is told."""
 
     def waiting() -> None:
         if progress is not None:
-            progress("Waiting for another process", 0, None)
+            progress(Progress("Waiting for another process", 0, None, "steps"))
 
     with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,10 +225,6 @@ def _write_note(path: Path, note: Mapping[str, object]) -> None:
         file.write(json.dumps(note).encode())
 
 
-def _named(progress: DatasetProgress | None, name: str) -> ByteProgress | None:
-    return partial(progress, name) if progress else None
-
-
 # Tiny ImageNet
 
 
@@ -240,13 +234,13 @@ def _zip_name(url: str) -> str:
     return name if re.fullmatch(r"[\w-][\w.-]{0,99}\.zip", name, re.ASCII) else f"{_TINY_IMAGENET_FOLDER}.zip"
 
 
-def _check_tiny_imagenet(url: str, hashed: bool, progress: DatasetProgress | None, path: Path) -> None:
+def _check_tiny_imagenet(url: str, hashed: bool, progress: ProgressCallback | None, path: Path) -> None:
     """Raise `FetchError` if a downloaded file is not what it should be, as far as its hash does not tell."""
     try:
         with open_zip(path) as archive:
             _root(archive)
             if not hashed:
-                check_contents(archive, _named(progress, "Checking"))
+                check_contents(archive, progress)
     except zipfile.BadZipFile as error:
         raise FetchError(
             f"What {without_password(url)} gave is of no use, and it was deleted ({error}): run the same command again, or give "
@@ -270,7 +264,7 @@ def _is_unpacked(folder: Path, note: Mapping[str, object]) -> bool:
     return folder.is_dir()
 
 
-def _unpack(path: Path, folder: Path, note: Mapping[str, object], progress: ByteProgress | None) -> None:
+def _unpack(path: Path, folder: Path, note: Mapping[str, object], progress: ProgressCallback | None) -> None:
     """Unpack the zip file at `path`; whenever this is killed, `folder` is there with all of it or not at all."""
     beside = folder.with_name(f".{folder.name}.unpacking")
     try:
@@ -306,11 +300,11 @@ def _make_way(folder: Path, split: str, note: Mapping[str, object], before: Mapp
         )
 
 
-def _whole(url: str, folder: Path, progress: DatasetProgress | None) -> None:
+def _whole(url: str, folder: Path, progress: ProgressCallback | None) -> None:
     """Download a list as it is."""
     name = _file_name(url)
     check = partial(_check_list, url)
-    download(url, folder / name, max_bytes=_LONGEST_LIST, check=check, progress=_named(progress, name))
+    download(url, folder / name, max_bytes=_LONGEST_LIST, check=check, progress=with_stage(progress, name))
 
 
 def _check_list(url: str, path: Path) -> None:
@@ -329,14 +323,14 @@ class _ChangedError(Exception):
     """There is another list at the URL now."""
 
 
-def _copy_rows(url: str, folder: Path, ids: set[bytes], limit: int | None, progress: DatasetProgress | None) -> None:
+def _copy_rows(url: str, folder: Path, ids: set[bytes], limit: int | None, progress: ProgressCallback | None) -> None:
     """Copy the header of a list and the rows of the images `ids`, or of its first `limit` images, which then are `ids`.
 
     What is not copied is not kept, and nothing is read beyond the last row that is wanted of a limit.
     """
     name = _file_name(url)
     for _ in range(3):
-        with contextlib.suppress(_ChangedError), contextlib.closing(_lines(url, _named(progress, name))) as lines:
+        with contextlib.suppress(_ChangedError), contextlib.closing(_lines(url, with_stage(progress, name))) as lines:
             rows = _rows(lines)
             header, names = next(rows, (b"", []))
             names = [field.removeprefix(b"\xef\xbb\xbf").strip() for field in names]
@@ -363,7 +357,7 @@ def _copy_rows(url: str, folder: Path, ids: set[bytes], limit: int | None, progr
     raise FetchError(f"{without_password(url)} changes while it is read: run the same command again.")
 
 
-def _lines(url: str, progress: ByteProgress | None) -> Generator[bytes, None, None]:
+def _lines(url: str, progress: ProgressCallback | None) -> Generator[bytes, None, None]:
     """The lines of a text at a URL. Raises `_ChangedError` if it had to be begun anew."""
     rest = b""
     with contextlib.closing(stream(url, max_bytes=_LONGEST_LIST)) as pieces:
@@ -376,7 +370,8 @@ def _lines(url: str, progress: ByteProgress | None) -> Generator[bytes, None, No
             for line in lines:
                 yield line + b"\n"
             if progress is not None:
-                progress(piece.position + len(piece.data), piece.version.length)
+                done = piece.position + len(piece.data)
+                progress(Progress("Downloading", done, piece.version.length, "bytes"))
     if rest:
         yield rest
 

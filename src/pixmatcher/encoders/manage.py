@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._progress import Progress
 from ..errors import EncoderError
 from ..records import EncoderRecord
 from .hub.cache import CachedModel, cached_models, damaged_files, link_model, model_folder, needs_torch
@@ -176,7 +177,7 @@ def export_model(
             assert calibration is not None
             pixels = calibration(recipe)
             if runtime.progress is not None:
-                runtime.progress(f"Quantising {name}", 0, None)
+                runtime.progress(Progress(f"Quantising {name}", 0, None, "steps"))
             card = quantize_model(full, target, pixels, name=target_name)
     if to is not None and kind != "onnx":
         link_model(target_name, to)
@@ -210,7 +211,7 @@ def _export_fp32(name: str, target: Path, weights: Path | None, runtime: Runtime
 
     model = open_torch_model(name, weights=weights, offline=runtime.offline, progress=runtime.progress)
     if runtime.progress is not None:
-        runtime.progress(f"Exporting {name}", 0, None)
+        runtime.progress(Progress(f"Exporting {name}", 0, None, "steps"))
     return export_model(model, target)
 
 

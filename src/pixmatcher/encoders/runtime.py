@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from .._progress import ProgressCallback
 from ..errors import EncoderError
 from .protocol import Encoder, check_encoder
 
 BACKENDS = ("auto", "onnx", "torch")
-
-ModelProgress = Callable[[str, int, "int | None"], None]
-"""Called with the name of the step, the bytes that are done, and all bytes of the step if their number is known."""
 
 
 def _offline() -> bool:
@@ -34,8 +32,8 @@ class Runtime:
     """The device of PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is the first available one of cuda, mps and cpu."""
     offline: bool = field(default_factory=_offline)
     """Whether downloads are forbidden."""
-    progress: ModelProgress | None = field(default=None, compare=False)
-    """Called during downloads."""
+    progress: ProgressCallback | None = field(default=None, compare=False)
+    """Called with the progress of downloads and of exports."""
     encoders: tuple[Encoder, ...] = field(default=(), compare=False)
     """Encoder objects of the caller: each is used for collections that record an encoder of its name."""
 

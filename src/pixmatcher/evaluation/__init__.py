@@ -22,11 +22,12 @@ import numpy.typing as npt
 
 from .._cores import usable_cores
 from .._files import check_writable
+from .._progress import Progress, ProgressCallback
 from ..collection import Collection, Failure, Item
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import PixMatcherError, QueryError, SourceError
 from ..images import fit_image, open_image
-from ..indexing import AnySource, ProgressCallback
+from ..indexing import AnySource
 from ..indexing.reading import Turn, as_completed, in_batches, read_entry, reason_of, take_turns
 from ..records import Space
 from ..searching import image_encoder, text_encoder
@@ -418,7 +419,7 @@ def _encode_images(
         for count in finished:
             done += count
             if progress:
-                progress(done, len(entries))
+                progress(Progress("Encoding queries", done, len(entries), "images"))
     positions = sorted(hashes)
     return _Images(
         positions,
@@ -442,7 +443,7 @@ def _encode_texts(
         parts.append(part[space.name])
         done += len(parts[-1])
         if progress:
-            progress(done, len(texts))
+            progress(Progress("Encoding captions", done, len(texts), "captions"))
     return np.concatenate(parts)
 
 

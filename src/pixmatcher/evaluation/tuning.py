@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._progress import ProgressCallback
 from ..collection import Collection
 from ..encoders import Runtime
 from ..errors import PixMatcherError, QueryError
@@ -18,7 +19,7 @@ from ..searching import Query, embed_query
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..vector_index import IndexTarget, StageProgress
+    from ..vector_index import IndexTarget
 
 _TIMED = 50
 _TEXTS = 200
@@ -62,7 +63,7 @@ def tune(
     target: IndexTarget | None = None,
     *,
     runtime: Runtime | None = None,
-    progress: StageProgress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Tuning:
     """Measure the index of a space against exact searches, and set the recall and memory it should have.
 

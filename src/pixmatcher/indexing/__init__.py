@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._cores import usable_cores
+from .._progress import Progress, ProgressCallback
 from .._version import __version__
 from ..collection import CATALOG_NAME, FOLDER_NAME, Collection, Failure, Item, StoredItems, delete_collection
 from ..encoders import (
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 AnySource: TypeAlias = "str | os.PathLike[str] | Source"
 """A spec, see `open_source`, a folder, or a source itself."""
-
-ProgressCallback = Callable[[int, int], None]
-"""Called with the images done and the images to do."""
 
 _IF_GONE = "is its disk mounted? its images stay; `pixmatcher forget` takes them out"
 _MOST_UNUSABLE = 100_000
@@ -102,7 +100,6 @@ def index(
     workers: int | None = None,
     runtime: Runtime | None = None,
     progress: ProgressCallback | None = None,
-    index_progress: Callable[[str, int, int], None] | None = None,
 ) -> IndexReport:
     """Index sources into a collection, or refresh it: added, changed, moved and deleted images.
 
@@ -113,8 +110,8 @@ def index(
     they or the reason change, or with `retry_failed`; remote ones in every run. Of images that may be out of reach
     later a small picture is kept, unless `thumbnails` is false. URLs of private and loopback addresses are refused
     unless `allow_private`. What is stored stays stored, whenever the run ends; the next run goes on from there. The
-    indexes of a large collection are trained at the end: `index_progress` is told what is being done, and how much is
-    done and to do.
+    indexes of a large collection are trained at the end: `progress` is called with the images that
+    are done, then with the rows of an index that is trained.
 
     Raises `SourceError`, `CollectionError`, `CollectionLockedError` or `StorageError` if it cannot begin or go on;
     a broken image never does that, it is in the report.
@@ -154,7 +151,7 @@ def index(
             raise
         report.failures = missing + run.failures()
         report.total = len(target)
-        target.indexes.save(progress=index_progress)
+        target.indexes.save(progress=progress)
     report.seconds = time.monotonic() - started
     return report
 
@@ -327,7 +324,7 @@ class _Run:
 
     def _tell_progress(self) -> None:
         if self._progress:
-            self._progress(self._done, self._pending)
+            self._progress(Progress("Indexing", self._done, self._pending, "images"))
 
     # Comparing the sources with the collection
 

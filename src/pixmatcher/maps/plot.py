@@ -10,7 +10,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from .._cores import usable_cores
 from .._files import check_writable, save_file
+from .._progress import Progress, ProgressCallback
 from ..errors import PixMatcherError, QueryError
 from ..evaluation.confusion_plot import PLOT_FORMATS, check_plot_path, save_figure, shortened
 from ..searching import item_picture
@@ -46,8 +47,6 @@ _SIDE = 112
 """Pixels of a picture in a page."""
 _MOST_SVG = 5_000
 """Points that a browser draws quickly one by one; more are drawn by WebGL."""
-
-ProgressCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -354,7 +353,7 @@ def _pictures(items: Sequence[Item | None], collection: Collection, progress: Pr
                 pictures.append(url)
                 done += item is not None
                 if progress is not None and item is not None:
-                    progress(done, todo)
+                    progress(Progress("Making small pictures", done, todo, "images"))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

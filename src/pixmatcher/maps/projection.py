@@ -18,11 +18,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .._progress import Progress, ProgressCallback
 from ..collection import Collection, query_vector
 from ..collection.stored_maps import StoredMap, map_path, read_map, save_map
 from ..errors import CollectionError, PixMatcherError, QueryError
@@ -42,8 +44,8 @@ _NEIGHBOURS = 8
 _MANY = 500
 
 Float32 = npt.NDArray[np.float32]
-ProgressCallback = Callable[[int, int], None]
-"""Called with the steps done and the steps to do. What it raises ends the work, and nothing is kept of it."""
+_StepCallback = Callable[[int, int], None]
+"""Called with the number of steps that are done and of all steps."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def project(
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         state = collection.state()
         vectors = collection.embeddings(ids, chosen)
-    points, axes, reduced = _coordinates(vectors, method, progress or (lambda done, total: None))
+    points, axes, reduced = _coordinates(vectors, method, partial(_report_steps, progress))
     stored = StoredMap(state, now, ids, points, _clusters(reduced), axes)
     kept_now = False
     with contextlib.suppress(OSError, CollectionError):
@@ -117,6 +119,11 @@ def project(
     if found is None:
         raise CollectionError(f"All images of the map were removed from {collection.path} meanwhile: try again.")
     return found
+
+
+def _report_steps(progress: ProgressCallback | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(Progress("Computing the map", done, total, "steps"))
 
 
 def load_projection(
@@ -213,7 +220,7 @@ def _of_today(collection: Collection, stored: StoredMap, method: str, space: str
     )
 
 
-def _coordinates(vectors: Float32, method: str, progress: ProgressCallback) -> tuple[Float32, Float32, Float32]:
+def _coordinates(vectors: Float32, method: str, progress: _StepCallback) -> tuple[Float32, Float32, Float32]:
     """The points (N, 2), the axes as of `Projection`, and the first principal components (N, 50 or fewer)."""
     from sklearn.decomposition import PCA
 
@@ -252,7 +259,7 @@ def _start(flat: Float32) -> Float32:
     return np.asarray(flat / (flat[:, 0].std() or 1.0) + noise, np.float32)
 
 
-def _by_tsne(reduced: Float32, start: Float32, progress: ProgressCallback) -> Any:
+def _by_tsne(reduced: Float32, start: Float32, progress: _StepCallback) -> Any:
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
@@ -304,7 +311,7 @@ def _import_umap() -> Any:
     return umap
 
 
-def _by_umap(reduced: Float32, start: Float32, progress: ProgressCallback) -> Any:
+def _by_umap(reduced: Float32, start: Float32, progress: _StepCallback) -> Any:
     steps = 500 if len(reduced) <= 10_000 else 200
     placing = _import_umap().UMAP(
         n_neighbors=min(15, len(reduced) - 1),
@@ -324,7 +331,7 @@ def _by_umap(reduced: Float32, start: Float32, progress: ProgressCallback) -> An
 class _ToldBar:
     """A file to which a progress bar of tqdm writes the steps that are done, and who tells of them."""
 
-    def __init__(self, progress: ProgressCallback, steps: int) -> None:
+    def __init__(self, progress: _StepCallback, steps: int) -> None:
         self._progress = progress
         self._steps = steps
 

@@ -17,12 +17,10 @@ from typing import IO
 
 from .._files import explain_disk_errors, sha256_of
 from .._locks import locked_file
+from .._progress import Progress, ProgressCallback
 from .._urls import without_password
 from ..errors import FetchError, PixMatcherError
 from .stream import STALL_SECONDS, Version, WrongContentError, length_problem, stream
-
-ByteProgress = Callable[[int, int | None], None]
-"""Called with the bytes received so far, and the bytes in all if that is known."""
 
 logger = logging.getLogger(__package__)
 
@@ -36,7 +34,7 @@ def download(
     max_bytes: int | None = None,
     check: Callable[[Path], None] | None = None,
     check_is_exact: bool = False,
-    progress: ByteProgress | None = None,
+    progress: ProgressCallback | None = None,
     stall_seconds: float = STALL_SECONDS,
     token: str | None = None,
 ) -> bool:
@@ -104,7 +102,7 @@ def _receive(
     note: Path,
     size: int | None,
     max_bytes: int | None,
-    progress: ByteProgress | None,
+    progress: ProgressCallback | None,
     stall_seconds: float,
     content_is_checked: bool,
     token: str | None,
@@ -139,7 +137,7 @@ def _receive(
                     rest = rest[file.write(rest) :]
                 if progress is not None:
                     length = size if piece.version.length is None else piece.version.length
-                    progress(piece.position + len(piece.data), length)
+                    progress(Progress("Downloading", piece.position + len(piece.data), length, "bytes"))
         except WrongContentError:
             file.truncate(0)
             raise

@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
+from .._progress import Progress, ProgressCallback
+
 MAX_ENTRIES = 500_000
 MAX_BYTES = 4 << 30
 """Longest contents, unpacked. Tiny ImageNet has 120,609 entries and 240 MB in all."""
@@ -50,22 +52,21 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
 
 
-def check_contents(archive: zipfile.ZipFile, progress: Callable[[int, int], None] | None = None) -> None:
+def check_contents(archive: zipfile.ZipFile, progress: ProgressCallback | None = None) -> None:
     """Read every entry and compare it with its checksum. Raises `zipfile.BadZipFile` if one is damaged.
 
-    `progress` is called with the unpacked bytes read so far and those there are.
+    `progress` is called with the unpacked bytes that are read so far, at the stage "Checking".
     """
     with open(os.devnull, "wb") as nowhere:
-        _copy(archive, archive.infolist(), lambda _: nullcontext(nowhere), progress)
+        _copy(archive, archive.infolist(), lambda _: nullcontext(nowhere), "Checking", progress)
 
 
-def unzip(
-    archive: zipfile.ZipFile, folder: Path, *, below: str = "", progress: Callable[[int, int], None] | None = None
-) -> None:
+def unzip(archive: zipfile.ZipFile, folder: Path, *, below: str = "", progress: ProgressCallback | None = None) -> None:
     """Unpack what a zip file from `open_zip` has below its folder `below`, which ends in a slash, into `folder`.
 
     No file that is there already is written to. Raises `zipfile.BadZipFile` if an entry is damaged and `OSError` as the
-    disk does; what was unpacked until then stays. `progress` is called as by `check_contents`.
+    disk does; what was unpacked until then stays. `progress` is called as by `check_contents`, at the
+    stage "Unpacking".
     """
     made: set[Path] = set()
 
@@ -81,14 +82,15 @@ def unzip(
     for info in entries:
         if info.is_dir():
             (folder / info.filename.removeprefix(below)).mkdir(parents=True, exist_ok=True)
-    _copy(archive, entries, target, progress)
+    _copy(archive, entries, target, "Unpacking", progress)
 
 
 def _copy(
     archive: zipfile.ZipFile,
     entries: list[zipfile.ZipInfo],
     target: Callable[[str], AbstractContextManager[IO[bytes]]],
-    progress: Callable[[int, int], None] | None,
+    stage: str,
+    progress: ProgressCallback | None,
 ) -> None:
     """Write the content of each entry that is a file to what `target` opens for its name."""
     total, done = sum(info.file_size for info in entries), 0
@@ -103,7 +105,7 @@ def _copy(
                 raise zipfile.BadZipFile(f"{info.filename!r} in it is damaged: {error}") from error
         done += info.file_size
         if progress is not None:
-            progress(done, total)
+            progress(Progress(stage, done, total, "bytes"))
 
 
 def _check_entries(entries: list[zipfile.ZipInfo]) -> None:

@@ -17,7 +17,7 @@ from ._kinds import (
     rebuild_if_needed,
     update_takes_long,
 )
-from ._protocol import SavableIndex, StageProgress, VectorIndex, is_savable
+from ._protocol import SavableIndex, VectorIndex, is_savable
 from ._storage import (
     Stamp,
     index_files,
@@ -50,7 +50,6 @@ __all__ = [
     "RowMask",
     "Rows",
     "SavableIndex",
-    "StageProgress",
     "Stamp",
     "VectorFile",
     "VectorIndex",

@@ -6,7 +6,8 @@ import logging
 
 import numpy as np
 
-from ._protocol import StageProgress, VectorIndex
+from .._progress import ProgressCallback
+from ._protocol import VectorIndex
 from ._target import IndexTarget, OperatingPoint
 from .vectors import Float32, Rows, VectorFile
 
@@ -60,7 +61,12 @@ def update_takes_long(index: VectorIndex, row_count: int, vectors: VectorFile) -
 
 
 def rebuild_if_needed(
-    index: VectorIndex, vectors: VectorFile, target: IndexTarget, *, text: bool, progress: StageProgress | None = None
+    index: VectorIndex,
+    vectors: VectorFile,
+    target: IndexTarget,
+    *,
+    text: bool,
+    progress: ProgressCallback | None = None,
 ) -> VectorIndex:
     """Return `index`, or a new index of the same rows if another kind, more training or a new target asks for it.
 
@@ -97,7 +103,7 @@ def calibrate_index(
     *,
     text: bool = False,
     queries: Float32 | None = None,
-    progress: StageProgress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[OperatingPoint]:
     """Choose the operating point of a trained index for a target; return all points that were measured.
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import Writer
-from ._protocol import StageProgress
+from .._progress import Progress, ProgressCallback
 from .vectors import Float32, Rows, VectorFile
 
 Sizes = npt.NDArray[np.int64]
@@ -71,7 +71,7 @@ class InvertedLists:
             self._index.remove_ids(rows)
             self.sizes = self._read_sizes()
 
-    def add(self, vectors: VectorFile, rows: Rows, progress: StageProgress | None = None) -> None:
+    def add(self, vectors: VectorFile, rows: Rows, progress: ProgressCallback | None = None) -> None:
         """Add rows (N,), ascending, to the lists of the centres that are nearest to them."""
         if not len(rows):
             return
@@ -85,7 +85,7 @@ class InvertedLists:
                 self._index.add_with_ids(project(stored.astype(np.float32), self.axes), block)
                 done += len(block)
                 if progress:
-                    progress("Building the index", done, len(rows))
+                    progress(Progress("Building the index", done, len(rows), "rows"))
         finally:
             self._index.quantizer = quantizer
             nearest.this.own(True)  # SWIG gives away what is assigned to an attribute, and would never free it

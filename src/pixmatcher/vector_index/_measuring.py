@@ -14,8 +14,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from .._progress import Progress, ProgressCallback
 from ._lists import InvertedLists, project, read_projected
-from ._protocol import StageProgress
 from ._scoring import inner_products, true_scores
 from ._target import OperatingPoint
 from .vectors import Float32, RowMask, Rows, VectorFile
@@ -100,7 +100,7 @@ def sample_queries(vectors: VectorFile, rows: Rows, count: int) -> tuple[Float32
 
 
 def exact_nearest(
-    vectors: VectorFile, rows: Rows, queries: Float32, own_rows: Rows, k: int, progress: StageProgress | None = None
+    vectors: VectorFile, rows: Rows, queries: Float32, own_rows: Rows, k: int, progress: ProgressCallback | None = None
 ) -> NearestRows:
     """Return the true `k` nearest of `rows` (N,) to each query (Q, D), without its own row (Q,)."""
     found: list[tuple[Float32, Rows]] = []
@@ -113,7 +113,7 @@ def exact_nearest(
             found = [_merged(found, depth)]
         done += len(block)
         if progress:
-            progress("Measuring the index", done, len(rows))
+            progress(Progress("Measuring the index", done, len(rows), "rows"))
     _, candidates = _merged(found, depth)
     examined = np.unique(candidates)
     stored = vectors.read_unmapped(examined)

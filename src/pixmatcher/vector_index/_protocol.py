@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol, TypeGuard
 
 from .._files import Writer
 from .vectors import Float32, RowMask, Rows
-
-StageProgress = Callable[[str, int, int], None]
-"""Called with the name of the current stage, the number of rows that are done, and the number of all rows."""
 
 
 class VectorIndex(Protocol):

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import Writer
+from .._progress import Progress, ProgressCallback
 from ._lists import InvertedLists, Sizes, project
 from ._measuring import CODE_COST, choose_point, exact_nearest, measure_points, measuring_queries, text_goal
-from ._protocol import StageProgress
 from ._scan import scan
 from ._scoring import scale_near_one, top_k, true_scores
 from ._target import MEASURED_K, Calibration, IndexTarget, OperatingPoint, coded_values
@@ -80,14 +80,14 @@ class TrainedIndex:
         target: IndexTarget,
         *,
         text: bool = False,
-        progress: StageProgress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> TrainedIndex:
         """Return a new index of `rows` (N,), ascending, that is calibrated for a target; `text` as in `calibrate`."""
         started = time.monotonic()
         width = coded_values(vectors.dimension, len(rows), target)
         _logger.info("Training of an index begins: %d rows, codes of %d values", len(rows), width)
         if progress:
-            progress("Training the index", 0, len(rows))
+            progress(Progress("Training the index", 0, len(rows), "rows"))
         lists = train_lists(vectors, rows, width)
         _logger.debug("Trained %d lists in %.1f s", lists.count, time.monotonic() - started)
         lists.add(vectors, rows, progress)
@@ -228,7 +228,7 @@ class TrainedIndex:
         text: bool = False,
         queries: Float32 | None = None,
         full_curve: bool = False,
-        progress: StageProgress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> list[OperatingPoint]:
         """Choose the cheapest operating point that reaches the recall of the target; return all points measured.
 

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from .._progress import Progress, ProgressCallback
 from ..errors import PixMatcherError
 from ._texts import error_text, t
 
 _POLL_SECONDS = 0.7
 _log = logging.getLogger("pixmatcher.web")
-
-ProgressCallback = Callable[[int, int], None]
-"""Called with the number of finished steps and the number of all steps."""
 
 
 @dataclass
@@ -26,8 +24,7 @@ class Job:
 
     name: str
     """For display; an untrusted text."""
-    done: int = 0
-    total: int | None = None
+    progress: Progress | None = None
     running: bool = True
     result: object = None
     error: Exception | None = None
@@ -56,8 +53,8 @@ def start_job(key: Hashable, name: str, work: Callable[[ProgressCallback], objec
 
 
 def _run(job: Job, key: Hashable, work: Callable[[ProgressCallback], object]) -> None:
-    def report_progress(done: int, total: int) -> None:
-        job.done, job.total = done, total
+    def report_progress(progress: Progress) -> None:
+        job.progress = progress
 
     _log.info("job started: %s", key)
     started = time.perf_counter()
@@ -75,15 +72,17 @@ def _run(job: Job, key: Hashable, work: Callable[[ProgressCallback], object]) ->
 
 
 @st.fragment(run_every=_POLL_SECONDS)
-def show_progress(job: Job, title: str, count_key: str) -> None:
-    """Show the progress of a job until it ends. `count_key` is the key of the text with the number of steps."""
+def show_progress(job: Job, title: str) -> None:
+    """Show the progress of a job until it ends."""
     if not job.running:
         st.rerun()
-    if job.total is None:
+    progress = job.progress
+    if progress is None or progress.total is None:
         st.progress(0.0, text=title)
     else:
-        fraction = job.done / job.total if job.total else 1.0
-        st.progress(min(1.0, fraction), text=f"{title}: {t(count_key, done=job.done, total=job.total)}")
+        fraction = progress.done / progress.total if progress.total else 1.0
+        count = t(f"{progress.unit}_of", done=progress.done, total=progress.total)
+        st.progress(min(1.0, fraction), text=f"{title}: {count}")
 
 
 def show_error(error: Exception) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import streamlit as st
 
+from .._progress import ProgressCallback
 from ..collection import Collection
 from ..datasets.examples import clear_outdated, demo_paths
 from ..indexing import IndexReport, index
-from ._background_jobs import Job, ProgressCallback, last_job, show_error, show_progress, start_job
+from ._background_jobs import Job, last_job, show_error, show_progress, start_job
 from ._controls import select_collection
 from ._open_collections import collection_list
 from ._texts import t
@@ -111,7 +112,7 @@ def has_index_jobs(collection: Path) -> bool:
 
 def _show_job(job: Job) -> None:
     if job.running:
-        show_progress(job, t("index_running", source=job.name) if job.name else t("index_updating"), "images_of")
+        show_progress(job, t("index_running", source=job.name) if job.name else t("index_updating"))
     elif job.error is not None:
         show_error(job.error)
     elif isinstance(job.result, IndexReport):

@@ -24,12 +24,12 @@ import platformdirs
 
 from ..._files import explain_disk_errors, sha256_of
 from ..._locks import locked_file
+from ..._progress import ProgressCallback, with_stage
 from ..._urls import without_password
 from ...errors import EncoderError, FetchError
 from ...net.download import download
 from ..names import INSTALL, KNOWN
 from ..onnx.card import CARD_NAME, Card, read_card
-from ..runtime import ModelProgress
 
 MAX_BYTES = 8 << 30
 """Longest file that is downloaded: 13 times the weights of CLIP ViT-B/32."""
@@ -60,7 +60,7 @@ def fetch_weights(
     encoder: str,
     sha256: str | None = None,
     offline: bool = False,
-    progress: ModelProgress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Return the weights that `url` gives, from the cache or else downloaded into it.
 
@@ -138,7 +138,7 @@ def bring(
     fits_finds_all: bool = True,
     token: str | None = None,
     offline: bool = False,
-    progress: ModelProgress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> None:
     """Download a file, unless one that `fits` is there already; one that does not is deleted, before as after.
 
@@ -162,10 +162,6 @@ def bring(
                 "check the URL and the mirror."
             )
 
-    def tell(done: int, total: int | None) -> None:
-        if progress is not None:
-            progress(unquote(url.rpartition("/")[2]), done, total)
-
     download(
         url,
         path,
@@ -173,7 +169,7 @@ def bring(
         max_bytes=MAX_BYTES,
         check=check,
         check_is_exact=fits_finds_all,
-        progress=tell,
+        progress=with_stage(progress, unquote(url.rpartition("/")[2])),
         token=token,
     )
 

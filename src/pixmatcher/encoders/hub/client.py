@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..._files import sha256_of
+from ..._progress import ProgressCallback
 from ..._urls import without_password
 from ...errors import EncoderError, FetchError
 from ...net.stream import stream
@@ -25,7 +26,6 @@ from ..names import INT8
 from ..onnx.card import CARD_NAME, Card, is_inside, read_card, write_card
 from ..onnx.external import external_files
 from ..onnx.layout import CONFIG, LONGEST, PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG, beside, find_layout, read_layout
-from ..runtime import ModelProgress
 from .cache import (
     MAX_BYTES,
     OfflineError,
@@ -115,7 +115,7 @@ def fetch_hub_file(
     encoder: str,
     revision: str = "main",
     offline: bool = False,
-    progress: ModelProgress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Return a file of a repository, from the cache or else downloaded into it, and kept at the commit it has then.
 
@@ -157,7 +157,7 @@ def _is_as_noted(place: Path, note: Path) -> bool:
 
 
 def pull_onnx(
-    repo: str, folder: Path, *, name: str, offline: bool = False, progress: ModelProgress | None = None
+    repo: str, folder: Path, *, name: str, offline: bool = False, progress: ProgressCallback | None = None
 ) -> Card:
     """Download the ONNX encoder of a repository, written OWNER/NAME or OWNER/NAME@REVISION, to `folder`.
 
@@ -186,7 +186,7 @@ def pull_onnx(
     return card
 
 
-def _fill(half: Path, repository: Repository, name: str, progress: ModelProgress | None) -> Card:
+def _fill(half: Path, repository: Repository, name: str, progress: ProgressCallback | None) -> Card:
     """Bring a folder to what the encoder needs, and write its card."""
     kept = _bring_all(repository, half, int8=name.endswith(INT8), progress=progress)
     for path in half.rglob("*"):
@@ -211,7 +211,7 @@ def _card_of(folder: Path, name: str, commit: str) -> Card | None:
     return card if same and not damaged_files(card, folder) else None
 
 
-def _bring_all(repository: Repository, folder: Path, *, int8: bool, progress: ModelProgress | None) -> set[str]:
+def _bring_all(repository: Repository, folder: Path, *, int8: bool, progress: ProgressCallback | None) -> set[str]:
     """Download what an encoder needs of a repository; the paths of that."""
     layout = find_layout(repository.files, ["int8" if int8 else "fp32"])
     if layout is None:
@@ -244,7 +244,7 @@ def _bring_all(repository: Repository, folder: Path, *, int8: bool, progress: Mo
     return {*paths, *networks}
 
 
-def _bring(repository: Repository, path: str, place: Path, progress: ModelProgress | None) -> None:
+def _bring(repository: Repository, path: str, place: Path, progress: ProgressCallback | None) -> None:
     """Download a file of a repository, unless it is there."""
     file = repository.files[path]
     if file.bytes > MAX_BYTES:

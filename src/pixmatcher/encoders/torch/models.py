@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote
 
+from ..._progress import ProgressCallback
 from ...errors import EncoderError
 from ...images import Recipe
 from ...records import Space
 from ..hub.cache import cache_folder, fetch_weights, model_folder
 from ..names import INSTALL, KNOWN, reference_of
 from ..onnx.card import TextRecipe, fingerprint_of, read_card
-from ..runtime import ModelProgress
 from .checkpoints import StateDict, fitting, hash_of, read_state_dict, save_state_dict
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class _Built:
 
 
 def open_torch_model(
-    name: str, *, weights: Path | None = None, offline: bool = False, progress: ModelProgress | None = None
+    name: str, *, weights: Path | None = None, offline: bool = False, progress: ProgressCallback | None = None
 ) -> TorchModel:
     """Build the networks of the encoder called `name` with its weights.
 
@@ -175,7 +175,7 @@ def _assemble(name: str, plan: _Plan, file: Path, tensors: StateDict, source: st
     )
 
 
-def _fetch(origin: Origin, name: str, offline: bool, progress: ModelProgress | None) -> Path:
+def _fetch(origin: Origin, name: str, offline: bool, progress: ProgressCallback | None) -> Path:
     """The published weights, from the cache or downloaded."""
     if not origin.repo:
         return fetch_weights(origin.url, encoder=name, offline=offline, progress=progress)

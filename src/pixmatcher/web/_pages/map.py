@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import streamlit as st
 
+from ..._progress import ProgressCallback
 from ...collection import Collection
 from ...errors import PixMatcherError
 from ...maps.projection import METHODS, Projection, load_projection, place_query, project
 from ...searching import Query, SearchResult, embed_query, image_space
-from .._background_jobs import ProgressCallback, last_job, show_error, show_progress, start_job
+from .._background_jobs import last_job, show_error, show_progress, start_job
 from .._charts import CONFIG
 from .._components import show_image_at_pointer, take_clicked_position
 from .._controls import ask_text, choose_collection
@@ -57,7 +58,7 @@ def show() -> None:
         return
     job = last_job(_job_key(collection, method, space))
     if job is not None and job.running:
-        show_progress(job, t("map_drawing"), "steps_of")
+        show_progress(job, t("map_drawing"))
         return
     if job is not None and job.error is not None:
         show_error(job.error)

@@ -71,6 +71,7 @@ ENGLISH = {
     "image_start": "Find similar images",
     "image_start_text": "Give an image to find the images that look like it.",
     "images_of": "{done} of {total} images",
+    "rows_of": "{done} of {total} rows of the search index",
     "index_add": "Add to this collection",
     "index_busy": "Another collection is being created: wait until it is ready.",
     "index_done": "Done. Images added: {added}, changed: {changed}, moved: {moved}, removed: {removed}, not indexed: "
