@@ -16,7 +16,7 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .collection import Collection, Failure, Filter, Hit, Item, Problem
-    from .encoders import Encoder, load_encoder
+    from .encoders import Encoder, Runtime, load_encoder, register_encoder
     from .encoders.torch.features import FeatureExtractor, text_to_vector
     from .errors import (
         CollectionError,
@@ -40,12 +40,14 @@ if TYPE_CHECKING:
         preprocess_images,
     )
     from .indexing import IndexReport, index
+    from .records import Entry, Space
     from .searching import Category, CategoryResult, Query, SearchOptions, SearchResult, classify, search
+    from .sources import Source, Unusable
 
 # Names are imported when they are first used, so that `import pixmatcher` costs next to nothing.
 _HOMES = {
     "collection": ("Collection", "Failure", "Filter", "Hit", "Item", "Problem"),
-    "encoders": ("Encoder", "load_encoder"),
+    "encoders": ("Encoder", "Runtime", "load_encoder", "register_encoder"),
     "encoders.torch.features": ("FeatureExtractor", "text_to_vector"),
     "errors": (
         "CollectionError",
@@ -69,7 +71,9 @@ _HOMES = {
         "preprocess_images",
     ),
     "indexing": ("IndexReport", "index"),
+    "records": ("Entry", "Space"),
     "searching": ("Category", "CategoryResult", "Query", "SearchOptions", "SearchResult", "classify", "search"),
+    "sources": ("Source", "Unusable"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -82,6 +86,7 @@ __all__ = [
     "CollectionLockedError",
     "Encoder",
     "EncoderError",
+    "Entry",
     "Evaluation",
     "Failure",
     "FeatureExtractor",
@@ -96,10 +101,14 @@ __all__ = [
     "Query",
     "QueryError",
     "Recipe",
+    "Runtime",
     "SearchOptions",
     "SearchResult",
+    "Source",
     "SourceError",
+    "Space",
     "StorageError",
+    "Unusable",
     "classify",
     "evaluate",
     "export_arrays",
@@ -110,6 +119,7 @@ __all__ = [
     "open_image",
     "preprocess_image",
     "preprocess_images",
+    "register_encoder",
     "search",
     "text_to_vector",
 ]
