@@ -289,7 +289,7 @@ def test_what_is_left_out_and_what_is_broken(collection: Collection, data: Path,
         Entry(str(tmp_path / "missing.png"), "1", label="n02"),
         Entry("/strange", "1", label="n02"),
         Entry(str(only), "1", label="lonely"),
-        Unusable("/a folder", "folder cannot be read", "why", hides_entries=True),
+        Unusable("/a folder", "folder cannot be read", "why", contents_unknown=True),
     )
     found = evaluate(collection, source)
     assert (found.unlabelled, found.unknown_labels, found.unknown_queries, found.alone) == (1, 2, 3, 1)

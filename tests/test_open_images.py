@@ -270,8 +270,8 @@ def test_files_that_are_cut_short(folder: Path) -> None:
     assert {entry.details["id"]: entry.label for entry in entries} == {
         **{IDS[0]: "/m/dog", IDS[1]: "/m/cat", IDS[2]: "/m/sky"}
     }
-    assert (of_labels.reason, of_labels.hides_entries) == ("damaged", False)
-    assert (of_images.uri, of_images.reason, of_images.hides_entries) == (source, "damaged", True)
+    assert (of_labels.reason, of_labels.contents_unknown) == ("damaged", False)
+    assert (of_images.uri, of_images.reason, of_images.contents_unknown) == (source, "damaged", True)
 
 
 def test_labels_that_lie_apart_are_joined(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from pyarrow import parquet
 from conftest import bound_by_permissions, cli
 from pixmatcher import InvalidImageError, SourceError
 from pixmatcher.sources import Entry, Source, Unusable, open_source, urls
-from pixmatcher.sources.links import normal_url
-from pixmatcher.sources.tables import MAX_LINE
+from pixmatcher.sources._image_urls import normal_url
+from pixmatcher.sources.text_tables import MAX_LINE
 
 ROWS = [
     {"url": "https://host/a.jpg", "caption": "a cat, asleep", "label": "cat", "id": "7"},
@@ -497,7 +497,7 @@ def test_a_compressed_list_that_is_cut_short(tmp_path: Path) -> None:
     assert 0 < len(entries) < 50_000
     assert [entry.uri for entry in entries] == text.split("\n")[1 : len(entries) + 1]
     # Nobody knows what is behind: no item of the source may be taken for gone.
-    assert (bad.uri, bad.reason, bad.hides_entries) == (source.spec, "damaged", True)
+    assert (bad.uri, bad.reason, bad.contents_unknown) == (source.spec, "damaged", True)
     path.write_bytes(b"\x1f\x8b" + os.urandom(50))
     with pytest.raises(SourceError, match="first line is not good"):
         scan(source)
@@ -541,7 +541,7 @@ def test_parquet_that_is_damaged(tmp_path: Path) -> None:
     entries, [bad] = scan(source)
     assert 0 < len(entries) < 20_000
     assert [entry.uri for entry in entries] == names[: len(entries)]
-    assert (bad.uri, bad.reason, bad.hides_entries) == (source, "damaged", True)
+    assert (bad.uri, bad.reason, bad.contents_unknown) == (source, "damaged", True)
 
 
 def test_parquet_without_pyarrow(tmp_path: Path) -> None:
@@ -600,7 +600,7 @@ def test_whatever_is_in_a_list_the_scan_ends_well(
         return
     assert all(entry.uri.startswith("http") and entry.urls == (entry.uri,) for entry in entries)
     for found in unusable:
-        assert found.uri == f"urls:{path}" if found.hides_entries else found.uri.startswith(f"{path}:")
+        assert found.uri == f"urls:{path}" if found.contents_unknown else found.uri.startswith(f"{path}:")
         assert f"{found.reason}{found.detail}".isprintable()
 
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 from conftest import TinyEncoder, cli
 from pixmatcher import Collection, InvalidImageError, SourceError, index
-from pixmatcher.sources import Entry, Unusable, open_source, tarred
-from pixmatcher.sources.zipped import open_path
+from pixmatcher.sources import Entry, Unusable, _tar, open_source
+from pixmatcher.sources.archives import open_path
 
 File = tuple[str, bytes]
 
@@ -419,7 +419,7 @@ def test_what_is_not_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write(path, sample("x", 9) + sample("000000000", 5))
     with source.open(f"{path}/000000000.jpg") as file:
         assert file.read() == picture(5) != before
-    monkeypatch.setattr(tarred, "_MAX_IMAGE_BYTES", 10)
+    monkeypatch.setattr(_tar, "_MAX_IMAGE_BYTES", 10)
     with pytest.raises(InvalidImageError, match="too large"), source.open(f"{path}/000000000.jpg"):
         pass
 

@@ -29,7 +29,7 @@ from ..errors import FetchError, PixMatcherError, QueryError, SourceError
 from ..net.download import download
 from ..net.stream import stream
 from ..net.unzip import check_contents, open_zip, unzip
-from ..sources.tiny_imagenet import root_among
+from ..sources.tiny_imagenet import dataset_root
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def _check_tiny_imagenet(url: str, hashed: bool, progress: ProgressCallback | No
 
 
 def _root(archive: zipfile.ZipFile) -> str:
-    root = root_among(archive.namelist())
+    root = dataset_root(archive.namelist())
     if root is None:
         raise zipfile.BadZipFile("it is no Tiny ImageNet: it has no wnids.txt")
     return root

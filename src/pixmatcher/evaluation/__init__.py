@@ -32,7 +32,7 @@ from ..indexing.reading import Turn, as_completed, in_batches, read_entry, reaso
 from ..records import Space
 from ..searching import image_encoder, text_encoder
 from ..sources import Entry, Source, Unusable, open_source
-from ..sources.tables import first_row, read_rows
+from ..sources.text_tables import first_row, read_rows
 
 Bools = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]

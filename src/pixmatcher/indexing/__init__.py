@@ -335,10 +335,10 @@ class _Run:
             unusable[spec] = []
             self._found = 0
             self._comparison.add_entries(spec, self._scan(source, unusable[spec]))
-            known = any(u.hides_entries and u.uri == spec for u in unusable[spec])
+            known = any(u.contents_unknown and u.uri == spec for u in unusable[spec])
             if not (self._found or known or self._may_be_empty(source)) and self._comparison.item_count(spec):
-                unusable[spec].append(Unusable(source.spec, "no images any more", _IF_GONE, hides_entries=True))
-        hiding = [(spec, u.uri) for spec, found in unusable.items() for u in found if u.hides_entries]
+                unusable[spec].append(Unusable(source.spec, "no images any more", _IF_GONE, contents_unknown=True))
+        hiding = [(spec, u.uri) for spec, found in unusable.items() for u in found if u.contents_unknown]
         result = self._comparison.compare(
             unknown_paths=[uri for _, uri in hiding],
             unknown_sources=[spec for spec, uri in hiding if uri == spec],
@@ -365,7 +365,7 @@ class _Run:
             for found in source.scan():
                 if isinstance(found, Unusable):
                     # A list that is none may have millions of bad rows.
-                    if len(unusable) < _MOST_UNUSABLE or found.hides_entries:
+                    if len(unusable) < _MOST_UNUSABLE or found.contents_unknown:
                         unusable.append(found)
                     else:
                         unnamed += 1
@@ -375,7 +375,7 @@ class _Run:
         except SourceError as error:
             if len(self._sources) == 1:
                 raise
-            unusable.append(Unusable(source.spec, "source cannot be read", str(error), hides_entries=True))
+            unusable.append(Unusable(source.spec, "source cannot be read", str(error), contents_unknown=True))
         if unnamed:
             unusable.append(Unusable(source.spec, "more of these", f"{unnamed:,} entries that are not named"))
 

@@ -40,7 +40,7 @@ def original_picture(item: Item, side: int, *, max_pixels: int = DEFAULT_MAX_PIX
 
     None if the image is not on this machine or cannot be read.
     """
-    from ..sources.zipped import open_path
+    from ..sources.archives import open_path
 
     if is_url(item.uri):
         return None

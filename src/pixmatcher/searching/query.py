@@ -118,7 +118,7 @@ def resolve_image(reference: str, allow_private: bool = False) -> ImageSource:
 
 def _read_from_archive(path: str) -> bytes:
     """Return the image inside a zip or tar file: the path is that of the archive, then the name of the image in it."""
-    from ..sources.zipped import open_path
+    from ..sources.archives import open_path
 
     try:
         with open_path(path) as file:

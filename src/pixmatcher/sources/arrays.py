@@ -30,8 +30,8 @@ from ..encoders import describe_encoder
 from ..errors import EncoderError, InvalidImageError, SourceError
 from ..images import open_regular_file
 from ..records import EncoderRecord, Entry, Space
+from .archives import open_path
 from .protocol import Unusable
-from .zipped import open_path
 
 _NPY: Any = np.lib.format
 """The format of .npy files; older versions of NumPy have no types for it."""

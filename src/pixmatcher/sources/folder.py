@@ -69,7 +69,7 @@ class FolderSource:
                 with os.scandir(folder) as listing:
                     children = sorted(listing, key=lambda child: child.name)
             except OSError as error:
-                yield Unusable(folder, "folder cannot be read", _plain(error), hides_entries=True)
+                yield Unusable(folder, "folder cannot be read", _plain(error), contents_unknown=True)
                 continue
             passed_over = _PASSED_OVER
             if _COLLECTION_FILES.issubset(child.name for child in children):
@@ -84,7 +84,7 @@ class FolderSource:
                         continue
                     found = self._look_at(child, links)
                 except OSError as error:
-                    found = Unusable(child.path, "cannot be read", _plain(error), hides_entries=True)
+                    found = Unusable(child.path, "cannot be read", _plain(error), contents_unknown=True)
                 if found is not None:
                     yield found
             folders.extend(reversed(below))

@@ -26,9 +26,9 @@ from typing import IO
 
 from ..errors import SourceError
 from ..records import Entry
-from .links import normal_url, not_opened, shown, split_options, version_of
+from ._image_urls import normal_url, not_opened, shown, split_options, version_of
 from .protocol import Unusable
-from .tables import Row, first_row, plain_name, read_rows
+from .text_tables import Row, first_row, plain_name, read_rows
 
 _LABEL = re.compile(r"/[a-z]+/\S+")
 """A label of the data set, as in /m/0cmf2."""
@@ -93,7 +93,7 @@ class OpenImagesSource:
             labels.complete()
             for path in files.images:
                 for entry in self._read_images(path, labels, names, others):
-                    found = found or isinstance(entry, Entry) or entry.hides_entries
+                    found = found or isinstance(entry, Entry) or entry.contents_unknown
                     yield entry
         if not found and others:
             listed = ", ".join(sorted(others)[:_SPLITS_SHOWN])
@@ -170,7 +170,7 @@ class OpenImagesSource:
             for row in block:
                 if isinstance(row, tuple):
                     yield _entry(path, *row, columns, found, names)
-                elif row.hides_entries:
+                elif row.contents_unknown:
                     # Where the list breaks off, nobody knows which images are behind.
                     yield replace(row, uri=self.spec, detail=f"{path} {row.detail}")
                 else:
@@ -249,7 +249,7 @@ class _Labels:
         waiting: list[tuple[str, str]] = []
         for row in rows:
             if isinstance(row, Unusable):
-                yield replace(row, hides_entries=False)
+                yield replace(row, contents_unknown=False)
                 continue
             number, fields = row
             try:
@@ -350,7 +350,7 @@ def _read_names(path: str, names: dict[str, str]) -> Iterator[Unusable]:
     """Take in what labels are called, and yield what is wrong with the file."""
     for row in read_rows(path, ","):
         if isinstance(row, Unusable):
-            yield replace(row, hides_entries=False)
+            yield replace(row, contents_unknown=False)
             continue
         label, name = row[1][0].strip(), row[1][1].strip()
         if label and name and plain_name(label) != "labelname":

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class Unusable:
     """Something that looks like an image of the source but cannot be one, or a folder that cannot be looked into.
 
-    With `hides_entries` nobody knows what is at `uri` and below: items there stay.
+    With `contents_unknown` nobody knows what is at `uri` and below: items there stay.
     """
 
     uri: str
     reason: str
     detail: str = ""
-    hides_entries: bool = False
+    contents_unknown: bool = False
 
 
 class Source(Protocol):

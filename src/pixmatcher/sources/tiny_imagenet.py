@@ -17,9 +17,9 @@ from urllib.parse import parse_qs
 from ..errors import InvalidImageError, SourceError
 from ..images import is_allowed_extension, open_regular_file
 from ..records import Entry
+from .archives import open_member
 from .folder import FolderSource
 from .protocol import Unusable
-from .zipped import open_member
 
 SPLITS = ("train", "val", "test")
 _MARK = "wnids.txt"
@@ -80,7 +80,7 @@ class TinyImageNetSource:
         return {fields[0]: fields[1] for fields in lines if len(fields) > 1}
 
 
-def root_among(names: Iterable[str]) -> str | None:
+def dataset_root(names: Iterable[str]) -> str | None:
     """The folder of the data set, empty or with a slash at its end, among the names in a zip file; None without it."""
     marks = [name for name in names if name == _MARK or name.endswith("/" + _MARK)]
     return min(marks, key=len).removesuffix(_MARK) if marks else None
@@ -136,7 +136,7 @@ class _ZippedTree:
             raise SourceError(
                 f"{path} cannot be read ({error.strerror}): name the folder or the zip file of Tiny ImageNet."
             ) from error
-        root = root_among(self._archive.namelist())
+        root = dataset_root(self._archive.namelist())
         if root is None:
             raise SourceError(f"{path} is no Tiny ImageNet: it has no {_MARK}.")
         self._root = root

@@ -17,9 +17,9 @@ from urllib.parse import quote, urljoin
 
 from ..errors import SourceError
 from ..records import Entry
-from .links import normal_url, not_opened, shown, split_options, version_of
+from ._image_urls import normal_url, not_opened, shown, split_options, version_of
 from .protocol import Unusable
-from .tables import MAX_LINE, first_row, open_list, plain_name, read_lines, read_rows
+from .text_tables import MAX_LINE, first_row, open_list, plain_name, read_lines, read_rows
 
 MAX_JSON = 256 << 20
 """Longest json file in bytes, unpacked: it is read whole, into several times as much memory."""
@@ -110,7 +110,7 @@ class UrlListSource:
         }
         for found in scans[self._format]():
             # Where the list breaks off, nobody knows which items of it are behind.
-            hides = isinstance(found, Unusable) and found.hides_entries
+            hides = isinstance(found, Unusable) and found.contents_unknown
             yield replace(found, uri=self.spec) if hides else found
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:

@@ -20,9 +20,9 @@ from typing import IO, Any
 from .._urls import is_url
 from ..errors import InvalidImageError, SourceError
 from ..records import Entry
+from ._tar import Member, may_be_image, members, open_member, open_tar, read_at
 from .folder import as_date
 from .protocol import Unusable
-from .tarred import Member, may_be_image, members, open_member, open_tar, read_at
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 """What counts as a shard in a folder; those that are compressed cannot be read, and are told."""
@@ -58,7 +58,7 @@ class WebDatasetSource:
             for damage in found:
                 # Nobody knows what else was in it.
                 reason = "missing shard" if damage.reason == "missing" else damage.reason
-                yield Unusable(shard, reason, damage.detail, hides_entries=True)
+                yield Unusable(shard, reason, damage.detail, contents_unknown=True)
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
         shard = os.path.dirname(uri)

@@ -40,7 +40,7 @@ def full_picture(collection: Collection, item: Item) -> Image.Image | None:
 def original_file(item: Item) -> bytes | None:
     """Return the file of an item if it is an image on this computer. The app never sends other files."""
     from .._urls import is_url
-    from ..sources.zipped import open_path
+    from ..sources.archives import open_path
 
     if is_url(item.uri):
         return None

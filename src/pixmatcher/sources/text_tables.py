@@ -81,7 +81,7 @@ def read_lines(path: str) -> Iterator[Line]:
             try:
                 block = next(blocks, b"")
             except (OSError, EOFError, zlib.error) as error:
-                yield Unusable(path, "damaged", f"behind line {number:,}: {error}", hides_entries=True)
+                yield Unusable(path, "damaged", f"behind line {number:,}: {error}", contents_unknown=True)
                 return
             data = rest + block
             end = _end_of_lines(data) if block else len(data)

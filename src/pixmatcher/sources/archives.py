@@ -13,7 +13,7 @@ from typing import IO
 
 from ..errors import InvalidImageError
 from ..images import open_regular_file
-from . import tarred
+from . import _tar
 
 _MAX_BYTES = 256 << 20
 """Longest image that is unpacked, into memory; a small entry may claim to be of any length."""
@@ -47,8 +47,8 @@ def open_path(path: str) -> Iterator[IO[bytes]]:
     while not os.path.lexists(above):
         above = os.path.dirname(above)
     inside = os.path.abspath(path)[len(above) + 1 :]
-    if os.path.isfile(above) and tarred.is_tar(above):
-        with tarred.open_member(above, inside) as file:
+    if os.path.isfile(above) and _tar.is_tar(above):
+        with _tar.open_member(above, inside) as file:
             yield file
     elif os.path.isfile(above) and zipfile.is_zipfile(above):
         status = os.stat(above)
