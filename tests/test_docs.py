@@ -1,7 +1,8 @@
 """The code blocks of README.md, of the start pages and of the how-to guides, run as a reader would type them.
 
-A page is one shell session, in a home folder with example photos and small data sets. A block that cannot be run here
-is marked in Markdown, right above it, with `<!-- not run: REASON -->`; its commands and options are parsed instead.
+A page is one shell session that begins in a home folder with example photos and small data sets; a Python block is a
+program that is started there. A block that cannot be run here is marked in Markdown, right above it, with
+`<!-- not run: REASON -->`; its commands and options are parsed instead.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ def session(page: Path, folder: Path) -> str:
         if block.language == "python":
             file = folder / f"line_{block.line}.py"
             file.write_text(code, encoding="utf-8")
-            code = f"python {shlex.quote(str(file))}"
+            code = f"(cd && python {shlex.quote(str(file))})"
         lines += [f"echo '--- {block.place}'", code]
     return "\n".join(lines)
 

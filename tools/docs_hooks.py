@@ -88,7 +88,7 @@ def _option(parameter: Any) -> str:
     if parameter.is_flag:
         return names
     several = " (can be given several times)" if parameter.multiple else ""
-    return f"{names} `{_cell(parameter.metavar or _placeholder(parameter.type.name))}`{several}"
+    return f"{names} `{parameter.metavar or _placeholder(parameter.type.name)}`{several}"
 
 
 def _placeholder(type_name: str) -> str:
