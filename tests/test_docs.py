@@ -34,6 +34,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/start/*.md")), *sorted(ROOT
 NOT_CODE = {"text", "json", "toml", "csv"}
 _FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->\n\Z")
+_INCLUDED = re.compile(r'--8<-- "(.+)"\n')
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HARMLESS = {"cp", "echo", "cd", "."}
 
@@ -47,6 +48,11 @@ class Block:
     language: str
     code: str
     not_run: str | None
+
+    @property
+    def included(self) -> str | None:
+        """The file whose text is the block, if the page includes one; the tests of that file run it."""
+        return match[1] if (match := _INCLUDED.fullmatch(self.code)) else None
 
     @property
     def place(self) -> str:
@@ -106,6 +112,7 @@ def home_template(tmp_path_factory: pytest.TempPathFactory, photo_server: str) -
         with (home / name).open("w", newline="") as file:
             rows = [("cat", "a cat", "cat"), ("coffee", "a cup of coffee", "drink")]
             csv.writer(file).writerows([columns, *((f"{photo_server}/{row[0]}.jpg", *row[1:]) for row in rows)])
+    (home / "holiday.json").write_text('{"photos": [{"file": "cat.jpg", "place": "home", "caption": "our cat"}]}')
     (home / "shards").mkdir()
     for number, name in enumerate(("cat", "coffee")):
         with tarfile.open(home / "shards" / f"{number:05}.tar", "w") as tar:
@@ -159,7 +166,7 @@ def session(page: Path, folder: Path) -> str:
     """Return the shell script that types the blocks of a page, one after the other; Python blocks become files."""
     lines = ["set -eu -o pipefail"]
     for block in blocks(page):
-        if block.not_run or block.language in NOT_CODE:
+        if block.not_run or block.language in NOT_CODE or block.included:
             continue
         code = block.code
         if block.language == "python":
@@ -174,12 +181,14 @@ def session(page: Path, folder: Path) -> str:
 def test_the_blocks_of_a_page_run(page: Path, home: Path) -> None:
     """Run the page in one shell that stops at the first command that fails."""
     real_cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")  # of fonts, which take long to list
+    sources = [ROOT / "src", ROOT / "examples" / "plugin"]
     environment = {
         **os.environ,
         "HOME": str(home),
         "PATH": f"{home.parent / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PIXMATCHER_CACHE": str(home / "models"),
         "PIXMATCHER_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, sources)),
         "XDG_CACHE_HOME": real_cache,
     }
     done = subprocess.run(
@@ -199,6 +208,7 @@ def test_each_block_says_what_it_is() -> None:
     """No block escapes the tests because its language is missing or written in another way."""
     for block in ALL_BLOCKS:
         assert block.language in {"sh", "python"} | NOT_CODE, block.place
+        assert block.included is None or (ROOT / block.included).is_file(), block.place
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         fences = re.findall(r"^\s*```", text, re.MULTILINE)
