@@ -1,0 +1,47 @@
+"""The options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CollectionOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--collection",
+        "-c",
+        help="The folder of the collection, or the folder that contains it. By default, the nearest collection in or "
+        "above the current folder.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PrivateHostsOption = Annotated[
+    bool, typer.Option("--allow-private-hosts", help="Also fetch image URLs from private and loopback addresses.")
+]
+SpaceOption = Annotated[
+    str | None,
+    typer.Option(help="The embedding space to search; by default, it depends on the query.", show_default=False),
+]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|onnx|torch",
+        help="The software that runs the encoders: ONNX Runtime or PyTorch.",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(metavar="auto|cpu|cuda|mps", help="The device on which PyTorch runs the encoders.", show_default=False),
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Do not download models.")]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", help="Use the weights in this state dict or safetensors file."),
+]
+ImageQueryArgument = Annotated[
+    str, typer.Argument(metavar="IMAGE", help="An image path, an image URL, or - for an image on standard input.")
+]

@@ -1,0 +1,131 @@
+"""What several commands print: pairs, tables, failures, hits; and how they open a collection and run encoders."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._text import printable
+
+if TYPE_CHECKING:
+    from ..collection import Collection, Failure
+    from ..encoders import Runtime
+    from ..searching import SearchResult
+    from ._progress import ProgressBars
+
+
+def open_collection(collection: Path | None) -> Collection:
+    """Open the given collection, or else the nearest one in or above the current folder."""
+    from ..collection import Collection
+
+    return Collection.open(collection if collection is not None else Collection.find())
+
+
+def runtime_of(backend: str | None, device: str | None, offline: bool, bars: ProgressBars) -> Runtime:
+    """Return how to run encoders: as the options say, or as the environment says where an option is missing."""
+    from ..encoders import Runtime
+
+    given: dict[str, Any] = {"backend": backend, "device": device, "offline": offline or None}
+    given["progress"] = bars.callback
+    return Runtime(**{name: value for name, value in given.items() if value is not None})
+
+
+def program_name() -> str:
+    """Return what to type to run PixMatcher again: `pixmatcher` if the shell finds it, else the path of the program."""
+    program = sys.argv[0]
+    if os.path.basename(program) == "__main__.py":
+        return f"{shlex.quote(shorter_path(sys.executable))} -m pixmatcher"
+    found = shutil.which("pixmatcher")
+    if not os.path.isfile(program) or (found is not None and os.path.samefile(found, program)):
+        return "pixmatcher"
+    path = shorter_path(os.path.abspath(program))
+    return shlex.quote(path if os.path.dirname(path) else f"./{path}")
+
+
+def print_next_commands(*commands: Sequence[str], title: str = "Type next:") -> None:
+    """Print commands of PixMatcher, each a list of arguments, for the user to type next."""
+    print(f"\n{title}")
+    for arguments in commands:
+        print(f"  {program_name()} {' '.join(map(_quote, arguments))}")
+
+
+def _quote(argument: str) -> str:
+    return f'"{argument}"' if argument.replace(" ", "").isalnum() and " " in argument else shlex.quote(argument)
+
+
+def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    """Print pairs of a name and a value, the values in a column."""
+    pairs = [*pairs]
+    width = max((len(name) for name, _ in pairs), default=0) + 2
+    for name, value in pairs:
+        print(f"{name:<{width}}{printable(value)}")
+
+
+def print_columns(rows: Sequence[Sequence[str]], alignment: str = "") -> None:
+    """Print rows of cells in columns; `alignment` has `<` (left) or `>` (right) for each column, by default left."""
+    # Not a table of rich, which drops columns if a path is wider than the terminal.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = alignment or "<" * len(widths)
+    for row in rows:
+        print("  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip())
+
+
+def print_ranking(rows: Sequence[tuple[str, str, str, str]]) -> None:
+    """Print rows of a rank, a score and two texts; the first row is the header."""
+    print_columns(rows, ">><<")
+
+
+def print_failures(failures: Sequence[Failure]) -> None:
+    """Print how often each reason occurs, then each failed image with its reason."""
+    for reason, count in Counter(failure.reason for failure in failures).most_common():
+        print(f"  {count:,} x {reason}")
+    for failure in failures:
+        detail = f" ({failure.detail})" if failure.detail else ""
+        print(printable(f"    {failure.uri}: {failure.reason}{detail}"))
+
+
+def print_note(note: str) -> None:
+    """Print a note about a result on standard error, if there is one."""
+    if note:
+        print(f"Note: {printable(note)}", file=sys.stderr)
+
+
+def print_saved(what: str, path: Path) -> None:
+    """Print on standard error where a file is."""
+    print(f"{what} saved to {printable(str(path))}", file=sys.stderr)
+
+
+def print_hits(result: SearchResult, label_names: Mapping[str, str] | None = None) -> None:
+    """Print the hits of a query as a table, with the names of their labels where these are known."""
+    name = result.query if isinstance(result.query, str) else " + ".join(result.query.values())
+    print(f"{printable(name)}  ({result.space}, {result.took_ms:.0f} ms)")
+    if not result.hits:
+        print("No hits.")
+        return
+    names = label_names or {}
+    rows = [("rank", "score", "image", "label")]
+    rows += [
+        (str(hit.rank), f"{hit.score:.3f}", printable(shorter_path(hit.item.uri)), printable(names.get(label, label)))
+        for hit in result.hits
+        for label in [hit.item.label or ""]
+    ]
+    if not any(label for *_, label in rows[1:]):
+        rows = [(*row[:3], "") for row in rows]
+    print_ranking(rows)
+
+
+def shorter_path(uri: str) -> str:
+    """Return a path relative to the current folder if that is shorter; anything else as it is."""
+    if not uri.startswith("/"):
+        return uri
+    try:
+        relative = os.path.relpath(uri)
+    except OSError:  # the current folder is missing
+        return uri
+    return relative if len(relative) < len(uri) else uri

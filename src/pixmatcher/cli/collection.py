@@ -1,0 +1,184 @@
+"""The commands that inspect and maintain a collection: info, verify, forget, tune."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .._text import printable
+from ..errors import QueryError
+from ._app import command
+from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
+from ._output import open_collection, print_failures, print_pairs, print_saved, runtime_of
+from ._progress import ProgressBars
+
+if TYPE_CHECKING:
+    from ..collection import Collection
+    from ..evaluation.tuning import Tuning
+    from ..records import Space
+
+
+@command("info")
+def info_command(collection: CollectionOption = None) -> None:
+    """Show what is in a collection, and which images could not be indexed."""
+    with open_collection(collection) as opened:
+        formats = opened.format_counts()
+        failures = opened.failures()
+        pairs = [
+            ("collection", str(opened.path)),
+            ("sources", ", ".join(opened.sources()) or "none yet"),
+            ("images", f"{len(opened):,}"),
+            ("failed", f"{len(failures):,}"),
+            ("formats", ", ".join(f"{name} {count:,}" for name, count in formats.items()) or "none"),
+            ("labels", f"{len(opened.label_counts()):,}"),
+            ("encoders", ", ".join(f"{e.name} ({e.fingerprint or 'unknown version'})" for e in opened.encoders)),
+            ("spaces", ", ".join(map(_space_text, opened.spaces.values()))),
+            ("index", ", ".join(_index_text(opened, name) for name in opened.spaces)),
+            ("on disk", f"{opened.size_on_disk() / 1e6:.1f} MB"),
+        ]
+    print_pairs(pairs)
+    print_failures(failures)
+
+
+def _space_text(space: Space) -> str:
+    return f"{space.name} ({space.dimension} values, {'text and image' if space.text else 'image'})"
+
+
+def _index_text(opened: Collection, space: str) -> str:
+    name, recall = opened.indexes.kind(space), opened.indexes.recall(space)
+    if name == "exact":
+        return f"{name} ({space})"
+    found = "not built yet" if recall is None else f"finds {recall:.1%} of the 10 nearest"
+    return f"{name} ({space}: too many values to compare all in 10 ms; {found})"
+
+
+@command("verify")
+def verify_command(
+    collection: CollectionOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is damaged from the collection and rebuild the indexes.")
+    ] = False,
+) -> None:
+    """Read everything in a collection and check that nothing is damaged."""
+    with open_collection(collection) as opened:
+        if repair:
+            removed = opened.repair()
+            print(f"Repaired: {removed:,} damaged images removed from the collection, indexes rebuilt.")
+            if removed:
+                print("Run `pixmatcher index` to encode them again.")
+        problems = opened.verify()
+        count = len(opened) if not problems else 0
+    for problem in problems:
+        print(f"{problem.part}: {printable(problem.message)}. {printable(problem.remedy)}")
+    if problems:
+        raise typer.Exit(1)
+    print(f"Undamaged: {count:,} images, with their embeddings and indexes.")
+
+
+@command("forget")
+def forget_command(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The source, as `pixmatcher info` shows it.")],
+    collection: CollectionOption = None,
+) -> None:
+    """Remove a source and its images from a collection. The image files are not deleted."""
+    with open_collection(collection) as opened:
+        removed = opened.forget(source)
+    print(f"{removed:,} images of {printable(source)} removed from the collection.")
+
+
+@command("tune")
+def tune_command(
+    collection: CollectionOption = None,
+    space: Annotated[
+        str | None, typer.Option(help="Tune only the index of this space; by default, all.", show_default=False)
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            help="The share of the 10 nearest images that the index must find. It is stored in the collection; "
+            "at first it is 0.95.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="The memory that an index may use, such as 800M or 1G; 0 for no limit."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save a plot of recall against time (.png, .svg or .pdf).")
+    ] = None,
+    as_json: JsonOption = False,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Measure the recall and speed of the index, and choose its settings for a recall and a memory limit."""
+    from ..evaluation.tuning import check_plot_path, save_plot, tune
+
+    if plot is not None:
+        check_plot_path(plot)
+    with open_collection(collection) as opened:
+        if space is not None and space not in opened.spaces:
+            raise QueryError(
+                f"The space {space!r} does not exist in this collection: choose one of {', '.join(opened.spaces)}."
+            )
+        with ProgressBars() as bars:
+            runtime = runtime_of(backend, device, offline, bars)
+            tunings = [
+                tune(
+                    opened,
+                    name,
+                    opened.indexes.target(name).with_values(recall, _bytes(memory)),
+                    runtime=runtime,
+                    progress=bars.callback,
+                )
+                for name in ([space] if space else opened.spaces)
+            ]
+    if plot is not None:
+        save_plot(tunings, plot)
+    if as_json:
+        print(json.dumps([tuning.as_json() for tuning in tunings]))
+        return
+    for tuning in tunings:
+        _print_tuning(tuning)
+    if plot is not None:
+        print_saved("Plot", plot)
+
+
+def _bytes(text: str | None) -> int | None:
+    """Return the number of bytes that a text such as 800M or 1G means."""
+    if text is None:
+        return None
+    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+    number = text.strip().upper().removesuffix("B")
+    unit = number[-1:] if number[-1:] in "KMGT" else ""
+    try:
+        size = float(number.removesuffix(unit)) * units[unit]
+        if size < 0:
+            raise ValueError
+        return int(size)
+    except (ValueError, OverflowError):
+        raise QueryError(f"{text!r} is not a size: write it like 800M or 1G.") from None
+
+
+def _print_tuning(tuning: Tuning) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    print(f"{tuning.space}: {tuning.index}, {tuning.rows:,} images, {tuning.ms:.2f} ms a query")
+    if not tuning.curve:
+        print("Every query is compared with all images: there is nothing to tune until the collection is larger.")
+        return
+    texts = f", {tuning.texts} of them texts" if tuning.texts else ""
+    print(f"Recall is measured with queries made from the images{texts}; comparing all takes {tuning.exact_ms:.1f} ms.")
+    table = Table(box=None)
+    for title in ("lists", "candidates", "recall@10", "ms", ""):
+        table.add_column(title, justify="right")
+    for point in tuning.curve:
+        cells = (str(point.lists), str(point.candidates), f"{point.recall:.3f}", f"{point.ms:.2f}")
+        table.add_row(*cells, "chosen" if point.chosen else "")
+    Console().print(table)

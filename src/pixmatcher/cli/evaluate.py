@@ -1,0 +1,151 @@
+"""The command that measures how well a collection answers queries: evaluate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .._text import printable
+from ..errors import QueryError
+from ._app import command
+from ._options import (
+    BackendOption,
+    CollectionOption,
+    DeviceOption,
+    JsonOption,
+    OfflineOption,
+    PrivateHostsOption,
+    SpaceOption,
+)
+from ._output import open_collection, print_columns, print_failures, print_saved, runtime_of
+from ._progress import ProgressBars
+
+if TYPE_CHECKING:
+    from ..evaluation import CaptionEvaluation, Evaluation, Figures
+
+
+@command("evaluate")
+def evaluate_command(
+    queries: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="A source of images with labels to use as queries: see `pixmatcher sources`."),
+    ] = None,
+    collection: CollectionOption = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="The number of results that count.")] = 10,
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A csv file with the columns image and caption; the captions are used as queries."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    per_category: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save the result of each category as a csv file.")
+    ] = None,
+    confusions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save a plot of the most confused categories (.png or .svg).")
+    ] = None,
+    allow_private_hosts: PrivateHostsOption = False,
+    space: SpaceOption = None,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Measure how well a collection answers queries whose right answers are known."""
+    from .._files import check_writable
+    from ..evaluation import evaluate, evaluate_captions, save_categories
+    from ..sources import open_source
+
+    if queries is None and (captions is None or per_category is not None or confusions is not None):
+        raise QueryError("Name a source of images with labels: --queries SOURCE.")
+    if per_category is not None:
+        check_writable(per_category)
+    if confusions is not None:
+        from ..evaluation.confusion_plot import check_plot_path, save_confusion_plot
+
+        check_plot_path(confusions)
+    source = None if queries is None else open_source(queries)
+    with open_collection(collection) as opened, ProgressBars() as bars:
+        runtime = runtime_of(backend, device, offline, bars)
+        captioned = evaluation = None
+        if captions is not None:
+            captioned = evaluate_captions(opened, captions, space=space, runtime=runtime, progress=bars.callback)
+        if source is not None:
+            evaluation = evaluate(
+                opened,
+                source,
+                k=k,
+                space=space,
+                allow_private=allow_private_hosts,
+                runtime=runtime,
+                progress=bars.callback,
+            )
+    if as_json:
+        answer = evaluation.as_json() if evaluation else {}
+        print(json.dumps(answer | ({"captions": captioned.as_json()} if captioned else {})))
+    else:
+        _print_evaluation(evaluation, captioned)
+    if evaluation is not None and per_category is not None:
+        save_categories(evaluation, per_category)
+        print_saved("Categories", per_category)
+    if evaluation is not None and confusions is not None:
+        save_confusion_plot(evaluation, confusions)
+        print_saved("Plot", confusions)
+    if (evaluation and evaluation.failures) or (captioned and captioned.failures):
+        raise typer.Exit(1)
+
+
+def _print_evaluation(evaluation: Evaluation | None, captioned: CaptionEvaluation | None) -> None:
+    parts: list[tuple[str, Figures | None]] = []
+    if evaluation is not None:
+        where = printable(str(evaluation.collection))
+        print(f"{evaluation.items:,} labelled images in {where}, {evaluation.seconds:.1f} s")
+        print(f"queries from {printable(evaluation.queries)}")
+        parts += [("images", evaluation.images), ("label names", evaluation.texts)]
+    if captioned is not None:
+        print(f"{captioned.items:,} images in {printable(str(captioned.collection))}, {captioned.seconds:.1f} s")
+        print(f"captions from {printable(captioned.captions)}")
+        parts.append(("captions", captioned.figures))
+    _print_figures([(kind, figures) for kind, figures in parts if figures is not None])
+    if evaluation is not None:
+        _print_confusions(evaluation)
+        _print_left_out(evaluation)
+        print_failures(evaluation.failures)
+    if captioned is not None:
+        print_failures(captioned.failures)
+
+
+def _print_figures(parts: Sequence[tuple[str, Figures]]) -> None:
+    if not parts:
+        print("No query is left.")
+        return
+    rows = [("queries", "number", "space", "figure", "value", "95 % interval")]
+    for kind, figures in parts:
+        for name, figure in figures.figures.items():
+            digits = 1 if name == "median rank" else 3  # the others are shares of 1
+            value, low, high = (f"{number:.{digits}f}" for number in (figure.value, figure.low, figure.high))
+            rows.append((kind, f"{figures.queries:,}", figures.space, name, value, f"{low} to {high}"))
+    print_columns(rows, "<><<><")
+
+
+def _print_confusions(evaluation: Evaluation) -> None:
+    from ..evaluation import MOST_CONFUSED
+
+    for confusion in evaluation.confusions(MOST_CONFUSED):
+        names = f"{printable(confusion.name)} finds {printable(confusion.other_name)}"
+        print(f"most confused: {names}, {confusion.share:.0%} of the first {evaluation.k} hits")
+
+
+def _print_left_out(evaluation: Evaluation) -> None:
+    unknown = f"with one of {evaluation.unknown_labels:,} labels that the collection does not have"
+    for count, what in (
+        (evaluation.unlabelled, "without a label"),
+        (evaluation.unknown_queries, unknown),
+        (evaluation.alone, "with a label that no other image has"),
+    ):
+        if count:
+            print(f"left out: {count:,} query images {what}")

@@ -1,0 +1,131 @@
+"""The command that fills and refreshes a collection: index."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .._text import printable
+from ..errors import QueryError
+from ._app import command
+from ._options import (
+    BackendOption,
+    CollectionOption,
+    DeviceOption,
+    OfflineOption,
+    PrivateHostsOption,
+    WeightsOption,
+)
+from ._output import print_failures, runtime_of
+from ._progress import ProgressBars
+
+if TYPE_CHECKING:
+    from ..indexing import IndexReport
+
+
+@command("index")
+def index_command(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders of images, or other sources: see `pixmatcher sources`. Without a source, the collection is "
+            "refreshed from its own sources.",
+        ),
+    ] = None,
+    collection: CollectionOption = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option("--encoder", help="An encoder for a new collection; repeat the option for several encoders."),
+    ] = None,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Refuse images with more megapixels.")] = 512,
+    retry_failed: Annotated[
+        bool, typer.Option(help="Try again the images that failed before, also if they have not changed.")
+    ] = False,
+    categories: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="For saved embeddings: a file with the label of each row (.npy or JSON)."),
+    ] = None,
+    uris: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="For saved embeddings: a file with the path or URL of each row (JSON, .npy)."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="PLACE", help="For saved embeddings: the folder or URL to which the uris are relative."),
+    ] = None,
+    thumbnails: Annotated[
+        bool, typer.Option(help="Store a small picture of each image from a remote or tar source, to show it later.")
+    ] = True,
+    allow_private_hosts: PrivateHostsOption = False,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = False,
+    weights: WeightsOption = None,
+) -> None:
+    """Index images, or refresh a collection: added, changed, moved and deleted files."""
+    from ..indexing import index
+
+    sources, encoder = _with_array_options(sources, categories, uris, base, encoder)
+    if not math.isfinite(max_megapixels):
+        raise QueryError("--max-megapixels must be a number.")
+    if weights is not None:
+        from ..encoders.torch.models import import_weights
+
+        if encoder is None or len(encoder) != 1:
+            raise QueryError("--weights belongs to one encoder: name it with --encoder.")
+        import_weights(encoder[0], weights)
+    with ProgressBars() as bars:
+        report = index(
+            sources or None,
+            collection,
+            encoders=encoder,
+            runtime=runtime_of(backend, device, offline, bars),
+            max_pixels=int(max_megapixels * 1e6),
+            retry_failed=retry_failed,
+            thumbnails=thumbnails,
+            allow_private=allow_private_hosts,
+            progress=bars.callback,
+        )
+    print_report(report)
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def _with_array_options(
+    sources: list[str] | None, categories: str | None, uris: str | None, base: str | None, encoder: list[str] | None
+) -> tuple[list[str] | None, list[str] | None]:
+    """Return the sources and encoders to index; the options for saved embeddings become part of their source."""
+    given = {name: value for name, value in (("categories", categories), ("uris", uris), ("base", base)) if value}
+    if sources is None or len(sources) != 1 or not sources[0].startswith("arrays:"):
+        if given:
+            raise QueryError(
+                f"--{next(iter(given))} needs one source of saved embeddings: give arrays:EMBEDDINGS.npy alone."
+            )
+        return sources, encoder
+    if encoder and len(encoder) > 1:
+        raise QueryError("Saved embeddings belong to one encoder: give --encoder once.")
+    from ..sources.arrays import parse_spec, spec_of
+
+    path, options = parse_spec(sources[0].partition(":")[2])
+    if not path:
+        raise QueryError(f"{sources[0]} names no file: write it like arrays:EMBEDDINGS.npy.")
+    return [spec_of(path, options | given | ({"encoder": encoder[0]} if encoder else {}))], None
+
+
+def print_report(report: IndexReport) -> None:
+    """Print what an indexing run did, and which images failed."""
+    counts = [
+        (report.added, "added"),
+        (report.changed, "changed"),
+        (report.moved, "moved"),
+        (report.removed, "removed"),
+        (report.unchanged, "unchanged"),
+        (len(report.failures), "failed"),
+    ]
+    print(f"{report.total:,} images in {printable(str(report.collection))}, {report.seconds:.1f} s")
+    print(", ".join(f"{count:,} {what}" for count, what in counts if count) or "nothing to index")
+    print_failures(report.failures)
