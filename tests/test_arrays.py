@@ -633,7 +633,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
             "choose one of lite, mobilenet",
         ),
         (("index", "arrays:embeddings.npy", "-c", "d", "--encoder", CLIP, "--encoder", "lite"), "--encoder once"),
-        (("index", "folder", "--uris", "names.json"), "--uris goes with one source of saved embeddings"),
+        (("index", "folder", "--uris", "names.json"), "--uris needs one source of saved embeddings"),
     ):
         wrong = cli(*arguments, cwd=tmp_path)
         assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1), wrong.stderr

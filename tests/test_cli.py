@@ -270,7 +270,7 @@ def test_info_and_verify(photos: Path) -> None:
     assert "semantic" in info
     verify = run("verify", cwd=photos)
     assert verify.returncode == 0
-    assert b"Whole: 18 images" in verify.stdout
+    assert b"Undamaged: 18 images" in verify.stdout
 
 
 def test_index_without_a_source_refreshes_what_is_here(photos: Path) -> None:
@@ -387,7 +387,7 @@ def test_a_source_is_forgotten(photos: Path, tmp_path: Path) -> None:
     refreshed = run("index", "-c", "c", cwd=tmp_path)
     assert refreshed.returncode == 1
     assert b"missing source" in refreshed.stdout
-    assert b"1 images of cat taken out" in run("forget", "cat", "-c", "c", cwd=tmp_path).stdout
+    assert b"1 images of cat removed" in run("forget", "cat", "-c", "c", cwd=tmp_path).stdout
     assert run("index", "-c", "c", cwd=tmp_path).returncode == 0
     assert [Path(name).name for name in names(run("search", "a cat", "--json", "-c", "c", cwd=tmp_path))] == [
         "horse.jpg"

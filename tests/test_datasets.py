@@ -566,7 +566,7 @@ def test_ctrl_c_keeps_what_was_received(server: FileServer, tmp_path: Path) -> N
         process.send_signal(signal.SIGINT)
         output, error = process.communicate(timeout=30)
     assert (process.returncode, output, error.count("\n")) == (130, "", 1)
-    assert "run the same command again to go on" in error
+    assert "run the same command again to continue" in error
     server.files["/tiny.zip"].hold_after = None
     server.requests.clear()
     assert get_tiny_imagenet(tmp_path, url=url).is_dir()

@@ -326,7 +326,7 @@ def test_a_collection_that_knows_no_texts(
         assert found.as_json()["texts"] is None
         assert found.images == expected.images
         (tmp_path / "captions.csv").write_text("image,caption\nn01_0.JPEG,red\n")
-        with pytest.raises(QueryError, match="knows texts"):
+        with pytest.raises(QueryError, match="supports text"):
             evaluate_captions(images_only, tmp_path / "captions.csv")
 
 
@@ -472,7 +472,7 @@ def test_the_command(zipped: Path) -> None:
     files = ["--per-category", "categories.csv", "--confusions", "confusions.png"]
     done = cli(*call, *files, "--captions", "captions.csv", cwd=zipped)
     assert done.returncode == 1, done
-    assert done.stderr.splitlines() == ["Categories saved to categories.csv", "Picture saved to confusions.png"]
+    assert done.stderr.splitlines() == ["Categories saved to categories.csv", "Plot saved to confusions.png"]
     with Image.open(zipped / "confusions.png") as picture:
         picture.load()
         assert min(picture.size) > 300

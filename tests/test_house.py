@@ -10,7 +10,19 @@ import pixmatcher
 
 ROOT = Path(pixmatcher.__file__).parent
 
-EVERYWHERE = {"errors", "records", "_plugins", "_version", "_files", "_text", "_urls", "_cores", "_locks", "_progress"}
+EVERYWHERE = {
+    "errors",
+    "records",
+    "_plugins",
+    "_version",
+    "_files",
+    "_text",
+    "_urls",
+    "_cores",
+    "_locks",
+    "_logging",
+    "_progress",
+}
 """Modules beside the packages that every package may import."""
 
 MAY_IMPORT: dict[str, set[str]] = {

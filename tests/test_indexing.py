@@ -631,4 +631,4 @@ def test_an_interrupt_keeps_what_is_done(run: Indexer, tmp_path: Path) -> None:
     assert counts(report) == {"added": 800 - stored, "unchanged": stored}
     assert process.returncode == 130
     assert stdout == ""
-    assert stderr == "Error: stopped. What is done is kept: run the same command again to go on.\n"
+    assert stderr == "Error: stopped. What is done is kept: run the same command again to continue.\n"

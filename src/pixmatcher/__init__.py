@@ -9,6 +9,8 @@ with Collection.open("photos") as collection:
 
 from __future__ import annotations
 
+import logging
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -44,8 +46,14 @@ if TYPE_CHECKING:
     from .searching import Category, CategoryResult, Query, SearchOptions, SearchResult, classify, search
     from .sources import Source, Unusable
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # without it, Python itself prints warnings
+if os.environ.get("PIXMATCHER_LOG"):
+    from ._logging import show_log_as
+
+    show_log_as(os.environ["PIXMATCHER_LOG"])
+
 # Names are imported when they are first used, so that `import pixmatcher` costs next to nothing.
-_HOMES = {
+_MODULES = {
     "collection": ("Collection", "Failure", "Filter", "Hit", "Item", "Problem"),
     "encoders": ("Encoder", "Runtime", "load_encoder", "register_encoder"),
     "encoders.torch.features": ("FeatureExtractor", "text_to_vector"),
@@ -75,7 +83,7 @@ _HOMES = {
     "searching": ("Category", "CategoryResult", "Query", "SearchOptions", "SearchResult", "classify", "search"),
     "sources": ("Source", "Unusable"),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ALLOWED_EXTENSIONS",
@@ -126,9 +134,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

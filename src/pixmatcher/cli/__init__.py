@@ -4,18 +4,20 @@ Modules of other packages are imported inside the commands, so that each command
 but `web`, which only the command `app` starts.
 """
 
+# ruff: noqa: F401, I001
 from ._app import app, main
 
-# Importing a module registers its commands; the help shows them in this order.
-from . import index  # isort: skip
-from . import search  # isort: skip
-from . import evaluate  # isort: skip
-from . import maps  # isort: skip
-from . import collection  # isort: skip
-from . import export  # isort: skip
-from . import sources  # isort: skip
-from . import demo  # isort: skip
-from . import web_app  # isort: skip
-from . import models, datasets  # isort: skip
+# To import a module registers its commands, in the order in which the help shows them.
+from . import index
+from . import search
+from . import evaluate
+from . import maps
+from . import collection
+from . import export
+from . import sources
+from . import demo
+from . import web_app
+from . import models
+from . import datasets
 
 __all__ = ["app", "main"]

@@ -55,7 +55,8 @@ def main() -> None:
         command = error.ctx.command_path if error.ctx else "pixmatcher"
         fail(f"{error.format_message().rstrip('.')}. See `{command} --help`.", 2)
     finally:
-        # At exit Python looks for reference cycles among all objects, which takes as long as a search. PyTorch needs it.
+        # At exit Python looks for reference cycles among all objects, which takes as long as a search. PyTorch
+        # needs that.
         if "torch" not in sys.modules:
             gc.freeze()
     raise SystemExit(status)

@@ -35,7 +35,9 @@ BackendOption = Annotated[
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option(metavar="auto|cpu|cuda|mps", help="The device on which PyTorch runs the encoders.", show_default=False),
+    typer.Option(
+        metavar="auto|cpu|cuda|mps", help="The device on which PyTorch runs the encoders.", show_default=False
+    ),
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Do not download models.")]
 WeightsOption = Annotated[

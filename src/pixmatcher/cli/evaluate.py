@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 def evaluate_command(
     queries: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="A source of images with labels to use as queries: see `pixmatcher sources`."),
+        typer.Option(
+            metavar="SOURCE", help="A source of images with labels to use as queries: see `pixmatcher sources`."
+        ),
     ] = None,
     collection: CollectionOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="The number of results that count.")] = 10,

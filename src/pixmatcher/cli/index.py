@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,7 +50,9 @@ def index_command(
     ] = None,
     uris: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="For saved embeddings: a file with the path or URL of each row (JSON, .npy)."),
+        typer.Option(
+            metavar="FILE", help="For saved embeddings: a file with the path or URL of each row (JSON, .npy)."
+        ),
     ] = None,
     base: Annotated[
         str | None,

@@ -74,8 +74,6 @@ def map_command(
         print_note(embedded.note)
     print(f"{len(projection.ids):,} images by {method} in the space {projection.space}, saved to {printable(str(out))}")
     if projection.stale:
-        print(
-            f"Since the map was computed: {stale_text(projection)}. --refresh computes it again.", file=sys.stderr
-        )
+        print(f"Since the map was computed: {stale_text(projection)}. --refresh computes it again.", file=sys.stderr)
     if not projection.kept:
         print("The map is not stored, because the collection cannot be written now.", file=sys.stderr)

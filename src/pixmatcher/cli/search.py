@@ -81,7 +81,9 @@ def search_command(
     ] = None,
     exact: Annotated[
         bool,
-        typer.Option("--exact", help="Compare the query with every image: slower in large collections, misses nothing."),
+        typer.Option(
+            "--exact", help="Compare the query with every image: slower in large collections, misses nothing."
+        ),
     ] = False,
     allow_private_hosts: PrivateHostsOption = False,
     space: SpaceOption = None,
