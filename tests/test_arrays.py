@@ -620,7 +620,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         f"{tmp_path}/pictures/3.jpg": "a",
     }
     assert "3 unchanged" in cli("index", "-c", "c", cwd=tmp_path).stdout
-    assert "version not known" in cli("info", "-c", "c", cwd=tmp_path).stdout
+    assert "unknown version" in cli("info", "-c", "c", cwd=tmp_path).stdout
     (tmp_path / "folder").mkdir()
     paint(tmp_path / "photo.png", 1)
     for arguments, words in (

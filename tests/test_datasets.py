@@ -517,7 +517,7 @@ def test_what_to_type_next_works(server: FileServer, tmp_path: Path, unpack: boo
     arguments = ("--to", "my data", *(() if unpack else ("--no-unpack",)))
     done = cli("datasets", "get", "tiny-imagenet", "--url", url, *arguments, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    (command,) = re.findall(r"^  pixmatcher (.*)$", done.stdout, re.MULTILINE)
+    (command,) = re.findall(r"^  .*pixmatcher (index .*)$", done.stdout, re.MULTILINE)
     indexed = cli(*shlex.split(command), cwd=tmp_path)
     assert (indexed.returncode, indexed.stderr) == (0, "")
     assert "4 images" in indexed.stdout
@@ -529,7 +529,7 @@ def test_what_to_type_next_works(server: FileServer, tmp_path: Path, unpack: boo
 def test_open_images_from_the_command_line(lists: FileServer, tmp_path: Path) -> None:
     done = cli("datasets", "get", "open-images", "--url", lists.url, "--limit", "7", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "  pixmatcher index open-images:open-images -c open-images/.pixmatcher\n" in done.stdout
+    assert "pixmatcher index open-images:open-images -c open-images/.pixmatcher\n" in done.stdout
     assert holds_the_first(tmp_path / "open-images", 7)
 
 
