@@ -73,7 +73,7 @@ def write_error(folder: Path, error: OSError) -> CollectionError:
 def read_error(path: Path, error: OSError) -> CollectionError:
     """Return the error to raise if `path` exists but could not be read."""
     reason = error.strerror or str(error)
-    return CollectionError(f"{path} cannot be read ({reason}): check that you may read it and its folder.")
+    return CollectionError(f"{path} cannot be read ({reason})", "check that you may read it and its folder.")
 
 
 @contextlib.contextmanager

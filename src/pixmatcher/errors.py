@@ -66,7 +66,15 @@ class SourceError(PixMatcherError):
 
 
 class CollectionError(PixMatcherError):
-    """A collection is missing, damaged, of a newer format, or does not fit the call."""
+    """A collection is missing, damaged, of a newer format, or does not fit the call.
+
+    The message is `problem: remedy` where what to do is given apart; else `problem` is the message, and `remedy` empty.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem}: {remedy}" if remedy else problem)
+        self.problem = problem
+        self.remedy = remedy
 
 
 class NoCollectionError(CollectionError):

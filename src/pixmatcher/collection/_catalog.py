@@ -6,169 +6,51 @@ import contextlib
 import json
 import os
 import re
-import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import datetime, timezone
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .._files import full_disk
 from .._urls import is_url
-from ..errors import CollectionError, CollectionLockedError, StorageError
-from ._names import start_again
-from .filters import Filter
+from ._database import Database
+from ._migrations import readable_columns
 from .items import Changes, CollectionState, Failure, Item
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS state (generation INTEGER NOT NULL, rows INTEGER NOT NULL);
-INSERT INTO state SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM state);
-CREATE TABLE IF NOT EXISTS sources (id INTEGER PRIMARY KEY, spec UNIQUE NOT NULL);
-CREATE TABLE IF NOT EXISTS items (
-    uri UNIQUE NOT NULL, content_hash TEXT NOT NULL, version TEXT NOT NULL, bytes INTEGER, width INTEGER,
-    height INTEGER, format TEXT, label TEXT, caption TEXT, modified TEXT, taken TEXT, details TEXT, added TEXT NOT NULL,
-    id INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER UNIQUE NOT NULL, checksum INTEGER NOT NULL,
-    source_id INTEGER REFERENCES sources (id)
-);
-CREATE INDEX IF NOT EXISTS items_by_content ON items (content_hash);
-CREATE INDEX IF NOT EXISTS items_by_label ON items (label) WHERE label IS NOT NULL;
-CREATE TABLE IF NOT EXISTS label_names (label TEXT PRIMARY KEY, name TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS failures (
-    uri PRIMARY KEY, reason TEXT NOT NULL, detail TEXT NOT NULL, version TEXT NOT NULL, source_id INTEGER NOT NULL
-);
-"""
-_MOST_MASKS = 8
-_ITEM_COLUMNS = ", ".join(field.name for field in fields(Item))
-_ITEM_VALUES = attrgetter(*[field.name for field in fields(Item)][1:-1])
+_ITEM_COLUMNS = tuple(field.name for field in fields(Item))
+_ITEM_VALUES = attrgetter(*_ITEM_COLUMNS[1:-1])
 """The values of an item between its uri and its id; the date `added` is the last of them."""
 _KIND = re.compile(r"[a-z][a-z0-9-]+:/")
 """How the spec of a source begins that is no folder."""
 
 
-@dataclass(frozen=True)
-class LabelsByRow:
-    """All labels of a collection, and of each row the position of its label among them (rows,) int32, -1 for none."""
-
-    names: list[str]
-    codes: npt.NDArray[np.int32]
-
-
-class Catalog:
-    """All SQL of a collection. Paths below `home` are stored relative to it, so that both can be moved together."""
+class Catalog(Database):
+    """The tables of a collection. Paths below `home` are stored relative to it, so that both can be moved together."""
 
     def __init__(self, path: Path, home: Path, *, create: bool = False) -> None:
-        self.path = path
+        """Open the catalog, or create it if need be with `create`. Raises `CollectionError` if that is impossible."""
         self._home = os.path.join(home, "")
-        # One connection may serve several threads; the lock keeps their transactions apart.
-        self._lock = threading.RLock()
-        with explained(path):
-            if create:
-                with contextlib.closing(_connect(path, "mode=rwc")) as connection:
-                    connection.execute("PRAGMA journal_mode = WAL")
-                    connection.executescript(_SCHEMA)
-            self._connect()
-
-    def close(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
-            self.connection.close()
+        super().__init__(path, create=create)
 
     def _connect(self) -> None:
-        """Open the database; where it cannot be opened as usual, open what it holds now, to be read only.
+        super()._connect()
+        # One that was made before items had details gets the column when it is next written to.
+        self._columns = readable_columns(self.connection, "items", _ITEM_COLUMNS)
 
-        `_frozen` is None as usual; else it is what the files looked like then, so that a change is noticed.
-        """
-        self._frozen: tuple[object, ...] | None = None
-        self._labels: tuple[tuple[int, int], LabelsByRow] | None = None  # its state counts from the connection on
-        self._masks: tuple[tuple[int, int] | None, dict[Filter, npt.NDArray[np.bool_]]] = (None, {})
-        if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
-            try:
-                self.connection = _connect(self.path, "mode=rw")
-            except sqlite3.OperationalError as error:
-                if "no such table" in str(error) or "locked" in str(error):
-                    raise
-                # A full disk has no room for the shared memory of the log: copy the database to memory.
-                self._frozen = self._looks()
-                self.connection = _connect_to_copy(self.path, "mode=rw")
-        elif self._log.exists():
-            try:
-                self.connection = _connect(self.path, "mode=ro")
-            except sqlite3.OperationalError as error:
-                if "unable to open" not in str(error):
-                    raise
-                # The shared memory of the log is missing, as in a copy of the files, and may not be made. So nobody
-                # writes here, and no lock is needed, which SQLite could only get with the right to write.
-                self._frozen = self._looks()
-                self.connection = _connect_to_copy(self.path, "mode=ro&vfs=unix-none")
-        else:
-            # There is no log and no right to make one. SQLite takes the file for constant then.
-            self._frozen = self._looks()
-            self.connection = _connect(self.path, "mode=ro&immutable=1")
-        # A collection made before items had details gets the column when it is next written to.
-        known = [name for _, name, *_ in self.connection.execute("PRAGMA table_info (items)")]
-        self._columns = _ITEM_COLUMNS if "details" in known else _ITEM_COLUMNS.replace("details", "NULL")
-
-    @property
-    def _log(self) -> Path:
-        return self.path.with_name(self.path.name + "-wal")
-
-    def _looks(self) -> tuple[object, ...]:
-        states = [path.stat() if path.exists() else None for path in (self.path, self._log)]
-        return tuple(state and (state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
-
-    def _thaw(self) -> None:
-        """Connect anew if the connection is to a former state."""
-        if self._frozen is not None:
-            self.close()
-            self._connect()
-
-    def require_writable(self) -> None:
-        """Raise `StorageError` if the database can only be read."""
-        with self._lock, explained(self.path):
-            self._thaw()
-            if self._frozen is not None:
-                raise sqlite3.OperationalError("database or disk is full")
-            if self._columns != _ITEM_COLUMNS:
-                self.connection.execute("ALTER TABLE items ADD COLUMN details TEXT")
-                self._columns = _ITEM_COLUMNS
-
-    # Transactions
+    def prepare_to_write(self) -> None:
+        """Change an older schema to the newest. Raises `StorageError` if the database can only be read."""
+        super().prepare_to_write()
+        self._columns = ", ".join(_ITEM_COLUMNS)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[int]:
-        """One consistent view for all reads inside; gives the generation, which counts the changes to rows of items."""
-        with self._lock, explained(self.path):
-            if self.connection.in_transaction:
-                yield self._generation()
-                return
-            if self._frozen is not None and self._frozen != self._looks():
-                self._thaw()
-            try:
-                self.connection.execute("BEGIN")  # in the block: an interrupt may come right after it
-                yield self._generation()
-            finally:
-                self.connection.rollback()
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """All writes inside happen together or not at all."""
-        with self._lock, explained(self.path):
-            try:
-                self.connection.execute("BEGIN IMMEDIATE")
-                yield
-                self.connection.commit()
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self.connection.rollback()
-                raise
-
-    def _generation(self) -> int:
-        return int(self.connection.execute("SELECT generation FROM state").fetchone()[0])
+        """Read one consistent state in the whole block; yield the generation, which counts changes to rows of items."""
+        with self.transaction_for_reading():
+            yield self.number("SELECT generation FROM state")
 
     def _rows_changed(self) -> None:
         self.connection.execute("UPDATE state SET generation = generation + 1")
@@ -194,16 +76,12 @@ class Catalog:
         return count
 
     def rows(self) -> npt.NDArray[np.int64]:
-        """The rows of all items, ascending (N,) int64."""
-        with self._lock, explained(self.path):
-            cursor = self.connection.execute("SELECT row FROM items ORDER BY row")
-            return np.fromiter((row for (row,) in cursor), dtype=np.int64)
+        """Return the rows of all items, ascending (N,) int64."""
+        return self.numbers("SELECT row FROM items ORDER BY row")
 
     def ids(self) -> npt.NDArray[np.int64]:
-        """The ids of all items, ascending (N,) int64."""
-        with self._lock, explained(self.path):
-            cursor = self.connection.execute("SELECT id FROM items ORDER BY id")
-            return np.fromiter((item_id for (item_id,) in cursor), dtype=np.int64)
+        """Return the ids of all items, ascending (N,) int64."""
+        return self.numbers("SELECT id FROM items ORDER BY id")
 
     def state(self) -> CollectionState:
         """Return the state of now, from which later changes can be counted."""
@@ -304,7 +182,7 @@ class Catalog:
             values = [sql_value(value) for value in _ITEM_VALUES(item)]
             values[-1] = added
             rows.append((uri, *values, first_row + position, checksums[position], source_id))
-        columns = f"{_ITEM_COLUMNS.removesuffix(', id')}, row, checksum, source_id"
+        columns = ", ".join([*_ITEM_COLUMNS[:-1], "row", "checksum", "source_id"])
         self.connection.executemany(
             f"INSERT INTO items ({columns}) VALUES ({', '.join('?' * (columns.count(',') + 1))}) "
             "ON CONFLICT (uri) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version, "
@@ -415,87 +293,7 @@ class Catalog:
         called = {label: {name, *map(str.strip, name.split(","))} for label, name in self.label_names().items()}
         return {label for label in labels if label in wanted or not wanted.isdisjoint(called.get(label, ()))}
 
-    def labels_by_row(self) -> LabelsByRow:
-        """The label of each row, kept until something is written, by whatever process."""
-        with self.reading():
-            state = self._state()
-            if self._labels is None or self._labels[0] != state:
-                found = self.query("SELECT row, label FROM items WHERE label IS NOT NULL")
-                names = sorted({label for _, label in found})
-                code_of = {label: code for code, label in enumerate(names)}
-                codes = np.full(self.row_count(), -1, np.int32)
-                codes[[row for row, _ in found]] = [code_of[label] for _, label in found]
-                self._labels = (state, LabelsByRow(names, codes))
-            return self._labels[1]
-
-    # Filters
-
-    def rows_where(self, where: Filter) -> npt.NDArray[np.bool_]:
-        """Which rows have an item that passes a filter (rows,); the same array until something is written."""
-        with self.reading():
-            state = self._state()
-            if self._masks[0] != state:
-                self._masks = (state, {})
-            masks = self._masks[1]
-            if where not in masks:
-                if len(masks) >= _MOST_MASKS:
-                    del masks[next(iter(masks))]
-                masks[where] = self._mask(where)
-            return masks[where]
-
-    def _mask(self, where: Filter) -> npt.NDArray[np.bool_]:
-        conditions, values = ["1"], list[object]()
-        for condition, value in (
-            ("coalesce(taken, modified) >= ?", where.after and where.after.replace(" ", "T")),
-            ("coalesce(taken, modified) < ?", where.before and where.before.replace(" ", "T")),
-            ("width >= ?", where.min_width),
-            ("height >= ?", where.min_height),
-        ):
-            if value is not None:
-                conditions.append(condition)
-                values.append(value)
-        if where.folder is not None:
-            below = os.path.join(where.folder, "")
-            stored = self.stored_uri(below)
-            start = os.fsencode(stored)
-            # As text or as bytes, what begins so lies between that and the same with the last byte, a slash, raised.
-            places: list[str] = []
-            if stored:
-                places.append("(typeof(uri) = 'blob' AND uri >= ? AND uri < ?)")
-                values += [start, start[:-1] + b"0"]
-            if stored and isinstance(stored, str):
-                places.append("(uri >= ? AND uri < ?)")
-                values += [stored, stored[:-1] + "0"]
-            if self._home.startswith(below):
-                places.append("(CAST(uri AS TEXT) NOT GLOB '/*' AND CAST(uri AS TEXT) NOT GLOB '[a-zA-Z]*://*')")
-            conditions.append(f"({' OR '.join(places)})")
-        mask = np.zeros(self.row_count(), np.bool_)
-        if len(conditions) > 1 or where.labels is None:
-            with self._lock, explained(self.path):
-                found = self.connection.execute(f"SELECT row FROM items WHERE {' AND '.join(conditions)}", values)
-                mask[np.fromiter((row for (row,) in found), dtype=np.int64)] = True
-        else:
-            mask[:] = True  # the labels alone decide
-        if where.labels is not None:
-            known = self.labels_by_row()
-            meant = self.labels_called(where.labels)
-            wanted = [code for code, name in enumerate(known.names) if name in meant]
-            mask &= np.isin(known.codes, wanted)
-        return mask
-
-    def _state(self) -> tuple[int, int]:
-        """What is another one after each write, by whatever process, as long as the connection lasts."""
-        # SQLite counts what others write and what this connection writes in two places.
-        return self.number("PRAGMA data_version"), self.connection.total_changes
-
-    # Care
-
-    def integrity_errors(self) -> list[str]:
-        """What SQLite's own check finds wrong with the file."""
-        try:
-            return [text for (text,) in self.connection.execute("PRAGMA integrity_check") if text != "ok"]
-        except sqlite3.Error as error:
-            return [str(error)]
+    # Values
 
     def counts(self, column: str) -> dict[str, int]:
         """Return the number of items for each value of a column, the most frequent first."""
@@ -503,16 +301,25 @@ class Catalog:
             self.query(f"SELECT {column}, count(*) FROM items WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1")
         )
 
-    def query(self, sql: str, *values: object) -> list[Any]:
-        with self._lock, explained(self.path):
-            return self.connection.execute(sql, values).fetchall()
-
-    def number(self, sql: str, *values: object) -> int:
-        return int(self.query(sql, *values)[0][0])
-
     def _item(self, values: Sequence[object]) -> Item:
         item = Item(*values)  # type: ignore[arg-type]
         return replace(item, uri=self.shown_uri(item.uri), details=details_from_json(item.details))
+
+    def uris_below(self, prefix: str) -> tuple[str, list[object]]:
+        """Return a condition in SQL, and its values, for the items whose uri begins with a folder or URL and a slash."""
+        stored = self.stored_uri(prefix)
+        start = os.fsencode(stored)
+        # Text or bytes that begin so sort between that and the same with the last byte, a slash, raised by one.
+        conditions, values = list[str](), list[object]()
+        if stored:
+            conditions.append("(typeof(uri) = 'blob' AND uri >= ? AND uri < ?)")
+            values += [start, start[:-1] + b"0"]
+        if stored and isinstance(stored, str):
+            conditions.append("(uri >= ? AND uri < ?)")
+            values += [stored, stored[:-1] + "0"]
+        if self._home.startswith(prefix):
+            conditions.append("(CAST(uri AS TEXT) NOT GLOB '/*' AND CAST(uri AS TEXT) NOT GLOB '[a-zA-Z]*://*')")
+        return f"({' OR '.join(conditions)})", values
 
     def stored_uri(self, uri: str) -> str | bytes:
         """A uri as stored: relative below home, and as bytes where a file name is not valid Unicode."""
@@ -529,51 +336,6 @@ class Catalog:
         if text.startswith("/") or is_url(text):
             return text
         return self._home[:-1] if text == "." else self._home + text
-
-
-def _connect(path: Path, parameters: str, *, exclusive: bool = False) -> sqlite3.Connection:
-    """A connection that has been tried. An exclusive one needs no shared memory on the disk, and no other reader."""
-    connection = sqlite3.connect(
-        f"{path.as_uri()}?{parameters}", uri=True, timeout=30, isolation_level=None, check_same_thread=False
-    )
-    try:
-        if exclusive:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        if parameters != "mode=rwc":
-            connection.execute("SELECT generation FROM state")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _connect_to_copy(path: Path, parameters: str) -> sqlite3.Connection:
-    """A connection to a copy of the database in memory, to be read only."""
-    with contextlib.closing(_connect(path, parameters, exclusive=True)) as source:
-        copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        source.backup(copy)
-    copy.execute("PRAGMA query_only = 1")
-    return copy
-
-
-@contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, which say what to do."""
-    try:
-        yield
-    except sqlite3.ProgrammingError as error:
-        raise CollectionError(f"{path.parent} cannot be used so ({error}): was it closed already?") from error
-    except sqlite3.Error as error:
-        text = str(error)
-        if "full" in text or "disk I/O" in text:
-            raise StorageError(full_disk(path.parent, text)) from error
-        if "locked" in text:
-            raise CollectionLockedError(f"{path.parent} is busy: try again in a moment.") from error
-        if "readonly" in text:
-            raise StorageError(f"{path.parent} cannot be written: choose another collection with -c.") from error
-        if "unable to open" in text:
-            raise CollectionError(f"{path} cannot be opened: check that you may read it and its folder.") from error
-        raise CollectionError(f"{path} is damaged ({text}): {start_again(path.parent)}") from error
 
 
 def sql_value(value: object) -> object:

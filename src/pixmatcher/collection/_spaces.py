@@ -1,8 +1,10 @@
-"""Spaces by name, and the vectors that fit them."""
+"""Checks of what callers give: names of spaces, query vectors and whole numbers."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
+from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -34,3 +36,11 @@ def query_vector(vector: npt.ArrayLike, space: Space) -> npt.NDArray[np.float32]
             "none of them huge."
         )
     return query
+
+
+def whole_number(value: SupportsIndex, name: str) -> int:
+    """Return a whole number as an int. Raises `CollectionError` with the `name` of the value if it is not one."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise CollectionError(f"The {name} must be a whole number, not {value!r}.") from None

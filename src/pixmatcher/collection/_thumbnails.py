@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._files import remove
-from ._catalog import explained
+from ._sqlite_errors import sqlite_errors_explained
 
 
 class Thumbnails:
@@ -39,7 +39,7 @@ class Thumbnails:
         """Store thumbnails by content hash. A damaged file is begun anew. Raises `StorageError` if the disk is full."""
         if not thumbnails:
             return
-        with self._lock, explained(self.path):
+        with self._lock, sqlite_errors_explained(self.path):
             try:
                 self._insert(thumbnails)
             except sqlite3.OperationalError:
@@ -57,7 +57,7 @@ class Thumbnails:
 
     def keep_those_in(self, catalog: Path) -> None:
         """Forget the thumbnails of images that the catalog does not have."""
-        with self._lock, explained(self.path):
+        with self._lock, sqlite_errors_explained(self.path):
             if not self._open():
                 return
             self._run("ATTACH ? AS catalog", f"{catalog.as_uri()}?mode=ro")
@@ -70,7 +70,7 @@ class Thumbnails:
             finally:
                 self._run("DETACH catalog")
 
-    def whole(self) -> bool:
+    def is_intact(self) -> bool:
         """Whether the file, if there is one, is as it was written."""
         with self._lock:
             try:

@@ -151,8 +151,9 @@ class VectorFile:
 
     def _too_short(self) -> CollectionError:
         return CollectionError(
-            f"{self.path} is shorter than the catalog says: run `pixmatcher verify --repair` on the collection, "
-            "then `pixmatcher index` to encode the lost images again."
+            f"{self.path} is shorter than the catalog says",
+            "run `pixmatcher verify --repair` on the collection, then `pixmatcher index` to encode the lost images "
+            "again.",
         )
 
     def _mapped(self, row_count: int) -> Float16:

@@ -1,0 +1,98 @@
+"""What the rows of a collection hold: the label of each row, and which rows pass a filter."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .filters import Filter
+
+if TYPE_CHECKING:
+    from ._catalog import Catalog
+
+_MOST_MASKS = 8
+
+
+@dataclass(frozen=True)
+class RowLabels:
+    """The labels of a collection, and for each row (rows,) int32 the position of its label in them, -1 for no label."""
+
+    names: list[str]
+    codes: npt.NDArray[np.int32]
+
+
+class RowProperties:
+    """The labels of the rows, and the masks of filters, kept until something is written, by whatever process."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._state: tuple[int, ...] | None = None
+        self._labels: RowLabels | None = None
+        self._masks: dict[Filter, npt.NDArray[np.bool_]] = {}
+
+    def labels(self) -> RowLabels:
+        """Return the label of each row."""
+        with self._catalog.reading():
+            self._forget_if_written()
+            if self._labels is None:
+                self._labels = self._read_labels()
+            return self._labels
+
+    def mask(self, where: Filter) -> npt.NDArray[np.bool_]:
+        """Return which rows have an item that passes a filter (rows,) bool. The caller may not change the array."""
+        with self._catalog.reading():
+            self._forget_if_written()
+            if where not in self._masks:
+                if len(self._masks) >= _MOST_MASKS:
+                    del self._masks[next(iter(self._masks))]
+                self._masks[where] = self._read_mask(where)
+            return self._masks[where]
+
+    def _forget_if_written(self) -> None:
+        state = self._catalog.write_count()
+        if state != self._state:
+            self._state, self._labels, self._masks = state, None, {}
+
+    def _read_labels(self) -> RowLabels:
+        found = self._catalog.query("SELECT row, label FROM items WHERE label IS NOT NULL")
+        names = sorted({label for _, label in found})
+        code_of = {label: code for code, label in enumerate(names)}
+        codes = np.full(self._catalog.row_count(), -1, np.int32)
+        codes[[row for row, _ in found]] = [code_of[label] for _, label in found]
+        return RowLabels(names, codes)
+
+    def _read_mask(self, where: Filter) -> npt.NDArray[np.bool_]:
+        mask = np.zeros(self._catalog.row_count(), np.bool_)
+        conditions, values = self._conditions(where)
+        if conditions or where.labels is None:
+            sql = f"SELECT row FROM items WHERE {' AND '.join(['1', *conditions])}"
+            mask[self._catalog.numbers(sql, *values)] = True
+        else:
+            mask[:] = True  # the labels alone decide
+        if where.labels is not None:
+            labels = self.labels()
+            allowed = self._catalog.labels_called(where.labels)
+            mask &= np.isin(labels.codes, [code for code, name in enumerate(labels.names) if name in allowed])
+        return mask
+
+    def _conditions(self, where: Filter) -> tuple[list[str], list[object]]:
+        """Return a filter, but for its labels, as conditions in SQL and their values."""
+        conditions, values = list[str](), list[object]()
+        for condition, value in (
+            ("coalesce(taken, modified) >= ?", where.after and where.after.replace(" ", "T")),
+            ("coalesce(taken, modified) < ?", where.before and where.before.replace(" ", "T")),
+            ("width >= ?", where.min_width),
+            ("height >= ?", where.min_height),
+        ):
+            if value is not None:
+                conditions.append(condition)
+                values.append(value)
+        if where.folder is not None:
+            condition, places = self._catalog.uris_below(os.path.join(where.folder, ""))
+            conditions.append(condition)
+            values += places
+        return conditions, values
