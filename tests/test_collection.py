@@ -80,7 +80,7 @@ def test_no_collection_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_collection_json_of_another_program_is_left_alone(tmp_path: Path) -> None:
-    """The advice to delete a damaged collection must never be given for a folder of the user's."""
+    """The advice to move a damaged collection elsewhere must never be given for a folder of the user."""
     (tmp_path / "collection.json").write_text('{"info": {"name": "of Postman"}}')
     with pytest.raises(CollectionError, match="There is no collection"):
         Collection.open(tmp_path)
@@ -877,10 +877,10 @@ def test_a_damaged_catalog_is_told_with_what_to_do(folder: Path, damage: object)
     except CollectionError as error:
         message = str(error)
     assert "catalog" in message
-    assert f"elete the folder {path} and index again; your images are not touched" in message
+    assert f"ove the folder {path} elsewhere and index again; your images are not touched" in message
     done = cli("verify", "-c", path)
     assert done.returncode in (1, 2)
-    assert "and index again" in done.stdout + done.stderr
+    assert "elsewhere and index again" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -904,7 +904,7 @@ def test_a_damaged_catalog_is_told_with_what_to_do(folder: Path, damage: object)
 def test_a_damaged_manifest(folder: Path, text: str) -> None:
     path = filled(folder, 1)
     (path / "collection.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(CollectionError, match=r"collection\.json is damaged: delete the folder"):
+    with pytest.raises(CollectionError, match=r"collection\.json is damaged: move the folder"):
         Collection.open(path)
 
 
@@ -917,8 +917,8 @@ def test_the_advice_spares_the_files_of_the_user(folder: Path) -> None:
     (folder / "collection.json").write_text("garbage")
     with pytest.raises(CollectionError) as error:
         Collection.open(folder)
-    assert f"delete the folder {folder}" not in str(error.value)
-    assert f"delete catalog.sqlite, collection.json, index, index.lock, lock, vectors in the folder {folder}" in str(
+    assert f"move the folder {folder}" not in str(error.value)
+    assert f"move catalog.sqlite, collection.json, index, index.lock, lock, vectors of the folder {folder} else" in str(
         error.value
     )
 

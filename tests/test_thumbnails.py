@@ -193,6 +193,7 @@ def test_a_collection_from_before_there_were_details(shelf: Shelf, path: Path, t
     refresh(shelf, path)
     with contextlib.closing(sqlite3.connect(path / "catalog.sqlite")) as connection:
         connection.execute("ALTER TABLE items DROP COLUMN details")
+        connection.execute("PRAGMA user_version = 0")  # schemas had no numbers then
         connection.commit()
     with Collection.open(path) as reader:
         assert [item.details for item in reader.items()] == [{}] * 5

@@ -306,7 +306,7 @@ class Catalog(Database):
         return replace(item, uri=self.shown_uri(item.uri), details=details_from_json(item.details))
 
     def uris_below(self, prefix: str) -> tuple[str, list[object]]:
-        """Return a condition in SQL, and its values, for the items whose uri begins with a folder or URL and a slash."""
+        """Return a condition in SQL, and its values: the uri begins with `prefix`, a folder or URL and a slash."""
         stored = self.stored_uri(prefix)
         start = os.fsencode(stored)
         # Text or bytes that begin so sort between that and the same with the last byte, a slash, raised by one.

@@ -55,7 +55,7 @@ SCHEMA_VERSION = len(MIGRATIONS)
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Change the schema of the database `path` to the newest version, in one transaction.
 
-    Raises `CollectionError` if its version is newer than this PixMatcher knows, `sqlite3.Error` if it cannot be written.
+    Raises `CollectionError` if its version is newer than this one, `sqlite3.Error` if it cannot be written.
     """
     if schema_version(connection, path) == SCHEMA_VERSION:
         return

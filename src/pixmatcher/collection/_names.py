@@ -20,26 +20,26 @@ OWN_NAMES = frozenset(
     | {CATALOG_NAME + ending for ending in ("", "-wal", "-shm", "-journal")}
     | {THUMBNAILS_NAME + ending for ending in ("", "-journal")}
 )
-"""Names of all that a collection keeps in its folder."""
+"""The names of all files and folders that a collection keeps in its folder."""
 
 
 def start_again(folder: Path) -> str:
-    """What to tell the user when a collection cannot be mended."""
+    """Return the advice for a collection that cannot be repaired, as the end of a message."""
     if folder.name == FOLDER_NAME:
         what = f"the folder {folder}"
     else:
-        # A folder of another name may hold files of the user's.
+        # A folder of another name may also hold files of the user.
         try:
             names = sorted(OWN_NAMES.intersection(os.listdir(folder)))
         except OSError:
             names = sorted(OWN_NAMES)
-        what = f"{', '.join(names)} in the folder {folder}"
-    return f"delete {what} and index again; your images are not touched by this."
+        what = f"{', '.join(names)} of the folder {folder}"
+    return f"move {what} elsewhere and index again; your images are not touched by this."
 
 
 def delete_collection(folder: Path) -> None:
     """Delete the files of a collection, and its folder if nothing else is in it. Raises `OSError` as the disk does."""
     for name in OWN_NAMES:
         remove(folder / name)
-    with contextlib.suppress(OSError):  # there are files of the user's in it
+    with contextlib.suppress(OSError):  # it also holds files of the user
         folder.rmdir()

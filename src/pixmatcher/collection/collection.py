@@ -125,7 +125,7 @@ class Collection:
 
     @staticmethod
     def locate(path: str | os.PathLike[str]) -> Path | None:
-        """Return the folder of the collection in the folder `path` or in `.pixmatcher` inside it; None if there is none.
+        """Return the folder of the collection in `path` or in `.pixmatcher` inside it; None if there is none.
 
         Raises `CollectionError` if one of these folders cannot be read, so that the answer is not known.
         """
