@@ -85,7 +85,7 @@ def _metavar(parameter: Any) -> str:
 
 def _option(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
-    if parameter.is_flag:
+    if parameter.is_flag or parameter.metavar == "":
         return names
     several = " (can be given several times)" if parameter.multiple else ""
     return f"{names} `{parameter.metavar or _placeholder(parameter.type.name)}`{several}"
