@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from pixmatcher.errors import PixMatcherError
-from pixmatcher.evaluation import CategoryFigures, Evaluation
+from pixmatcher.evaluation import CategoryMetrics, Evaluation
 from pixmatcher.evaluation.confusion_plot import draw_confusion_plot, save_confusion_plot
 
 
 def evaluation(wrong: dict[str, dict[str, float]], names: dict[str, str] | None = None) -> Evaluation:
     """An evaluation of categories by what they are taken for; what is left of the hits is right."""
     categories = [
-        CategoryFigures(label, label, 4, {"precision@10": 1 - sum(others.values())}, others)
+        CategoryMetrics(label, label, 4, {"precision@10": 1 - sum(others.values())}, others)
         for label, others in wrong.items()
     ]
     labels = {*wrong, *(other for others in wrong.values() for other in others)}

@@ -18,8 +18,10 @@ import pytest
 from PIL import Image
 
 from conftest import TinyEncoder, cli, paint
-from pixmatcher import Collection, Evaluation, Item, QueryError, evaluate, evaluation, index, load_encoder
+from pixmatcher import Collection, Evaluation, Item, QueryError, evaluate, index, load_encoder
 from pixmatcher.evaluation import (
+    _labelled,
+    _scores,
     average_precision_at,
     best_columns,
     bootstrap_interval,
@@ -31,6 +33,7 @@ from pixmatcher.evaluation import (
     recall_at,
     save_categories,
 )
+from pixmatcher.evaluation._encoding import EncodedImages
 from pixmatcher.images import fit_image, open_image, open_regular_file
 from pixmatcher.records import Space
 from pixmatcher.sources import Entry, Unusable, open_source
@@ -155,7 +158,7 @@ def embed_query(encoder: TinyEncoder, path: str) -> np.ndarray:
 
 
 def values(found: Evaluation, kind: str = "images") -> list[float]:
-    return [figure.value for figure in getattr(found, kind).figures.values()]
+    return [figure.value for figure in getattr(found, kind).metrics.values()]
 
 
 def test_image_queries_and_label_names(collection: Collection, data: Path, tiny: TinyEncoder) -> None:
@@ -167,7 +170,7 @@ def test_image_queries_and_label_names(collection: Collection, data: Path, tiny:
     assert found.images is not None
     assert found.texts is not None
     assert [found.images.space, found.texts.space] == ["visual", "semantic"]
-    assert [*found.images.figures] == [*found.texts.figures] == NAMES
+    assert [*found.images.metrics] == [*found.texts.metrics] == NAMES
 
     entries = [entry for entry in source.scan() if isinstance(entry, Entry)]
     reckoned = [reckon(collection, "visual", embed_query(tiny, entry.uri), entry.label or "", 3) for entry in entries]
@@ -175,7 +178,7 @@ def test_image_queries_and_label_names(collection: Collection, data: Path, tiny:
     assert len(figures) == found.images.queries == 12
     np.testing.assert_allclose(values(found), np.mean(figures, axis=0))
     assert 0 < values(found)[1] < 1  # or the test would tell nothing
-    for figure in found.images.figures.values():
+    for figure in found.images.metrics.values():
         assert 0 <= figure.low <= figure.value <= figure.high <= 1
 
     texts = tiny.encode_texts(["red thing", "green thing", "blue thing"])["semantic"]
@@ -190,7 +193,7 @@ def test_image_queries_and_label_names(collection: Collection, data: Path, tiny:
     ]
     for category in found.categories:
         own = [r for r, e in zip(reckoned, entries, strict=True) if r and e.label == category.label]
-        np.testing.assert_allclose([*category.figures.values()], np.mean([f for f, _ in own], axis=0))
+        np.testing.assert_allclose([*category.metrics.values()], np.mean([f for f, _ in own], axis=0))
         wrong = sum((w for _, w in own), Counter())
         assert [*category.wrong] == sorted(wrong, key=lambda label: (-wrong[label], label))
         assert category.wrong == pytest.approx({label: count / (3 * 4) for label, count in wrong.items()})
@@ -205,8 +208,8 @@ def test_image_queries_and_label_names(collection: Collection, data: Path, tiny:
 def test_blocks_change_nothing_but_memory(collection: Collection, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(f"tiny-imagenet:{data}?split=val")
     whole = evaluate(collection, source, k=4)
-    monkeypatch.setattr(evaluation, "_SCORE_BYTES", 1)  # one query at a time
-    monkeypatch.setattr(evaluation, "_ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(_scores, "_SCORE_BYTES", 1)  # one query at a time
+    monkeypatch.setattr(_scores, "_ROWS_AT_ONCE", 4)
     blocks = evaluate(collection, source, k=4)
     np.testing.assert_allclose(values(blocks), values(whole))
     np.testing.assert_allclose(values(blocks, "texts"), values(whole, "texts"))
@@ -218,15 +221,15 @@ def test_memory_is_bounded(tmp_path: Path, tiny: TinyEncoder, monkeypatch: pytes
     rng = np.random.default_rng(3)
     rows, queries = rng.normal(size=(10_000, 48)).astype(np.float32), rng.normal(size=(2000, 48)).astype(np.float32)
     labels = [f"label {n % 7}" for n in range(10_000)]
-    monkeypatch.setattr(evaluation, "_SCORE_BYTES", 2_000_000)
+    monkeypatch.setattr(_scores, "_SCORE_BYTES", 2_000_000)
     with Collection.create(tmp_path / "c", [tiny]) as collection:
         items = [Item(f"/x/{n}.png", str(n), label=label) for n, label in enumerate(labels)]
         collection.add(items, {"visual": rows, "semantic": rows[:, ::2]})
-        listed = evaluation._labelled_items(collection, evaluation._Images([], [], [], queries, []))
+        listed = _labelled._labelled_items(collection, EncodedImages([], [], [], queries, []))
         space = collection.spaces["visual"]
         tracemalloc.start()
         try:
-            measured = evaluation._measure(collection, space, listed, queries, labels[:2000], 10)
+            measured = _labelled._measure(collection, space, listed, queries, labels[:2000], 10)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -292,7 +295,7 @@ def test_what_is_left_out_and_what_is_broken(collection: Collection, data: Path,
         Unusable("/a folder", "folder cannot be read", "why", contents_unknown=True),
     )
     found = evaluate(collection, source)
-    assert (found.unlabelled, found.unknown_labels, found.unknown_queries, found.alone) == (1, 2, 3, 1)
+    assert (found.unlabelled, found.unknown_labels, found.unknown_queries, found.without_relevant) == (1, 2, 3, 1)
     assert found.items == 16  # the one without a label is none of them
     assert found.images is not None
     assert found.images.queries == 1
@@ -351,7 +354,7 @@ def test_the_csv_of_categories(collection: Collection, data: Path, tmp_path: Pat
     assert [*rows[0]] == ["label", "name", "queries", *NAMES, "wrong_label"]
     for row, category in zip(rows, found.categories, strict=True):
         assert (row["label"], row["name"], row["queries"]) == (category.label, category.name, "4")
-        assert [float(row[name]) for name in NAMES] == pytest.approx([*category.figures.values()], abs=1e-4)
+        assert [float(row[name]) for name in NAMES] == pytest.approx([*category.metrics.values()], abs=1e-4)
         assert row["wrong_label"] == next(iter(category.wrong), "")
     save_categories(evaluate(collection, open_source(f"tiny-imagenet:{data}?split=val"), k=1), tmp_path / "one.csv")
     header = (tmp_path / "one.csv").read_text().splitlines()[0]
@@ -390,11 +393,11 @@ def test_captions(collection: Collection, data: Path, tiny: TinyEncoder, tmp_pat
         hits = collection.search(tiny.encode_texts([caption])["semantic"][0], space="semantic", k=16)
         ranks.append(next(hit.rank for hit in hits if hit.item.content_hash == wanted.content_hash))
     assert len(set(ranks)) > 1
-    assert found.figures is not None
-    assert (found.items, found.figures.queries, found.figures.space) == (16, 4, "semantic")
+    assert found.texts is not None
+    assert (found.items, found.texts.queries, found.texts.space) == (16, 4, "semantic")
     expected = {f"recall@{k}": np.mean(np.array(ranks) <= k) for k in (1, 5, 10)} | {"median rank": np.median(ranks)}
-    assert {name: figure.value for name, figure in found.figures.figures.items()} == pytest.approx(expected)
-    assert found.figures.figures["median rank"].low >= min(ranks)
+    assert {name: figure.value for name, figure in found.texts.metrics.items()} == pytest.approx(expected)
+    assert found.texts.metrics["median rank"].low >= min(ranks)
 
 
 def test_a_file_name_that_several_images_have(collection: Collection, tmp_path: Path) -> None:
@@ -403,8 +406,8 @@ def test_a_file_name_that_several_images_have(collection: Collection, tmp_path: 
     (tmp_path / "captions.csv").write_text("caption,image\nx,same.png\ny,/b/same.png\n")
     found = evaluate_captions(collection, tmp_path / "captions.csv")
     assert [failure.reason for failure in found.failures] == ["several images of this name"]
-    assert found.figures is not None
-    assert found.figures.queries == 1
+    assert found.texts is not None
+    assert found.texts.queries == 1
 
 
 @pytest.mark.parametrize(
@@ -445,10 +448,10 @@ def test_lines_that_cannot_be_read_are_named(collection: Collection, tmp_path: P
         (f"{path}:6", "too long"),
         (f"{path}:9", "wrong number of fields"),
     ]
-    assert found.figures is not None
-    assert found.figures.queries == 3
+    assert found.texts is not None
+    assert found.texts.queries == 3
     path.write_bytes(b"image,caption\na,caf\xe9\n")
-    assert evaluate_captions(collection, path).figures is None
+    assert evaluate_captions(collection, path).texts is None
 
 
 # The command line

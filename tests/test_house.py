@@ -13,6 +13,7 @@ ROOT = Path(pixmatcher.__file__).parent
 EVERYWHERE = {
     "errors",
     "records",
+    "_plots",
     "_plugins",
     "_version",
     "_files",

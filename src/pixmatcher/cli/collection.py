@@ -117,7 +117,8 @@ def tune_command(
     offline: OfflineOption = False,
 ) -> None:
     """Measure the recall and speed of the index, and choose its settings for a recall and a memory limit."""
-    from ..evaluation.tuning import check_plot_path, save_plot, tune
+    from .._plots import check_plot_path
+    from ..evaluation.tuning import save_plot, tune
 
     if plot is not None:
         check_plot_path(plot)

@@ -25,7 +25,7 @@ from ._output import open_collection, print_columns, print_failures, print_saved
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
-    from ..evaluation import CaptionEvaluation, Evaluation, Figures
+    from ..evaluation import CaptionEvaluation, Evaluation, QueryMetrics
 
 
 @command("evaluate")
@@ -67,7 +67,8 @@ def evaluate_command(
     if per_category is not None:
         check_writable(per_category)
     if confusions is not None:
-        from ..evaluation.confusion_plot import check_plot_path, save_confusion_plot
+        from .._plots import check_plot_path
+        from ..evaluation.confusion_plot import save_confusion_plot
 
         check_plot_path(confusions)
     source = None if queries is None else open_source(queries)
@@ -102,7 +103,7 @@ def evaluate_command(
 
 
 def _print_evaluation(evaluation: Evaluation | None, captioned: CaptionEvaluation | None) -> None:
-    parts: list[tuple[str, Figures | None]] = []
+    parts: list[tuple[str, QueryMetrics | None]] = []
     if evaluation is not None:
         where = printable(str(evaluation.collection))
         print(f"{evaluation.items:,} labelled images in {where}, {evaluation.seconds:.1f} s")
@@ -111,8 +112,8 @@ def _print_evaluation(evaluation: Evaluation | None, captioned: CaptionEvaluatio
     if captioned is not None:
         print(f"{captioned.items:,} images in {printable(str(captioned.collection))}, {captioned.seconds:.1f} s")
         print(f"captions from {printable(captioned.captions)}")
-        parts.append(("captions", captioned.figures))
-    _print_figures([(kind, figures) for kind, figures in parts if figures is not None])
+        parts.append(("captions", captioned.texts))
+    _print_metrics([(kind, found) for kind, found in parts if found is not None])
     if evaluation is not None:
         _print_confusions(evaluation)
         _print_left_out(evaluation)
@@ -121,16 +122,16 @@ def _print_evaluation(evaluation: Evaluation | None, captioned: CaptionEvaluatio
         print_failures(captioned.failures)
 
 
-def _print_figures(parts: Sequence[tuple[str, Figures]]) -> None:
+def _print_metrics(parts: Sequence[tuple[str, QueryMetrics]]) -> None:
     if not parts:
         print("No query is left.")
         return
     rows = [("queries", "number", "space", "figure", "value", "95 % interval")]
-    for kind, figures in parts:
-        for name, figure in figures.figures.items():
+    for kind, found in parts:
+        for name, metric in found.metrics.items():
             digits = 1 if name == "median rank" else 3  # the others are shares of 1
-            value, low, high = (f"{number:.{digits}f}" for number in (figure.value, figure.low, figure.high))
-            rows.append((kind, f"{figures.queries:,}", figures.space, name, value, f"{low} to {high}"))
+            value, low, high = (f"{number:.{digits}f}" for number in (metric.value, metric.low, metric.high))
+            rows.append((kind, f"{found.queries:,}", found.space, name, value, f"{low} to {high}"))
     print_columns(rows, "<><<><")
 
 
@@ -147,7 +148,7 @@ def _print_left_out(evaluation: Evaluation) -> None:
     for count, what in (
         (evaluation.unlabelled, "without a label"),
         (evaluation.unknown_queries, unknown),
-        (evaluation.alone, "with a label that no other image has"),
+        (evaluation.without_relevant, "with a label that no other image has"),
     ):
         if count:
             print(f"left out: {count:,} query images {what}")

@@ -1,34 +1,42 @@
-"""How well and how fast the index of a space answers, and choosing how it should."""
+"""Measuring how well and how fast the index of a space answers, and choosing the recall and memory it should have."""
 
 from __future__ import annotations
 
-import os
+import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._plots import check_plot_path, save_figure
 from .._progress import ProgressCallback
 from ..collection import Collection
 from ..encoders import Runtime
-from ..errors import PixMatcherError, QueryError
+from ..errors import PixMatcherError
 from ..searching import Query, embed_query
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ..vector_index import IndexTarget
+    from ..vector_index import IndexTarget, OperatingPoint
+    from ..vector_index.trained import TrainedIndex
 
-_TIMED = 50
-_TEXTS = 200
-PLOT_ENDINGS = (".png", ".svg", ".pdf")
+_logger = logging.getLogger("pixmatcher.evaluation")
+
+_TIMED_QUERIES = 50
+_TIMED_EXACT_QUERIES = 5
+_MAX_TEXTS = 200
+_MIN_TEXTS = 20
+_MEASURED_K = 10
 
 
 @dataclass(frozen=True)
 class TunedPoint:
-    """An operating point: lists looked at, candidates compared exactly, recall@10, milliseconds a query (median)."""
+    """An operating point: lists visited, candidates compared exactly, recall@10, median milliseconds for a query."""
 
     lists: int
     candidates: int
@@ -39,9 +47,11 @@ class TunedPoint:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was measured of a space's index: its kind, rows, the recall chosen, times in milliseconds, and the curve.
+    """What was measured of the index of a space.
 
-    `texts` is how many of the queries were texts: names of labels, and captions.
+    `index` is its kind, `rows` how many it has, `recall` the recall@10 of the chosen point; `ms` and `exact_ms` are
+    median milliseconds for a query with the index and with an exact search. `texts` is how many of the queries were
+    texts (names of labels, and captions). `curve` has the operating points of a trained index.
     """
 
     space: str
@@ -54,6 +64,7 @@ class Tuning:
     curve: list[TunedPoint] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the form that every face prints."""
         return asdict(self)
 
 
@@ -68,43 +79,53 @@ def tune(
     """Measure the index of a space against exact searches, and set the recall and memory it should have.
 
     The target also holds when the index is rebuilt; without one, the previous target stays. A small collection has an
-    exact index, of which only the time is measured. Raises `CollectionError` if the space is unknown or no index can
-    meet the target, `CollectionLockedError` if another process writes.
+    exact index, of which only the time is measured. Raises `CollectionError` if the space does not exist or no index
+    can meet the target, `CollectionLockedError` if another process writes.
     """
     texts = _text_queries(collection, space, runtime) if collection.spaces[space].text else None
     index, points = collection.indexes.tune(space, target, queries=texts, progress=progress)
     from ..vector_index.trained import TrainedIndex
 
-    ids = collection.sample_ids(_TIMED)
+    ids = collection.sample_ids(_TIMED_QUERIES)
     queries = list(collection.embeddings(ids, space)) or [np.ones(collection.spaces[space].dimension, np.float32)]
     if not isinstance(index, TrainedIndex):
-        ms = _median_ms(lambda query: index.search(query, 10), queries)
+        ms = _median_ms(lambda query: index.search(query, _MEASURED_K), queries)
         return Tuning(space, index.name, len(index.rows), 1.0, ms, ms)
-    at = (index.calibration.lists, index.calibration.candidates)
-    chosen = next(point for point in points if (point.lists, point.candidates) == at)
+    curve = _timed_curve(index, points, queries)
+    exact_ms = _median_ms(
+        lambda query: collection.search(query, space=space, k=_MEASURED_K, exact=True), queries[:_TIMED_EXACT_QUERIES]
+    )
+    ms = _median_ms(lambda query: index.search(query, _MEASURED_K), queries)
+    text_count = 0 if texts is None else len(texts)
+    _logger.info("Tuned the space %s: recall@%d %s, %.2f ms for a query", space, _MEASURED_K, index.recall, ms)
+    return Tuning(space, index.name, len(index.rows), index.recall or 0.0, ms, exact_ms, text_count, curve)
+
+
+def _timed_curve(
+    index: TrainedIndex, points: Sequence[OperatingPoint], queries: list[npt.NDArray[np.float32]]
+) -> list[TunedPoint]:
+    """Return the chosen operating point, and those that find more than all cheaper points, with their times."""
+    chosen_at = (index.calibration.lists, index.calibration.candidates)
+    chosen = next(point for point in points if (point.lists, point.candidates) == chosen_at)
     curve: list[TunedPoint] = []
     for point in sorted(points, key=lambda point: point.cost):
         is_chosen = point is chosen
-        # What finds no more than what costs less is left out. The chosen one may find less, and for more certain.
+        # The recall must rise with the cost. The chosen point may have a lower recall that is more certain.
         least, most = curve[-1].recall if curve else 0, 2 if point.cost > chosen.cost else chosen.recall
         if not is_chosen and not least < round(point.recall, 4) < round(most, 4):
             continue
-        ms = _median_ms(lambda query, p=point: index.search_at(query, p.lists, p.candidates), queries)
+        search = partial(index.search_at, lists=point.lists, candidates=point.candidates)
+        ms = _median_ms(search, queries)
         curve.append(TunedPoint(point.lists, point.candidates, round(point.recall, 4), round(ms, 3), is_chosen))
-    exact_ms = _median_ms(lambda query: collection.search(query, space=space, k=10, exact=True), queries[:5])
-    now = _median_ms(lambda query: index.search(query, 10), queries)
-    told = 0 if texts is None else len(texts)
-    return Tuning(space, index.name, len(index.rows), index.recall or 0.0, now, exact_ms, told, curve)
+    return curve
 
 
 def save_plot(tunings: list[Tuning], path: Path) -> None:
-    """Save recall over time of each trained space. Raises `QueryError` if that cannot be done."""
+    """Save a plot of recall and time for each trained space. Raises `PixMatcherError` if that cannot be done."""
     check_plot_path(path)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for tuning in tunings:
         points = sorted(tuning.curve, key=lambda point: point.ms)
@@ -113,29 +134,15 @@ def save_plot(tunings: list[Tuning], path: Path) -> None:
             if point.chosen:
                 axes.plot(point.ms, point.recall, "k*", markersize=12)
     axes.set_xscale("log")
-    axes.set_xlabel("milliseconds a query, one thread")
+    axes.set_xlabel("milliseconds for a query, one thread")
     axes.set_ylabel("recall@10")
     axes.grid(alpha=0.3)
     axes.legend()
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise QueryError(f"{path} cannot be written ({error.strerror}): name another file.") from error
+    save_figure(figure, path)
 
 
-def check_plot_path(path: Path) -> None:
-    """Raise `QueryError` if no plot can be saved there."""
-    if path.suffix.lower() not in PLOT_ENDINGS:
-        raise QueryError(f"{path} is no name of a plot: let it end in {', '.join(PLOT_ENDINGS)}.")
-    if not os.path.isdir(path.absolute().parent):
-        raise QueryError(f"There is no folder {path.absolute().parent}: make it first.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise QueryError("A plot needs matplotlib: install it with `pip install 'pixmatcher[plots]'`.") from None
-
-
-def _median_ms(search: Any, queries: list[npt.NDArray[np.float32]]) -> float:
+def _median_ms(search: Callable[[npt.NDArray[np.float32]], object], queries: list[npt.NDArray[np.float32]]) -> float:
+    """Return the median time of a search in milliseconds."""
     seconds = []
     for query in queries:
         started = time.perf_counter()
@@ -145,13 +152,14 @@ def _median_ms(search: Any, queries: list[npt.NDArray[np.float32]]) -> float:
 
 
 def _text_queries(collection: Collection, space: str, runtime: Runtime | None) -> npt.NDArray[np.float32] | None:
-    """What labels are called and captions, as vectors (Q, D); None where there are few, or the encoder is not there."""
+    """Return the embeddings (Q, D) of names of labels and captions; None if there are few, or no encoder for them."""
     names = collection.label_names()
     labels = [names.get(label, label) for label in collection.label_counts()]
-    captions = [item.caption for item in collection.items_by_id(collection.sample_ids(_TEXTS)).values()]
-    step = max(1, len(labels) // _TEXTS)
-    texts = list(dict.fromkeys([*labels[::step][:_TEXTS], *(caption for caption in captions if caption)]))[:_TEXTS]
-    if len(texts) < 20:
+    captions = [item.caption for item in collection.items_by_id(collection.sample_ids(_MAX_TEXTS)).values()]
+    step = max(1, len(labels) // _MAX_TEXTS)
+    texts = [*labels[::step][:_MAX_TEXTS], *(caption for caption in captions if caption)]
+    texts = list(dict.fromkeys(texts))[:_MAX_TEXTS]
+    if len(texts) < _MIN_TEXTS:
         return None
     try:
         vectors = [embed_query(Query(text), collection.encoders, space=space, runtime=runtime).vector for text in texts]

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from .._cores import usable_cores
 from .._files import check_writable, save_file
+from .._plots import PLOT_FORMATS, check_plot_path, save_figure, shortened
 from .._progress import Progress, ProgressCallback
 from ..errors import PixMatcherError, QueryError
-from ..evaluation.confusion_plot import PLOT_FORMATS, check_plot_path, save_figure, shortened
 from ..searching import item_picture
 from .projection import Projection
 
