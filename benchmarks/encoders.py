@@ -37,7 +37,7 @@ from speed import spread
 
 from pixmatcher import index, load_encoder, open_image
 from pixmatcher.encoders import Encoder, Runtime
-from pixmatcher.encoders.hub.cache import model_folder
+from pixmatcher.encoders._cache import model_folder
 from pixmatcher.encoders.onnx.quantize import quantize_model
 from pixmatcher.encoders.torch.encoder import TorchEncoder
 from pixmatcher.encoders.torch.export import export_model

@@ -22,7 +22,7 @@ from pixmatcher import (
     search,
 )
 from pixmatcher.encoders import Runtime, describe_encoder, load_encoder, load_encoders, load_recorded
-from pixmatcher.encoders.hub.cache import cache_folder, model_folder
+from pixmatcher.encoders._cache import cache_folder, model_folder
 from pixmatcher.export import export_arrays
 
 

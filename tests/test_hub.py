@@ -21,8 +21,9 @@ from hub_models import CLIP_MEAN, CLIP_STD
 from hub_server import Hub, blob, serve_hub
 from pixmatcher import EncoderError, FetchError, PixMatcherError, load_encoder
 from pixmatcher.encoders import Runtime, unload_encoders
-from pixmatcher.encoders.hub.cache import damaged_files, model_folder
-from pixmatcher.encoders.hub.client import fetch_hub_file, look_up, pull_onnx
+from pixmatcher.encoders._cache import damaged_files, model_folder
+from pixmatcher.encoders.hub._api import look_up
+from pixmatcher.encoders.hub.client import fetch_hub_file, pull_onnx
 from pixmatcher.encoders.onnx.card import TextRecipe, is_inside, read_card
 from pixmatcher.encoders.onnx.external import external_files
 from pixmatcher.encoders.onnx.layout import read_layout
@@ -121,7 +122,7 @@ def test_licences(hub: Hub, info: dict[str, object], licence: str) -> None:
     ["../etc", "a/../b", "/etc/passwd", "a/b/c", "a b", "a/b?x", "a//b", "-a/b", "a/b.", "", "a\n", "ä/b", "a" * 200],
 )
 def test_names_of_no_repository(hub: Hub, repo: str) -> None:
-    with pytest.raises(EncoderError, match="is no name of a repository") as caught:
+    with pytest.raises(EncoderError, match="is not the name of a repository") as caught:
         look_up(repo)
     one_sentence(caught)
     assert hub.asked() == []
@@ -129,7 +130,7 @@ def test_names_of_no_repository(hub: Hub, repo: str) -> None:
 
 @pytest.mark.parametrize("revision", ["..", "a/../b", "a b", "a?b", "#", "a\n"])
 def test_names_of_no_revision(hub: Hub, revision: str) -> None:
-    with pytest.raises(EncoderError, match="is no revision") as caught:
+    with pytest.raises(EncoderError, match="is not a revision") as caught:
         look_up(REPO, revision)
     one_sentence(caught)
     assert hub.asked() == []
@@ -138,11 +139,11 @@ def test_names_of_no_revision(hub: Hub, revision: str) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "words"),
     [
-        (401, "RepoNotFound", "There is no repository owner/model that may be read: .* HF_TOKEN"),
-        (404, "RepoNotFound", "There is no repository owner/model that may be read"),
+        (401, "RepoNotFound", "The repository owner/model does not exist or is private: .* HF_TOKEN"),
+        (404, "RepoNotFound", "The repository owner/model does not exist or is private"),
         (404, "RevisionNotFound", "has no revision main"),
-        (403, "GatedRepo", "only for those who accept its terms: do so on .*/owner/model, and set HF_TOKEN"),
-        (401, "GatedRepo", "only for those who accept its terms"),
+        (403, "GatedRepo", "requires that you accept its terms: do so at .*/owner/model and set HF_TOKEN"),
+        (401, "GatedRepo", "requires that you accept its terms"),
     ],
 )
 def test_repositories_that_may_not_be_read(hub: Hub, status: int, code: str, words: str) -> None:
@@ -158,7 +159,7 @@ def test_repositories_that_may_not_be_read(hub: Hub, status: int, code: str, wor
 def test_a_gated_repository_that_shows_its_files(hub: Hub, status: int) -> None:
     commit = hub.publish(REPO, {"model.safetensors": WEIGHTS}, gated="auto")
     hub.own.files[f"/{REPO}/resolve/{commit}/model.safetensors"].statuses = [status]
-    with pytest.raises(EncoderError, match="only for those who accept its terms") as caught:
+    with pytest.raises(EncoderError, match="requires that you accept its terms") as caught:
         fetch_hub_file(REPO, "model.safetensors", encoder="tiny")
     one_sentence(caught)
 
@@ -199,7 +200,7 @@ def test_file_names_that_leave_the_folder_are_refused(hub: Hub, path: str) -> No
 
 
 def test_a_list_without_end(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pixmatcher.encoders.hub._MAX_PAGES", 3)
+    monkeypatch.setattr("pixmatcher.encoders.hub._api._MAX_PAGES", 3)
     commit = hub.publish(REPO, {})
     address = f"/api/models/{REPO}/tree/{commit}?recursive=true"
     hub.own.files[address].headers["Link"] = f'<{hub.url}{address}>; rel="next"'
@@ -228,7 +229,7 @@ def test_a_file_is_downloaded_once_and_kept_at_its_commit(hub: Hub, cache: Path)
     assert fetch() == fetch(offline=True) == path
     assert hub.own.requests == []
     assert len(listing(cache / "weights")) == 2
-    with pytest.raises(EncoderError, match=r"holds no file other\.safetensors") as caught:
+    with pytest.raises(EncoderError, match=r"has no file other\.safetensors") as caught:
         fetch_hub_file(REPO, "other.safetensors", encoder="tiny")
     one_sentence(caught)
 
@@ -238,7 +239,7 @@ def test_wrong_bytes_are_refused_and_not_kept(hub: Hub, cache: Path, path: str) 
     commit = hub.publish(REPO, {path: WEIGHTS})
     file = hub.long(WEIGHTS) if path.endswith("s") else hub.own.files[f"/{REPO}/resolve/{commit}/{path}"]
     file.body = WEIGHTS[:-1] + b"?"
-    with pytest.raises(FetchError, match="another hash than it should have, and it was deleted") as caught:
+    with pytest.raises(FetchError, match="a file with a wrong hash, which was deleted") as caught:
         fetch_hub_file(REPO, path, encoder="tiny")
     one_sentence(caught)
     file.body = WEIGHTS[:-1]
@@ -257,7 +258,7 @@ def test_damaged_files_of_the_cache_are_not_used(hub: Hub, how: str) -> None:
         path.with_name(f"{path.name}.json").write_text('{"commit": 3}')
     else:
         path.write_bytes(WEIGHTS[:-1] if how == "cut" else b"?" + WEIGHTS[1:])
-    with pytest.raises(EncoderError, match="was damaged and is deleted") as caught:
+    with pytest.raises(EncoderError, match="was damaged and has been deleted") as caught:
         fetch(offline=True)
     one_sentence(caught)
     assert fetch().read_bytes() == WEIGHTS
@@ -337,7 +338,7 @@ def test_where_the_token_comes_from(hub: Hub, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("token", ["two words", "a\r\nHost: b", "caf\u00e9", "x" * 2000])
 def test_what_is_no_token_is_neither_sent_nor_shown(hub: Hub, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(EncoderError, match="holds no token") as caught:
+    with pytest.raises(EncoderError, match="does not contain a token") as caught:
         look_up(REPO)
     assert token not in one_sentence(caught)
     assert hub.asked() == []
@@ -417,7 +418,7 @@ def test_the_int8_files_of_a_repository(hub: Hub) -> None:
         assert encoder.fingerprint != load_encoder(f"hf:{REPO}{ending}").fingerprint
         assert {path for path in card.files if path.endswith(".onnx")} == more.keys()
     hub.publish(REPO, files)
-    with pytest.raises(EncoderError, match=r"has no int8 ONNX files \(it offers onnx/text_model\.onnx, ") as caught:
+    with pytest.raises(EncoderError, match=r"has no int8 ONNX files \(it has onnx/text_model\.onnx, ") as caught:
         load_encoder(f"hf:{REPO}@int8")
     one_sentence(caught)
 
@@ -494,7 +495,7 @@ def test_a_revision_can_be_named(hub: Hub) -> None:
     hub.publish(REPO, models.dinov2())
     assert load_encoder(f"hf:{REPO}@{commit}").spaces[0].text
     assert not load_encoder(f"hf:{REPO}").spaces[0].text
-    with pytest.raises(EncoderError, match=r"There is no repository|has no revision"):
+    with pytest.raises(EncoderError, match=r"does not exist or is private|has no revision"):
         load_encoder(f"hf:{REPO}@v9")
 
 
@@ -502,7 +503,7 @@ PULL = """
 import sys
 from pathlib import Path
 from pixmatcher.encoders.hub.client import pull_onnx
-from pixmatcher.encoders.hub.cache import model_folder
+from pixmatcher.encoders._cache import model_folder
 print("started", flush=True)
 pull_onnx(sys.argv[1], model_folder("hf:" + sys.argv[1]), name="hf:" + sys.argv[1])
 print("pulled")
@@ -572,7 +573,7 @@ def test_two_processes_pull_once(hub: Hub) -> None:
 
 def test_what_cannot_be_used_is_not_kept(hub: Hub, cache: Path) -> None:
     for files, words in (
-        ({"README.md": b""}, "has no ONNX files of an encoder in the usual layout .it offers no ONNX files"),
+        ({"README.md": b""}, "has no ONNX files of an encoder in the usual layout .it has no ONNX files"),
         ({"onnx/decoder_model.onnx": b"x"}, r"it offers onnx/decoder_model\.onnx"),
         ({"onnx/model.onnx": b"x"}, r"has ONNX files but no preprocessor_config\.json"),
         ({**models.clip(), "tokenizer.json": None}, r"has ONNX files but no tokenizer\.json"),
@@ -588,10 +589,10 @@ def test_what_cannot_be_used_is_not_kept(hub: Hub, cache: Path) -> None:
 
 
 def test_the_hash_of_git(tmp_path: Path) -> None:
-    from pixmatcher.encoders.hub.client import _blob_of
+    from pixmatcher.encoders.hub._api import _git_blob_hash
 
     (tmp_path / "file").write_bytes(b"what is up, doc?")  # the example of the book Pro Git
-    assert _blob_of(tmp_path / "file") == blob(b"what is up, doc?") == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
+    assert _git_blob_hash(tmp_path / "file") == blob(b"what is up, doc?") == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
 
 
 def test_cards_are_plain_json(hub: Hub) -> None:

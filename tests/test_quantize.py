@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hub_models import tokenizer
 from pixmatcher import load_encoder
+from pixmatcher.encoders.onnx._integers import quantise_rows
 from pixmatcher.encoders.onnx.card import Card, Network, TextRecipe, read_card, store_files, write_card
 from pixmatcher.encoders.onnx.graphs import cosines
-from pixmatcher.encoders.onnx.integers import quantise_rows
 from pixmatcher.encoders.onnx.quantize import quantize_model
 from pixmatcher.errors import EncoderError
 from pixmatcher.images import Recipe

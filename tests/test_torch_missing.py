@@ -12,7 +12,7 @@ import pytest
 import pixmatcher
 from pixmatcher import FeatureExtractor, load_encoder, text_to_vector
 from pixmatcher.encoders import Runtime
-from pixmatcher.encoders.names import INSTALL, torch_installed
+from pixmatcher.encoders._names import INSTALL, torch_installed
 from pixmatcher.encoders.torch.models import import_weights, open_torch_model
 from pixmatcher.errors import EncoderError
 

@@ -19,18 +19,10 @@ import pytest
 from conftest import fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
 from pixmatcher import EncoderError, FetchError, PixMatcherError
-from pixmatcher.encoders.hub import cache as weights
-from pixmatcher.encoders.hub.cache import (
-    cached_models,
-    damaged_files,
-    fetch_weights,
-    link_model,
-    making_folder,
-    mirrored,
-    model_folder,
-    told_sha256,
-    weights_file,
-)
+from pixmatcher.encoders import _folders as folders
+from pixmatcher.encoders._cache import cached_models, damaged_files, link_model, model_folder, weights_file
+from pixmatcher.encoders._folders import making_folder
+from pixmatcher.encoders.hub.download import fetch_weights, mirrored, sha256_from_url
 from pixmatcher.encoders.onnx.card import Card, Network, StoredFile, read_card, store_files, write_card
 from pixmatcher.errors import StorageError
 from pixmatcher.images import Recipe
@@ -104,13 +96,13 @@ def test_weights_are_downloaded_once(server: FileServer, cache: Path) -> None:
     ],
 )
 def test_what_urls_tell_of_the_hash(url: str, begins: str) -> None:
-    assert told_sha256(url) == begins
+    assert sha256_from_url(url) == begins
 
 
 @pytest.mark.parametrize("sha256", [None, SHA256, SHA256[:20]])
 def test_wrong_bytes_are_refused_and_not_kept(server: FileServer, cache: Path, sha256: str | None) -> None:
     server.files[NAME] = File(BODY[:-1] + b"?", etag='"2"')
-    with pytest.raises(FetchError, match="another hash than it should have, and it was deleted") as caught:
+    with pytest.raises(FetchError, match="a file with a wrong hash, which was deleted") as caught:
         fetch(server, sha256=sha256)
     one_sentence(caught)
     assert listing(cache / "weights") == []
@@ -130,7 +122,7 @@ def test_damaged_weights_of_the_cache_are_not_used(server: FileServer, cache: Pa
     path = fetch(server)
     damaged = BODY[:-5] if how == "cut" else b"?" + BODY[1:]
     path.write_bytes(damaged)
-    with pytest.raises(EncoderError, match="was damaged and is deleted") as caught:
+    with pytest.raises(EncoderError, match="was damaged and has been deleted") as caught:
         fetch(server, offline=True)
     names_three_ways_out(caught, cache)
     assert not path.exists()
@@ -183,7 +175,7 @@ def test_the_mirror_of_the_environment(server: FileServer, monkeypatch: pytest.M
 
 FETCH = """
 import sys
-from pixmatcher.encoders.hub.cache import fetch_weights
+from pixmatcher.encoders.hub.download import fetch_weights
 print("started", flush=True)
 print(fetch_weights(sys.argv[1], encoder="tiny"))
 """
@@ -275,7 +267,7 @@ def test_what_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, excha
     else:
         target.symlink_to(elsewhere if before == "link" else tmp_path / "nowhere")
     if not exchanging:  # as on a disk that cannot do it
-        monkeypatch.setattr(weights, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(folders, "_exchange", lambda one, other: False)
     make(target, b"after")
     assert (target / "visual.onnx").read_bytes() == b"after"
     assert not target.is_symlink()
@@ -295,7 +287,7 @@ def test_what_is_not_ours_is_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(EncoderError, match="is not empty and was not made by pixmatcher") as caught:
             make(photos)
         one_sentence(caught)
-    with pytest.raises(EncoderError, match="is no folder") as caught:
+    with pytest.raises(EncoderError, match="is not a folder") as caught:
         make(file)
     one_sentence(caught)
     with pytest.raises(EncoderError, match="choose another folder") as caught:
@@ -361,14 +353,14 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path | None) -> None:
 REPLACE = """
 import shutil, sys
 from pathlib import Path
-from pixmatcher.encoders.hub import cache as weights
+from pixmatcher.encoders import _folders as folders
 target, sources, exchanging = Path(sys.argv[1]), sys.argv[2].split(":"), sys.argv[3]
 if exchanging == "never":
-    weights._exchange = lambda one, other: False
+    folders._exchange = lambda one, other: False
 print("started", flush=True)
 while True:
     for source in sources:
-        with weights.making_folder(target) as folder:
+        with folders.making_folder(target) as folder:
             shutil.copytree(source, folder, dirs_exist_ok=True)
 """
 
@@ -385,7 +377,7 @@ def test_a_killed_process_leaves_the_old_or_the_new_folder(tmp_path: Path, excha
             time.sleep(chance.random() / 50)
             process.kill()
         if exchanging == "never" and not target.exists():  # killed between the two steps: the next call mends it
-            with weights.alone_at(target):
+            with folders.locked_folder(target):
                 pass
         assert damaged_files(read_card(target), target) == []
     make(target, b"after")
@@ -396,7 +388,7 @@ def test_a_killed_process_leaves_the_old_or_the_new_folder(tmp_path: Path, excha
 SLOW = """
 import shutil, sys
 from pathlib import Path
-from pixmatcher.encoders.hub.cache import making_folder
+from pixmatcher.encoders._folders import making_folder
 print("started", flush=True)
 with making_folder(Path(sys.argv[1])) as folder:
     assert not list(folder.iterdir())

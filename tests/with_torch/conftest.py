@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pixmatcher import encoders
-from pixmatcher.encoders.names import torch_installed
+from pixmatcher.encoders._names import torch_installed
 
 if TYPE_CHECKING:
     from pixmatcher.encoders.torch.models import TorchModel

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pixmatcher.encoders.torch.checkpoints import read_state_dict
+from pixmatcher.encoders.torch._checkpoints import read_state_dict
 from pixmatcher.encoders.torch.models import import_weights, imported_weights, open_torch_model
 from pixmatcher.errors import EncoderError, StorageError
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from pixmatcher import load_encoder
 from pixmatcher.encoders import Runtime
-from pixmatcher.encoders.hub.cache import model_folder
+from pixmatcher.encoders._cache import model_folder
 from pixmatcher.encoders.onnx.card import read_card
 from pixmatcher.encoders.onnx.encoder import OnnxEncoder
 from pixmatcher.encoders.onnx.graphs import TEXTS, cosines

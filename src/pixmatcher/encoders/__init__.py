@@ -8,8 +8,8 @@ May import `images` and `net`.
 """
 
 from ..records import EncoderRecord, Space
-from .protocol import Encoder, check_encoder
-from .registry import (
+from ._protocol import Encoder, check_encoder
+from ._registry import (
     DEFAULT_ENCODER,
     describe_encoder,
     full_name,
@@ -21,7 +21,7 @@ from .registry import (
     unload_encoders,
     unregister_encoder,
 )
-from .runtime import Runtime, with_encoders
+from ._runtime import Runtime, with_encoders
 
 __all__ = [
     "DEFAULT_ENCODER",

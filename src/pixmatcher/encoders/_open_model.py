@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import EncoderError
-from .names import INSTALL, INT8, reference_of, torch_installed
-from .protocol import Encoder
-from .runtime import Runtime
+from ._names import INSTALL, INT8, reference_of, torch_installed
+from ._protocol import Encoder
+from ._runtime import Runtime
 
 logger = logging.getLogger("pixmatcher.encoders")
 
@@ -19,7 +19,7 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
 
     Raises `EncoderError` if the name is unknown, or neither is possible.
     """
-    from .hub.cache import model_folder, needs_torch
+    from ._cache import model_folder, torch_missing_message
 
     kind, rest = reference_of(name)
     if kind == "onnx":
@@ -57,7 +57,7 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
         raise EncoderError(f"The encoder {name} is here in int8 only: name it {name}{INT8}.")
     if runtime.backend == "onnx" and torch_installed():
         raise EncoderError(f"The encoder {name} has not been exported: run `pixmatcher models export {name}` first.")
-    raise EncoderError(needs_torch(name))
+    raise EncoderError(torch_missing_message(name))
 
 
 def _open_folder(folder: Path, name: str) -> Encoder:

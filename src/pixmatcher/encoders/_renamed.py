@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..records import Space
-from .protocol import Encoder
+from ._protocol import Encoder
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from .._progress import Progress
 from ..errors import EncoderError
 from ..records import EncoderRecord
-from .hub.cache import CachedModel, cached_models, damaged_files, link_model, model_folder, needs_torch
-from .names import INT8, KNOWN, TORCH_KINDS, reference_of, torch_installed
+from ._cache import CachedModel, cached_models, damaged_files, link_model, model_folder, torch_missing_message
+from ._names import INT8, KNOWN, TORCH_KINDS, reference_of, torch_installed
+from ._registry import DEFAULT_ENCODER, describe_encoder, full_name, plugin_encoder_names
+from ._runtime import Runtime
 from .onnx.card import Card, read_card
 from .onnx.layout import read_model
-from .registry import DEFAULT_ENCODER, describe_encoder, full_name, plugin_encoder_names
-from .runtime import Runtime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -203,7 +203,7 @@ def _export_fp32(name: str, target: Path, weights: Path | None, runtime: Runtime
     if kind not in TORCH_KINDS:
         raise EncoderError(f"{name} is made of ONNX files already: there is nothing to export.")
     if not torch_installed():
-        raise EncoderError(needs_torch(name))
+        raise EncoderError(torch_missing_message(name))
     from .torch.models import import_library, open_torch_model
 
     import_library("torch", f"The encoder {name}")

@@ -1,1 +1,1 @@
-"""Downloads of models: the cache on this machine, and the client of the hub."""
+"""Downloads models into the cache: weights from their URLs, files and ONNX encoders from the hub of models."""

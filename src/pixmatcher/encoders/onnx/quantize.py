@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import EncoderError
-from ..hub.cache import making_folder
-from ..names import INSTALL, INT8
+from .._folders import making_folder
+from .._names import INSTALL, INT8
 from .card import Card, fingerprint_of, store_files, write_card
 from .encoder import OnnxEncoder
 from .graphs import TEXTS, TEXTUAL, VISUAL, centred_cosines, cosines, save_graph
@@ -32,7 +32,7 @@ from .networks import Floats, open_network
 if TYPE_CHECKING:
     import onnx
 
-    from .integers import Activation
+    from ._integers import Activation
 
 LEAST_AGREEMENT = 0.97
 """Mean cosine with fp32 that is asked of an int8 network."""
@@ -139,7 +139,7 @@ def quantize_model(source: Path, target: Path, pixels: npt.NDArray[np.uint8], *,
 
 def _best_visual(card: Card, source: Path, work: Path, pixels: npt.NDArray[np.uint8]) -> _Candidate:
     """Return the image network in int8 that is fastest among those that agree; raises `EncoderError` if none does."""
-    from .integers import layers
+    from ._integers import layers
 
     held = np.arange(len(pixels)) % 2 == 0
     watched = pixels[~held][:MOST_WATCHED]
@@ -210,12 +210,12 @@ class _Bench:
         return sorted(names, key=lambda name: float(agreement[name]))
 
     def _left(self, chosen: Sequence[str]) -> int:
-        from .integers import layers
+        from ._integers import layers
 
         return len(layers(self._network, self._seen)) - len(chosen)
 
     def _make(self, chosen: Sequence[str], folder: Path) -> OnnxEncoder:
-        from .integers import to_integers
+        from ._integers import to_integers
 
         folder.mkdir(exist_ok=True)
         save_graph(to_integers(self._network, self._seen, chosen), folder / VISUAL)
@@ -224,7 +224,7 @@ class _Bench:
 
 def _make_textual(card: Card, source: Path, folder: Path, work: Path) -> dict[str, str | float]:
     """Write the text network to `folder`: in int8 if it agrees with fp32, otherwise as it is. Returns notes."""
-    from .integers import layers, to_integers
+    from ._integers import layers, to_integers
 
     assert card.textual is not None
     network = _clean(source / card.textual.file, work)
@@ -260,7 +260,7 @@ def _clean(path: Path, work: Path) -> onnx.ModelProto:
     import onnx
     import onnxruntime
 
-    from .integers import name_nodes
+    from ._integers import name_nodes
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -281,7 +281,7 @@ def _calibrate(
     import onnx
     from onnx import helper
 
-    from .integers import Activation, watched
+    from ._integers import Activation, watched
 
     names = sorted(watched(model))
     if not names:

@@ -16,13 +16,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ...errors import EncoderError
 from ...images import Recipe
 from ...records import Space
+from .._runtime import Runtime
 from ..onnx.networks import Floats, unit
-from ..runtime import Runtime
 from ..texts.tokenizer import require_unicode, shortened
 from .models import TorchModel, open_torch_model
 
 if TYPE_CHECKING:
-    from ..protocol import Encoder
+    from .._protocol import Encoder
 
 CPU_BATCH_SIZE = 8
 GPU_BATCH_SIZE = 128

@@ -19,7 +19,7 @@ from torch import nn
 
 from ...errors import EncoderError
 from ...images import Recipe
-from ..hub.cache import making_folder
+from .._folders import making_folder
 from ..onnx.card import Card, Network, store_files, write_card
 from ..onnx.encoder import OnnxEncoder
 from ..onnx.graphs import TEXTS, TEXTUAL, VISUAL, cosines, save_graph

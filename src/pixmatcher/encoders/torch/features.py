@@ -33,11 +33,11 @@ class FeatureExtractor:
         *,
         weights: Path | None = None,
     ) -> None:
-        from ..names import INSTALL, torch_installed
+        from .._names import INSTALL, torch_installed
 
         if not torch_installed():
             raise EncoderError(f"FeatureExtractor needs PyTorch: run `{INSTALL}`, or use load_encoder().")
-        from ..runtime import Runtime
+        from .._runtime import Runtime
         from .models import import_library, open_torch_model
 
         import_library("torch", "FeatureExtractor")
@@ -88,7 +88,7 @@ def text_to_vector(text: str) -> npt.NDArray[np.float32]:
     Raises `EncoderError`, `FetchError` or `StorageError` if the encoder `clip-vit-b-32` cannot be loaded, `QueryError`
     if the text holds what is no character.
     """
-    from ..registry import load_encoder
+    from .._registry import load_encoder
 
     encoder = load_encoder(CLIP)
     vector: npt.NDArray[np.float32] = encoder.encode_texts([text])[encoder.spaces[0].name][0]

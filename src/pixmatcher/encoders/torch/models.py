@@ -19,10 +19,11 @@ from ..._progress import ProgressCallback
 from ...errors import EncoderError
 from ...images import Recipe
 from ...records import Space
-from ..hub.cache import cache_folder, fetch_weights, model_folder
-from ..names import INSTALL, KNOWN, reference_of
+from .._cache import cache_folder, model_folder
+from .._names import INSTALL, KNOWN, reference_of
+from ..hub.download import fetch_weights
 from ..onnx.card import TextRecipe, fingerprint_of, read_card
-from .checkpoints import StateDict, fitting, hash_of, read_state_dict, save_state_dict
+from ._checkpoints import StateDict, fitting, hash_of, read_state_dict, save_state_dict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

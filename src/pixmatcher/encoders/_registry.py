@@ -18,11 +18,11 @@ from itertools import chain, count
 from .._plugins import ENCODERS, load_plugin, plugin_names
 from ..errors import EncoderError
 from ..records import DescribesEncoder, EncoderRecord
+from ._names import KNOWN, is_reference, reference_of
 from ._open_model import open_model
+from ._protocol import Encoder, check_encoder
 from ._renamed import RenamedEncoder
-from .names import KNOWN, is_reference, reference_of
-from .protocol import Encoder, check_encoder
-from .runtime import Runtime
+from ._runtime import Runtime
 
 logger = logging.getLogger("pixmatcher.encoders")
 
@@ -118,7 +118,7 @@ def _make(name: str, factory: EncoderFactory) -> Encoder:
 
 
 def load_encoder(name: str = DEFAULT_ENCODER, runtime: Runtime | None = None) -> Encoder:
-    """Return the encoder called `name`, loaded once a process; see `pixmatcher.encoders.names` for names.
+    """Return the encoder called `name`, loaded once a process; see `pixmatcher.encoders._names` for names.
 
     Raises `EncoderError` if the name is unknown or the encoder cannot be loaded, `FetchError` or `StorageError` if it
     cannot be downloaded.

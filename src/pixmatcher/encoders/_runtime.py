@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from .._progress import ProgressCallback
 from ..errors import EncoderError
-from .protocol import Encoder, check_encoder
+from ._protocol import Encoder, check_encoder
 
 BACKENDS = ("auto", "onnx", "torch")
 
