@@ -136,7 +136,7 @@ def test_rows_without_uris(tmp_path: Path) -> None:
     report = index(spec, tmp_path / "c")
     assert (report.added, index(collection=tmp_path / "c").unchanged) == (3, 3)
     # What is not below a folder cannot be told to be.
-    with pytest.raises(SourceError, match="name their file as uris"):
+    with pytest.raises(SourceError, match="name the file of the uris"):
         open_source(f"{spec}&base={tmp_path}")
 
 
@@ -273,21 +273,21 @@ class Bomb:
 
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "no .npy file"),
-    "text": (b"1,2,3\n" * 100, "no .npy file"),
-    "zip": (b"PK\x03\x04" + bytes(100), "no .npy file"),
-    "magic only": (b"\x93NUMPY", "no .npy file"),
-    "version 3": (header("{}", b"\x03\x00"), "no .npy file"),
-    "version 9": (header("{}", b"\x09\x09"), "no .npy file"),
-    "header of 4 GB": (header("{}", b"\x02\x00", 0xFFFFFFF0), "no .npy file"),
-    "header of 20 KB": (header("{'descr': '<f4'" + " " * 20_000 + "}", b"\x02\x00"), "no .npy file"),
-    "nested header": (header("(" * 9000 + ")" * 900), "no .npy file"),
-    "no dictionary": (header("[1, 2]"), "no .npy file"),
-    "a call": (header("{'descr': '<f4', 'fortran_order': False, 'shape': exit()}"), "no .npy file"),
-    "bad type": (npy((3, 960), "<q9999999999"), "no .npy file"),
-    "half a type": (npy((3, 960), ()), "no .npy file"),
+    "empty": (b"", "not a .npy file"),
+    "text": (b"1,2,3\n" * 100, "not a .npy file"),
+    "zip": (b"PK\x03\x04" + bytes(100), "not a .npy file"),
+    "magic only": (b"\x93NUMPY", "not a .npy file"),
+    "version 3": (header("{}", b"\x03\x00"), "not a .npy file"),
+    "version 9": (header("{}", b"\x09\x09"), "not a .npy file"),
+    "header of 4 GB": (header("{}", b"\x02\x00", 0xFFFFFFF0), "not a .npy file"),
+    "header of 20 KB": (header("{'descr': '<f4'" + " " * 20_000 + "}", b"\x02\x00"), "not a .npy file"),
+    "nested header": (header("(" * 9000 + ")" * 900), "not a .npy file"),
+    "no dictionary": (header("[1, 2]"), "not a .npy file"),
+    "a call": (header("{'descr': '<f4', 'fortran_order': False, 'shape': exit()}"), "not a .npy file"),
+    "bad type": (npy((3, 960), "<q9999999999"), "not a .npy file"),
+    "half a type": (npy((3, 960), ()), "not a .npy file"),
     "pickled": (saved(np.array([Bomb(), Bomb()], dtype=object), allow_pickle=True), "pickled objects, which can run"),
-    "pickle": (b"\x80\x04cbuiltins\nopen\n(X\x06\x00\x00\x00bombedX\x01\x00\x00\x00wtR.", "no .npy file"),
+    "pickle": (b"\x80\x04cbuiltins\nopen\n(X\x06\x00\x00\x00bombedX\x01\x00\x00\x00wtR.", "not a .npy file"),
     "records": (npy((3,), [("a", "<f4"), ("b", "<f4")]), "fields"),
     "parts": (npy((3,), [("a", "<f4", (2, 2))]), "fields"),
     "Fortran": (saved(np.asfortranarray(rows(3))), "Fortran order"),
@@ -301,7 +301,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "both negative": (npy((-3, -960)), "claims the shape"),
     "huge": (npy((10**15, 960)), "cut short"),
     "beyond 64 bits": (npy((10**30, 960)), "cut short"),
-    "cut": (saved(rows(3))[:-1], "cut short, of 11,648 bytes it has 11,647"),
+    "cut": (saved(rows(3))[:-1], "cut short, it has 11,647 of 11,648 bytes"),
     "big-endian": (saved(rows(3).astype(">f4")), "type >f4"),
     "whole numbers": (saved(np.ones((3, 960), np.int64)), "type <i8"),
     "complex": (saved(np.ones((3, 960), np.complex64)), "type <c8"),
@@ -359,30 +359,30 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 LISTS: dict[str, tuple[str, bytes, str]] = {
     "too few": ("uris.json", b'["a", "b"]', "2 values for 3 embeddings"),
     "too many": ("uris.json", b'["a", "b", "c", "d"]', "4 values for 3 embeddings"),
-    "no list": ("uris.json", b'"abc"', "is no list"),
-    "no JSON": ("uris.json", b'["a", ', "no valid JSON"),
-    "no text": ("uris.json", b'["a", \xff, "c"]', "no valid JSON"),
-    "deep": ("uris.json", b"[" * 100_000, "no valid JSON"),
+    "not a list": ("uris.json", b'"abc"', "is not a list"),
+    "no JSON": ("uris.json", b'["a", ', "not valid JSON"),
+    "no text": ("uris.json", b'["a", \xff, "c"]', "not valid JSON"),
+    "deep": ("uris.json", b"[" * 100_000, "not valid JSON"),
     "long": ("uris.json", b'["a", "b", "c"' + b" " * 2_000_000 + b"]", "is larger than"),
     "numbers": ("uris.json", b'["a", 2, "c"]', "no uri for the row 1"),
     "holes": ("uris.json", b'{"0": "a", "1": "b", "3": "c"}', "no uri for the row 2"),
     "an endless uri": ("uris.json", b'["a", "b", "' + b"c" * 20_000 + b'"]', "no uri for the row 2"),
     "categories missing": ("categories.npy", saved(np.array(["a"])), "1 values for 3 embeddings"),
-    "categories of two": ("categories.npy", saved(np.array([["a"], ["b"], ["c"]])), "is no list of strings"),
-    "categories as floats": ("categories.npy", saved(np.ones(3)), "is no list of strings"),
+    "categories of two": ("categories.npy", saved(np.array([["a"], ["b"], ["c"]])), "is not a list of strings"),
+    "categories as floats": ("categories.npy", saved(np.ones(3)), "is not a list of strings"),
     "pickled": ("categories.npy", saved(np.array(["a", "b", Bomb()], object), allow_pickle=True), "astype(str)"),
     "beyond Unicode": (
         "categories.npy",
         header("{'descr': '<U1', 'fortran_order': False, 'shape': (3,), }\n") + b"\xff\xff\xff\x7f" * 3,
-        "no valid text",
+        "invalid text",
     ),
     "beyond Unicode, behind others": (
         "categories.npy",
         header("{'descr': '<U3', 'fortran_order': False, 'shape': (3,), }\n")
         + np.array([97, 0xD800, 0x7FFFFFFF, 97, 97, 97, 97, 97, 97], "<u4").tobytes(),
-        "no valid text",
+        "invalid text",
     ),
-    "endless categories": ("categories.npy", npy((0,), "<U20000"), "is no list of strings"),
+    "endless categories": ("categories.npy", npy((0,), "<U20000"), "is not a list of strings"),
     "zero bytes each": ("categories.npy", npy((10**18,), "<U0"), "values for 3 embeddings"),
 }
 
@@ -410,8 +410,8 @@ def test_cards_that_lie(tmp_path: Path, tiny: TinyEncoder) -> None:
     spec = f"arrays:{tmp_path / 'out' / 'embeddings.npy'}"
     further = true["further"][0]
     for change, words in (
-        ({"rows": 4}, "by encoder.json beside it"),
-        ({"dimension": 47}, "by encoder.json beside it"),
+        ({"rows": 4}, "encoder.json in the same folder says"),
+        ({"dimension": 47}, "encoder.json in the same folder says"),
         ({"dimension": -48}, "export again"),
         ({"dimension": True}, "export again"),
         ({"dimension": "48"}, "export again"),
@@ -426,7 +426,7 @@ def test_cards_that_lie(tmp_path: Path, tiny: TinyEncoder) -> None:
         ({"further": 5}, "export again"),
         ({"further": [further | {"file": "../../elsewhere.npy"}]}, "export again"),
         ({"further": [further | {"file": "categories.npy"}]}, "one row an image"),
-        ({"further": [further | {"dimension": 23}]}, "by encoder.json beside it"),
+        ({"further": [further | {"dimension": 23}]}, "encoder.json in the same folder says"),
     ):
         card.write_text(json.dumps(true | change))
         with pytest.raises(SourceError, match=words):
@@ -626,7 +626,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     for arguments, words in (
         (("search", "a cat", "-c", "c"), "No encoder of this collection supports text"),
         (("search", "photo.png", "-c", "c"), "mobilenet_v3_large. The encoder mobilenet_v3_large needs PyTorch"),
-        (("index", "arrays:embeddings.npy", "-c", "d"), "does not tell which encoder made it"),
+        (("index", "arrays:embeddings.npy", "-c", "d"), "does not say which encoder made it"),
         (("index", "arrays:", "-c", "d"), "names no file"),
         (
             ("index", "arrays:embeddings.npy", "-c", "d", "--encoder", "nn"),
@@ -644,7 +644,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", ["enc=x", "base=x&base=y", "base", "base="])
 def test_options_that_there_are_not(tmp_path: Path, options: str) -> None:
     path = save(tmp_path, rows(2))
-    with pytest.raises(SourceError, match="is no option of saved embeddings"):
+    with pytest.raises(SourceError, match="is not an option of saved embeddings"):
         open_source(f"arrays:{path}?encoder={MOBILENET}&{options}")
 
 

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "net": set(),
     "vector_index": set(),
     "encoders": {"images", "net"},
-    "sources": {"images", "net"},
+    "sources": {"images", "net", "encoders"},
     "collection": {"vector_index"},
     "indexing": {"images", "net", "encoders", "sources", "collection"},
     "searching": {"images", "net", "encoders", "sources", "collection"},

@@ -250,7 +250,7 @@ def test_what_cannot_be_drawn_is_told_in_a_sentence(
     made = project(photos, "pca")
     with pytest.raises(PixMatcherError, match=r"must end in \.png.* or \.html"):
         save_map_plot(made, photos, tmp_path / "map.gif")
-    with pytest.raises(PixMatcherError, match="there is no folder"):
+    with pytest.raises(PixMatcherError, match="the folder"):
         save_map_plot(made, photos, tmp_path / "no" / "map.html")
     with pytest.raises(QueryError, match="choose one of label, cluster"):
         save_map_plot(made, photos, tmp_path / "map.png", color="size")

@@ -133,7 +133,7 @@ def test_splits(folder: Path) -> None:
     assert open_source(source.spec).spec == source.spec
     with pytest.raises(SourceError, match="no images of the split test, but of train, validation"):
         scan(f"open-images:{folder}?split=test")
-    with pytest.raises(SourceError, match="not understood"):
+    with pytest.raises(SourceError, match="not valid"):
         open_source(f"open-images:{folder}?spilt=test")
 
 

@@ -213,7 +213,7 @@ def test_wrong_calls(collection: Collection) -> None:
     add(collection, 3)
     with pytest.raises(QueryError, match="choose one of tsne, umap, pca"):
         project(collection, "som")
-    with pytest.raises(QueryError, match="no space 'smell'"):
+    with pytest.raises(QueryError, match="'smell' does not exist"):
         project(collection, space="smell")
     with pytest.raises(QueryError, match="1 or more"):
         project(collection, most=0)

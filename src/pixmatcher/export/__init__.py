@@ -20,7 +20,7 @@ from .._version import __version__
 from ..collection import Collection, Item
 from ..errors import NO_ROOM, CollectionError, PixMatcherError, StorageError
 from ..indexing.reading import in_batches
-from ..sources.arrays import CARD, CATEGORIES, EMBEDDINGS, URIS, SavedSpace
+from ..sources.embedding_card import CARD, CATEGORIES, EMBEDDINGS, URIS, SavedSpace
 
 _NPY: Any = np.lib.format
 """The format of .npy files; older versions of NumPy have no types for it."""

@@ -26,7 +26,8 @@ from typing import IO
 
 from ..errors import SourceError
 from ..records import Entry
-from ._image_urls import normal_url, not_opened, shown, split_options, version_of
+from ._image_urls import cannot_open, normal_url, shortened, version_of
+from ._options import split_options
 from .protocol import Unusable
 from .text_tables import Row, first_row, plain_name, read_rows
 
@@ -100,7 +101,7 @@ class OpenImagesSource:
             raise SourceError(f"{self._path} has no images of the split {self._split}, but of {listed}.")
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
-        return not_opened(uri)
+        return cannot_open(uri)
 
     def label_names(self) -> Mapping[str, str]:
         """The display names of the class descriptions; what is wrong with them, `scan` tells."""
@@ -196,7 +197,7 @@ def _entry(
     """The image of a row."""
     turned = fields[columns["rotation"]].strip().lower() if "rotation" in columns else ""
     if turned not in _ROTATIONS:
-        return Unusable(f"{path}:{number}", "wrong rotation", f"{shown(turned)} is no quarter turn")
+        return Unusable(f"{path}:{number}", "wrong rotation", f"{shortened(turned)} is not a multiple of 90 degrees")
     rotation = _ROTATIONS[turned]
     try:
         url = normal_url(fields[columns["originalurl"]])
@@ -257,7 +258,7 @@ class _Labels:
             except ValueError:
                 sure = -1.0
             if not 0 <= sure <= 1:
-                detail = f"{shown(fields[confidence])} is not between 0 and 1"
+                detail = f"{shortened(fields[confidence])} is not between 0 and 1"
                 yield Unusable(f"{path}:{number}", "wrong confidence", detail)
                 continue
             if fields[image_id] != current or len(found) == 1000:

@@ -1,4 +1,4 @@
-"""What indexing asks of a source."""
+"""The protocols that a source implements, and what its list of images consists of."""
 
 from __future__ import annotations
 
@@ -16,53 +16,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Unusable:
-    """Something that looks like an image of the source but cannot be one, or a folder that cannot be looked into.
+    """Something that should be an image of the source but cannot be one, or a folder or file that cannot be read.
 
-    With `contents_unknown` nobody knows what is at `uri` and below: items there stay.
+    `reason` is a short fixed phrase, so that reports can count by it; `detail` says more.
     """
 
     uri: str
     reason: str
     detail: str = ""
     contents_unknown: bool = False
+    """Whether it is unknown which images exist at `uri` and below it. Items there stay in the collection."""
 
 
 class Source(Protocol):
-    """A place that can list its images and open each."""
+    """A place that lists its images and opens each of them."""
 
     spec: str
-    """What names this source in a collection; `open_source(spec)` gives it back."""
+    """The name of this source in a collection; `open_source(spec)` returns an equal source."""
     folder: str | None
-    """The folder its images lie in, where a collection of it alone goes too; None for what is no folder."""
+    """The folder of its images, in which a collection of this source alone is created; None for other places."""
     remote: bool
-    """Whether its images have `urls`."""
+    """Whether its entries have `urls`, from which the images are fetched."""
     thumbnails: bool
-    """Whether thumbnails are to be kept, as its images may be out of reach when results are shown."""
+    """Whether a collection keeps thumbnails, because the images may not be available when results are shown."""
 
     def scan(self) -> Iterator[Entry | Unusable]:
-        """List the images without opening them. Raises `SourceError` if the source as a whole cannot be read."""
+        """Yield the images without opening them. Raises `SourceError` if the source as a whole cannot be read."""
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
-        """Open an image without `urls` for reading, seekable. Raises `InvalidImageError` if that cannot be done."""
+        """Open an image without `urls` for reading; the file is seekable. Raises `InvalidImageError` if that fails."""
 
     def label_names(self) -> Mapping[str, str]:
-        """What the labels are called, where labels are codes; empty otherwise."""
+        """Return the name of each label if labels are codes, otherwise an empty mapping."""
 
 
 @runtime_checkable
 class HoldsEmbeddings(Source, Protocol):
-    """A source of embeddings that are there already: nothing is decoded or encoded.
+    """A source that holds embeddings, so that no image is decoded or encoded.
 
     The version of an entry is the SHA-256 of its embeddings, in hexadecimal.
     """
 
     describes: tuple[EncoderRecord, ...]
-    """The encoders that made the embeddings, and those of their spaces that are there."""
+    """The encoders that made the embeddings, each with the spaces that the source holds."""
     batch_size: int
-    """How many embeddings to ask for in one call."""
+    """The number of embeddings to request in one call."""
 
     def embeddings(self, uris: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
-        """The embeddings of entries that `scan` listed: for each space (N, dimension) float32.
+        """Return the embeddings of entries that `scan` has listed: for each space (N, dimension) float32.
 
-        Raises `SourceError` if they can no longer be read. May be called from several threads at once.
+        Raises `SourceError` if they can no longer be read. Several threads may call it at the same time.
         """

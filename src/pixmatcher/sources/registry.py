@@ -1,13 +1,27 @@
-"""Sources by name: the kinds that a spec can name."""
+"""The kinds of sources that a spec can name: those of PixMatcher, and those that other packages declare.
+
+Another package declares a kind as an entry point of the group `pixmatcher.sources`, whose name is the prefix of its
+specs. It is a class or a function that takes the part of the spec after the colon and returns a `Source`:
+
+    [project.entry-points."pixmatcher.sources"]
+    camera = "my_package:CameraSource"
+
+`pixmatcher sources` shows the first line of its docstring and, if it has one, its attribute `example`.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
+from .._plugins import SOURCES, load_plugin, plugin_names
 from ..errors import SourceError
 from .protocol import Source
+
+_log = logging.getLogger("pixmatcher.sources")
 
 
 @dataclass(frozen=True)
@@ -16,10 +30,10 @@ class SourceKind:
 
     prefix: str
     example: str
-    """What to type behind `pixmatcher index`."""
+    """An argument of `pixmatcher index`."""
     description: str
     open: Callable[[str], Source]
-    """Makes the source of the rest of a spec."""
+    """Create the source from the rest of a spec."""
 
 
 def _open_folder(rest: str) -> Source:
@@ -58,7 +72,7 @@ def _open_arrays(rest: str) -> Source:
     return ArraysSource(rest)
 
 
-KINDS = (
+KINDS: tuple[SourceKind, ...] = (
     SourceKind("folder", "~/Pictures", "a folder of image files, with the folders below it", _open_folder),
     SourceKind(
         "tiny-imagenet",
@@ -75,7 +89,7 @@ KINDS = (
     SourceKind(
         "urls",
         "'urls:photos.csv?url=link&caption=title' -c photos",
-        "a list of URLs, fetched: txt, csv, tsv, json, jsonl or parquet with a column url and, if you like, caption, "
+        "a list of URLs, fetched: txt, csv, tsv, json, jsonl or parquet with a column url and, optionally, caption, "
         "label, id; each can be chosen; ?base=https://host/folder/ goes before names without host",
         _open_urls,
     ),
@@ -94,16 +108,71 @@ KINDS = (
 )
 
 
-def open_source(spec: str) -> Source:
-    """The source that `spec` names: `KIND:REST` for one of `KINDS`, or the path of a folder.
+def source_kinds() -> Iterator[SourceKind]:
+    """Yield the kinds of `KINDS`, then those that other packages declare, sorted by prefix.
 
-    Raises `SourceError` if there is none.
+    A kind that cannot be imported has the reason as its description.
+    """
+    yield from KINDS
+    built_in = {kind.prefix for kind in KINDS}
+    for prefix in plugin_names(SOURCES):
+        if prefix in built_in:
+            continue
+        example = f"{prefix}:..."
+        try:
+            factory = load_plugin(SOURCES, prefix, SourceError)
+            description = (factory.__doc__ or "").strip().partition("\n")[0] or "a source of another package"
+            example = str(getattr(factory, "example", example))
+        except SourceError as error:
+            description = str(error)
+        yield SourceKind(prefix, example, description, partial(_open_plugin, prefix))
+
+
+def open_source(spec: str) -> Source:
+    """Return the source that `spec` names: `PREFIX:REST` of a kind, or the path of a folder.
+
+    Raises `SourceError` if it does not exist or cannot be read, or if its kind is declared by a broken package.
     """
     prefix, colon, rest = spec.partition(":")
     if colon and not os.path.lexists(spec):
         for kind in KINDS:
             if kind.prefix == prefix:
                 if not rest:
-                    raise SourceError(f"{spec} names no place: write it like `pixmatcher index {kind.example}`.")
+                    raise SourceError(f"{spec} has no path: write it like `pixmatcher index {kind.example}`.")
                 return kind.open(rest)
+        if prefix in plugin_names(SOURCES):
+            return _open_plugin(prefix, rest)
     return _open_folder(spec)
+
+
+def _open_plugin(prefix: str, rest: str) -> Source:
+    """Return a source of a kind that another package declares. Raises `SourceError` if the package is broken."""
+    factory = load_plugin(SOURCES, prefix, SourceError)
+    if factory is None:
+        raise SourceError(f"No installed package declares sources {prefix}:... any more: install the package again.")
+    try:
+        source = factory(rest)
+    except SourceError:
+        raise
+    except Exception as error:  # the code of another package may raise anything
+        raise SourceError(
+            f"The source {prefix}:{rest} cannot be opened ({type(error).__name__}: {error}): check the name, or repair "
+            "the package that declares it."
+        ) from error
+    check_source(source)
+    if not source.spec.startswith(f"{prefix}:"):
+        raise SourceError(f"The source {prefix}:{rest} has the spec {source.spec!r}: it must begin with {prefix}:.")
+    _log.debug("Source %s opened by a plug-in", source.spec)
+    opened: Source = source
+    return opened
+
+
+def check_source(source: object) -> None:
+    """Raise `SourceError` if an object lacks a member of `Source`."""
+    members = ("spec", "folder", "remote", "thumbnails", "scan", "open", "label_names")
+    missing = [name for name in members if not hasattr(source, name)]
+    if missing:
+        raise SourceError(
+            f"{type(source).__name__} is not a source, it has no member {missing[0]!r}: implement all members of "
+            "pixmatcher.sources.Source."
+        )

@@ -17,7 +17,8 @@ from urllib.parse import quote, urljoin
 
 from ..errors import SourceError
 from ..records import Entry
-from ._image_urls import normal_url, not_opened, shown, split_options, version_of
+from ._image_urls import cannot_open, normal_url, shortened, version_of
+from ._options import split_options
 from .protocol import Unusable
 from .text_tables import MAX_LINE, first_row, open_list, plain_name, read_lines, read_rows
 
@@ -114,7 +115,7 @@ class UrlListSource:
             yield replace(found, uri=self.spec) if hides else found
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
-        return not_opened(uri)
+        return cannot_open(uri)
 
     def label_names(self) -> Mapping[str, str]:
         return {}
@@ -294,7 +295,7 @@ class UrlListSource:
         for what, number in self._chosen.items():
             if not number.isdecimal() or len(number) > 9 or not 0 < int(number) <= width:
                 raise SourceError(
-                    f"{self._path} has no column {shown(number)}: choose from 1 to {width}, as in ?{what}=1."
+                    f"{self._path} has no column {shortened(number)}: choose from 1 to {width}, as in ?{what}=1."
                 )
             found[what] = int(number) - 1
         return _as_columns(found)
@@ -307,8 +308,8 @@ class UrlListSource:
         ]
         if missing:
             what = missing[0]
-            lacking = f"no column {shown(self._chosen[what])}" if what in self._chosen else "no column of URLs"
-            listed = ", ".join(shown(name, 40) for name in names[:_NAMES_SHOWN]) or "none"
+            lacking = f"no column {shortened(self._chosen[what])}" if what in self._chosen else "no column of URLs"
+            listed = ", ".join(shortened(name, 40) for name in names[:_NAMES_SHOWN]) or "none"
             more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
             number = ", or by number if it has no header, ?url=1" if self._format in ("csv", "tsv") else ""
             raise SourceError(
