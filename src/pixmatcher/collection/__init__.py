@@ -10,6 +10,7 @@ from ._spaces import query_vector, space_named
 from .collection import Collection
 from .filters import Filter
 from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
+from .stores import Comparison, Store, WritableStore, open_collection, open_named_store
 
 __all__ = [
     "CATALOG_NAME",
@@ -17,6 +18,7 @@ __all__ = [
     "Changes",
     "Collection",
     "CollectionState",
+    "Comparison",
     "ComparisonResult",
     "Failure",
     "Filter",
@@ -26,8 +28,12 @@ __all__ = [
     "Problem",
     "SourceComparison",
     "SpaceIndexes",
+    "Store",
     "StoredItems",
+    "WritableStore",
     "delete_collection",
+    "open_collection",
+    "open_named_store",
     "query_vector",
     "space_named",
 ]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import replacing, write_error
+from .._progress import ProgressCallback
 from ..errors import CollectionError, CollectionLockedError, PixMatcherError
 from ..records import DescribesEncoder, EncoderRecord, Space
 from ..vector_index.vectors import Float16, VectorFile
@@ -452,6 +453,10 @@ class Collection:
 
     def _parts(self) -> Parts:
         return Parts(self.path, self._catalog, self._vectors, self._thumbnails, self.indexes)
+
+    def update_indexes(self, *, progress: ProgressCallback | None = None) -> None:
+        """Update the index file of each space after all items were stored; arguments and errors as `indexes.save`."""
+        self.indexes.save(progress=progress)
 
     def size_on_disk(self) -> int:
         """Bytes that the collection's own files take."""

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, TypeAlias
 from .._cores import usable_cores
 from .._progress import Progress, ProgressCallback
 from .._version import __version__
-from ..collection import CATALOG_NAME, FOLDER_NAME, Collection, Failure, Item, StoredItems, delete_collection
+from ..collection import (
+    CATALOG_NAME,
+    FOLDER_NAME,
+    Collection,
+    Failure,
+    Item,
+    StoredItems,
+    WritableStore,
+    delete_collection,
+    open_named_store,
+)
 from ..encoders import (
     DEFAULT_ENCODER,
     Encoder,
@@ -90,7 +100,7 @@ class _Outcome:
 
 def index(
     sources: AnySource | Sequence[AnySource] | None = None,
-    collection: str | os.PathLike[str] | None = None,
+    collection: str | os.PathLike[str] | WritableStore | None = None,
     *,
     encoders: Sequence[str | Encoder] | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -105,7 +115,8 @@ def index(
 
     Without `sources` those that the collection has are refreshed; one that is missing is reported and its images stay.
     `encoders` are names or encoder objects, by default `lite`; a collection that was made with an object needs it again
-    in each call. Without `collection` it lies in `.pixmatcher` inside the one folder that is indexed, or, without
+    in each call. `collection` is a folder, a store such as NAME:REST of an installed package, or a store object, which
+    the caller closes. Without it, it lies in `.pixmatcher` inside the one folder that is indexed, or, without
     `sources`, at or above the current folder; it is made if need be. Images that failed before are tried again when
     they or the reason change, or with `retry_failed`; remote ones in every run. Of images that may be out of reach
     later a small picture is kept, unless `thumbnails` is false. URLs of private and loopback addresses are refused
@@ -116,26 +127,46 @@ def index(
     Raises `SourceError`, `CollectionError`, `CollectionLockedError` or `StorageError` if it cannot begin or go on;
     a broken image never does that, it is in the report.
     """
+    if isinstance(collection, (str, os.PathLike)) and (named := _writable_store(collection)) is not None:
+        with closing(named):
+            return index(
+                sources,
+                named,
+                encoders=encoders,
+                max_pixels=max_pixels,
+                retry_failed=retry_failed,
+                thumbnails=thumbnails,
+                allow_private=allow_private,
+                workers=workers,
+                runtime=runtime,
+                progress=progress,
+            )
+    store = collection if isinstance(collection, WritableStore) else None
+    folder = None if isinstance(collection, WritableStore) else collection
     started = time.monotonic()
     runtime = with_encoders(runtime, [encoder for encoder in encoders or () if not isinstance(encoder, str)])
     missing: list[Failure] = []
-    if sources is None:
-        with Collection.open(collection or Collection.find()) as existing:
-            known, collection = existing.sources(), existing.path
+    if sources is None and store is not None:
+        opened = list(_open_present(store.sources(), missing))
+    elif sources is None:
+        with Collection.open(folder or Collection.find()) as existing:
+            known, folder = existing.sources(), existing.path
         opened = list(_open_present(known, missing))
     else:
         listed = sources if isinstance(sources, Sequence) and not isinstance(sources, str) else [sources]
         opened = [open_source(os.fspath(s)) if isinstance(s, (str, os.PathLike)) else s for s in listed]
     if not opened and not missing:
         raise SourceError("There is no source to index: name a folder of images.")
-    path = _collection_path(opened, collection)
+    path = store.path if store is not None else _collection_path(opened, folder)
     workers = max(1, workers or usable_cores())
     saved = [source for source in opened if isinstance(source, HoldsEmbeddings)]
-    created = Collection.locate(path) is None
+    created = store is None and Collection.locate(path) is None
     with (
         ExitStack() as afterwards,
         ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
-        _open_or_create(path, encoders, opened, runtime) as target,
+        _open_or_create(path, encoders, opened, runtime)
+        if store is None
+        else _checked(store, encoders, saved) as target,
     ):
         target.begin_writing()
         # Saved embeddings may be of an encoder that is not there.
@@ -151,9 +182,27 @@ def index(
             raise
         report.failures = missing + run.failures()
         report.total = len(target)
-        target.indexes.save(progress=progress)
+        target.update_indexes(progress=progress)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _writable_store(reference: str | os.PathLike[str]) -> WritableStore | None:
+    """Open the store NAME:REST of an installed package; None if the reference is a folder."""
+    store = open_named_store(reference)
+    if store is None or isinstance(store, WritableStore):
+        return store
+    store.close()
+    raise CollectionError(f"{reference} can only be searched: name another collection with -c.")
+
+
+@contextmanager
+def _checked(
+    store: WritableStore, encoders: Sequence[str | Encoder] | None, saved: Sequence[HoldsEmbeddings]
+) -> Iterator[WritableStore]:
+    """Use a store that fits these encoders and saved embeddings. Its owner closes it."""
+    _check_fit(store.path, store.encoders, encoders, saved)
+    yield store
 
 
 def _open_present(specs: Sequence[str], missing: list[Failure]) -> Iterator[Source]:
@@ -261,7 +310,7 @@ class _Run:
     def __init__(
         self,
         sources: Sequence[Source],
-        collection: Collection,
+        collection: WritableStore,
         encoders: Sequence[Encoder],
         options: _Options,
         executor: ThreadPoolExecutor,

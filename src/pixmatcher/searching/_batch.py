@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ..collection import Collection
+from ..collection import Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import PixMatcherError, QueryError
 from ._search import search
@@ -15,7 +15,7 @@ from .query import Query, query_from_json
 
 
 def search_batch(
-    collection: Collection,
+    collection: Store,
     lines: Iterable[str],
     options: SearchOptions | None = None,
     *,

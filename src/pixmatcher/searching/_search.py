@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..collection import Collection, Hit
+from ..collection import Hit, Store
 from ..encoders import Encoder, Runtime, with_encoders
 from .embedding import embed_query
 from .options import SearchOptions, with_k
@@ -50,7 +50,7 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
 
 
 def search(
-    collection: Collection,
+    collection: Store,
     query: Query | str,
     options: SearchOptions | None = None,
     *,
@@ -89,7 +89,7 @@ def search(
 
 
 def search_similar(
-    collection: Collection, item_id: int, options: SearchOptions | None = None, *, k: int | None = None
+    collection: Store, item_id: int, options: SearchOptions | None = None, *, k: int | None = None
 ) -> SearchResult:
     """Find the items nearest to an item of the collection by its stored embedding; the item itself is among them.
 
@@ -108,7 +108,7 @@ def search_similar(
     return SearchResult(item_id, space, (ended - started) * 1000, hits)
 
 
-def _nearest(collection: Collection, vector: Any, space: str, options: SearchOptions) -> list[Hit]:
+def _nearest(collection: Store, vector: Any, space: str, options: SearchOptions) -> list[Hit]:
     return collection.search(
         vector,
         space=space,
@@ -126,7 +126,7 @@ How the values for `lite` were measured: docs/explanations/lite.md.
 """
 
 
-def is_weak(collection: Collection, result: SearchResult) -> bool:
+def is_weak(collection: Store, result: SearchResult) -> bool:
     """Whether even the best hit is probably unrelated to the query. False for encoders without a known limit."""
     for record in collection.encoders:
         for space in record.spaces:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..collection import Collection, Item, Neighbour
+from ..collection import Item, Neighbour, Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import CollectionError, QueryError
 from .embedding import embed_query
@@ -69,7 +69,7 @@ class CategoryResult:
 
 
 def classify(
-    collection: Collection,
+    collection: Store,
     query: Query,
     *,
     k: int = 5,
@@ -92,7 +92,7 @@ def classify(
     return CategoryResult(query.name, embedded.space, (time.perf_counter() - started) * 1000, ranked, embedded.note)
 
 
-def nearest_categories(collection: Collection, vector: npt.ArrayLike, space: str, k: int = 5) -> list[Category]:
+def nearest_categories(collection: Store, vector: npt.ArrayLike, space: str, k: int = 5) -> list[Category]:
     """Return the k most likely labels of an image with this embedding (dimension,) in a space. Raises as `classify`."""
     neighbours = collection.nearest_labelled(vector, space=space, k=NEIGHBOURS, labels=k)
     if not neighbours:

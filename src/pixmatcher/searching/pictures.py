@@ -11,11 +11,11 @@ from ..images import DEFAULT_MAX_PIXELS, open_image
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..collection import Collection, Item
+    from ..collection import Item, Store
 
 
 def item_picture(
-    item: Item, collection: Collection | None, side: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
+    item: Item, collection: Store | None, side: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Image.Image | None:
     """Return the image of an item, upright and at most `side` pixels wide and high, or else its thumbnail.
 

@@ -1,0 +1,209 @@
+"""Stores: anything that keeps a collection. `Collection` is the store of this package; others can be of any package.
+
+A store of another package is passed as an object, or named as NAME:REST, such as `-c memory:photos`. NAME is then an
+entry point of the group `pixmatcher.stores`: a class or function that takes REST and returns a store.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from .._plugins import STORES, load_plugin, plugin_names
+from .._progress import ProgressCallback
+from ..errors import CollectionError
+from ..records import EncoderRecord, Entry, Space
+from ._comparison import ComparisonResult, StoredItems
+from ._location import find_collection, locate_collection
+from .collection import Collection
+from .filters import Filter
+from .items import Failure, Hit, Item, Neighbour
+
+_REFERENCE = re.compile(r"([a-z][a-z0-9_-]+):(.*)", re.DOTALL)
+
+
+@runtime_checkable
+class Store(Protocol):
+    """What searching needs of a collection: `search`, `search_similar`, `search_batch` and `classify` accept any store.
+
+    Each method does what the method of `Collection` of the same name does, and raises `CollectionError` as it does.
+    """
+
+    @property
+    def path(self) -> Path:
+        """The folder of the collection. A store without a folder returns a path that names it, for messages."""
+
+    @property
+    def encoders(self) -> Sequence[EncoderRecord]:
+        """The encoders of the embeddings."""
+
+    @property
+    def spaces(self) -> Mapping[str, Space]:
+        """The embedding spaces by name."""
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+
+    def search(
+        self,
+        vector: npt.ArrayLike,
+        *,
+        space: str,
+        k: int = 12,
+        min_score: float | None = None,
+        where: Filter | None = None,
+        exact: bool = False,
+    ) -> list[Hit]:
+        """Return the k items of the highest inner product with a vector (dimension,), best first."""
+
+    def nearest_labelled(self, vector: npt.ArrayLike, *, space: str, k: int, labels: int) -> list[Neighbour]:
+        """Return the k nearest items that have a label, and the nearest ones of further labels up to `labels`."""
+
+    def embeddings(self, ids: Iterable[int], space: str) -> npt.NDArray[np.float32]:
+        """Return the embeddings of items (N, dimension) float32, in the order of the ids."""
+
+    def label_names(self) -> dict[str, str]:
+        """Return the names of labels, for those that have one."""
+
+    def labels_called(self, texts: Iterable[str]) -> set[str]:
+        """Return the labels that equal one of these texts or have it as their name."""
+
+    def thumbnail(self, content_hash: str) -> bytes | None:
+        """Return a small JPEG of the image of this content; None if none is kept."""
+
+    def close(self) -> None:
+        """Save what is to be saved, and free what is open."""
+
+
+class Comparison(Protocol):
+    """What indexing needs of a comparison of sources with a store. `SourceComparison` says what each method does."""
+
+    def add_entries(self, source: str, entries: Iterable[Entry]) -> None:
+        """Add the entries that a source lists now."""
+
+    def compare(
+        self,
+        *,
+        unknown_paths: Sequence[str] = (),
+        unknown_sources: Sequence[str] = (),
+        missing: Sequence[int] = (),
+        decoder_capabilities: str = "",
+        retry_failed: bool = False,
+    ) -> ComparisonResult:
+        """Find the entries that need work and the items that are missing."""
+
+    def other_sources(self) -> list[str]:
+        """Return the sources of the store that are not compared."""
+
+    def item_count(self, source: str) -> int:
+        """Return how many items come from a source."""
+
+    def unlisted_items(self, sources: Sequence[str]) -> Iterator[tuple[int, str]]:
+        """Yield the id and uri of each item of these sources that no compared source lists."""
+
+    def pending(self, source: str) -> Iterator[Entry]:
+        """Yield the entries of a source whose image must be read."""
+
+    def missing(self) -> list[int]:
+        """Return the ids of the items that no source lists any more."""
+
+    def failures(self) -> list[Failure]:
+        """Return the images of the compared sources that could not be indexed."""
+
+    def known_contents(self, content_hashes: Sequence[str]) -> set[str]:
+        """Return those of these content hashes that an item has. Any thread may call it."""
+
+    def store(
+        self,
+        source: str,
+        items: Sequence[Item],
+        embeddings: Mapping[str, npt.ArrayLike],
+        thumbnails: Mapping[str, bytes],
+    ) -> StoredItems:
+        """Store items of a source with their embeddings."""
+
+    def store_known(self, source: str, items: Sequence[Item]) -> StoredItems:
+        """Store items of a source whose content the store has."""
+
+    def record_failures(self, source: str, failures: Iterable[Failure], *, remove: Iterable[str] = ()) -> int:
+        """Store failures of a source, and remove the items of the uris `remove`; return how many were removed."""
+
+
+@runtime_checkable
+class WritableStore(Store, Protocol):
+    """What indexing needs of a collection: `index` accepts any such store."""
+
+    def begin_writing(self) -> None:
+        """Become the only writer. Raises `CollectionLockedError` if another process writes."""
+
+    def sources(self) -> list[str]:
+        """Return the specs of the sources."""
+
+    def compare_sources(self, sources: Sequence[str]) -> Comparison:
+        """Begin a comparison of sources, named by their specs, with the store."""
+
+    def set_label_names(self, names: Mapping[str, str]) -> None:
+        """Store the names of labels."""
+
+    def remove(self, ids: Iterable[int]) -> int:
+        """Remove items by id; return how many were removed."""
+
+    def update_indexes(self, *, progress: ProgressCallback | None = None) -> None:
+        """Update what is derived from the embeddings, after all items were stored."""
+
+
+def open_collection(reference: str | os.PathLike[str] | None = None) -> Store:
+    """Open a collection: the one in a folder, or the store NAME:REST of an installed package.
+
+    Without a reference, open the nearest collection at or above the current folder. A path that exists is a folder,
+    whatever its name. Raises `CollectionError` if there is no such collection or store, or if the
+    package that declares the store is broken.
+    """
+    if reference is None:
+        return Collection.open(find_collection())
+    return open_named_store(reference) or Collection.open(reference)
+
+
+def open_named_store(reference: str | os.PathLike[str]) -> Store | None:
+    """Open the store NAME:REST of an installed package; return None if the reference is a folder.
+
+    Raises `CollectionError` as `open_collection` does.
+    """
+    text = os.fspath(reference)
+    match = _REFERENCE.fullmatch(text)
+    if match is None or os.path.exists(text) or locate_collection(text) is not None:
+        return None
+    name, rest = match.groups()
+    plugin = load_plugin(STORES, name, CollectionError)
+    if plugin is None:
+        known = ", ".join(plugin_names(STORES)) or "none"
+        raise CollectionError(
+            f"There is no collection in {text}, and no installed package declares a store {name!r} (declared: {known})",
+            "name a folder, or install the package.",
+        )
+    try:
+        store = plugin(rest)
+    except CollectionError:
+        raise
+    except Exception as error:  # the code of another package may raise anything
+        raise CollectionError(
+            f"The store {name!r} cannot open {rest!r} ({type(error).__name__}: {error})",
+            "correct the name, or ask the author of its package.",
+        ) from error
+    if not isinstance(store, Store):
+        absent = [member for member in _members(Store) if not hasattr(store, member)]
+        raise CollectionError(
+            f"The store {name!r} of an installed package lacks {', '.join(absent)}", "ask the author of its package."
+        )
+    return store
+
+
+def _members(protocol: type) -> list[str]:
+    """Return the names of the members of a protocol, sorted."""
+    return sorted(name for name in vars(protocol) if not name.startswith("_") or name == "__len__")
