@@ -1,8 +1,9 @@
 """The code blocks of README.md, of the start pages and of the how-to guides, run as a reader would type them.
 
 A page is one shell session that begins in a home folder with example photos and small data sets; a Python block is a
-program that is started there. A block that cannot be run here is marked in Markdown, right above it, with
-`<!-- not run: REASON -->`; its commands and options are parsed instead.
+program that is started there. A block below `<!-- output -->` is compared with what the block above it prints. A block
+that cannot be run here is marked in Markdown, right above it, with `<!-- not run: REASON -->`; its commands and options
+are parsed instead.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import csv
 import functools
 import http.server
+import importlib.util
 import os
 import re
 import shlex
@@ -21,6 +23,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
@@ -41,13 +44,17 @@ _HARMLESS = {"cp", "echo", "cd", "."}
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page: its first line, its language, its text, and why it is not run, if it is not."""
+    """A fenced block of a page."""
 
     page: Path
     line: int
+    """The number of its first line."""
     language: str
     code: str
     not_run: str | None
+    """The reason why it is not run, if it is not."""
+    is_output: bool
+    """Whether it is what the block above it prints."""
 
     @property
     def included(self) -> str | None:
@@ -65,9 +72,12 @@ def blocks(page: Path) -> tuple[Block, ...]:
     text = page.read_text(encoding="utf-8")
     found = []
     for match in _FENCE.finditer(text):
-        reason = _NOT_RUN.search(text[: match.start()])
-        line = text.count("\n", 0, match.start()) + 2
-        found.append(Block(page, line, match[1], match[2], reason[1] if reason else None))
+        above = text[: match.start()]
+        reason = _NOT_RUN.search(above)
+        line = above.count("\n") + 2
+        found.append(
+            Block(page, line, match[1], match[2], reason[1] if reason else None, above.endswith("<!-- output -->\n"))
+        )
     return tuple(found)
 
 
@@ -180,6 +190,8 @@ def session(page: Path, folder: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_run(page: Path, home: Path) -> None:
     """Run the page in one shell that stops at the first command that fails."""
+    if page.parent.name == "start":
+        shutil.rmtree(home / "Pictures" / ".pixmatcher")
     real_cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")  # of fonts, which take long to list
     sources = [ROOT / "src", ROOT / "examples" / "plugin"]
     environment = {
@@ -202,6 +214,29 @@ def test_the_blocks_of_a_page_run(page: Path, home: Path) -> None:
         timeout=150,
     )
     assert done.returncode == 0, done.stdout
+    check_outputs(page, done.stdout.replace(str(home), "/home/you"))
+
+
+def check_outputs(page: Path, printed: str) -> None:
+    """Compare the blocks that show output, line by line, with what the blocks above them printed."""
+    sections = re.split(r"^--- \S+:(\d+)\n", printed, flags=re.MULTILINE)
+    output_of = dict(zip(sections[1::2], sections[2::2], strict=True))
+    previous = None
+    for block in blocks(page):
+        if block.is_output:
+            assert previous is not None, block.place
+            lines = without_times(output_of[str(previous.line)]).splitlines()
+            for line in without_times(block.code).splitlines():
+                assert line in lines, f"{block.place}: {line!r} is not among {lines}"
+        elif block.language not in NOT_CODE:
+            previous = block
+
+
+def without_times(text: str) -> str:
+    """Replace the parts of an output that differ from run to run: durations, ids and the time of day."""
+    text = re.sub(r"\d+(\.\d+)? (ms|s)\b", "0 s", text)
+    text = re.sub(r"\b(\d\.\d)\d{2,3}\b", r"\1", text)  # scores may differ a little between processors
+    return re.sub(r'(?<="took_ms": )[\d.]+|(?<="id": )\d+|\d\d:\d\d:\d\d\.\d+|(?<=opened in )[\d.]+', "0", text)
 
 
 def test_each_block_says_what_it_is() -> None:
@@ -273,6 +308,41 @@ def test_unknown_commands_and_options_are_found() -> None:
             check_command(words)
     with pytest.raises(Exception, match="--jsn"):
         check_command(["pixmatcher", "search", "a cat", "--jsn"])
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    """Return `tools/docs_hooks.py`, with which `make docs` builds the site."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "tools" / "docs_hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_of_commands_has_every_command_and_option(hooks: ModuleType) -> None:
+    page = hooks.commands_page()
+    for command in ("index", "search", "models export", "datasets get", "app"):
+        assert f"\n## pixmatcher {command}\n" in page
+    for option in ("`--collection`, `-c` `PATH`", "`-k` `N`", "`--after` `DATE`", "`--memory` `SIZE`", "| `8501` |"):
+        assert option in page
+
+
+def test_resources_of_other_hosts_are_found(hooks: ModuleType, tmp_path: Path) -> None:
+    """The check of the built site can fail: links may lead anywhere, but nothing is loaded from elsewhere."""
+    page, style, script = tmp_path / "page.html", tmp_path / "style.css", tmp_path / "script.js"
+    page.write_text(
+        '<link rel="stylesheet" href="https://fonts.example/a.css"><script src="//cdn.example/b.js"></script>'
+        '<link rel="canonical" href="https://docs.example/"><a href="https://example.org/">text</a><img src="c.png">'
+    )
+    style.write_text(
+        '@import "https://fonts.example/d.css"; b { background: url(https://cdn.example/e.png), url(f.png) }'
+    )
+    script.write_text('const home = "https://example.org/"')
+    assert hooks.external_resources(page) == ["https://fonts.example/a.css", "//cdn.example/b.js"]
+    assert hooks.external_resources(style) == ["https://cdn.example/e.png", "https://fonts.example/d.css"]
+    assert hooks.external_resources(script) == []
 
 
 def test_links_lead_to_files() -> None:

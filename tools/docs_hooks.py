@@ -6,14 +6,15 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
 
 from pixmatcher.cli import app
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
 
 COMMANDS_PAGE = "reference/commands.md"
 _LINKS_THAT_LOAD = {
@@ -30,6 +31,8 @@ _LINKS_THAT_LOAD = {
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the page of all commands, made from the Typer app."""
+    from mkdocs.structure.files import File
+
     files.append(File.generated(config, COMMANDS_PAGE, content=commands_page()))
     return files
 
@@ -38,6 +41,8 @@ def on_post_build(config: MkDocsConfig) -> None:
     """Raise `PluginError` if a page or a style sheet loads something from another host."""
     found = [f"{file}: {url}" for file in Path(config.site_dir).rglob("*") for url in external_resources(file)]
     if found:
+        from mkdocs.exceptions import PluginError
+
         raise PluginError("The site loads resources from other hosts:\n" + "\n".join(found))
 
 
