@@ -371,7 +371,7 @@ def test_a_server_that_stalls_or_trickles_is_given_up(
         ("file:///etc/hostname", "only http and https"),
         ("a.zip", "only http and https"),
         ("", "only http and https"),
-        ("http://", "names no host"),
+        ("http://", "has no host"),
         ("http://[::1", "check the URL"),
         ("http://exa mple/", "check the URL"),
         ("http://127.0.0.1:9/", "cannot be downloaded"),

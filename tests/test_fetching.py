@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 from pixmatcher.errors import FetchError
-from pixmatcher.net import _addresses, _connections
-from pixmatcher.net import fetch_many as fetching
-from pixmatcher.net.fetch_many import THREAD_NAME, fetch_all
+from pixmatcher.net import _addresses, _connections, _jobs, _scheduler
+from pixmatcher.net._scheduler import THREAD_NAME
+from pixmatcher.net.fetch_many import fetch_all
 from servers import Server, certificate, serve_watched
 
 CLOSED = "http://127.0.0.1:9"
@@ -44,7 +44,7 @@ def server(image: bytes) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pauses are shorter than usual; at the end nothing of a run may be left."""
-    monkeypatch.setattr(fetching, "_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(_jobs, "_PAUSE_SECONDS", 0.02)
     yield
     for thread in threading.enumerate():
         if thread.name == THREAD_NAME:
@@ -165,7 +165,7 @@ def test_a_slow_host_does_not_keep_the_others_waiting(image: bytes) -> None:
 
 
 def test_bodies_that_wait_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "_HELD_BYTES", 1 << 20)
+    monkeypatch.setattr(_scheduler, "_MAX_MEMORY", 1 << 20)
     requests = [(number, [f"{server.url}/kilobytes?200"]) for number in range(60)]
     with closing(fetch_all(requests, batch_size=1, allow_private=True, per_host=4)) as batches:
         next(batches)
@@ -175,7 +175,7 @@ def test_bodies_that_wait_are_bounded(server: Server, monkeypatch: pytest.Monkey
 
 
 def test_bodies_that_fill_the_memory_all_come(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "_HELD_BYTES", 1 << 20)
+    monkeypatch.setattr(_scheduler, "_MAX_MEMORY", 1 << 20)
     outcomes = fetch_urls(*[f"{server.url}/kilobytes?900"] * 20, batch_size=20)
     assert outcomes == [bytes(900 << 10)] * 20
 
@@ -226,7 +226,7 @@ def test_a_server_that_wants_fewer_requests_gets_fewer(image: bytes) -> None:
 def test_a_connection_closed_between_two_requests_is_no_failure(
     server: Server, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_TRIES", 1)
+    monkeypatch.setattr(_scheduler, "_TRIES", 1)
     assert fetch_urls(*[f"{server.url}/close"] * 30, per_host=2) == [image] * 30
 
 
@@ -247,8 +247,8 @@ def test_a_host_that_does_not_answer_is_given_up(server: Server, image: bytes) -
 
 
 def test_a_host_that_comes_back_is_not_given_up(image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "_PAUSE_SECONDS", 0.3)
-    monkeypatch.setattr(fetching, "_TRIES", 5)
+    monkeypatch.setattr(_jobs, "_PAUSE_SECONDS", 0.3)
+    monkeypatch.setattr(_scheduler, "_TRIES", 5)
     with serve_watched(image) as server:
         url = server.url
     # It is gone now, and will be there again.

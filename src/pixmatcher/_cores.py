@@ -1,4 +1,4 @@
-"""How many cores there are to use."""
+"""The number of processor cores to use."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def usable_cores() -> int:
-    """The number of cores this process may run on, which may be fewer than the machine has."""
+    """Return the number of cores that this process may run on, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

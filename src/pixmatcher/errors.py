@@ -1,11 +1,11 @@
-"""Every error a caller of PixMatcher may meet; each message says what to do about it."""
+"""All errors that PixMatcher raises on purpose. Each message says what to do about it."""
 
 from __future__ import annotations
 
 import errno
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Numbers of the `OSError` of a full disk; a limit on the size of files (EFBIG) is one more way to have no room."""
+"""Error numbers of an `OSError` that mean that the disk is full. EFBIG is a limit on the size of files."""
 
 
 class PixMatcherError(Exception):
@@ -17,7 +17,7 @@ class PixMatcherError(Exception):
 class InvalidImageError(PixMatcherError):
     """The given bytes are not an image that can be used.
 
-    `reason` is a short fixed phrase, so that failures can be counted by reason; `detail` tells more of this one.
+    `reason` is a short fixed phrase, so that failures can be counted by reason; `detail` says more about this one.
     """
 
     exit_code = 1
@@ -35,8 +35,8 @@ class QueryError(PixMatcherError):
 class FetchError(PixMatcherError):
     """A URL was refused or could not be fetched.
 
-    `reason` is a short fixed phrase, so that failures can be counted by reason; `detail` tells more of this one.
-    `transient` tells that trying again may help, `retry_after` how many seconds the server asks to wait before that.
+    `reason` is a short fixed phrase, so that failures can be counted by reason; `detail` says more about this one.
+    `transient` says that a retry may help, and `retry_after` how many seconds the server asks to wait before that.
     """
 
     exit_code = 1

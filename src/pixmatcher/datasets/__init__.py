@@ -243,8 +243,8 @@ def _check_tiny_imagenet(url: str, hashed: bool, progress: ProgressCallback | No
                 check_contents(archive, progress)
     except zipfile.BadZipFile as error:
         raise FetchError(
-            f"What {without_password(url)} gave is of no use, and it was deleted ({error}): run the same command again, or give "
-            "another URL with --url."
+            f"What {without_password(url)} gave is of no use, and it was deleted ({error}): run the same command "
+            "again, or give another URL with --url."
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""JPEGs at an eighth of their scale, by code of our own: what a large photo costs is the decoding of its file.
+"""Decode JPEGs at the scale 1/8 with PixMatcher's own code, because decoding is the most expensive step for photos.
 
-`_jpeg_eighth.c` is compiled when the package is built. Where it is not there, as no compiler was, Pillow decodes these
-files too, to the same pixels, in up to twice the time.
+`_jpeg_eighth.c` is compiled when the package is built. If there was no compiler, Pillow decodes these files: to the
+same pixels, in up to twice the time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _CHANNELS = {"L": 1, "RGB": 3}
 
 
 def decode_eighth(data: bytes, size: tuple[int, int], mode: str) -> Image.Image | None:
-    """The picture in a JPEG file at the scale 1/8, of this `size` and mode ("L" or "RGB"), as libjpeg-turbo decodes it.
+    """Decode a JPEG file at the scale 1/8 to the same pixels as libjpeg-turbo.
 
-    None if the file is damaged or not of the usual kind (progressive, say), or if the code is not there: Pillow then
-    has to decide what it is.
+    `size` (width, height) and `mode` ("L" or "RGB") are those of the result. Returns None if the file is damaged or not
+    of the usual kind (progressive, for example), or if the library is not built: then Pillow has to decode it.
     """
     decode = _decoder()
     if decode is None or mode not in _CHANNELS:

@@ -1,4 +1,4 @@
-"""The addresses of a host, and which of them are public."""
+"""Look up the IP addresses of a host, and decide which of them are public."""
 
 from __future__ import annotations
 
@@ -10,39 +10,38 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 THREAD_NAME = "pixmatcher-resolve"
-_REMEMBERED_SECONDS = 60.0
-_MOST_REMEMBERED = 10_000
+_CACHE_SECONDS = 60.0
+_MAX_CACHED = 10_000
 
 
 class Resolver:
-    """Looks hosts up, and remembers for a minute what it found or that it found nothing. Threads may share it."""
+    """Looks up hosts, and caches for a minute what it found or that it found nothing. Threads may share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lookups: dict[str, tuple[float, Future[list[str] | OSError]]] = {}
 
     def addresses(self, host: str, port: int, seconds: float) -> list[str]:
-        """The IP addresses of a host, one or more.
+        """Return the IP addresses of a host, one or more.
 
-        Raises `OSError` if it is not known, `TimeoutError` if that takes longer than `seconds`.
+        Raises `OSError` if the host is unknown, `TimeoutError` if the answer takes longer than `seconds`.
         """
         now = time.monotonic()
         with self._lock:
             expires, lookup = self._lookups.get(host, (0.0, None))
             if lookup is None or now >= expires:
-                if len(self._lookups) >= _MOST_REMEMBERED:
+                if len(self._lookups) >= _MAX_CACHED:
                     self._lookups.clear()
                 lookup = Future()
-                self._lookups[host] = (now + _REMEMBERED_SECONDS, lookup)
-                # The resolver knows no time limit. A daemon thread can be left to itself, and does not keep the
-                # process from ending.
+                self._lookups[host] = (now + _CACHE_SECONDS, lookup)
+                # getaddrinfo has no time limit. A daemon thread may run on, and does not keep the process from ending.
                 threading.Thread(target=_look_up, args=(host, port, lookup), name=THREAD_NAME, daemon=True).start()
         try:
             found = lookup.result(seconds)
         except FutureTimeoutError:  # another class than TimeoutError in Python 3.10
             raise TimeoutError from None
         if isinstance(found, OSError):
-            raise OSError(*found.args)  # one of its own for each who asks: a traceback grows with every raise
+            raise OSError(*found.args)  # a new one for each caller: a traceback grows with every raise
         return found
 
 
@@ -52,14 +51,14 @@ def _look_up(host: str, port: int, lookup: Future[list[str] | OSError]) -> None:
         lookup.set_result([str(sockaddr[0]) for *_, sockaddr in found])
     except OSError as error:
         lookup.set_result(error)
-    except UnicodeError as error:  # what no domain name can be
+    except UnicodeError as error:  # the text cannot be a domain name
         lookup.set_result(OSError(socket.EAI_NONAME, str(error)))
-    except BaseException as error:  # whatever it is, who asks is the one to get it
+    except BaseException as error:  # the caller gets it, whatever it is
         lookup.set_exception(error)
 
 
 def is_public(text: str) -> bool:
-    """Whether an IP address is one of the public internet: neither private, loopback, reserved nor multicast."""
+    """Return whether an IP address is public: neither private, loopback, reserved nor multicast."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)

@@ -1,13 +1,14 @@
-"""HTTP over connections that are kept, each to an address that was checked, within limits of time and length.
+"""HTTP over kept connections, each to an address that was checked, within limits of time and length.
 
-This is httpcore, which httpx stands on, without its pool: one connection costs 0.4 ms of processor time a request here,
-its pool 0.6 ms with 16 connections and 1.2 ms with 64, a client of httpx 0.8 and 2.3 ms, and their asynchronous kin 1.8
-ms and more. h11, which does the parsing, is 0.3 ms of that.
+This uses httpcore, the basis of httpx, without its pool, because that is faster. A request costs 0.4 ms of processor
+time here; with the pool of httpcore 0.6 ms (16 connections) or 1.2 ms (64), with a client of httpx 0.8 or 2.3 ms, and
+with their asynchronous variants 1.8 ms and more. 0.3 ms of that is h11, the HTTP parser.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import re
 import socket
@@ -24,6 +25,7 @@ from typing import Any
 import httpcore
 import httpx
 
+from .._urls import without_password
 from .._version import __version__
 from ..errors import FetchError
 from ._addresses import Resolver, is_public
@@ -31,17 +33,19 @@ from ._addresses import Resolver, is_public
 MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
 TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
-"""The answers after which the same request may well be answered otherwise."""
+"""Statuses after which the same request may succeed later."""
 _KEEP_SECONDS = 15.0
 _SHORT = 64 << 10
-"""The rest of an answer of no use up to this many bytes is read, so that its connection can be kept."""
+"""The body of an error answer is read if it has at most so many bytes, so that the connection can be kept."""
 _WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|title|script)\b", re.I)
 _NUMBER = re.compile(r"[0-9]{1,20}")
 _TCP = httpcore.SyncBackend()
 
+logger = logging.getLogger(__package__)
+
 
 def parse_url(text: str) -> httpx.URL:
-    """The URL of a text. Raises `FetchError` if it is none, or of a scheme that is not fetched."""
+    """Parse a text as a URL. Raises `FetchError` if it is not a valid http or https URL."""
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError) as error:
@@ -51,14 +55,14 @@ def parse_url(text: str) -> httpx.URL:
     if url.scheme not in ("http", "https"):
         raise FetchError(f"{url} is refused: only http and https URLs are fetched.", "not an http URL")
     if not url.host:
-        raise FetchError(f"{url} names no host: give a whole URL.", "not a URL", "it names no host")
+        raise FetchError(f"{url} has no host: give a complete URL.", "not a URL", "it has no host")
     if url.port is not None and url.port > 65535:
-        raise FetchError(f"{url} names no port: check the URL.", "not a URL", "it names no port")
+        raise FetchError(f"{url} has an invalid port: check the URL.", "not a URL", "it has an invalid port")
     return url
 
 
 class Limits:
-    """What the fetch of `url` may take: seconds in all, bytes of its body, and seconds for each try to connect."""
+    """The limits of one fetch: seconds in all, bytes of the body, and seconds for each attempt to connect."""
 
     def __init__(self, url: str, seconds: float, max_bytes: int, connect_seconds: float = math.inf) -> None:
         self.url = url
@@ -69,14 +73,14 @@ class Limits:
         self.redirects = 0
 
     def remaining(self) -> float:
-        """The seconds that are left. Raises `TimeoutError` if there are none."""
+        """Return the seconds that are left. Raises `TimeoutError` if none are left."""
         seconds = self.deadline - time.monotonic()
         if seconds <= 0:
             raise TimeoutError
         return seconds
 
     def redirected(self) -> None:
-        """Count a redirect. Raises `FetchError` if it is one too many."""
+        """Count a redirect. Raises `FetchError` if there are too many."""
         self.redirects += 1
         if self.redirects > MAX_REDIRECTS:
             raise FetchError(
@@ -84,29 +88,30 @@ class Limits:
             )
 
     def received(self, count: int) -> None:
-        """Called before that many bytes more of a body are kept."""
+        """Called before `count` bytes more of a body are stored."""
 
 
 class Connections:
-    """Connections of one user; threads may share them. `most_idle` are kept for requests to come."""
+    """A set of connections that threads may share. Up to `max_idle` are kept open for later requests."""
 
-    def __init__(self, *, allow_private: bool, most_idle: int = 1) -> None:
+    def __init__(self, *, allow_private: bool, max_idle: int = 1) -> None:
         self._allow_private = allow_private
-        self._most_idle = most_idle
+        self._max_idle = max_idle
         self._resolver = Resolver()
         self._lock = threading.Lock()
         self._closed = False
         self._active: set[_Connection] = set()
         self._idle: list[_Connection] = []
-        """The one used last is the last."""
+        """In the order of their last use."""
 
     def get(self, url: httpx.URL, limits: Limits) -> bytes | httpx.URL:
-        """Send one GET request for a URL of `parse_url`: the body of the answer, or the URL that it redirects to.
+        """Send one GET request; return the body of the answer, or the URL that it redirects to.
 
-        Raises `FetchError` as `fetch.fetch` does.
+        `url` is from `parse_url`. Raises `FetchError` as `fetch.fetch` does.
         """
+        started = time.monotonic()
         try:
-            return self._get(url, limits)
+            answer = self._get(url, limits)
         except (TimeoutError, httpcore.TimeoutException):
             seconds = f"longer than {limits.seconds:g} seconds"
             raise FetchError(
@@ -119,9 +124,13 @@ class Connections:
                 str(error),
                 transient=not isinstance(error.__cause__, ssl.SSLCertVerificationError),
             ) from error
+        if logger.isEnabledFor(logging.DEBUG):
+            result = f"{len(answer)} bytes" if isinstance(answer, bytes) else f"redirect to {_shown(answer)}"
+            logger.debug("GET %s: %s, %.2f s", _shown(url), result, time.monotonic() - started)
+        return answer
 
     def close(self) -> None:
-        """End all requests, and close all connections."""
+        """End all requests and close all connections."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -129,7 +138,7 @@ class Connections:
         for connection in idle:
             connection.close()
         for connection in active:
-            connection.shut()
+            connection.shut_down()
 
     def _get(self, url: httpx.URL, limits: Limits) -> bytes | httpx.URL:
         request = _request(url)
@@ -139,7 +148,7 @@ class Connections:
                 try:
                     response = connection.http.handle_request(request)
                 except (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError):
-                    if connection.kept:  # a server may close a connection just when it is used again
+                    if connection.is_reused:  # the server may close a connection just when it is used again
                         continue
                     raise
                 try:
@@ -150,7 +159,7 @@ class Connections:
                 self._give_back(connection)
 
     def _take(self, origin: httpcore.Origin, limits: Limits) -> _Connection:
-        """An idle connection to this very origin, or a new one."""
+        """Return an idle connection to this origin (scheme, host and port), or a new one."""
         expired = []
         with self._lock:
             if self._closed:
@@ -174,22 +183,22 @@ class Connections:
         with self._lock:
             self._active.discard(connection)
             if connection.http.is_idle() and not self._closed:
-                connection.kept = True
+                connection.is_reused = True
                 self._idle.append(connection)
-                surplus = self._idle[: -self._most_idle]
-                del self._idle[: -self._most_idle]
+                surplus = self._idle[: -self._max_idle]
+                del self._idle[: -self._max_idle]
         for unused in surplus:
             unused.close()
 
     def _addresses(self, host: str, port: int, limits: Limits) -> list[str]:
-        """The addresses of a host, one or more, all of which may be connected to."""
+        """Return the addresses of a host, one or more, after the check that all of them are allowed."""
         try:
             addresses = self._resolver.addresses(host, port, limits.remaining())
         except TimeoutError:
             raise
         except OSError as error:
             raise FetchError(
-                f"The host {host} is not known: check the URL and the network.",
+                f"The host {host} is unknown: check the URL and the network.",
                 "host not known",
                 error.strerror or host,
                 transient=error.errno == socket.EAI_AGAIN,
@@ -205,14 +214,14 @@ class Connections:
 
 
 class _Connection(httpcore.NetworkBackend, httpcore.NetworkStream):
-    """A connection to one origin, and what httpcore sends and receives its bytes through, within `limits`."""
+    """A connection to one origin. httpcore sends and receives its bytes through this object, within `limits`."""
 
     limits: Limits
-    """Those of the request that is under way."""
+    """The limits of the current request."""
 
     def __init__(self, origin: httpcore.Origin, addresses: Callable[[str, int, Limits], list[str]]) -> None:
         self.origin = origin
-        self.kept = False
+        self.is_reused = False
         """Whether it was opened for an earlier request."""
         self._addresses = addresses
         self._stream: httpcore.NetworkStream | None = None
@@ -223,11 +232,11 @@ class _Connection(httpcore.NetworkBackend, httpcore.NetworkStream):
             network_backend=self,
         )
 
-    def shut(self) -> None:
-        """End the request that is under way in another thread: closing would not wake it."""
+    def shut_down(self) -> None:
+        """End the current request of another thread. Closing the socket would not wake that thread."""
         self.limits.deadline = 0.0
         if self._stream is not None:
-            with suppress(OSError):  # closed by now
+            with suppress(OSError):  # already closed
                 self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     def connect_tcp(
@@ -238,11 +247,11 @@ class _Connection(httpcore.NetworkBackend, httpcore.NetworkStream):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """Connect to the first of the host's checked addresses that answers."""
+        """Connect to the first of the checked addresses of the host that answers."""
         failure = ""
         addresses = self._addresses(host, port, self.limits)
         for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
-            # An address that does not answer must leave time for those after it.
+            # An address that does not answer must leave time for the next ones.
             seconds = min(self.limits.remaining() / left, self.limits.connect_seconds)
             try:
                 self._stream = _TCP.connect_tcp(address, port, seconds, socket_options=socket_options)
@@ -280,7 +289,7 @@ class _Connection(httpcore.NetworkBackend, httpcore.NetworkStream):
 
 @functools.cache
 def _ssl_context() -> ssl.SSLContext:
-    """One for all: to load the certificates takes longer than a request."""
+    """Return one context for all connections: loading the certificates takes longer than a request."""
     return httpx.create_ssl_context(trust_env=False)
 
 
@@ -308,7 +317,7 @@ def _request(url: httpx.URL) -> httpcore.Request:
 
 
 def _outcome(url: httpx.URL, response: httpcore.Response, limits: Limits) -> bytes | httpx.URL:
-    """What `Connections.get` gives for an answer whose body was not read yet."""
+    """Return what `Connections.get` returns, for an answer whose body is not read yet."""
     status = response.status
     if 200 <= status < 300:
         return _body(response, limits)
@@ -320,9 +329,9 @@ def _outcome(url: httpx.URL, response: httpcore.Response, limits: Limits) -> byt
             return parse_url(str(url.join(location)))
         except (httpx.InvalidURL, ValueError) as error:
             raise FetchError(
-                f"{limits.url} cannot be fetched (it redirects to no URL): check the URL and the network.",
+                f"{limits.url} cannot be fetched (it redirects to an invalid URL): check the URL and the network.",
                 "not a URL",
-                f"it redirects to no URL: {error}",
+                f"it redirects to an invalid URL: {error}",
             ) from error
     phrase = HTTPStatus(status).phrase if status in list(HTTPStatus) else ""
     raise FetchError(
@@ -359,15 +368,15 @@ def _body(response: httpcore.Response, limits: Limits) -> bytes:
 
 
 def is_web_page(kind: str, beginning: bytes) -> bool:
-    """Whether an answer of that Content-Type, empty if there is none, that begins so is a web page."""
+    """Return whether an answer is a web page, by its Content-Type (empty if it has none) and its first bytes."""
     if _WEB_PAGE.match(beginning):
         return True
-    # Some servers call everything HTML. No text has a zero byte, and hardly an image has none at its beginning.
+    # Some servers call every file HTML. Text has no zero byte, but nearly all images have one at their beginning.
     return kind.strip().lower().startswith(("text/html", "application/xhtml+xml")) and b"\0" not in beginning
 
 
 def _drain(response: httpcore.Response) -> None:
-    """Read the body of an answer that is not wanted, if it is short: then its connection can be kept."""
+    """Read and discard the body of an answer if it is short, so that the connection can be kept."""
     if 0 <= _length(response) <= _SHORT:
         with suppress(TimeoutError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
             for _ in response.iter_stream():
@@ -375,13 +384,13 @@ def _drain(response: httpcore.Response) -> None:
 
 
 def _length(response: httpcore.Response) -> int:
-    """How long the body will be, as the server says; -1 if it does not."""
+    """Return the length of the body that the server reports; -1 if it reports none."""
     text = _header(response, b"content-length")
     return int(text) if _NUMBER.fullmatch(text) else -1
 
 
 def _retry_after(response: httpcore.Response) -> float | None:
-    """How many seconds the server asks to wait (RFC 9110, 10.2.3)."""
+    """Return how many seconds the server asks to wait (RFC 9110, 10.2.3), or None."""
     text = _header(response, b"retry-after").strip()
     if _NUMBER.fullmatch(text):
         return float(text)
@@ -392,8 +401,12 @@ def _retry_after(response: httpcore.Response) -> float | None:
 
 
 def _header(response: httpcore.Response, name: bytes) -> str:
-    """The first header of a name in lower case; empty if there is none."""
+    """Return the first header of a name, given in lower case; empty if there is none."""
     for key, value in response.headers:
         if key.lower() == name:
             return value.decode("utf-8", "replace")
     return ""
+
+
+def _shown(url: httpx.URL) -> str:
+    return without_password(str(url))

@@ -1,4 +1,4 @@
-"""Fetch an image from a URL that a user gave, without becoming a way into the private network."""
+"""Fetch an image from a URL that a user gave, without giving access to the private network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ def fetch(
     timeout: float = TIMEOUT_SECONDS,
     max_bytes: int = MAX_BYTES,
 ) -> bytes:
-    """Return what lies at `url`, an http or https URL, within `timeout` seconds in all.
+    """Return the content of an http or https URL; `timeout` is the limit in seconds for all requests together.
 
-    A host name is resolved once and its checked addresses are those connected to, at every redirect, so that a name
-    cannot answer with a public address first and a private one then. Proxies are not used, for the same reason.
+    A host name is resolved once, and connections go to the addresses that were checked, at every redirect. So a name
+    cannot have a public address when it is checked and a private one when it is used. Proxies are not used, for the
+    same reason.
 
     Raises `FetchError` if the URL is refused (other scheme; private, loopback or reserved address unless
-    `allow_private`), cannot be reached, answers anything but success, a web page, or more than `max_bytes`.
+    `allow_private`), cannot be reached, or answers with an error, a web page, or more than `max_bytes`.
     """
     from ._connections import Connections, Limits, parse_url
 

@@ -1,4 +1,4 @@
-"""Unpack zip files of strangers: whatever their entries are called, nothing is written outside the folder given."""
+"""Unpack zip files from unknown sources. Nothing is written outside the given folder, whatever the names in it are."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .._progress import Progress, ProgressCallback
 
 MAX_ENTRIES = 500_000
 MAX_BYTES = 4 << 30
-"""Longest contents, unpacked. Tiny ImageNet has 120,609 entries and 240 MB in all."""
-_MAX_LISTING = 64 << 20  # bytes that zipfile reads at once; the list of half a million entries has fewer
+"""Largest contents in all, unpacked. Tiny ImageNet has 120,609 entries and 240 MB."""
+_MAX_LISTING = 64 << 20  # bytes that zipfile may read at once; a list of half a million entries is shorter
 _BLOCK = 1 << 20
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])( *\..*)?", re.IGNORECASE)
-_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
+_DAMAGE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
 
 
 class _BoundedFile(io.FileIO):
-    """A file that is never read in one go beyond a limit: zipfile reads a list of any length that the file claims."""
+    """A file that limits a single read: zipfile would read a list of entries of any length that the file claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MAX_LISTING:
@@ -36,17 +36,17 @@ class _BoundedFile(io.FileIO):
 
 @contextmanager
 def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip file whose entries may all be unpacked below any folder.
+    """Open a zip file whose entries can all be unpacked safely into a folder.
 
     Raises `zipfile.BadZipFile` if the file or the list of its entries is damaged, if an entry is not a plain file or
-    folder, could lie outside the folder, on another file or on a device, or if there are more than `MAX_ENTRIES` or
+    folder, would be outside the folder, over another file or on a device, or if there are more than `MAX_ENTRIES` or
     more than `MAX_BYTES` in all; `OSError` if it cannot be read. The message says why and does not name the file.
     """
     with _BoundedFile(path) as file:
         try:
             archive = zipfile.ZipFile(file)
-        except _DAMAGES as error:
-            raise zipfile.BadZipFile(f"it is no whole zip file: {error}") from error
+        except _DAMAGE_ERRORS as error:
+            raise zipfile.BadZipFile(f"it is not a complete zip file: {error}") from error
         with archive:
             _check_entries(archive.infolist())
             yield archive
@@ -62,11 +62,11 @@ def check_contents(archive: zipfile.ZipFile, progress: ProgressCallback | None =
 
 
 def unzip(archive: zipfile.ZipFile, folder: Path, *, below: str = "", progress: ProgressCallback | None = None) -> None:
-    """Unpack what a zip file from `open_zip` has below its folder `below`, which ends in a slash, into `folder`.
+    """Unpack the contents of the folder `below` of a zip file into `folder`.
 
-    No file that is there already is written to. Raises `zipfile.BadZipFile` if an entry is damaged and `OSError` as the
-    disk does; what was unpacked until then stays. `progress` is called as by `check_contents`, at the
-    stage "Unpacking".
+    `archive` is from `open_zip`, and `below` ends in a slash. Existing files are never overwritten. `progress` is
+    called as by `check_contents`, at the stage "Unpacking". Raises `zipfile.BadZipFile` if an entry is damaged, and
+    `OSError` if the disk fails or a file exists; what was unpacked until then stays.
     """
     made: set[Path] = set()
 
@@ -92,7 +92,7 @@ def _copy(
     stage: str,
     progress: ProgressCallback | None,
 ) -> None:
-    """Write the content of each entry that is a file to what `target` opens for its name."""
+    """Write the content of each entry that is a file to the file that `target` opens for its name."""
     total, done = sum(info.file_size for info in entries), 0
     for info in entries:
         if info.is_dir():
@@ -101,7 +101,7 @@ def _copy(
             try:
                 with archive.open(info) as content:
                     shutil.copyfileobj(content, file, _BLOCK)
-            except _DAMAGES as error:
+            except _DAMAGE_ERRORS as error:
                 raise zipfile.BadZipFile(f"{info.filename!r} in it is damaged: {error}") from error
         done += info.file_size
         if progress is not None:
@@ -117,7 +117,7 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
     names: set[str] = set()
     folders: set[str] = set()
     for info in entries:
-        if reason := _wrong_with(info):
+        if reason := _problem_of(info):
             raise zipfile.BadZipFile(f"{info.orig_filename!r} in it {reason}")
         name = info.filename.rstrip("/").casefold()
         if info.is_dir():
@@ -132,22 +132,22 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
         raise zipfile.BadZipFile(f"{min(both)!r} in it is a file and a folder")
 
 
-def _wrong_with(info: zipfile.ZipInfo) -> str | None:
-    """Why an entry is not to be unpacked, None if nothing is wrong."""
+def _problem_of(info: zipfile.ZipInfo) -> str | None:
+    """Return why an entry must not be unpacked, as the end of a sentence; None if nothing is wrong."""
     name = info.orig_filename  # zipfile cuts its other name at a zero byte
     if not name.isprintable() or "\\" in name or ":" in name:
-        return "has a name that is no plain path"
+        return "has a name that is not a plain path"
     parts = name.removesuffix("/").split("/")
     if not all(parts) or "." in parts or ".." in parts:
-        return "would lie outside the folder"
+        return "would be outside the folder"
     if any(len(os.fsencode(part)) > 255 for part in parts) or len(os.fsencode(name)) > 1024:
         return "has a name that is too long"
     if any(_DEVICE.fullmatch(part) for part in parts):
         return "has the name of a device"
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "is a link or no plain file"
+        return "is a link or not a plain file"
     if info.header_offset < 0:
-        return "is damaged: it lies before the beginning"
+        return "is damaged: its position is before the beginning"
     if info.flag_bits & 1:
         return "is encrypted"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
