@@ -574,7 +574,7 @@ def test_two_processes_pull_once(hub: Hub) -> None:
 def test_what_cannot_be_used_is_not_kept(hub: Hub, cache: Path) -> None:
     for files, words in (
         ({"README.md": b""}, "has no ONNX files of an encoder in the usual layout .it has no ONNX files"),
-        ({"onnx/decoder_model.onnx": b"x"}, r"it offers onnx/decoder_model\.onnx"),
+        ({"onnx/decoder_model.onnx": b"x"}, r"it has onnx/decoder_model\.onnx"),
         ({"onnx/model.onnx": b"x"}, r"has ONNX files but no preprocessor_config\.json"),
         ({**models.clip(), "tokenizer.json": None}, r"has ONNX files but no tokenizer\.json"),
         (models.clip(config=b" " * (2 << 20)), r"The file config\.json of the repository owner/model is too long"),

@@ -1,4 +1,4 @@
-"""Models of encoders on this machine: list them, pull them, export them to ONNX, look into one."""
+"""Models of encoders on this machine: list them, download them, export them to ONNX, show the details of one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ..images import Recipe
 
 Calibration = Callable[["Recipe"], "npt.NDArray[np.uint8]"]
-"""Gives the images that int8 is calibrated on, as a recipe wants them: (N, size, size, 3) uint8. See
-`indexing.calibration_pixels`."""
+"""Returns images for the calibration of int8, resized by a recipe: (N, size, size, 3) uint8. See
+`indexing.calibration`."""
 
 
 PLUGIN = "encoder of another package"
@@ -80,28 +80,28 @@ def _spaces(record: EncoderRecord) -> str:
 
 
 def pull_model(name: str, *, weights: Path | None = None, runtime: Runtime | None = None) -> Path:
-    """Download an encoder and make it ready for ONNX Runtime, in the cache; returns its folder.
+    """Download an encoder and prepare it for ONNX Runtime in the cache. Return its folder.
 
-    What PyTorch has to export is exported; `weights` are used instead of a download. Where PyTorch is not installed,
-    an ONNX version of the hub is taken if one is known. What is there already and whole is left alone, unless the hub
-    has a newer one.
+    An encoder of PyTorch is exported to ONNX; `weights` is a file that is used instead of a download. If PyTorch is not
+    installed, the ONNX files of the hub are downloaded, if a repository with them is known. An intact encoder in the
+    cache is not changed, unless the hub has a newer one.
 
-    Raises `EncoderError` if the encoder is not known or cannot be had, and as `download` does.
+    Raises `EncoderError` if the encoder is unknown or cannot be prepared, and as `download`.
     """
     runtime = runtime or Runtime()
     _check_is_model(name)
     kind, rest = reference_of(name)
     if kind == "onnx":
-        raise EncoderError(f"{name} is a folder of this machine: there is nothing to pull.")
+        raise EncoderError(f"{name} is a folder of this machine and needs no download: use it as it is.")
     known = KNOWN.get(name.removesuffix(INT8))
     repo = rest if kind == "hf" else known.onnx_repo if known is not None else None
     folder = model_folder(name)
     from_hub = kind == "hf" or (repo is not None and weights is None and not torch_installed())
-    if weights is None and (runtime.offline or not from_hub) and is_whole(folder):
+    if weights is None and (runtime.offline or not from_hub) and is_intact(folder):
         return folder
     if from_hub:
         if weights is not None:
-            raise EncoderError(f"{name} is made of ONNX files: put them into a folder and name it as onnx:FOLDER.")
+            raise EncoderError(f"{name} consists of ONNX files: put them into a folder and name it as onnx:FOLDER.")
         from .hub.client import pull_onnx
 
         assert repo is not None
@@ -117,8 +117,8 @@ def _check_is_model(name: str) -> None:
         raise EncoderError(f"{name} is an encoder of another package: use it as it is.")
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a model is in the folder, each byte of it right."""
+def is_intact(folder: Path) -> bool:
+    """Whether a folder contains a model whose files all have the right hash."""
     try:
         return not damaged_files(read_card(folder), folder)
     except EncoderError:
@@ -134,34 +134,34 @@ def export_model(
     weights: Path | None = None,
     runtime: Runtime | None = None,
 ) -> tuple[Path, Card]:
-    """Export an encoder of PyTorch to a folder of ONNX files, by default in the cache; returns the folder and its card.
+    """Export an encoder of PyTorch to a folder of ONNX files, by default in the cache. Return the folder and its card.
 
-    Wherever it is, `--encoder NAME` finds it from then on. With `int8` the networks compute in 8 bits, calibrated on
-    the images that `calibration` gives; that encoder is called NAME@int8, and that of a folder onnx:FOLDER as the
-    folder that it goes to.
+    From then on `--encoder NAME` finds it, also in a folder outside the cache. With `int8` the networks compute in 8
+    bits, calibrated with the images that `calibration` returns; that encoder is called NAME@int8, or onnx:TO if it was
+    made from a folder.
 
-    Raises `EncoderError` if that is not possible, the result does not agree with the original, or the folder holds
-    another encoder, `SourceError` if the calibration images cannot be read.
+    Raises `EncoderError` if the export fails, the embeddings differ too much from the original, or the folder contains
+    another encoder; `SourceError` if the calibration images cannot be read.
     """
     runtime = runtime or Runtime()
     _check_is_model(name)
     if name.endswith(INT8):
-        raise EncoderError(f"Name the encoder that is to be in int8, with --int8: {name.removesuffix(INT8)}.")
+        raise EncoderError(f"Name the encoder without {INT8} and add --int8: {name.removesuffix(INT8)} --int8.")
     kind, rest = reference_of(name)
     if int8 and calibration is None:
-        raise EncoderError("int8 is calibrated on images like those to be searched: name a source with --calibrate.")
+        raise EncoderError("int8 must be calibrated with images like yours: name a source of images with --calibrate.")
     if calibration is not None and not int8:
-        raise EncoderError("Images to calibrate on are for an encoder in 8 bits: add --int8, or leave out --calibrate.")
+        raise EncoderError("Only an encoder in 8 bits is calibrated: add --int8, or leave out --calibrate.")
     if weights is not None and kind not in TORCH_KINDS:
-        raise EncoderError(f"{name} is made of ONNX files, which have their weights: leave out --weights.")
+        raise EncoderError(f"{name} consists of ONNX files, which contain their weights: leave out --weights.")
     full, target_name = model_folder(name), name + INT8 if int8 else name
     if kind == "onnx" and int8:
         if to is None:
-            raise EncoderError(f"Name the folder that {name} in int8 goes to, with --to.")
+            raise EncoderError(f"Name the folder for the int8 version of {name} with --to.")
         full, target_name = Path(rest).expanduser(), full_name(f"onnx:{to}")
     target = to if to is not None else model_folder(target_name)
     if to is not None:
-        _check_holds(to, target_name)
+        _check_same_encoder(to, target_name)
     with tempfile.TemporaryDirectory(prefix="pixmatcher-") as temporary:
         if not int8:
             card = _export_fp32(name, target, weights, runtime)
@@ -184,14 +184,14 @@ def export_model(
     return target, card
 
 
-def _check_holds(folder: Path, name: str) -> None:
-    """Raise `EncoderError` if an encoder of another name lies in a folder, which is found there by that name."""
+def _check_same_encoder(folder: Path, name: str) -> None:
+    """Raise `EncoderError` if a folder contains an encoder of another name."""
     try:
-        there = read_card(folder).name
-    except EncoderError:  # there is none, or what is left of one
+        existing = read_card(folder).name
+    except EncoderError:  # no encoder, or a damaged one
         return
-    if there != name:
-        raise EncoderError(f"{folder} holds the encoder {there}: choose another folder, or delete it.")
+    if existing != name:
+        raise EncoderError(f"{folder} contains the encoder {existing}: choose another folder, or delete it.")
 
 
 def _export_fp32(name: str, target: Path, weights: Path | None, runtime: Runtime) -> Card:
@@ -201,7 +201,7 @@ def _export_fp32(name: str, target: Path, weights: Path | None, runtime: Runtime
 
         return pull_onnx(rest, target, name=name, offline=runtime.offline, progress=runtime.progress)
     if kind not in TORCH_KINDS:
-        raise EncoderError(f"{name} is made of ONNX files already: there is nothing to export.")
+        raise EncoderError(f"{name} consists of ONNX files already and needs no export: use it as it is.")
     if not torch_installed():
         raise EncoderError(torch_missing_message(name))
     from .torch.models import import_library, open_torch_model
@@ -253,4 +253,4 @@ def model_details(name: str) -> tuple[list[tuple[str, str]], list[str]]:
         *((file, f"{stored.bytes / 1e6:.1f} MB, sha256 {stored.sha256}") for file, stored in card.files.items()),
     ]
     damaged = damaged_files(card, folder)
-    return details, [f"{file} is not as it was written: export or pull {name} again." for file in damaged]
+    return details, [f"{file} is damaged: export or pull {name} again." for file in damaged]

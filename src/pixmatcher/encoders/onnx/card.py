@@ -1,6 +1,6 @@
-"""`card.json`: what a folder of ONNX files is, where it comes from, and how it is to be used.
+"""`card.json`: the name, fingerprint, origin and preprocessing of an encoder in a folder of ONNX files.
 
-A folder that `pixmatcher models export` or `pull` makes holds the networks of one encoder, its tokenizer, and a card.
+`pixmatcher models export` and `pull` make such folders: the networks of one encoder, its tokenizer, and the card.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...records import Space
 CARD_NAME = "card.json"
 CARD_FORMAT = 1
 LARGEST_SIDE = 4096
-"""Of the images that an encoder takes, in pixels."""
+"""Longest side, in pixels, of the images that an encoder takes."""
 
 Pooling: TypeAlias = 'Literal["none", "first", "mean"]'
 Cleaning: TypeAlias = 'Literal["none", "clip"]'
@@ -29,18 +29,19 @@ Cleaning: TypeAlias = 'Literal["none", "clip"]'
 
 @dataclass(frozen=True)
 class Network:
-    """An ONNX file and the names of what goes in and comes out.
+    """An ONNX file and the names of its input and output.
 
-    Images go in as pixels (N, H, W, 3) where the input is of uint8, and normalised (N, 3, H, W) where it is of floats.
+    An image network with an input of uint8 takes pixels (N, H, W, 3), one with an input of floats takes normalised
+    values (N, 3, H, W).
     """
 
     file: str
     input: str
     output: str
     pooling: Pooling = "none"
-    """What becomes of an output (N, tokens, dimension): the first token or the mean of all is the embedding."""
+    """How an output (N, tokens, dimension) becomes an embedding: the first token, or the mean of all."""
     mask: str | None = None
-    """Of a text network, the input that is 1 for what is text and 0 for what is padding, if it has one."""
+    """Name of the input of a text network that is 1 for text and 0 for padding, if there is such an input."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class TextRecipe:
     tokenizer: str
     """File of the `tokenizers` library."""
     context_length: int
-    """Ids of a text, whole; longer ones are cut before the closing one."""
+    """The most ids of a text; of longer texts, the closing id and the first ids are kept."""
     pad_id: int
     cleaning: Cleaning = "none"
-    """What is done before the tokenizer: `clip` is what CLIP's own does, see `clip_text.clean`."""
+    """How texts are cleaned before the tokenizer: `clip` as CLIP does it, see `texts.clip.clean`."""
     causal: bool = False
-    """Whether the network takes texts without the padding behind them, and embeds them the same: CLIP's can."""
+    """Whether the network also takes texts without the padding at their end and embeds them the same, as CLIP's."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Card:
     """The content of `card.json`."""
 
     name: str
-    """What `--encoder` takes; in a collection it tells which encoder made the embeddings."""
+    """The name for `--encoder`, which collections record."""
     fingerprint: str
     space: Space
     recipe: Recipe
@@ -79,26 +80,24 @@ class Card:
     precision: Literal["fp32", "int8"]
     licence: str
     source: str
-    """Where the weights come from."""
+    """The origin of the weights."""
     files: Mapping[str, StoredFile]
     textual: Network | None = None
     text: TextRecipe | None = None
     notes: Mapping[str, str | float] | None = None
-    """What else is worth knowing, such as the agreement of int8 with fp32."""
+    """Further facts, such as the agreement of int8 with fp32."""
 
 
 def read_card(folder: Path) -> Card:
-    """Read the card of a folder and check that its files are there, in their length.
+    """Read the card of a folder, and check that its files exist with the right length.
 
-    Raises `EncoderError` if one is missing or of another length, or the card is none.
+    Raises `EncoderError` if a file is missing or has another length, or the card is missing or damaged.
     """
     path = folder / CARD_NAME
     try:
         values = json.loads(path.read_bytes())
         if values.pop("format") != CARD_FORMAT:
-            raise EncoderError(
-                f"{path} has a format that this version of pixmatcher does not know: upgrade pixmatcher."
-            )
+            raise EncoderError(f"{path} has a format of a newer version of pixmatcher: upgrade pixmatcher.")
         recipe = values.pop("recipe")
         recipe |= {"mean": tuple(recipe["mean"]), "std": tuple(recipe["std"])}
         text, textual = values.pop("text"), values.pop("textual")
@@ -124,25 +123,25 @@ def read_card(folder: Path) -> Card:
     for name, stored in card.files.items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != stored.bytes:
-            what = "is not as it was written" if file.is_file() else "is missing"
-            raise EncoderError(f"{file} {what}: export or pull the encoder {card.name} again.")
+            problem = "has another length than expected" if file.is_file() else "is missing"
+            raise EncoderError(f"{file} {problem}: export or pull the encoder {card.name} again.")
     return card
 
 
 def _check_values(card: Card) -> None:
-    """Raise `ValueError` if a value is not of its type, or no image or text could be prepared with it."""
+    """Raise `ValueError` if a value has a wrong type, or cannot be used to prepare an image or a text."""
     recipe, networks = card.recipe, [network for network in (card.visual, card.textual) if network is not None]
     texts = [card.name, card.fingerprint, card.licence, card.source, card.space.name]
     texts += [value for network in networks for value in (network.file, network.input, network.output)]
     texts += [network.mask for network in networks if network.mask is not None]
-    whole = [card.space.dimension, recipe.size, *(stored.bytes for stored in card.files.values())]
+    counts = [card.space.dimension, recipe.size, *(stored.bytes for stored in card.files.values())]
     colours = [*recipe.mean, *recipe.std]
     if card.text is not None:
         texts.append(card.text.tokenizer)
-        whole += [card.text.context_length, card.text.pad_id]
-    sound = {
+        counts += [card.text.context_length, card.text.pad_id]
+    valid = {
         "texts": all(isinstance(value, str) for value in texts),
-        "whole numbers": all(type(value) is int and value >= 0 for value in whole),
+        "whole numbers": all(type(value) is int and value >= 0 for value in counts),
         "space": isinstance(card.space.text, bool) and (card.text is None) == (card.textual is None),
         "size": recipe.size <= LARGEST_SIDE,
         "interpolation": recipe.interpolation in ("bilinear", "bicubic", "lanczos"),
@@ -154,28 +153,28 @@ def _check_values(card: Card) -> None:
         "precision": card.precision in ("fp32", "int8"),
         "notes": card.notes is None or isinstance(card.notes, dict),
     }
-    if wrong := [what for what, is_sound in sound.items() if not is_sound]:
-        raise ValueError(f"its {wrong[0]} cannot be right")
+    if wrong := [what for what, is_valid in valid.items() if not is_valid]:
+        raise ValueError(f"wrong {wrong[0]}")
 
 
 def is_inside(name: str) -> bool:
-    """Whether a path leads from a folder to something inside it, and is written in its plainest form."""
+    """Whether a relative path stays inside its folder and has no needless parts, such as "." or "//"."""
     parts = name.split("/")
     return not any(part in ("", ".", "..") for part in parts) and "\0" not in name and "\\" not in name
 
 
 def write_card(card: Card, folder: Path) -> None:
-    """Write `card.json`, the last file of a folder: without it the folder is none."""
+    """Write `card.json`. It is written last, since a folder without it is not an encoder."""
     text = json.dumps({"format": CARD_FORMAT} | asdict(card), indent=2)
     (folder / CARD_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def store_files(folder: Path, names: list[str]) -> dict[str, StoredFile]:
-    """Length and SHA-256 of the files of a folder."""
+    """Return the length and SHA-256 of the files of a folder."""
     return {name: StoredFile((folder / name).stat().st_size, sha256_of(folder / name)) for name in names}
 
 
 def fingerprint_of(weights: Mapping[str, str], recipe: Recipe, *more: object) -> str:
-    """Hash what shapes an embedding: the hashes of weights (name -> SHA-256), the recipe, and what else there is."""
+    """Return a hash of all that determines an embedding: hashes of weights (name -> SHA-256), recipe, and `more`."""
     shaping = [sorted(weights.items()), asdict(recipe), *map(repr, more)]
     return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]

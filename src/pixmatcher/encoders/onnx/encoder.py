@@ -1,4 +1,4 @@
-"""Any encoder as ONNX files with a card beside them, run by ONNX Runtime: exported here, or as hubs offer them."""
+"""An encoder that ONNX Runtime runs from a folder of ONNX files with a card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH_SIZE = 4
 
 
 class OnnxEncoder:
-    """Embeds images, and texts where the card has a text network, in its one space, at length 1."""
+    """Embeds images, and texts if the card has a text network, in its one space. All vectors have length 1."""
 
     batch_size = BATCH_SIZE
 
@@ -37,26 +37,26 @@ class OnnxEncoder:
         self._textual = Lazy(lambda: _TextSide(card, folder))
 
     def load_images(self) -> None:
-        """Load the image network, which otherwise its first use does."""
+        """Load the image network, which is otherwise loaded at its first use."""
         self._visual.get()
 
     def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Floats]:
         """Embed pixels (N, size, size, 3): (N, dimension) of length 1."""
         side, given = self._visual.get(), self.prepare(pixels)
-        # One by one where the network takes one image only.
+        # One by one if the network takes one image only.
         parts = np.split(given, len(given)) if side.single and len(given) > 1 else [given]
         vectors = [side.run({side.network.input: part}) for part in parts]
         return {self.spaces[0].name: unit(np.concatenate(vectors))}
 
     def prepare(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        """Bring pixels (N, size, size, 3) to what the image network takes."""
-        takes = self._visual.get().takes
-        return pixels if takes == np.uint8 else normalize_pixels(pixels, self.recipe).astype(takes)
+        """Convert pixels (N, size, size, 3) to the input of the image network."""
+        dtype = self._visual.get().input_dtype
+        return pixels if dtype == np.uint8 else normalize_pixels(pixels, self.recipe).astype(dtype)
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Floats]:
-        """Embed texts: (N, dimension) of length 1; nothing where the encoder knows no texts.
+        """Embed texts: (N, dimension) of length 1; {} if the encoder does not support text.
 
-        Raises `QueryError` if a text holds what is no character.
+        Raises `QueryError` if a text is not valid Unicode.
         """
         if not self.spaces[0].text:
             return {}
@@ -79,7 +79,7 @@ _TYPES: dict[str, Any] = {
 
 
 class _Side:
-    """A network that embeds what it is given."""
+    """An image or text network."""
 
     def __init__(self, card: Card, network: Network, folder: Path, *, optimise: bool) -> None:
         self.network = network
@@ -87,17 +87,16 @@ class _Side:
         with loading(self._path, card.name, "export or pull it again"):
             self.session: InferenceSession = open_network(self._path, optimise=optimise, repack=optimise)
             given = next(given for given in self.session.get_inputs() if given.name == network.input)
-            self.takes = np.dtype(_TYPES[given.type])
+            self.input_dtype = np.dtype(_TYPES[given.type])
             self.single = given.shape[:1] == [1]
 
     def run(self, given: dict[str, npt.NDArray[Any]]) -> Floats:
-        """Return the embeddings (N, dimension) float32 of what goes into the network."""
+        """Return the embeddings (N, dimension) float32 of the inputs, name -> values."""
         try:
             (output,) = self.session.run([self.network.output], given)
-        except Exception as error:  # the library has no class of its own
+        except Exception as error:  # the library has no error class of its own
             raise EncoderError(
-                f"{self._path} cannot compute what it is given ({error}): export or pull the encoder {self._name} "
-                "again."
+                f"{self._path} cannot process its input ({error}): export or pull the encoder {self._name} again."
             ) from error
         if self.network.pooling == "first":
             output = output[:, 0]
@@ -105,7 +104,7 @@ class _Side:
             output = output.mean(axis=1)
         if output.ndim != 2 or output.shape[1] != self._dimension:
             raise EncoderError(
-                f"{self._path} gives {output.shape} where {self._dimension} values are expected: export or pull the "
+                f"{self._path} returns {output.shape} instead of {self._dimension} values: export or pull the "
                 f"encoder {self._name} again."
             )
         vectors: Floats = output.astype(np.float32, copy=False)
@@ -118,7 +117,7 @@ class _TextSide(_Side):
     def __init__(self, card: Card, folder: Path) -> None:
         assert card.textual is not None
         assert card.text is not None
-        # For one text of a cold process: weights that lie in a file of their own are then read where they are needed.
+        # Without optimising, a process that embeds one text reads only the weights that it needs from an external file.
         super().__init__(card, card.textual, folder, optimise=False)
         self.causal = card.text.causal
         path = folder / card.text.tokenizer
@@ -130,8 +129,8 @@ class _TextSide(_Side):
         ids, mask = self.tokenize(text)
         if self.causal:
             ids, mask = ids[: mask.sum()], mask[: mask.sum()]
-        given = {self.network.input: ids[None].astype(self.takes)}
+        given = {self.network.input: ids[None].astype(self.input_dtype)}
         if self.network.mask is not None:
-            given[self.network.mask] = mask[None].astype(self.takes)
+            given[self.network.mask] = mask[None].astype(self.input_dtype)
         vector: Floats = unit(self.run(given)[0])
         return vector

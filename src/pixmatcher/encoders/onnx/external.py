@@ -1,7 +1,7 @@
-"""Which files an ONNX file keeps its weights in, found without the library `onnx`.
+"""Find the files with the weights of an ONNX file, without the library `onnx`.
 
-An ONNX file is one message of Protocol Buffers, of 2 GB at most, so large weights lie in files beside it, whose names
-it holds. The numbers below are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+An ONNX file is one message of Protocol Buffers, which has 2 GB at most. So large weights are in further files, whose
+names the ONNX file contains. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _INSIDE = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "external_data"},
 }
-"""The fields of each message that lead to tensors: number -> message."""
+"""The fields of each message that may contain tensors: number -> message."""
 _DEEPEST = 100
 _LONGEST_NAME = 4096
 
 
 def external_files(path: Path) -> set[str]:
-    """Return the names of the files that the weights of an ONNX file lie in, as it has them: relative to its folder.
+    """Return the names of the files with the weights of an ONNX file, relative to its folder.
 
-    Raises `ValueError` if it is no ONNX file, `OSError` if it cannot be read.
+    Raises `ValueError` if it is not an ONNX file, `OSError` if it cannot be read.
     """
     with path.open("rb") as file:
         try:
@@ -54,7 +54,7 @@ def _locations(content: mmap.mmap, start: int, end: int, message: str, depth: in
 
 
 def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The fields of a message that have a length: their numbers, and where they begin and end."""
+    """Yield the number, start and end of each field of a message that has a length."""
     while start < end:
         key, start = _varint(content, start, end)
         kind = key & 7
@@ -69,11 +69,11 @@ def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int
             yield key >> 3, start, start + length
             start += length
         else:
-            raise ValueError("it is no ONNX file")
+            raise ValueError("it is not an ONNX file")
 
 
 def _varint(content: mmap.mmap, start: int, end: int) -> tuple[int, int]:
-    """A number, and where it ends (https://protobuf.dev/programming-guides/encoding/#varints)."""
+    """Return a number and the position after it (https://protobuf.dev/programming-guides/encoding/#varints)."""
     value = 0
     for place in range(start, min(end, start + 10)):
         byte = content[place]

@@ -1,6 +1,6 @@
-"""What export and quantisation share: how ONNX files are stored, and how far two sets of embeddings agree.
+"""Helpers of export and quantisation: save an ONNX network, compare two sets of embeddings.
 
-Needs the library `onnx`, which running a network does not.
+Saving needs the library `onnx`, which running a network does not.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import onnx
 
 VISUAL, TEXTUAL = "visual.onnx", "textual.onnx"
-"""The networks of an exported folder."""
+"""File names of the networks of an exported folder."""
 IR_VERSION = 10
-"""Of the files; ONNX Runtime 1.18 and later read it."""
-OUTSIDE_BYTES = 16 << 20
-"""Weights above this, in total, lie in a file beside the network, which is mapped and not read: that loads five times
-faster, and an ONNX file can have 2 GB at most."""
+"""Version of the file format; ONNX Runtime 1.18 and later read it."""
+EXTERNAL_BYTES = 16 << 20
+"""Weights of more bytes in total are saved in a file beside the network. It is mapped instead of read, which loads five
+times faster; and an ONNX file can have 2 GB at most."""
 
 TEXTS = (
     "",
@@ -35,14 +35,13 @@ TEXTS = (
     "σπίτι 🏠 家 &amp; café",
     "an old wooden bridge over a mountain stream, with autumn leaves floating on the water " * 8,
 )
-"""By these, the text network of one form is held against that of another."""
+"""Texts for comparing two versions of a text network."""
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Write a network, whose weights must be in memory, to `path`, and large ones to a file beside it.
+    """Write a network, whose weights must be in memory, to `path`, and large weights to a file beside it.
 
-    What the tools before have noted about themselves is left out. The weights of `model` are no longer in memory
-    afterwards.
+    Notes of the tools that made the network are removed. Large weights of `model` are no longer in memory afterwards.
     """
     import onnx
 
@@ -52,21 +51,21 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
         part.doc_string = ""
         del part.metadata_props[:]
     del model.graph.value_info[:]
-    outside = path.with_name(f"{path.name}.data")
-    outside.unlink(missing_ok=True)  # the library would append to it
-    if sum(tensor.ByteSize() for tensor in model.graph.initializer) <= OUTSIDE_BYTES:
+    external = path.with_name(f"{path.name}.data")
+    external.unlink(missing_ok=True)  # the library would append to it
+    if sum(tensor.ByteSize() for tensor in model.graph.initializer) <= EXTERNAL_BYTES:
         onnx.save(model, path)
         return
-    onnx.save(model, path, save_as_external_data=True, location=outside.name, size_threshold=1024)
-    shutil.copymode(path, outside)  # which the library keeps from all others
+    onnx.save(model, path, save_as_external_data=True, location=external.name, size_threshold=1024)
+    shutil.copymode(path, external)  # the library makes it readable for its owner only
 
 
 def cosines(one: Floats, other: Floats) -> Floats:
-    """Cosine of each pair of rows of two arrays (N, dimension): (N,)."""
+    """Return the cosine of each pair of rows of two arrays (N, dimension): (N,)."""
     result: Floats = (unit(one.astype(np.float64)) * unit(other.astype(np.float64))).sum(axis=1).astype(np.float32)
     return result
 
 
 def centred_cosines(one: Floats, other: Floats) -> Floats:
-    """As `cosines`, each set around its mean: it falls where what tells images apart is lost in what all have."""
+    """As `cosines`, after subtracting the mean of each array: falls if the differences between images are lost."""
     return cosines(one - one.mean(axis=0), other - other.mean(axis=0))

@@ -1,9 +1,11 @@
-"""What the encoders on ONNX Runtime have in common: sessions, loading on first use, vectors of length 1."""
+"""Helpers of the encoders on ONNX Runtime: sessions, loading at the first use, vectors of length 1."""
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,19 +19,21 @@ from ...errors import EncoderError
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+logger = logging.getLogger("pixmatcher.encoders")
+
 Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
 
 
 def unit(vectors: Floats) -> Floats:
-    """Return `vectors` (..., d) at length 1; what has no length stays as it is."""
+    """Return `vectors` (..., d) scaled to length 1; a vector of zeros stays as it is."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     result: Floats = vectors / np.maximum(length, np.finfo(np.float32).tiny)
     return result
 
 
 class Lazy(Generic[T]):
-    """A value that is made when it is first asked for, once, whatever thread asks."""
+    """A value that is made once, when any thread first needs it."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
@@ -49,7 +53,7 @@ class Lazy(Generic[T]):
 
 @contextmanager
 def loading(path: Path, encoder: str, remedy: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a file of an encoder into one sentence; each library raises its own."""
+    """Raise each error of the block as an `EncoderError` of one sentence; each library has errors of its own."""
     try:
         yield
     except Exception as error:
@@ -57,12 +61,12 @@ def loading(path: Path, encoder: str, remedy: str) -> Iterator[None]:
 
 
 def open_network(path: Path, *, optimise: bool = True, repack: bool = True) -> InferenceSession:
-    """Open a network for callers that bring their own threads: a call computes on the thread it is made on.
+    """Open a network that computes on the thread of its caller, since callers have threads of their own.
 
-    To `optimise` the graph takes longer than to load it, and pays where the same network sees many batches. So it is
-    with weights: to `repack` them for the processor means to read and copy all.
+    `optimise` simplifies the graph, which takes longer than loading and is worth it for many batches. So does `repack`,
+    which reads all weights and copies them to an order that suits the processor.
     """
-    # ONNX Runtime 1.29 and later reports to its makers, and keeps a file for it, unless this is set before the import.
+    # ONNX Runtime 1.29 and later sends telemetry, and keeps a file for it, unless this is set before the import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
@@ -74,4 +78,13 @@ def open_network(path: Path, *, optimise: bool = True, repack: bool = True) -> I
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors, which are raised as well
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    started = time.perf_counter()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    logger.debug(
+        "Loaded %s in %.3f s: ONNX Runtime %s, %s, 1 thread per call",
+        path,
+        time.perf_counter() - started,
+        onnxruntime.__version__,
+        ", ".join(session.get_providers()),
+    )
+    return session

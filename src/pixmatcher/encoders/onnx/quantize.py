@@ -1,13 +1,14 @@
-"""Encoders in int8: smaller, and faster where the processor multiplies integers faster.
+"""Make encoders in int8, which are smaller, and faster on processors that multiply integers faster.
 
-Convolutions, and what lies between them, are computed on grids that calibration images decide (static). Matrix
-products take the grid of what they are given from itself each time (dynamic), since a few values of transformers are
-far larger than all others. Where that harms too much, the most sensitive layers stay in fp32. How far the embeddings
-agree with those in fp32 is measured on images that had no part in the calibration.
+Convolutions, and the operators between them, use scales that were found with calibration images (static quantisation).
+Matrix products compute the scale of their input in each call (dynamic quantisation), since a few values of transformers
+are far larger than all others. If int8 changes the embeddings too much, the most sensitive layers stay in fp32. The
+agreement with fp32 is measured on images that were not used for the calibration.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import statistics
 import tempfile
@@ -32,28 +33,30 @@ from .networks import Floats, open_network
 if TYPE_CHECKING:
     import onnx
 
-    from ._integers import Activation
+    from ._graph import Activation
+
+logger = logging.getLogger("pixmatcher.encoders")
 
 LEAST_AGREEMENT = 0.97
-"""Mean cosine with fp32 that is asked of an int8 network."""
+"""The least mean cosine with fp32 of an int8 network."""
 GOOD_AGREEMENT = 0.99
-"""Below this, leaving the most sensitive layers in fp32 is tried as well; so it is where what tells images apart, the
-centred embeddings, agrees by less than `LEAST_AGREEMENT`."""
+"""Below this mean cosine, versions with the most sensitive layers in fp32 are tried too; also if the centred
+embeddings, which show the differences between images, agree by less than `LEAST_AGREEMENT`."""
 LEAST_IMAGES = 20
-MOST_WATCHED = 128
-"""Images that calibrate, at most; more change little."""
+MOST_CALIBRATING = 128
+"""The most images for the calibration; more change little."""
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
-"""Of the layers, how many are left in fp32, the most sensitive first."""
-JUDGING_IMAGES = 16
-"""By so many images each layer is judged alone."""
+"""The shares of the layers that are tried in fp32, the most sensitive first."""
+SENSITIVITY_IMAGES = 16
+"""Number of images for measuring the sensitivity of each layer."""
 SAMPLES = 1024
-"""Values that are kept of each activation and image."""
+"""Number of values that are kept of each activation and image."""
 CUTS = tuple(n / 20 for n in range(20, 5, -1))
-"""Parts of the range seen that are tried as the range of a grid: what lies outside is cut off, the rest is finer."""
+"""Shares of the observed range that are tried as the range of a tensor: values outside are clipped, others finer."""
 ROUNDS = 9
-"""Repeats of each measurement of speed."""
+"""Repetitions of each measurement of speed."""
 EQUAL_SPEED = 1.1
-"""Among networks within so many times the least time, the one that agrees most is kept."""
+"""Networks within this factor of the least time count as equally fast: the most exact one is kept."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Agreement:
     mean: float
     percentile_5: float
     centred: float
-    """The mean where from each set its own mean was subtracted: of what tells images apart."""
+    """The mean cosine after the mean of each set was subtracted, which shows the differences between images."""
 
     @property
     def good(self) -> bool:
@@ -81,25 +84,25 @@ class _Candidate:
     """An image network in int8, measured."""
 
     folder: Path
-    left: int
-    """Layers in fp32, of those that could be in int8."""
+    fp32_layers: int
+    """Number of layers that stay in fp32 though they could be in int8."""
     agreement: Agreement
     seconds: float
-    """For an image, on one core."""
+    """Time for an image on one core."""
     seconds_fp32: float
 
 
 def quantize_model(source: Path, target: Path, pixels: npt.NDArray[np.uint8], *, name: str | None = None) -> Card:
-    """Make an int8 encoder in the folder `target` of the one in fp32 in `source`; PyTorch is not needed.
+    """Make an int8 version of the fp32 encoder in the folder `source`, in the folder `target`. PyTorch is not needed.
 
-    `pixels` uint8 (N, size, size, 3) are images sized by the encoder's recipe, 20 or more, of the kind that it will
-    see; 250 are plenty. One half calibrates. Of the forms whose embeddings of the other half agree with those in fp32
-    by a mean cosine of at least 0.97, if possible also without the mean of each set, the fastest is kept. The card's
-    notes tell how far they agree, and the speed of both on one core. The encoder is called `name`, by default as the
-    one in fp32 with @int8 at its end.
+    `pixels` uint8 (N, size, size, 3) are images resized by the encoder's recipe, at least 20, of the kind that will be
+    indexed; 250 are enough. One half is for the calibration, the other half for measuring. Among the versions whose
+    embeddings agree with fp32 by a mean cosine of at least 0.97, if possible also after subtracting the mean, the
+    fastest is kept. The notes of the card state the agreement, and the speed of both on one core. The encoder is called
+    `name`, by default the name of the fp32 encoder with @int8 at its end.
 
-    Raises `EncoderError` if there is no such form, if `source` is no encoder in fp32, if there are too few images, or
-    the library `onnx` is missing; `StorageError` if the disk is full.
+    Raises `EncoderError` if no version agrees well enough, if `source` is not an encoder in fp32, if there are too few
+    images, or the library `onnx` is missing; `StorageError` if the disk is full.
     """
     try:
         import onnx  # noqa: F401
@@ -109,19 +112,21 @@ def quantize_model(source: Path, target: Path, pixels: npt.NDArray[np.uint8], *,
     if card.precision != "fp32":
         raise EncoderError(f"The encoder {card.name} is in {card.precision} already: name one in fp32.")
     if len(pixels) < LEAST_IMAGES:
-        raise EncoderError(f"int8 is calibrated by {LEAST_IMAGES} images or more, not {len(pixels)}: name more images.")
-    with making_folder(target) as half:
-        with tempfile.TemporaryDirectory(dir=half) as work:
+        raise EncoderError(
+            f"int8 needs {LEAST_IMAGES} or more images for the calibration, not {len(pixels)}: name more."
+        )
+    with making_folder(target) as folder:
+        with tempfile.TemporaryDirectory(dir=folder) as work:
             best = _best_visual(card, source, Path(work), pixels)
-            for made in best.folder.iterdir():
-                made.rename(half / made.name)
+            for file in best.folder.iterdir():
+                file.rename(folder / file.name)
             notes = _notes(best)
             textual = card.textual
             if textual is not None and card.text is not None:
-                shutil.copyfile(source / card.text.tokenizer, half / card.text.tokenizer)
-                notes |= _make_textual(card, source, half, Path(work))
+                shutil.copyfile(source / card.text.tokenizer, folder / card.text.tokenizer)
+                notes |= _make_textual(card, source, folder, Path(work))
                 textual = replace(textual, file=TEXTUAL)
-        files = store_files(half, sorted(path.name for path in half.iterdir()))
+        files = store_files(folder, sorted(path.name for path in folder.iterdir()))
         visual, hashes = replace(card.visual, file=VISUAL), {name: file.sha256 for name, file in files.items()}
         small = replace(
             card,
@@ -133,45 +138,45 @@ def quantize_model(source: Path, target: Path, pixels: npt.NDArray[np.uint8], *,
             files=files,
             notes=notes,
         )
-        write_card(small, half)
+        write_card(small, folder)
     return small
 
 
 def _best_visual(card: Card, source: Path, work: Path, pixels: npt.NDArray[np.uint8]) -> _Candidate:
-    """Return the image network in int8 that is fastest among those that agree; raises `EncoderError` if none does."""
-    from ._integers import layers
+    """Return the fastest image network in int8 that agrees with fp32. Raises `EncoderError` if none does."""
+    from ._graph import layers
 
-    held = np.arange(len(pixels)) % 2 == 0
-    watched = pixels[~held][:MOST_WATCHED]
-    network = _clean(source / card.visual.file, work)
-    seen = _calibrate(network, OnnxEncoder(card, source), work, watched)
-    all_layers = layers(network, seen)
-    bench = _Bench(card, source, work, network, seen, pixels[held])
+    held_out = np.arange(len(pixels)) % 2 == 0
+    calibrating = pixels[~held_out][:MOST_CALIBRATING]
+    network = _simplified(source / card.visual.file, work)
+    activations = _calibrate(network, OnnxEncoder(card, source), work, calibrating)
+    all_layers = layers(network, activations)
+    bench = _Bench(card, source, work, network, activations, pixels[held_out])
     if not all_layers:
-        raise EncoderError(f"The image network of {card.name} has no layers that int8 is for: use it in fp32.")
+        raise EncoderError(f"The image network of {card.name} has no layers that int8 makes faster: use it in fp32.")
     tried = [bench.measure(all_layers)]
     if not tried[0].agreement.good:
-        judged = bench.harm(all_layers, watched[:JUDGING_IMAGES])
+        by_sensitivity = bench.by_sensitivity(all_layers, calibrating[:SENSITIVITY_IMAGES])
         for share in SHARES:
-            left = set(judged[: max(1, round(share * len(all_layers)))])
-            tried.append(bench.measure([name for name in all_layers if name not in left]))
+            in_fp32 = set(by_sensitivity[: max(1, round(share * len(all_layers)))])
+            tried.append(bench.measure([name for name in all_layers if name not in in_fp32]))
             if tried[-1].agreement.good:
                 break
-    fit = [candidate for candidate in tried if candidate.agreement.mean >= LEAST_AGREEMENT]
-    if not fit:
-        nearest = max(candidate.agreement.mean for candidate in tried)
+    good = [candidate for candidate in tried if candidate.agreement.mean >= LEAST_AGREEMENT]
+    if not good:
+        best = max(candidate.agreement.mean for candidate in tried)
         raise EncoderError(
-            f"{card.name} in int8 agrees with fp32 by a mean cosine of {nearest:.3f} at most, and {LEAST_AGREEMENT} is "
-            "asked: use it in fp32."
+            f"{card.name} in int8 agrees with fp32 by a mean cosine of {best:.3f} at most, less than "
+            f"{LEAST_AGREEMENT}: use it in fp32."
         )
-    fit = [candidate for candidate in fit if candidate.agreement.centred >= LEAST_AGREEMENT] or fit
-    fastest = min(candidate.seconds for candidate in fit)
-    near = [candidate for candidate in fit if candidate.seconds <= EQUAL_SPEED * fastest]
+    good = [candidate for candidate in good if candidate.agreement.centred >= LEAST_AGREEMENT] or good
+    fastest = min(candidate.seconds for candidate in good)
+    near = [candidate for candidate in good if candidate.seconds <= EQUAL_SPEED * fastest]
     return max(near, key=lambda candidate: candidate.agreement.mean)
 
 
 class _Bench:
-    """Makes int8 networks of one in fp32, and measures them beside it."""
+    """Makes int8 versions of an fp32 network, and compares them with it."""
 
     def __init__(
         self,
@@ -179,10 +184,11 @@ class _Bench:
         source: Path,
         work: Path,
         network: onnx.ModelProto,
-        seen: dict[str, Activation],
+        activations: dict[str, Activation],
         pixels: npt.NDArray[np.uint8],
     ) -> None:
-        self._card, self._work, self._network, self._seen, self._pixels = card, work, network, seen, pixels
+        self._card, self._work, self._network, self._pixels = card, work, network, pixels
+        self._activations = activations
         self._fp32 = OnnxEncoder(card, source)
         self._reference = _embed(self._fp32, pixels)
         self._measured = 0
@@ -197,37 +203,46 @@ class _Bench:
         batch = self._pixels[: encoder.batch_size]
         for _ in range(ROUNDS):
             for times, each in zip(seconds, (encoder, self._fp32), strict=True):
-                # The time that this thread computes: whatever else the machine does meanwhile does not count.
+                # The time of this thread, which does not include what other processes do.
                 started = time.thread_time()
                 each.encode_images(batch)
                 times.append((time.thread_time() - started) / len(batch))
-        return _Candidate(folder, self._left(chosen), agreement, *map(statistics.median, seconds))
+        candidate = _Candidate(folder, self._fp32_layers(chosen), agreement, *map(statistics.median, seconds))
+        logger.info(
+            "int8 with %d layers in fp32: mean cosine %.5f, %.4f s an image (fp32: %.4f s)",
+            candidate.fp32_layers,
+            agreement.mean,
+            candidate.seconds,
+            candidate.seconds_fp32,
+        )
+        return candidate
 
-    def harm(self, names: Sequence[str], pixels: npt.NDArray[np.uint8]) -> list[str]:
-        """The layers by how far the embeddings turn where they alone are in int8, the worst first."""
+    def by_sensitivity(self, names: Sequence[str], pixels: npt.NDArray[np.uint8]) -> list[str]:
+        """Return the layers sorted by how much each alone in int8 changes the embeddings, the worst first."""
         reference, folder = _embed(self._fp32, pixels), self._work / "alone"
         agreement = {name: cosines(reference, _embed(self._make([name], folder), pixels)).mean() for name in names}
         return sorted(names, key=lambda name: float(agreement[name]))
 
-    def _left(self, chosen: Sequence[str]) -> int:
-        from ._integers import layers
+    def _fp32_layers(self, chosen: Sequence[str]) -> int:
+        from ._graph import layers
 
-        return len(layers(self._network, self._seen)) - len(chosen)
+        return len(layers(self._network, self._activations)) - len(chosen)
 
     def _make(self, chosen: Sequence[str], folder: Path) -> OnnxEncoder:
         from ._integers import to_integers
 
         folder.mkdir(exist_ok=True)
-        save_graph(to_integers(self._network, self._seen, chosen), folder / VISUAL)
+        save_graph(to_integers(self._network, self._activations, chosen), folder / VISUAL)
         return OnnxEncoder(replace(self._card, visual=replace(self._card.visual, file=VISUAL)), folder)
 
 
 def _make_textual(card: Card, source: Path, folder: Path, work: Path) -> dict[str, str | float]:
-    """Write the text network to `folder`: in int8 if it agrees with fp32, otherwise as it is. Returns notes."""
-    from ._integers import layers, to_integers
+    """Write the text network to `folder`, in int8 if it agrees with fp32, otherwise in fp32. Return notes."""
+    from ._graph import layers
+    from ._integers import to_integers
 
     assert card.textual is not None
-    network = _clean(source / card.textual.file, work)
+    network = _simplified(source / card.textual.file, work)
     save_graph(to_integers(network, {}, layers(network, {})), folder / TEXTUAL)
     made = OnnxEncoder(replace(card, textual=replace(card.textual, file=TEXTUAL)), folder)
     space = card.space.name
@@ -243,7 +258,7 @@ def _notes(best: _Candidate) -> dict[str, str | float]:
         "agreement": round(best.agreement.mean, 5),
         "agreement_5th_percentile": round(best.agreement.percentile_5, 5),
         "agreement_centred": round(best.agreement.centred, 5),
-        "layers_in_fp32": best.left,
+        "layers_in_fp32": best.fp32_layers,
         "images_per_second": round(1 / best.seconds, 1),
         "images_per_second_fp32": round(1 / best.seconds_fp32, 1),
     }
@@ -255,21 +270,21 @@ def _embed(encoder: OnnxEncoder, pixels: npt.NDArray[np.uint8]) -> Floats:
     return np.concatenate([part[encoder.spaces[0].name] for part in parts])
 
 
-def _clean(path: Path, work: Path) -> onnx.ModelProto:
-    """Read a network as ONNX Runtime simplifies it, whatever made it: constants computed, batch norms merged."""
+def _simplified(path: Path, work: Path) -> onnx.ModelProto:
+    """Return a network as ONNX Runtime simplifies it: constants are computed, batch norms are merged."""
     import onnx
     import onnxruntime
 
-    from ._integers import name_nodes
+    from ._graph import name_nodes
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(work / "clean.onnx")
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "clean.onnx.data")
+    options.optimized_model_filepath = str(work / "simplified.onnx")
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "simplified.onnx.data")
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     options.log_severity_level = 3
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    model = onnx.load(work / "clean.onnx")
+    model = onnx.load(work / "simplified.onnx")
     name_nodes(model)
     return model
 
@@ -277,21 +292,21 @@ def _clean(path: Path, work: Path) -> onnx.ModelProto:
 def _calibrate(
     model: onnx.ModelProto, encoder: OnnxEncoder, work: Path, pixels: npt.NDArray[np.uint8]
 ) -> dict[str, Activation]:
-    """Watch the activations of a network while it sees images."""
+    """Return the observed activations of a network for some images, by tensor name."""
     import onnx
     from onnx import helper
 
-    from ._integers import Activation, watched
+    from ._graph import Activation, observed_tensors
 
-    names = sorted(watched(model))
+    names = sorted(observed_tensors(model))
     if not names:
         return {}
-    talking = onnx.ModelProto()
-    talking.CopyFrom(model)
-    known = {end.name for end in talking.graph.output}
-    talking.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
-    save_graph(talking, work / "talking.onnx")
-    session = open_network(work / "talking.onnx")
+    observed = onnx.ModelProto()
+    observed.CopyFrom(model)
+    known = {end.name for end in observed.graph.output}
+    observed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
+    save_graph(observed, work / "observed.onnx")
+    session = open_network(work / "observed.onnx")
     random = np.random.default_rng(0)
     shapes: dict[str, tuple[int, ...]] = {}
     extremes: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
@@ -314,17 +329,17 @@ def _calibrate(
 
 
 def _range(extremes: npt.NDArray[np.float64], samples: Floats) -> tuple[float, float]:
-    """The range in which 256 values render `samples` with the least mean square error.
+    """Return the range in which 256 values represent `samples` with the least mean square error.
 
-    It is at most that of the mean of the images' `extremes` (images, 2), since few images have far greater values.
+    It is at most the mean of the images' `extremes` (images, 2), since a few images have far larger values.
     """
     low, high = min(float(extremes[:, 0].mean()), 0.0), max(float(extremes[:, 1].mean()), 0.0)
 
     def error(cut: float) -> float:
         scale = max(cut * (high - low) / 255, float(np.finfo(np.float32).tiny))
         zero = round(-cut * low / scale)
-        rendered = (np.clip(np.rint(samples / scale) + zero, 0, 255) - zero) * scale
-        return float(np.square(rendered - samples).mean())
+        rounded = (np.clip(np.rint(samples / scale) + zero, 0, 255) - zero) * scale
+        return float(np.square(rounded - samples).mean())
 
     cut = min(CUTS, key=error)
     return cut * low, cut * high
