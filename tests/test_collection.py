@@ -103,7 +103,7 @@ def test_unusable_spaces_are_refused(tmp_path: Path, spaces: tuple[Space, ...]) 
     assert not (tmp_path / "c").exists()
 
 
-def test_use_after_close_is_told_and_nothing_is_said_to_be_damaged(folder: Path) -> None:
+def test_use_after_close_is_an_error_that_does_not_speak_of_damage(folder: Path) -> None:
     with Collection.create(folder / ".pixmatcher", [TinyEncoder()]) as collection:
         pass
     collection.close()  # once more does no harm
@@ -146,13 +146,13 @@ def test_twice_the_same_uri_in_one_call_is_one_item(collection: Collection, fold
 
 def test_copies_take_the_embeddings_of_their_content(collection: Collection, folder: Path) -> None:
     given = vectors(3)
-    told: dict[str, Any] = {"width": 40, "height": 30, "format": "JPEG", "taken": "2020-01-02T03:04:05"}
-    collection.add([replace(item, **told) for item in items(folder, 3)], given)
+    known: dict[str, Any] = {"width": 40, "height": 30, "format": "JPEG", "taken": "2020-01-02T03:04:05"}
+    collection.add([replace(item, **known) for item in items(folder, 3)], given)
     copy, unknown = Item(str(folder / "copy.jpg"), "hash 1"), Item(str(folder / "x.jpg"), "never seen")
     assert collection.add_copies([copy, unknown]) == [unknown]
     copied = next(item for item in collection.items() if item.uri == copy.uri)
     np.testing.assert_allclose(collection.embeddings([copied.id], "visual")[0], given["visual"][1], atol=2e-3)
-    assert {name: getattr(copied, name) for name in told} == told
+    assert {name: getattr(copied, name) for name in known} == known
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_embeddings_come_in_the_order_of_the_ids(collection: Collection, folder:
     assert collection.embeddings([], "visual").shape == (0, 48)
     with pytest.raises(CollectionError, match="99"):
         collection.embeddings([ids[0], 99], "visual")
-    with pytest.raises(CollectionError, match="no space"):
+    with pytest.raises(CollectionError, match="space 'third' does not exist"):
         collection.embeddings([ids[0]], "third")
 
 
@@ -686,7 +686,7 @@ def test_the_kind_of_an_index_is_known_before_it_is_loaded(folder: Path) -> None
         done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
         assert done.stdout == "exact False\n"
         shutil.rmtree(path / "index", ignore_errors=True)
-    with Collection.open(path) as collection, pytest.raises(CollectionError, match="no space"):
+    with Collection.open(path) as collection, pytest.raises(CollectionError, match="space 'third' does not exist"):
         collection.indexes.kind("third")
 
 
@@ -797,8 +797,8 @@ def garbage(path: Path) -> None:
         lambda index, stamp: shutil.rmtree(index.parent),
     ],
 )
-@pytest.mark.parametrize("mend", ["search", "repair"])
-def test_a_damaged_index_is_built_again(folder: Path, damage: object, mend: str) -> None:
+@pytest.mark.parametrize("method", ["search", "repair"])
+def test_a_damaged_index_is_rebuilt(folder: Path, damage: object, method: str) -> None:
     path = filled(folder)
     index = path / "index" / "visual.faiss"
     before = index.read_bytes()
@@ -806,7 +806,7 @@ def test_a_damaged_index_is_built_again(folder: Path, damage: object, mend: str)
     assert set(parts(path)) <= {"index"}
     query = np.ones(48, np.float32)
     with Collection.open(path) as collection:
-        if mend == "repair":
+        if method == "repair":
             assert collection.repair() == 0
         hits = collection.search(query, space="visual", k=9)
         collection.search(np.ones(24), space="semantic")
@@ -865,7 +865,7 @@ def test_an_index_of_a_later_catalog_is_not_trusted(folder: Path) -> None:
     ],
     ids=["other file", "empty", "cut", "cut in half", "garbage", "missing"],
 )
-def test_a_damaged_catalog_is_told_with_what_to_do(folder: Path, damage: object) -> None:
+def test_the_error_of_a_damaged_catalog_says_what_to_do(folder: Path, damage: object) -> None:
     path = filled(folder, 500)
     damage(path / "catalog.sqlite")  # type: ignore[operator]
     try:
@@ -1030,7 +1030,9 @@ tell(lambda c: c.remove([1]))
         ("", ["CollectionError"] * 4),
     ],
 )
-def test_what_may_not_be_read_is_told_and_nothing_is_lost(open_folder: Path, name: str, expected: list[str]) -> None:
+def test_files_that_may_not_be_read_are_reported_and_nothing_is_lost(
+    open_folder: Path, name: str, expected: list[str]
+) -> None:
     path = filled(open_folder, 10)
     (path / name).chmod(0)
     command = [sys.executable, "-c", UNREADABLE, str(open_folder)]

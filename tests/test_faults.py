@@ -123,14 +123,14 @@ def test_hostile_files(open_folder: Path) -> None:
     assert uris(folder) == {str(folder / name) for name in made}
     lines = done.stdout.splitlines()
     assert f"{len(made)} added, {len(BAD)} failed" in lines[1]
-    told = [line for line in lines if line.startswith("    ")]
-    assert len(told) == len(BAD)
+    reported = [line for line in lines if line.startswith("    ")]
+    assert len(reported) == len(BAD)
     assert all(line.isprintable() for line in lines)
     for name, (_, reason) in BAD.items():
         shown = "".join(
             c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(folder / name)
         )
-        matching = [line for line in told if line.startswith(f"    {shown}: {reason}")]
+        matching = [line for line in reported if line.startswith(f"    {shown}: {reason}")]
         assert len(matching) == 1, name
     # A second run tries none of them again, and says the same.
     again = cli("index", folder, preexec_fn=bound_by_permissions())
@@ -397,7 +397,7 @@ def test_a_disk_that_is_full_from_the_start(tmp_path: Path, small_disk: Path | N
 # Two writers
 
 
-def test_the_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
+def test_the_error_of_a_second_writer_names_the_first(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     paint_many(folder, 1)
     assert cli("index", folder).returncode == 0
@@ -411,7 +411,7 @@ def test_the_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
 
 
 def test_many_writers_make_one_collection(tmp_path: Path) -> None:
-    """Started at once on a new folder, one or some of them index it, one after the other; the others are told."""
+    """Started at once on a new folder, one or some of them index it, one after the other; the others get an error."""
     folder = tmp_path / "photos"
     paths = paint_many(folder, 30)
     script = "import sys; sys.argv[0:1] = ['pixmatcher']; from pixmatcher.cli import main; sys.stdin.readline(); main()"

@@ -301,7 +301,7 @@ def test_a_refresh_goes_on_without_a_source_that_is_missing(
     assert "does not exist" in report.failures[0].detail
     assert report.total == 11
     with Collection.open(tmp_path / "c") as collection:
-        with pytest.raises(CollectionError, match="is no source"):
+        with pytest.raises(CollectionError, match="is not a source of"):
             collection.forget(tmp_path / "aside")
         monkeypatch.chdir(tmp_path)
         assert collection.forget("photos") == 8

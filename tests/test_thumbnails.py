@@ -1,4 +1,4 @@
-"""What is kept of images that may be out of reach later: thumbnails, and what their source told of them."""
+"""What is kept of images that may be out of reach later: thumbnails, and further details of their source."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_thumbnail_is_a_small_picture_and_nothing_else() -> None:
     assert image.size == (3000, 1000)
 
 
-def test_they_are_kept_unless_told_otherwise(shelf: Shelf, path: Path, tmp_path: Path) -> None:
+def test_they_are_kept_unless_switched_off(shelf: Shelf, path: Path, tmp_path: Path) -> None:
     refresh(shelf, path)
     for uri, jpeg in kept(path).items():
         assert jpeg is not None
@@ -103,7 +103,7 @@ def test_they_are_kept_unless_told_otherwise(shelf: Shelf, path: Path, tmp_path:
     assert set(kept(tmp_path / "not needed").values()) == {None}
 
 
-def test_those_of_images_that_are_gone_are_forgotten(shelf: Shelf, path: Path) -> None:
+def test_those_of_removed_images_are_deleted(shelf: Shelf, path: Path) -> None:
     refresh(shelf, path)
     assert count(path) == 5
     paint(shelf.entries[0].uri, 77)
@@ -167,7 +167,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(shelf: Shelf, tiny: TinyEnco
     assert len(kept(path)) == 5
 
 
-def test_what_the_source_tells_anew_is_noted_without_encoding(shelf: Shelf, path: Path, tiny: TinyEncoder) -> None:
+def test_new_details_of_the_source_are_stored_without_encoding(shelf: Shelf, path: Path, tiny: TinyEncoder) -> None:
     shelf.entries[0] = replace(shelf.entries[0], caption="a", details={"author": "Anna \N{SNOWMAN}", "license": "CC0"})
     refresh(shelf, path)
     encoded, shelf.opened = tiny.encoded, []

@@ -185,7 +185,7 @@ def test_more_like_an_item_begins_with_itself(collections: dict[str, Path]) -> N
         assert len(result.hits) == 3
         assert not is_weak(collection, result)
         assert is_weak(collection, search(collection, "asdkjh qwe zzx"))
-        with pytest.raises(CollectionError, match="no image with the id 999"):
+        with pytest.raises(CollectionError, match="No image of this collection has the id 999"):
             search_similar(collection, 999)
 
 

@@ -58,17 +58,17 @@ class Catalog(Database):
     # Items
 
     def row_count(self) -> int:
-        """Rows of the vector files that are committed, rows of removed items among them."""
+        """Return the number of committed rows of the vector files, those of removed items included."""
         return self.number("SELECT rows FROM state")
 
     def item_count(self, source_id: int | None = None) -> int:
-        """The number of items, of all sources or of one."""
+        """Return the number of items, of all sources or of one."""
         if source_id is None:
             return self.number("SELECT count(*) FROM items")
         return self.number("SELECT count(*) FROM items WHERE source_id = ?", source_id)
 
     def count_uris(self, uris: Iterable[str]) -> int:
-        """How many of these uris are in the catalog."""
+        """Return how many of these uris an item has."""
         stored, count = iter([self.stored_uri(uri) for uri in uris]), 0
         while block := list(islice(stored, 500)):
             places = ", ".join("?" * len(block))
@@ -107,12 +107,12 @@ class Catalog(Database):
         return dict(found)
 
     def checksums(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The rows of all items, ascending, and the CRC-32 of each, both (N,) int64."""
+        """Return the rows of all items, ascending, and the CRC-32 of each, both (N,) int64."""
         table = np.array(self.query("SELECT row, checksum FROM items ORDER BY row"), dtype=np.int64)
         return (table[:, 0], table[:, 1]) if len(table) else (np.empty(0, np.int64), np.empty(0, np.int64))
 
     def items(self) -> Iterator[Item]:
-        """All items in the order of their ids, read in pages so that writers may go on meanwhile."""
+        """Yield all items in the order of their ids, read in pages, so that a writer may write meanwhile."""
         last = 0
         while True:
             page = self.query(f"SELECT {self._columns} FROM items WHERE id > ? ORDER BY id LIMIT 1000", last)
@@ -123,6 +123,7 @@ class Catalog(Database):
             last = items[-1].id
 
     def items_by_row(self, rows: Sequence[int]) -> dict[int, Item]:
+        """Return the items of those of these rows that an item has, by row."""
         found = self.query(
             f"SELECT {self._columns}, row FROM items WHERE row IN (SELECT value FROM json_each(?))",
             json.dumps(list(rows)),
@@ -130,25 +131,25 @@ class Catalog(Database):
         return {row: self._item(values) for *values, row in found}
 
     def items_by_id(self, ids: Sequence[int]) -> dict[int, Item]:
-        """The items of those of these ids that there are."""
+        """Return the items of those of these ids that exist, by id."""
         found = self.query(
             f"SELECT {self._columns} FROM items WHERE id IN (SELECT value FROM json_each(?))", json.dumps(list(ids))
         )
         return {item.id: item for item in map(self._item, found)}
 
     def item_at(self, uri: str) -> Item | None:
-        """The item of this uri, if there is one."""
+        """Return the item of this uri, or None."""
         found = self.query(f"SELECT {self._columns} FROM items WHERE uri = ?", self.stored_uri(uri))
         return self._item(found[0]) if found else None
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, int]:
-        """The row of each of these ids that there is."""
+        """Return the row of each of these ids that exists."""
         wanted = json.dumps([int(item_id) for item_id in ids])
         found = self.query("SELECT id, row FROM items WHERE id IN (SELECT value FROM json_each(?))", wanted)
         return dict(found)
 
     def sample_ids(self, count: int) -> list[int]:
-        """The ids of up to `count` items, evenly chosen among all in their order."""
+        """Return the ids of up to `count` items, evenly spaced in the order of the ids."""
         step = max(1, self.item_count() // count)
         found = self.query(
             "SELECT id FROM (SELECT id, row_number() OVER (ORDER BY id) - 1 AS place FROM items) "
@@ -159,12 +160,12 @@ class Catalog(Database):
         return [item_id for (item_id,) in found]
 
     def row_with_content(self, content_hash: str) -> int | None:
-        """The row of an item with this content, if there is one."""
+        """Return the row of an item with this content, or None."""
         found = self.query("SELECT row FROM items WHERE content_hash = ? LIMIT 1", content_hash)
         return found[0][0] if found else None
 
     def known_contents(self, content_hashes: Sequence[str]) -> set[str]:
-        """Those of these contents that an item has."""
+        """Return those of these content hashes that an item has."""
         found = self.query(
             "SELECT DISTINCT content_hash FROM items WHERE content_hash IN (SELECT value FROM json_each(?))",
             json.dumps(content_hashes),
@@ -174,7 +175,7 @@ class Catalog(Database):
     def put_items(
         self, items: Sequence[Item], first_row: int, checksums: Sequence[int], source_id: int | None
     ) -> list[int]:
-        """Insert items, or replace those of the same uri; their rows count from `first_row`. Returns their ids."""
+        """Insert items, or replace those of the same uri; their rows count from `first_row`. Return their ids."""
         added = datetime.now(timezone.utc).isoformat(timespec="seconds")
         uris = [self.stored_uri(item.uri) for item in items]
         rows = []
@@ -199,7 +200,7 @@ class Catalog(Database):
         return [ids[uri] for uri in uris]
 
     def update_item(self, item: Item, source_id: int | None) -> None:
-        """Give the item of this id the new uri, version and dates; its content stays what it is."""
+        """Change the uri, version, label, caption, date and details of the item of this id; its content stays."""
         uri = self.stored_uri(item.uri)
         if self.connection.execute("DELETE FROM items WHERE uri = ? AND id != ?", (uri, item.id)).rowcount:
             self._rows_changed()
@@ -216,15 +217,15 @@ class Catalog(Database):
         self.connection.execute("DELETE FROM failures WHERE uri = ?", (uri,))
 
     def remove_items(self, ids: Iterable[int]) -> int:
-        """Remove items by id; returns how many there were."""
+        """Remove items by id; return how many were removed."""
         return self._remove("id", ids)
 
     def remove_rows(self, rows: Iterable[int]) -> int:
-        """Remove the items of these rows; returns how many there were."""
+        """Remove the items of these rows; return how many were removed."""
         return self._remove("row", rows)
 
     def remove_uris(self, uris: Iterable[str]) -> int:
-        """Remove items by uri; returns how many there were."""
+        """Remove items by uri; return how many were removed."""
         return self._remove("uri", (self.stored_uri(uri) for uri in uris))
 
     def _remove(self, column: str, values: Iterable[object]) -> int:
@@ -238,13 +239,13 @@ class Catalog(Database):
     # Sources and failures
 
     def source_id(self, spec: str) -> int:
-        """The id of a source, made known if it is new."""
+        """Return the id of a source; a new source is stored."""
         stored = spec if _KIND.match(spec) else self.stored_uri(spec)
         self.connection.execute("INSERT OR IGNORE INTO sources (spec) VALUES (?)", (stored,))
         return int(self.connection.execute("SELECT id FROM sources WHERE spec = ?", (stored,)).fetchone()[0])
 
     def remove_source(self, spec: str) -> int:
-        """Remove a source, its failures and its items; returns how many items there were."""
+        """Remove a source, its failures and its items; return how many items were removed."""
         source_id = self.source_id(spec)
         self.connection.execute("DELETE FROM failures WHERE source_id = ?", (source_id,))
         removed = self._remove("source_id", [source_id])
@@ -252,7 +253,7 @@ class Catalog(Database):
         return removed
 
     def sources(self) -> dict[str, int]:
-        """The id of each source by its spec, in the order in which they came."""
+        """Return the id of each source by its spec, in the order in which they were stored."""
         found = self.query("SELECT id, spec FROM sources ORDER BY id")
         return {
             spec if isinstance(spec, str) and _KIND.match(spec) else self.shown_uri(spec): source_id
@@ -260,13 +261,14 @@ class Catalog(Database):
         }
 
     def put_failures(self, failures: Iterable[Failure], source_id: int) -> None:
+        """Store failures of a source, or replace those of the same uri."""
         self.connection.executemany(
             "INSERT OR REPLACE INTO failures (uri, reason, detail, version, source_id) VALUES (?, ?, ?, ?, ?)",
             [(self.stored_uri(f.uri), f.reason, sql_text(f.detail), f.version, source_id) for f in failures],
         )
 
     def failures(self, source_ids: Sequence[int] | None = None) -> list[Failure]:
-        """The failures of these sources, or of all."""
+        """Return the failures of these sources, or of all."""
         found = self.query(
             "SELECT uri, reason, detail, version FROM failures "
             "WHERE ?1 IS NULL OR source_id IN (SELECT value FROM json_each(?1)) ORDER BY uri",
@@ -278,20 +280,20 @@ class Catalog(Database):
     # Labels
 
     def put_label_names(self, names: Mapping[str, str]) -> None:
-        """Note what labels are called."""
+        """Store the names of labels."""
         self.connection.executemany("INSERT OR REPLACE INTO label_names VALUES (?, ?)", names.items())
 
     def label_names(self) -> dict[str, str]:
-        """What labels are called, for those that have a name beside their code."""
+        """Return the names of labels, for those that have one."""
         return dict(self.query("SELECT label, name FROM label_names"))
 
     def labels_called(self, texts: Iterable[str]) -> set[str]:
-        """The labels that are one of these texts, or that are called so: by their whole name or one between commas."""
-        wanted = {*texts}
+        """Return the labels that equal one of these texts, or whose name does, in full or in a part between commas."""
+        requested = {*texts}
         found = self.query("SELECT DISTINCT label FROM items WHERE label IS NOT NULL")
         labels = {label for (label,) in found}
         called = {label: {name, *map(str.strip, name.split(","))} for label, name in self.label_names().items()}
-        return {label for label in labels if label in wanted or not wanted.isdisjoint(called.get(label, ()))}
+        return {label for label in labels if label in requested or not requested.isdisjoint(called.get(label, ()))}
 
     # Values
 
@@ -322,7 +324,7 @@ class Catalog(Database):
         return f"({' OR '.join(conditions)})", values
 
     def stored_uri(self, uri: str) -> str | bytes:
-        """A uri as stored: relative below home, and as bytes where a file name is not valid Unicode."""
+        """Return a uri as stored: relative to `home` if it is below it, and bytes if it is not valid Unicode."""
         relative = uri.removeprefix(self._home) if uri != self._home[:-1] else "."
         try:
             relative.encode()
@@ -331,7 +333,7 @@ class Catalog(Database):
         return relative
 
     def shown_uri(self, stored: str | bytes) -> str:
-        """A uri as shown: absolute, or a URL."""
+        """Return a stored uri as it is shown: an absolute path or a URL."""
         text = os.fsdecode(stored) if isinstance(stored, bytes) else stored
         if text.startswith("/") or is_url(text):
             return text
@@ -339,17 +341,18 @@ class Catalog(Database):
 
 
 def sql_value(value: object) -> object:
-    """A value of an item that SQLite can store; of no details none."""
+    """Return a value of an item as SQLite stores it; empty details become NULL."""
     if isinstance(value, Mapping):
         return json.dumps(dict(value)) if value else None
     return sql_text(value) if isinstance(value, str) else value
 
 
 def details_from_json(details: object) -> dict[str, str]:
+    """Return the details of an item from their JSON or NULL."""
     known: dict[str, str] = json.loads(details) if isinstance(details, str) else {}
     return known
 
 
 def sql_text(text: str) -> str:
-    """Text that SQLite can store: what is not valid Unicode is written as escapes."""
+    """Return text as SQLite stores it: what is not valid Unicode becomes escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -32,7 +32,7 @@ class Manifest:
         spaces = [space for record in records for space in record.spaces]
         if not _are_usable(spaces):
             raise CollectionError(
-                "The spaces of a collection need names of their own, made of a-z, 0-9, _ and -, "
+                "The spaces of a collection need different names, made of a-z, 0-9, _ and -, "
                 f"and dimensions above 0, not {spaces}."
             )
         return cls(records, datetime.now(timezone.utc).isoformat(timespec="seconds"))
@@ -49,8 +49,9 @@ class Manifest:
             version = int(values["format"])
             if version > FORMAT_VERSION:
                 raise CollectionError(
-                    f"{path} has the collection format {version}, newer than the {FORMAT_VERSION} that this version "
-                    "knows: upgrade with `pip install --upgrade pixmatcher`."
+                    f"{path} has the collection format {version}, newer than the {FORMAT_VERSION} that this version of "
+                    "PixMatcher reads",
+                    "upgrade with `pip install --upgrade pixmatcher`.",
                 )
             encoders = tuple(
                 EncoderRecord(str(e["name"]), str(e["fingerprint"]), tuple(Space(**space) for space in e["spaces"]))
@@ -62,14 +63,14 @@ class Manifest:
         except OSError as error:
             raise read_error(file, error) from error
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise CollectionError(f"{file} is damaged: {start_again(path)}") from error
+            raise CollectionError(f"{file} is damaged", start_again(path)) from error
 
     def text(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
 def _are_usable(spaces: Sequence[Space]) -> bool:
-    """Whether the spaces can be told apart, and their names can be names of files."""
+    """Return whether the spaces have different names that can be file names, and dimensions above 0."""
     names = {space.name for space in spaces if isinstance(space.name, str) and re.fullmatch("[a-z0-9_-]+", space.name)}
     dimensions = [space.dimension for space in spaces if type(space.dimension) is int and space.dimension > 0]
     return bool(spaces) and len(names) == len(dimensions) == len(spaces)

@@ -18,7 +18,9 @@ def space_named(spaces: Mapping[str, Space], name: str) -> Space:
     try:
         return spaces[name]
     except KeyError:
-        raise CollectionError(f"There is no space {name!r} here: choose one of {', '.join(spaces)}.") from None
+        raise CollectionError(
+            f"The space {name!r} does not exist in this collection", f"choose one of {', '.join(spaces)}."
+        ) from None
 
 
 def query_vector(vector: npt.ArrayLike, space: Space) -> npt.NDArray[np.float32]:

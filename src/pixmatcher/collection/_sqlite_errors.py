@@ -59,7 +59,7 @@ def sqlite_errors_explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.ProgrammingError as error:
-        raise CollectionError(f"{path.parent} cannot be used so ({error}): was it closed already?") from error
+        raise CollectionError(f"{path.parent} cannot be used ({error})", "open it again if it was closed.") from error
     except sqlite3.Error as error:
         code = result_code(error)
         if code in (ResultCode.FULL, ResultCode.IOERR):

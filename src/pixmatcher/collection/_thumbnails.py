@@ -1,4 +1,4 @@
-"""Thumbnails: small JPEG pictures of images that may be out of reach when results are shown, in an SQLite file."""
+"""Thumbnails: small JPEG files of images that may be out of reach when results are shown, in an SQLite file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ._sqlite_errors import sqlite_errors_explained
 class Thumbnails:
     """The thumbnails of a collection by the content hash of their images.
 
-    The catalog alone tells what is in the collection; a thumbnail that is missing or damaged is only not shown.
+    Only the catalog decides what is in the collection. A thumbnail that is missing or damaged is not shown.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,7 +26,7 @@ class Thumbnails:
         self._lock = threading.RLock()
 
     def get(self, content_hash: str) -> bytes | None:
-        """The thumbnail of an image, if there is one."""
+        """Return the thumbnail of an image, or None if none is stored."""
         with self._lock, contextlib.suppress(sqlite3.Error):
             if self._open():
                 found: list[tuple[bytes]] = self._run(
@@ -36,7 +36,7 @@ class Thumbnails:
         return None
 
     def put(self, thumbnails: Mapping[str, bytes]) -> None:
-        """Store thumbnails by content hash. A damaged file is begun anew. Raises `StorageError` if the disk is full."""
+        """Store thumbnails by content hash. A damaged file is replaced. Raises `StorageError` if the disk is full."""
         if not thumbnails:
             return
         with self._lock, sqlite_errors_explained(self.path):
@@ -56,7 +56,7 @@ class Thumbnails:
             self._connection.executemany("INSERT OR REPLACE INTO thumbnails VALUES (?, ?)", thumbnails.items())
 
     def keep_those_in(self, catalog: Path) -> None:
-        """Forget the thumbnails of images that the catalog does not have."""
+        """Delete the thumbnails of images that are not in the catalog."""
         with self._lock, sqlite_errors_explained(self.path):
             if not self._open():
                 return
@@ -71,7 +71,7 @@ class Thumbnails:
                 self._run("DETACH catalog")
 
     def is_intact(self) -> bool:
-        """Whether the file, if there is one, is as it was written."""
+        """Return whether the file is undamaged, or does not exist."""
         with self._lock:
             try:
                 return not self._open() or self._run("PRAGMA integrity_check") == [("ok",)]
@@ -79,19 +79,20 @@ class Thumbnails:
                 return False
 
     def clear(self) -> None:
-        """Delete the file. Raises `OSError` as the disk does."""
+        """Delete the file. Raises `OSError` if that is not possible."""
         self.close()
         for ending in ("", "-journal"):
             remove(self.path.with_name(self.path.name + ending))
 
     def close(self) -> None:
+        """Close the file; it is opened again when it is used."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
 
     def _open(self, *, create: bool = False) -> bool:
-        """Connect to the file; False if there is none and it is not to be made."""
+        """Connect to the file; return False if it does not exist and `create` is false."""
         if self._connection is None:
             if not create and not self.path.exists():
                 return False

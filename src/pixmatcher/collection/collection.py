@@ -45,14 +45,14 @@ from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Prob
 
 
 class Collection:
-    """Items, their embeddings, and the search among them.
+    """A folder of items and their embeddings, which can be searched.
 
     Use it as a context manager. Any number of processes may read a collection while one writes; the first call that
-    writes takes the writer lock, and `close` gives it back. The methods may be called from several threads.
+    writes takes the writer lock, and `close` releases it. The methods may be called from several threads.
     """
 
     def __init__(self, path: Path, manifest: Manifest, catalog: Catalog) -> None:
-        """For `create` and `open`."""
+        """For `create` and `open` alone."""
         self.path = path
         self.encoders: tuple[EncoderRecord, ...] = manifest.encoders
         self.spaces: dict[str, Space] = {s.name: s for e in manifest.encoders for s in e.spaces}
@@ -69,16 +69,16 @@ class Collection:
         )
 
     FILES = OWN_NAMES
-    """Names of all that a collection keeps in its folder."""
+    """The names of all files and folders that a collection keeps in its folder."""
 
     # Opening and closing
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], encoders: Sequence[DescribesEncoder]) -> Collection:
-        """Make a new collection in the folder `path` for the spaces of these encoders.
+        """Create a collection in the folder `path` for the spaces of these encoders, and open it.
 
-        Raises `CollectionError` if there is one already or the folder cannot be written, `StorageError` if the disk is
-        full.
+        Raises `CollectionError` if the folder is a collection already or cannot be written, `StorageError` if the disk
+        is full.
         """
         folder = Path(os.path.abspath(path))
         manifest = Manifest.of(encoders)
@@ -87,12 +87,12 @@ class Collection:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             if os.path.lexists(folder / MANIFEST_NAME):
-                raise CollectionError(f"{folder} is a collection already: open it, or choose another folder.")
+                raise CollectionError(f"{folder} is a collection already", "open it, or choose another folder.")
             catalog = Catalog(folder / CATALOG_NAME, folder.parent, create=True)
             known_rows = catalog.row_count()
             catalog.close()
             if known_rows:
-                raise CollectionError(f"{folder} has lost its {MANIFEST_NAME}: {start_again(folder)}")
+                raise CollectionError(f"{folder} has lost its {MANIFEST_NAME}", start_again(folder))
             # The manifest comes last: with it, the collection exists.
             with replacing(folder / MANIFEST_NAME) as file:
                 file.write(manifest.text().encode())
@@ -106,14 +106,14 @@ class Collection:
     def open(cls, path: str | os.PathLike[str]) -> Collection:
         """Open the collection in the folder `path`, or in `.pixmatcher` inside it.
 
-        Raises `CollectionError` if there is none, or if it cannot be read, is damaged or of a newer format.
+        Raises `CollectionError` if it does not exist, cannot be read, is damaged, or has a newer format.
         """
         folder = cls.locate(path)
         if folder is None:
-            raise CollectionError(f"There is no collection in {path}: make one with `pixmatcher index FOLDER`.")
+            raise CollectionError(f"There is no collection in {path}", "create one with `pixmatcher index FOLDER`.")
         manifest = Manifest.read(folder)
         if not os.path.lexists(folder / CATALOG_NAME):
-            raise CollectionError(f"{folder} has lost its {CATALOG_NAME}: {start_again(folder)}")
+            raise CollectionError(f"{folder} has lost its {CATALOG_NAME}", start_again(folder))
         return cls(folder, manifest, Catalog(folder / CATALOG_NAME, folder.parent))
 
     @staticmethod
@@ -133,21 +133,21 @@ class Collection:
         return locate_collection(path)
 
     def close(self) -> None:
-        """Save what is derived, end writing and free the files. An index that has to be trained may take minutes."""
+        """Save the indexes, end writing and close the files. Training an index may take minutes."""
         self._close(train=True)
 
     def _close(self, *, train: bool) -> None:
         with self._thread_lock:
             try:
                 if self._lock.held:
-                    # Thumbnails too many do no harm; another run can take them out.
+                    # Thumbnails of removed items do no harm; another run can remove them.
                     with contextlib.suppress(PixMatcherError):
                         self._thumbnails.keep_those_in(self._catalog.path)
                     self.indexes.save(train=train)
             finally:
                 self._thumbnails.close()
                 self._catalog.close()
-                self._give_locks()
+                self._release_locks()
                 self.indexes.clear()
                 for file in self._vectors.values():
                     file.close()
@@ -161,17 +161,18 @@ class Collection:
         if error is None:
             self.close()
         else:
-            # The error that ends the block counts; what is derived can be saved another time.
+            # The error that ends the block matters; the indexes can be saved another time.
             with contextlib.suppress(PixMatcherError):
                 self._close(train=False)
 
     # Reading
 
     def __len__(self) -> int:
+        """Return the number of items."""
         return self._catalog.item_count()
 
     def items(self) -> Iterator[Item]:
-        """All items, in the order in which they came."""
+        """Yield all items in the order of their ids; items may be added or removed meanwhile."""
         return self._catalog.items()
 
     def items_by_id(self, ids: Iterable[int]) -> dict[int, Item]:
@@ -251,20 +252,23 @@ class Collection:
     # Embeddings and search
 
     def embeddings(self, ids: Iterable[int], space: str) -> npt.NDArray[np.float32]:
-        """The embeddings of items in a space (N, dimension) float32, in the order of the ids.
+        """Return the embeddings of items in a space (N, dimension) float32, in the order of the ids.
 
-        Raises `CollectionError` if one of the ids is not there.
+        Raises `CollectionError` if an id or the space does not exist.
         """
-        wanted = [whole_number(item_id, "id") for item_id in ids]
+        requested = [whole_number(item_id, "id") for item_id in ids]
         with self._catalog.reading():
-            rows = self._catalog.rows_of(wanted)
-            if unknown := [item_id for item_id in wanted if item_id not in rows]:
-                raise CollectionError(f"There is no image with the id {unknown[0]} here.")
-            found = self._vectors[space_named(self.spaces, space).name].read([rows[item_id] for item_id in wanted])
+            rows = self._catalog.rows_of(requested)
+            if unknown := [item_id for item_id in requested if item_id not in rows]:
+                raise CollectionError(f"No image of this collection has the id {unknown[0]}.")
+            found = self._vectors[space_named(self.spaces, space).name].read([rows[item_id] for item_id in requested])
         return found.astype(np.float32)
 
     def thumbnail(self, content_hash: str) -> bytes | None:
-        """A small JPEG of the image of this content, for images that may be out of reach; None where none was kept."""
+        """Return a small JPEG of the image with this content hash; None if none was stored.
+
+        Thumbnails are stored for images that may be out of reach later, such as those of URLs.
+        """
         return self._thumbnails.get(content_hash)
 
     def search(
@@ -277,11 +281,11 @@ class Collection:
         where: Filter | None = None,
         exact: bool = False,
     ) -> list[Hit]:
-        """The k items nearest to a vector (dimension,) by inner product, best first; equals in the order of their ids.
+        """Return the k items of the highest inner product with a vector (dimension,), best first, ties by id.
 
-        With `where`, only items that pass that filter. A trained index may miss one now and then; with `exact`, the
-        stored embeddings themselves are compared where it is not exact. Raises `CollectionError` if there is no such
-        space or the vector does not fit it.
+        With `where`, only items that pass the filter are returned. A trained index may miss some of the nearest items;
+        with `exact`, all stored embeddings are compared. Hits that score less than `min_score` are left out. Raises
+        `CollectionError` if the space does not exist, the vector does not fit it, or k is below 1.
         """
         query = query_vector(vector, space_named(self.spaces, space))
         k = whole_number(k, "number of results")
@@ -301,10 +305,10 @@ class Collection:
             )
 
     def nearest_labelled(self, vector: npt.ArrayLike, *, space: str, k: int, labels: int) -> list[Neighbour]:
-        """The k nearest items that have a label, best first.
+        """Return the k nearest items that have a label, best first, or fewer if the collection has fewer.
 
-        If they have fewer than `labels` different ones, the nearest items of the next labels follow. Fewer where there
-        are fewer. Raises `CollectionError` if there is no such space or the vector does not fit it.
+        If these have fewer than `labels` different labels, the nearest item of each of the next labels follows. Raises
+        `CollectionError` if the space does not exist or the vector does not fit it.
         """
         query = query_vector(vector, space_named(self.spaces, space))
         with self._thread_lock:
@@ -315,9 +319,9 @@ class Collection:
     # Writing
 
     def begin_writing(self) -> None:
-        """Take the writer lock, or keep it.
+        """Take the writer lock, unless this collection has it already, and update an older schema.
 
-        Raises `CollectionLockedError` if another process has it, `CollectionError` if a vector file was cut.
+        Raises `CollectionLockedError` if another process writes, `CollectionError` if a vector file is too short.
         """
         with self._thread_lock:
             if self._lock.held:
@@ -328,11 +332,12 @@ class Collection:
                 for file in self._vectors.values():
                     if file.size_in_rows() < rows:
                         raise CollectionError(
-                            f"{file.path} is damaged: run `pixmatcher verify --repair -c {self.path}`, then "
-                            "`pixmatcher index` to encode the lost images again."
+                            f"{file.path} is damaged",
+                            f"run `pixmatcher verify --repair -c {self.path}`, then `pixmatcher index` to encode the "
+                            "lost images again.",
                         )
             except BaseException:
-                self._give_locks()
+                self._release_locks()
                 raise
 
     def _take_locks(self) -> None:
@@ -342,14 +347,14 @@ class Collection:
                 if not os.access(place, os.W_OK):
                     raise write_error(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place)))
             self._catalog.prepare_to_write()
-            # So readers leave the index files to the writer. One that saves one just now may finish.
+            # With this lock, readers leave the index files to the writer. A reader that is saving one may finish.
             with contextlib.suppress(CollectionLockedError):
                 self.indexes.saving_lock.acquire()
         except BaseException:
-            self._give_locks()
+            self._release_locks()
             raise
 
-    def _give_locks(self) -> None:
+    def _release_locks(self) -> None:
         self.indexes.saving_lock.release()
         self._lock.release()
 
@@ -361,24 +366,25 @@ class Collection:
         source: str | None = None,
         thumbnails: Mapping[str, bytes] | None = None,
     ) -> list[int]:
-        """Store items with their embeddings, for each space (N, dimension); returns their ids.
+        """Store items with their embeddings of each space (N, dimension), all of them or none; return their ids.
 
-        An item of a uri that is there already replaces it and keeps its id. All of them are stored or none. Texts that
-        are not valid Unicode are stored as escapes, but for the uri, which is kept as it is. `thumbnails` are JPEG
-        files by the content hash of their images. Raises `StorageError` if the disk is full, `CollectionError` if the
+        An item replaces the one of the same uri and keeps its id. `source` is the spec of the source that lists them.
+        `thumbnails` are JPEG files by the content hash of their images. Texts that are not valid Unicode are stored as
+        escapes; the uri is stored as it is. Raises `StorageError` if the disk is full, `CollectionError` if the
         embeddings do not fit, or a uri or content hash cannot be one.
         """
         stored = stored_embeddings(embeddings, self.spaces, len(items))
         with self._thread_lock:
             self.begin_writing()
-            # Before the items, so that a kill leaves no item without.
+            # Before the items, so that a process that is killed here leaves no item without its thumbnail.
             self._thumbnails.put(thumbnails or {})
             return self._store(items, stored, source)
 
     def add_copies(self, items: Sequence[Item], *, source: str | None = None) -> list[Item]:
-        """Store items with the embeddings of others of the same content; returns the items that have none.
+        """Store items with the embeddings of other items that have the same content hash.
 
-        What the content tells (size, format, date taken) is copied too, where an item does not have it.
+        Size, format and date taken are copied too, if an item lacks them. Return the items that were not stored,
+        because no other item has their content.
         """
         for item in items:
             check_item(item)
@@ -393,14 +399,14 @@ class Collection:
         return [item for item, row in zip(items, rows, strict=True) if row is None]
 
     def remove(self, ids: Iterable[int]) -> int:
-        """Take items out by id; returns how many there were. Files of the user are never touched."""
+        """Remove items by id; return how many were removed. The image files are never touched."""
         with self._thread_lock:
             self.begin_writing()
             with self._catalog.writing():
                 return self._catalog.remove_items(whole_number(item_id, "id") for item_id in ids)
 
     def forget(self, source: str | os.PathLike[str]) -> int:
-        """Take out a source and all its items; returns how many there were. Files of the user are never touched.
+        """Remove a source and all its items; return how many were removed. The image files are never touched.
 
         Raises `CollectionError` if the collection has no such source.
         """
@@ -413,7 +419,7 @@ class Collection:
             known = [spec for spec in self._catalog.sources() if spec in specs]
             if not known:
                 names = ", ".join(self._catalog.sources()) or "none"
-                raise CollectionError(f"{given} is no source of {self.path}: it has {names}.")
+                raise CollectionError(f"{given} is not a source of {self.path}, whose sources are: {names}.")
             with self._catalog.writing():
                 return self._catalog.remove_source(known[0])
 
@@ -459,13 +465,13 @@ class Collection:
         self.indexes.save(progress=progress)
 
     def size_on_disk(self) -> int:
-        """Bytes that the collection's own files take."""
+        """Return the bytes that the files of the collection take."""
         found = [self.path / name for name in self.FILES]
         for name in ("vectors", "index", MAPS_NAME):
             found += (Path(folder, file) for folder, _, files in os.walk(self.path / name) for file in files)
         total = 0
         for file in found:
-            # Others may remove a file meanwhile.
+            # Another process may remove a file meanwhile.
             with contextlib.suppress(OSError):
                 status = file.stat()
                 total += status.st_size if stat.S_ISREG(status.st_mode) else 0

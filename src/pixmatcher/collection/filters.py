@@ -1,4 +1,4 @@
-"""What a search is limited to: labels, a folder, dates and sizes."""
+"""A filter limits a search to labels, a folder, dates and sizes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d)?)?)?)?)?")
 
 @dataclass(frozen=True)
 class Filter:
-    """Which items a search may find: those that meet all that is given.
+    """Which items a search may return: those that meet all conditions that are given.
 
-    `labels`: an item has one of them, or its label is called so, alone or between commas. `folder`: it lies there or
-    below; a path, or a URL. `after` and `before`: it was taken (or where that is not known, modified) on that day or
-    later, and before that day; ISO 8601, which may be cut short: a year, a month, a day. `min_width` and `min_height`
-    are pixels; what has no size that is known is left out.
+    `labels`: the item has one of these labels, or its label has one of these names, in full or in a part between
+    commas. `folder`: a path or a URL that the item is in, directly or in a subfolder. `after`: the image was taken, or
+    if that is not known modified, on that day or later; `before`: before that day. Dates are ISO 8601; a year, or a
+    year and a month, is enough. `min_width` and `min_height` are pixels; items of unknown size are left out.
     """
 
     labels: tuple[str, ...] | None = None
@@ -30,14 +30,16 @@ class Filter:
     min_height: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises `CollectionError` if a value is of no use."""
+        """Raise `CollectionError` if a value is not valid."""
         if self.labels is not None:
             if isinstance(self.labels, str):
-                raise CollectionError("The labels of a filter are a list of texts: give one in brackets too.")
+                raise CollectionError(
+                    "The labels of a filter are a list of texts: write a single label in brackets too."
+                )
             object.__setattr__(self, "labels", tuple(sorted({*self.labels})))
         for date in (self.after, self.before):
             if date is not None and not _DATE.fullmatch(date):
-                raise CollectionError(f"{date!r} is no date: write it like 2024, 2024-05 or 2024-05-17.")
+                raise CollectionError(f"{date!r} is not a date: write it like 2024, 2024-05 or 2024-05-17.")
         for size in (self.min_width, self.min_height):
             if size is not None and (type(size) is not int or size < 0):
                 raise CollectionError(f"A size is a number of pixels, not {size!r}.")
@@ -48,5 +50,5 @@ class Filter:
 
     @property
     def empty(self) -> bool:
-        """Whether it lets everything pass."""
+        """Whether all items pass."""
         return self == Filter()

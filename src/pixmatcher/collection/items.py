@@ -1,4 +1,4 @@
-"""What a collection knows of an image, and what a search returns of it."""
+"""What a collection stores of an image, and what its methods return."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import NamedTuple
 class Item:
     """One image of a collection.
 
-    `uri` is an absolute path or a URL (a relative path is taken below the folder in which the collection lies),
-    `version` the source's token for this state of the file (a changed token means: look again), `content_hash` the
-    SHA-256 of the file's bytes in hexadecimal (and "+90" and the like where the source had it turned), `bytes` its
-    length, `width` and `height` are pixels, dates are ISO 8601. `details` is what else its source told, such as its
-    "author" and "license". A collection gives the `id` and the date `added` itself.
+    `uri` is an absolute path or a URL; a relative path is relative to the folder that the collection is in. `version`
+    is the source's token for this state of the file: if it changes, the file is read again. `content_hash` is the
+    SHA-256 of the file's bytes in hexadecimal, with "+90" and the like if the source says that it must be rotated.
+    `bytes` is the length of the file, `width` and `height` are pixels, dates are ISO 8601. `details` are further texts
+    of the source, such as "author" and "license". The collection sets the `id` and the date `added`.
     """
 
     uri: str
@@ -46,7 +46,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Hit:
-    """An item found by a query: `rank` counts from 1, a higher `score` is nearer."""
+    """An item found by a query. `rank` counts from 1; a higher `score` is nearer."""
 
     rank: int
     score: float
@@ -55,7 +55,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something `Collection.verify` found wrong: which part, what, and what to do about it."""
+    """Something that `Collection.verify` found damaged: the part, what is damaged, and what to do about it."""
 
     part: str
     message: str

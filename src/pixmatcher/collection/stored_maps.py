@@ -1,7 +1,7 @@
-"""Maps on disk: where items lie in two dimensions. One file a map, derived, and computed again where it is damaged.
+"""Maps on disk: the positions of items in two dimensions. Each map is a file, and is computed again if it is damaged.
 
-A file is one line of JSON, which tells what the map was made of and the SHA-256 of what follows: the arrays of
-`StoredMap` in their order, little-endian.
+A file begins with one line of JSON: the state of the collection that the map was computed from, and the SHA-256 of the
+rest. The rest are the arrays of `StoredMap` in their order, little-endian.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class StoredMap:
 
     `state` is the state of the collection that the map was `computed` from, at that date (ISO 8601).
 
-    `axes` (3, D) float32 are the two axes and the mean of the embeddings where points are projections on them, else
-    (3, 0).
+    `axes` (3, D) float32 are the two axes and the mean of the embeddings if the points are projections on these axes,
+    else (3, 0).
     """
 
     state: CollectionState
@@ -46,14 +46,14 @@ class StoredMap:
 
 
 def map_path(collection: Path, space: str, method: str, most: int) -> Path:
-    """The file of the map of a space by a method, of at most so many items."""
+    """Return the file of the map of a space by a method, of at most `most` items."""
     return collection / MAPS_NAME / f"{space}-{method}-{most}{_ENDING}"
 
 
 def save_map(path: Path, stored: StoredMap) -> None:
-    """Write a map in one step: who is killed meanwhile leaves the old one or none.
+    """Write a map in one step: a process that is killed meanwhile leaves the old map or none.
 
-    Raises `OSError` as the disk does, `CollectionError` if it knows no locks.
+    Raises `OSError` if it cannot be written, `CollectionError` if the disk does not support locks.
     """
     body = b"".join(
         np.ascontiguousarray(values, kind).tobytes()
@@ -83,7 +83,10 @@ def save_map(path: Path, stored: StoredMap) -> None:
 
 
 def read_map(path: Path) -> StoredMap | None:
-    """The map in a file, or None if the file is not what `save_map` wrote. Raises `OSError` if it cannot be read."""
+    """Return the map in a file, or None if the file is not what `save_map` wrote.
+
+    Raises `OSError` if it cannot be read.
+    """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
         return None
@@ -121,7 +124,7 @@ def read_map(path: Path) -> StoredMap | None:
 
 
 def damaged_maps(collection: Path) -> list[Path]:
-    """What is in the place of the maps of a collection and is none. Raises `CollectionError` if it cannot be read."""
+    """Return the map files of a collection that are damaged. Raises `CollectionError` if they cannot be read."""
     folder = collection / MAPS_NAME
     try:
         if not os.path.lexists(folder):
@@ -134,6 +137,6 @@ def damaged_maps(collection: Path) -> list[Path]:
 
 
 def remove_damaged_maps(collection: Path) -> None:
-    """Delete them. Raises as `damaged_maps`, and `OSError` as the disk does."""
+    """Delete the damaged map files. Raises `CollectionError` if they cannot be read, `OSError` if not deleted."""
     for path in damaged_maps(collection):
         remove(path)
