@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import pixmatcher
 from pixmatcher import load_encoder
 from pixmatcher.datasets.examples import demo_paths
 from servers import serve
@@ -286,6 +288,71 @@ def test_the_demonstration(tmp_path: Path) -> None:
     assert output.count("rank") == 2
     assert "Type next:" in output
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs shell commands as on a machine with a new installation, which is not on the PATH of the shell."""
+    installed = tmp_path / "packages" / "pixmatcher"
+    installed.mkdir(parents=True)
+    for entry in Path(pixmatcher.__file__).parent.iterdir():
+        (installed / entry.name).symlink_to(entry)
+    (installed / "example_photos").symlink_to(EXAMPLES)
+    program = tmp_path / "project" / ".venv" / "bin" / "pixmatcher"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!{sys.executable}\nfrom pixmatcher.cli import main\nmain()\n")
+    program.chmod(0o755)
+    (tmp_path / "home").mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PIXMATCHER_"))}
+    environment = kept | {"PYTHONPATH": str(installed.parent), "HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
+
+    def run_in_shell(command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            shell=True,
+            cwd=tmp_path / "project",
+            env=environment | more,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run_in_shell
+
+
+def shown_commands(output: str) -> list[str]:
+    """The commands that the demonstration says to type."""
+    return re.findall(r"^  (\S.*)$", output[output.index("Type next:") :], re.MULTILINE)
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+def test_what_the_demonstration_says_to_type_works(
+    newcomer: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, pictures: bool
+) -> None:
+    if pictures:
+        (tmp_path / "home" / "Pictures").mkdir()
+        shutil.copy(EXAMPLES / "cat.jpg", tmp_path / "home" / "Pictures")
+    done = newcomer(".venv/bin/pixmatcher demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    commands = shown_commands(done.stdout)
+    assert len(commands) == (5 if pictures else 3)
+    assert all(command.startswith(".venv/bin/pixmatcher ") for command in commands)
+    for command in commands:
+        followed = newcomer(command)
+        assert (followed.returncode, followed.stderr) == (0, ""), command
+        assert ".jpg" in followed.stdout or command.split()[1] in ("index", "info")
+    assert "FOLDER" not in done.stdout if pictures else "pixmatcher index FOLDER" in done.stdout
+
+
+def test_the_demonstration_names_the_program_as_it_was_called(
+    newcomer: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    in_path = newcomer("PATH=$PWD/.venv/bin:$PATH; pixmatcher demo").stdout
+    assert all(command.startswith("pixmatcher ") for command in shown_commands(in_path))
+    as_module = newcomer(f"'{sys.executable}' -m pixmatcher demo").stdout
+    assert all(" -m pixmatcher " in command for command in shown_commands(as_module))
+    assert newcomer(shown_commands(as_module)[0]).returncode == 0
 
 
 def test_the_demonstration_of_a_former_version_is_made_anew(tmp_path: Path) -> None:

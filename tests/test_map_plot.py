@@ -271,7 +271,7 @@ def test_the_command(tmp_path: Path) -> None:
     out = tmp_path / "map.png"
     done = cli("map", out, "-c", folder, "--query", "a cat")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"18 images by tsne in the space semantic on {out}\n"
+    assert done.stdout == f"18 images by tsne in the space semantic, saved to {out}\n"
     with Collection.open(folder) as collection:
         collection.remove([1])
         collection.add(
