@@ -1,12 +1,12 @@
-"""Speed and memory of the web app on 20,000 items, as a visitor sees them in a real browser (headless Chromium).
+"""Measure the speed and memory of the web app on 20,000 items in a real browser (headless Chromium).
 
-Results stand when the app is done, as many tiles as were asked for are there, and each that is in the window shows its
-picture. The browser draws on the same cores as the server works, so that visitors at once cost more here than where
-each has a machine. Each figure is printed beside the one asked for on 2 cores without a GPU.
+Results are complete when the app is idle, all requested tiles exist, and each tile in the window shows its image. The
+browser runs on the same cores as the server, so several visitors at the same time are slower here than with machines of
+their own. Each result is printed with its target for 2 cores without a GPU.
 
     python benchmarks/app.py [--only alone together memory] [--collection FOLDER] [--data tiny-imagenet-mini.zip]
 
-Without --collection, one of the train images of the data is made first, which takes minutes.
+Without --collection, a collection of the train images of the data is created first, which takes minutes.
 Needs the extra `app`, Playwright and Chromium (Debian: the package `chromium`).
 """
 
@@ -39,9 +39,9 @@ from pixmatcher import Collection
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "examples" / "photos"
 RESULTS = 24
-"""How many the app shows unless told otherwise."""
+"""The default number of results in the app."""
 
-STANDING = """
+COMPLETE = """
 ([count, before]) => {
   if (!document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")) return false;
   const inner = [...document.querySelectorAll("*")].filter((each) => each.shadowRoot);
@@ -56,7 +56,7 @@ STANDING = """
 
 @contextlib.contextmanager
 def running_app(collection: Path) -> Iterator[tuple[str, int]]:
-    """The app over a collection, started by its command: its address, and the id of the process that serves it."""
+    """Start the app for a collection with its command; yield its URL and the id of the server process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -68,7 +68,7 @@ def running_app(collection: Path) -> Iterator[tuple[str, int]]:
             with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
                 break
             if process.poll() is not None:
-                sys.exit("the app has ended")
+                sys.exit("The app stopped during its start.")
             time.sleep(0.1)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         yield url, int(children.read_text().split()[0]) if children.exists() else process.pid
@@ -78,14 +78,14 @@ def running_app(collection: Path) -> Iterator[tuple[str, int]]:
 
 
 def resident(process: int) -> tuple[float, float]:
-    """Resident megabytes of a process, and those of them that are not of files; as Linux tells."""
+    """Return the resident memory of a process in MB, and the part of it that is not mapped from files (Linux)."""
     status = Path(f"/proc/{process}/status").read_text()
     sizes = [int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) for name in ("VmRSS", "RssAnon")]
     return sizes[0] * 1024 / 1e6, sizes[1] * 1024 / 1e6
 
 
-def processor_seconds(process: int) -> float:
-    """Seconds of the processor that a process has taken, in all its threads."""
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time of a process in seconds, over all its threads."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -98,7 +98,8 @@ class Visitor:
         self.shown = ""
 
     @classmethod
-    async def come(cls, browser: Browser, url: str) -> Visitor:
+    async def arrive(cls, browser: Browser, url: str) -> Visitor:
+        """Open a page of the app in a new session."""
         context = await browser.new_context(locale="en-US", viewport={"width": 1280, "height": 900})
         page = await context.new_page()
         await page.goto(url)
@@ -107,86 +108,88 @@ class Visitor:
         return cls(page)
 
     async def leave(self) -> None:
+        """Close the session."""
         await self.page.context.close()
 
     async def upload(self, picture: bytes) -> float:
-        """Seconds from the upload of a picture until its results stand."""
+        """Upload an image; return the seconds until its results are complete."""
         file = {"name": "picture.jpg", "mimeType": "image/jpeg", "buffer": picture}
         started = time.perf_counter()
         await self.page.set_input_files("input[type=file]", file)
-        return await self._stands(started, RESULTS)
+        return await self._wait(started, RESULTS)
 
-    async def ask(self, text: str) -> float:
-        """Seconds from the Enter behind a text until its results stand."""
+    async def search_text(self, text: str) -> float:
+        """Search for a text; return the seconds from pressing Enter until its results are complete."""
         await self.page.get_by_placeholder("a dog on the beach").fill(text)
         started = time.perf_counter()
         await self.page.keyboard.press("Enter")
-        return await self._stands(started, RESULTS)
+        return await self._wait(started, RESULTS)
 
     async def similar(self, place: int) -> float:
-        """Seconds from the click on "Similar" at a result until the new ones stand."""
+        """Click "Similar" at a result; return the seconds until the new results are complete."""
         button = self.page.locator(".tile").nth(place).get_by_role("button", name="Similar")
         await button.scroll_into_view_if_needed()
         started = time.perf_counter()
         await button.click()
-        return await self._stands(started, RESULTS)
+        return await self._wait(started, RESULTS)
 
-    async def turn(self) -> float:
-        """Seconds from the click that turns the picture until the new results stand."""
+    async def rotate(self) -> float:
+        """Rotate the query image; return the seconds until the new results are complete."""
         button = self.page.get_by_role("button", name="Turn right")
         started = time.perf_counter()
         await button.click()
-        return await self._stands(started, RESULTS)
+        return await self._wait(started, RESULTS)
 
     async def count(self, more: bool) -> float:
-        """Seconds from the key that doubles (or halves) the number of results until they stand."""
+        """Double (or halve) the number of results; return the seconds until they are complete."""
         await self.page.get_by_role("slider", name="Number of results").focus()
         started = time.perf_counter()
         await self.page.keyboard.press("ArrowRight" if more else "ArrowLeft")
-        return await self._stands(started, 2 * RESULTS if more else RESULTS)
+        return await self._wait(started, 2 * RESULTS if more else RESULTS)
 
-    async def _stands(self, started: float, results: int) -> float:
-        standing = await self.page.wait_for_function(STANDING, arg=[results, self.shown], timeout=60_000)
+    async def _wait(self, started: float, results: int) -> float:
+        shown = await self.page.wait_for_function(COMPLETE, arg=[results, self.shown], timeout=60_000)
         seconds = time.perf_counter() - started
-        self.shown = await standing.json_value()
+        self.shown = await shown.json_value()
         return seconds
 
 
-def print_times(title: str, seconds: list[float], asked: float) -> None:
+def print_times(title: str, seconds: list[float], target: float) -> None:
+    """Print the median and the range of times."""
     middle, most = statistics.median(seconds), max(seconds)
     print(
         f"{title}: median {1000 * middle:.0f} ms ({1000 * min(seconds):.0f} to {1000 * most:.0f}, {len(seconds)} times;"
-        f" asked {1000 * asked:.0f})",
+        f" target {1000 * target:.0f})",
         flush=True,
     )
 
 
 async def alone(browser: Browser, url: str, pictures: Iterator[bytes], texts: Iterator[str], repeats: int) -> None:
-    """Print the times of one visitor at a time."""
-    first, again, turned, similar, more, fewer = ([] for _ in range(6))
+    """Print the times of single visitors."""
+    first, again, rotated, similar, more, fewer = ([] for _ in range(6))
     for _ in range(repeats):
-        visitor = await Visitor.come(browser, url)
+        visitor = await Visitor.arrive(browser, url)
         first.append(await visitor.upload(next(pictures)))
         again.append(await visitor.upload(next(pictures)))
-        turned.append(await visitor.turn())
+        rotated.append(await visitor.rotate())
         more.append(await visitor.count(True))
         fewer.append(await visitor.count(False))
         similar += [await visitor.similar(3), await visitor.similar(4)]
         await visitor.leave()
     print_times("first upload of a visitor", first, 1)
-    print_times("the next upload", again, 0.3)
-    print_times("the picture turned", turned, 0.3)
+    print_times("next upload", again, 0.3)
+    print_times("rotated image", rotated, 0.3)
     print_times(f"{2 * RESULTS} results instead of {RESULTS}", more, 0.3)
     print_times(f"{RESULTS} results instead of {2 * RESULTS}", fewer, 0.3)
-    print_times("more like a result", similar, 0.3)
+    print_times("similar to a result", similar, 0.3)
     first, again = [], []
     for _ in range(repeats):
-        visitor = await Visitor.come(browser, f"{url}/text")
-        first.append(await visitor.ask(next(texts)))
-        again += [await visitor.ask(next(texts)) for _ in range(2)]
+        visitor = await Visitor.arrive(browser, f"{url}/text")
+        first.append(await visitor.search_text(next(texts)))
+        again += [await visitor.search_text(next(texts)) for _ in range(2)]
         await visitor.leave()
     print_times("first text of a visitor", first, 1)
-    print_times("the next text", again, 0.3)
+    print_times("next text", again, 0.3)
 
 
 async def together(
@@ -198,46 +201,48 @@ async def together(
     visitors: int,
     repeats: int,
 ) -> None:
-    """Print the times of visitors who all ask at once: half of them by a picture, half by a text."""
-    come = [await Visitor.come(browser, url if n % 2 else f"{url}/text") for n in range(visitors)]
+    """Print the times of visitors who search at the same time, half of them with an image, half with a text."""
+    everyone = [await Visitor.arrive(browser, url if n % 2 else f"{url}/text") for n in range(visitors)]
     rounds, work = [], []
     for _ in range(repeats):
-        before = processor_seconds(process)
-        asked = [v.upload(next(pictures)) if n % 2 else v.ask(next(texts)) for n, v in enumerate(come)]
-        rounds.append(await asyncio.gather(*asked))
-        work.append(processor_seconds(process) - before)
-    for visitor in come:
+        before = cpu_seconds(process)
+        searches = [v.upload(next(pictures)) if n % 2 else v.search_text(next(texts)) for n, v in enumerate(everyone)]
+        rounds.append(await asyncio.gather(*searches))
+        work.append(cpu_seconds(process) - before)
+    for visitor in everyone:
         await visitor.leave()
-    print_times(f"{visitors} visitors at once, the first search", rounds[0], 2)
-    print_times(f"{visitors} visitors at once, later searches", [each for times in rounds[1:] for each in times], 2)
-    print_times(f"{visitors} visitors at once, the slowest of a round", [max(times) for times in rounds], 2)
-    print(f"  of a round the server took {statistics.median(work):.2f} s of one core; the rest is the browsers'")
+    print_times(f"{visitors} visitors at the same time, first search", rounds[0], 2)
+    print_times(
+        f"{visitors} visitors at the same time, later searches", [each for times in rounds[1:] for each in times], 2
+    )
+    print_times(f"{visitors} visitors at the same time, slowest of a round", [max(times) for times in rounds], 2)
+    print(f"  CPU time of the server in a round: {statistics.median(work):.2f} s; the rest is that of the browsers")
 
 
 async def memory(
     browser: Browser, url: str, process: int, pictures: Iterator[bytes], texts: Iterator[str], searches: int
 ) -> None:
-    """Print the resident memory of the server as the searches go on, by pictures and texts; visitors come and go."""
+    """Print the resident memory of the server during many searches with images and texts, by changing visitors."""
     sizes = {}
     done = 0
     while done < searches:
-        by_picture, by_text = await Visitor.come(browser, url), await Visitor.come(browser, f"{url}/text")
+        by_picture, by_text = await Visitor.arrive(browser, url), await Visitor.arrive(browser, f"{url}/text")
         for _ in range(25):
-            await asyncio.gather(by_picture.upload(next(pictures)), by_text.ask(next(texts)))
+            await asyncio.gather(by_picture.upload(next(pictures)), by_text.search_text(next(texts)))
         await by_picture.leave()
         await by_text.leave()
         done += 50
         sizes[done] = resident(process)
         if done % 150 == 50:
-            print(f"  after {done} searches {sizes[done][0]:.0f} MB ({sizes[done][1]:.0f} not of files)", flush=True)
+            print(f"  after {done} searches {sizes[done][0]:.0f} MB ({sizes[done][1]:.0f} not from files)", flush=True)
     growth = sizes[done][0] - sizes[50][0]
-    print(f"memory after {done} searches, over that after 50: {growth:+.0f} MB (asked within 50)", flush=True)
+    print(f"growth of memory from search 50 to {done}: {growth:+.0f} MB (target within 50)", flush=True)
 
 
 def pictures_of(archive: Path) -> Iterator[bytes]:
-    """Pictures that are in no collection: example photos and the validation images of the data, enlarged, in turns.
+    """Yield images that are in no collection: alternately enlarged validation images of the data and example photos.
 
-    Each is one that was not there before: nothing may be known of it.
+    Each is a new file, so that nothing about it is cached.
     """
     photos = [path.read_bytes() for path in sorted(PHOTOS.glob("*.jpg"))]
     with zipfile.ZipFile(archive) as file:
@@ -247,22 +252,23 @@ def pictures_of(archive: Path) -> Iterator[bytes]:
             with Image.open(io.BytesIO(file.read(name))) as image:
                 image.convert("RGB").resize((1200, 1200), Image.Resampling.BICUBIC).save(buffer, "JPEG")
             yield buffer.getvalue()
-            # Bytes after the end of the picture make each file one of its own.
+            # Bytes after the end of the image make each file different.
             yield photos[number % len(photos)] + number.to_bytes(4, "little")
 
 
 def texts_of(collection: Path) -> Iterator[str]:
-    """Sentences of the names of the labels."""
+    """Return sentences with names of labels."""
     with Collection.open(collection) as opened:
         names = [name.partition(",")[0] for name in opened.label_names().values()]
     return (f"a {one} near a {other}" for one, other in itertools.permutations(names, 2))
 
 
 async def measure(arguments: argparse.Namespace, url: str, process: int) -> None:
+    """Run the chosen parts in a browser."""
     pictures, texts = pictures_of(arguments.data), texts_of(arguments.collection)
     async with async_playwright() as playwright:
         program = shutil.which("chromium") or shutil.which("chromium-browser")
-        # Root, as in containers, may not use the sandbox.
+        # The sandbox does not work for root, which is usual in containers.
         browser = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         if "alone" in arguments.only:
             await alone(browser, url, pictures, texts, arguments.repeats)
@@ -288,10 +294,10 @@ def main() -> None:
             source = f"tiny-imagenet:{arguments.data}?split=train"
             command = [sys.executable, "-m", "pixmatcher", "index", source, "-c", str(arguments.collection)]
             subprocess.run(command, check=True)
-        print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+        print(f"load of the machine at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
         with running_app(arguments.collection) as (url, process):
             asyncio.run(measure(arguments, url, process))
-        print(f"load of the machine after: {os.getloadavg()[0]:.1f}")
+        print(f"load of the machine at the end: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

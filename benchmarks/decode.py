@@ -1,10 +1,10 @@
-"""Measure how fast images are opened and fitted for an encoder: by one thread, by two, and by two processes.
+"""Measure how fast images are opened and prepared for an encoder: with one thread, two threads and two processes.
 
     python benchmarks/decode.py [--photo FILE] [--tiny tiny-imagenet-mini.zip]
 
-The large photo is a smaller one enlarged to 4000 x 3000, with the noise of a camera sensor put on, since an enlarged
-picture alone compresses far better than a photo does. It is decoded by our own code and by Pillow. Each figure is the
-best of a few rounds; the processes are sent the files, which costs them little, but of small images something.
+The large photo is a smaller photo enlarged to 4000 x 3000, with the noise of a camera sensor, because an enlarged image
+alone compresses far better than a photo. It is decoded by the decoder of PixMatcher and by Pillow. Each result is the
+best of some rounds. The files are sent to the processes, which costs some time for small images.
 """
 
 from __future__ import annotations
@@ -29,25 +29,27 @@ PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
 
 
 def large_photo(path: Path | None) -> Image.Image:
-    """A picture of 4000 x 3000 with the noise of a photo, from the one at `path` or, without it, made up."""
+    """Return an image of 4000 x 3000 with the noise of a photo, from the photo at `path` or from random spots."""
     random = np.random.default_rng(0)
     if path is not None:
         with Image.open(path) as small:
             image = small.convert("RGB").resize((4000, 3000), Image.Resampling.LANCZOS)
     else:
-        blots = Image.fromarray(random.integers(0, 256, (60, 80, 3), dtype=np.uint8))
-        image = blots.resize((4000, 3000), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(8))
+        spots = Image.fromarray(random.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+        image = spots.resize((4000, 3000), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(8))
     noisy = np.asarray(image, dtype=np.float32) + random.normal(0, 4, (3000, 4000, 1)).astype(np.float32)
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
 def encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
+    """Return an image as the bytes of a file."""
     file = io.BytesIO()
     image.save(file, image_format, **options)
     return file.getvalue()
 
 
 def fitted(data: bytes) -> np.ndarray:
+    """Return the pixels (S, S, 3) uint8 of a file as an encoder gets them."""
     return fit_image(open_image(data, min_side=RECIPE.min_side), RECIPE)
 
 
@@ -57,7 +59,7 @@ def fit_all(items: Sequence[bytes]) -> None:
 
 
 def rate(pool: Executor, workers: int, items: Sequence[bytes], rounds: int) -> float:
-    """Images a second, the best of some rounds over all the items."""
+    """Return the images per second, the best of some rounds over all items."""
     best = float("inf")
     for _ in range(rounds):
         start = time.perf_counter()
@@ -67,17 +69,20 @@ def rate(pool: Executor, workers: int, items: Sequence[bytes], rounds: int) -> f
 
 
 def report(name: str, items: Sequence[bytes], rounds: int = 4) -> None:
+    """Print the speed of opening and fitting these files."""
     size = sum(map(len, items)) / len(items)
-    with ProcessPoolExecutor(2, get_context("fork")) as processes:  # before there are threads
-        apart = rate(processes, 2, items, rounds)
+    with ProcessPoolExecutor(2, get_context("fork")) as processes:  # before any threads are started
+        separate = rate(processes, 2, items, rounds)
     with ThreadPoolExecutor(2) as threads:
         one, two = (rate(threads, workers, items, rounds) for workers in (1, 2))
-    print(f"{name:<34}{size / 1e6:8.3f} MB{one:10.1f}/s{two:10.1f}/s{apart:10.1f}/s{1000 / one:10.2f} ms", flush=True)
+    print(
+        f"{name:<34}{size / 1e6:8.3f} MB{one:10.1f}/s{two:10.1f}/s{separate:10.1f}/s{1000 / one:10.2f} ms", flush=True
+    )
 
 
 @contextmanager
 def by_pillow() -> Iterator[None]:
-    """JPEGs are decoded by Pillow alone, as where no compiler was."""
+    """Decode JPEGs with Pillow alone during the block, as in an installation without a compiler."""
     ours = _open.decode_eighth
     _open.decode_eighth = lambda *_: None
     try:
@@ -88,16 +93,18 @@ def by_pillow() -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photo", type=Path, help="photo to enlarge to 12 megapixels; the first of the examples")
-    parser.add_argument("--tiny", type=Path, help="tiny-imagenet-mini.zip, for the figures of small images")
+    parser.add_argument(
+        "--photo", type=Path, help="photo to enlarge to 12 megapixels (default: the first example photo)"
+    )
+    parser.add_argument("--tiny", type=Path, help="tiny-imagenet-mini.zip, to measure small images too")
     arguments = parser.parse_args()
     photo = large_photo(arguments.photo or next(iter(sorted(PHOTOS.glob("*.jpg"))), None))
 
-    print(f"open and fit at {RECIPE.size} px{'':>14}a file    1 thread   2 threads 2 processes  one image")
+    print(f"open and fit to {RECIPE.size} px{'':>11}file size    1 thread   2 threads 2 processes    1 image")
     jpeg = encoded(photo, "JPEG", quality=87)
     report("JPEG, 12 megapixels", [jpeg] * 40)
     with by_pillow():
-        report("the same by Pillow", [jpeg] * 40)
+        report("the same with Pillow", [jpeg] * 40)
     report("JPEG progressive, 12 megapixels", [encoded(photo, "JPEG", quality=87, progressive=True)] * 6)
     report("PNG, 12 megapixels", [encoded(photo, "PNG", compress_level=1)] * 6)
     report("WebP, 12 megapixels", [encoded(photo, "WEBP", quality=85, method=0)] * 6)
@@ -112,7 +119,7 @@ def main() -> None:
     full = fit_image(open_image(jpeg).image, RECIPE).astype(np.float64)
     cosine = (reduced * full).sum() / np.sqrt((reduced**2).sum() * (full**2).sum())
     difference = np.abs(reduced - full).mean()
-    print(f"reduced against full decode: mean difference {difference:.2f} of 255, cosine {cosine:.6f}")
+    print(f"decoded at an eighth or in full: mean difference {difference:.2f} of 255, cosine {cosine:.6f}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Build one index, or ask it, in a process of its own; benchmarks/peers_index.py starts these and reads their JSON.
+"""Build or search one index in a process of its own; benchmarks/peers_index.py starts it and reads its JSON output.
 
     python benchmarks/one_index.py build NAME FOLDER SECONDS
-    python benchmarks/one_index.py ask NAME FOLDER
+    python benchmarks/one_index.py search NAME FOLDER
 
-FOLDER has `vectors.f16`, `queries.npy` and `truth.npy`. Needs NumPy and the library of that index, no more. `build`
-uses the cores that this process may run on, and gives up after SECONDS. `ask` puts one query after another through the
-Python interface of each, and counts processor time; it wants to be run on one core. For Linux.
+FOLDER has `vectors.f16`, `queries.npy` and `truth.npy`. Only NumPy and the library of the index are needed. `build`
+uses the cores that this process may run on, and stops after SECONDS. `search` runs one query after the other through
+the Python interface of the library, and measures CPU time; run it on one core. Linux only.
 """
 
 from __future__ import annotations
@@ -23,40 +23,42 @@ import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
 Setting = Any
-"""What a query may cost: a number for HNSW, two for PixMatcher, nothing for a scan."""
+"""Search parameters: a number for HNSW, lists and candidates for PixMatcher, None for a scan."""
 
 DIMENSION = 384
 K = 10
 THREADS = len(os.sched_getaffinity(0))
 AT_ONCE = 20_000
-LINKS, EFFORT = 16, 100
-"""Of each HNSW: links of a row (twice as many at the bottom), and candidates when a row is added."""
-EFFORTS = [round(10 * 2 ** (n / 2)) for n in range(16)]
-ENOUGH = 0.993
+LINKS, BUILD_EFFORT = 16, 100
+"""Parameters of each HNSW: links of a row (M; twice as many in the lowest layer), and efConstruction."""
+SEARCH_EFFORTS = [round(10 * 2 ** (n / 2)) for n in range(16)]
+MAX_RECALL = 0.993
+"""No more settings are measured above this recall."""
 ROUNDS = 3
-AIMS = (0.90, 0.95, 0.99)
+RECALL_TARGETS = (0.90, 0.95, 0.99)
 
 
 class Index(Protocol):
     library: str
 
     def build(self, folder: Path, rows: Any, until: float) -> int:
-        """Take in the rows; returns how many, fewer where the time is over."""
+        """Add the rows; return how many were added until the time was over."""
 
     def save(self, folder: Path) -> list[Path]:
-        """Returns the files."""
+        """Save the index and return its files."""
 
     def load(self, folder: Path) -> list[Setting]:
-        """Returns the settings to ask with, the cheapest first."""
+        """Load the index and return the settings to search with, the cheapest first."""
 
-    def ask(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows: ...
+    def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
+        """Return the K nearest rows of a query."""
 
 
 class AddsRows:
-    """Takes float32 rows, some at a time."""
+    """An index to which float32 rows are added in blocks."""
 
     def start(self, count: int) -> None:
-        """Make room."""
+        """Prepare for so many rows."""
 
     def add(self, first: int, rows: npt.NDArray[np.float32]) -> None:
         raise NotImplementedError
@@ -79,7 +81,7 @@ class Hnswlib(AddsRows):
         self.index = hnswlib.Index(space="ip", dim=DIMENSION)
 
     def start(self, count: int) -> None:
-        self.index.init_index(max_elements=count, M=LINKS, ef_construction=EFFORT)
+        self.index.init_index(max_elements=count, M=LINKS, ef_construction=BUILD_EFFORT)
 
     def add(self, first: int, rows: npt.NDArray[np.float32]) -> None:
         self.index.add_items(rows, np.arange(first, first + len(rows)), num_threads=THREADS)
@@ -90,9 +92,9 @@ class Hnswlib(AddsRows):
 
     def load(self, folder: Path) -> list[Setting]:
         self.index.load_index(str(folder / "hnswlib"))
-        return EFFORTS
+        return SEARCH_EFFORTS
 
-    def ask(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
+    def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
         self.index.set_ef(setting)
         return self.index.knn_query(query, k=K, num_threads=1)[0][0]
 
@@ -103,7 +105,7 @@ class Usearch(AddsRows):
     def __init__(self) -> None:
         from usearch.index import Index
 
-        self.index = Index(ndim=DIMENSION, metric="ip", connectivity=LINKS, expansion_add=EFFORT)
+        self.index = Index(ndim=DIMENSION, metric="ip", connectivity=LINKS, expansion_add=BUILD_EFFORT)
 
     def add(self, first: int, rows: npt.NDArray[np.float32]) -> None:
         self.index.add(np.arange(first, first + len(rows)), rows, threads=THREADS)
@@ -114,9 +116,9 @@ class Usearch(AddsRows):
 
     def load(self, folder: Path) -> list[Setting]:
         self.index.load(folder / "usearch")
-        return EFFORTS
+        return SEARCH_EFFORTS
 
-    def ask(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
+    def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
         self.index.expansion_search = setting
         return self.index.search(query, K, threads=1).keys.astype(np.int64)
 
@@ -140,7 +142,7 @@ class Faiss(AddsRows):
         self.index = faiss.read_index(str(folder / "faiss"))
         return [None]
 
-    def ask(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
+    def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
         if setting is not None:
             self.index.hnsw.efSearch = setting
         return self.index.search(query[None], K)[1][0]
@@ -151,11 +153,11 @@ class FaissHnsw(Faiss):
         import faiss
 
         self.index = faiss.IndexHNSWFlat(DIMENSION, LINKS, faiss.METRIC_INNER_PRODUCT)
-        self.index.hnsw.efConstruction = EFFORT
+        self.index.hnsw.efConstruction = BUILD_EFFORT
 
     def load(self, folder: Path) -> list[Setting]:
         super().load(folder)
-        return EFFORTS
+        return SEARCH_EFFORTS
 
 
 class FaissFlat(Faiss):
@@ -169,7 +171,7 @@ class PixMatcherTrained:
     library = "pixmatcher"
 
     def __init__(self) -> None:
-        from pixmatcher import vector_index as index  # noqa: F401  # so that their memory is not the index's
+        from pixmatcher import vector_index as index  # noqa: F401  # their memory is not that of the index
 
     def build(self, folder: Path, rows: Any, until: float) -> int:
         from pixmatcher.vector_index import IndexTarget
@@ -184,11 +186,11 @@ class PixMatcherTrained:
         from pixmatcher.vector_index import save_index
 
         save_index(self.index, folder / "index.faiss", 1, DIMENSION)
-        self.note_settings(folder)
+        self.save_settings(folder)
         return [folder / "index.faiss"]
 
-    def note_settings(self, folder: Path) -> None:
-        """Note the operating points of least cost for the recall they have, and those that an aim would choose."""
+    def save_settings(self, folder: Path) -> None:
+        """Save the operating points that find more than all cheaper ones, and those chosen for a target recall."""
         from pixmatcher.vector_index import IndexTarget
         from pixmatcher.vector_index._measuring import MeasuringQueries, exact_nearest, measure_points
 
@@ -202,10 +204,10 @@ class PixMatcherTrained:
             if point.recall > best:
                 best = point.recall
                 settings.append({"lists": point.lists, "candidates": point.candidates})
-        for recall in AIMS:
+        for recall in RECALL_TARGETS:
             self.index.calibrate(IndexTarget(recall=recall))
             chosen = self.index.calibration
-            settings.append({"lists": chosen.lists, "candidates": chosen.candidates, "aim": recall})
+            settings.append({"lists": chosen.lists, "candidates": chosen.candidates, "target": recall})
         (folder / "settings.json").write_text(json.dumps(settings))
 
     def load(self, folder: Path) -> list[Setting]:
@@ -219,7 +221,7 @@ class PixMatcherTrained:
         settings: list[Setting] = json.loads((folder / "settings.json").read_text())
         return settings
 
-    def ask(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
+    def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
         return self.index.search_at(query, setting["lists"], setting["candidates"])[1]
 
 
@@ -232,13 +234,13 @@ class PixMatcherExact(PixMatcherTrained):
         self.index.update(np.arange(len(rows)))
         return len(rows)
 
-    def note_settings(self, folder: Path) -> None:
-        """There is nothing to set."""
+    def save_settings(self, folder: Path) -> None:
+        """Do nothing: an exact index has no settings."""
 
     def settings(self, folder: Path) -> list[Setting]:
         return [None]
 
-    def ask(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
+    def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
         return self.index.search(query, K)[1]
 
 
@@ -253,46 +255,48 @@ INDEXES: dict[str, type[Index]] = {
 
 
 def resident() -> tuple[int, int]:
-    """Bytes that this process has in memory for itself, and of mapped files."""
-    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    own, mapped = (int(told[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile"))
+    """Return the bytes of private memory and of memory-mapped files of this process."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    own, mapped = (int(status[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile"))
     return own, mapped
 
 
 def build(index: Index, folder: Path, seconds: float) -> dict[str, Any]:
+    """Build and save an index; return its rows, times and size."""
     rows = np.memmap(folder / "vectors.f16", "<f2", mode="r").reshape(-1, DIMENSION)
     cpu, started = time.process_time(), time.perf_counter()
     done = index.build(folder, rows, started + seconds)
     took, cpu = time.perf_counter() - started, time.process_time() - cpu
     files = index.save(folder) if done == len(rows) else []
-    told = {"rows": done, "seconds": took, "cpu": cpu, "bytes": sum(path.stat().st_size for path in files)}
-    return {**told, "version": importlib.metadata.version(index.library)}
+    result = {"rows": done, "seconds": took, "cpu": cpu, "bytes": sum(path.stat().st_size for path in files)}
+    return {**result, "version": importlib.metadata.version(index.library)}
 
 
-def ask(index: Index, folder: Path) -> dict[str, Any]:
+def search(index: Index, folder: Path) -> dict[str, Any]:
+    """Load an index and search with each setting; return recall, queries per second and memory."""
     queries, truth = np.load(folder / "queries.npy"), np.load(folder / "truth.npy")
     before = resident()
     started = time.perf_counter()
     settings = index.load(folder)
-    index.ask(queries[0], settings[0])
+    index.search(queries[0], settings[0])
     opened = time.perf_counter() - started
     points: list[dict[str, Any]] = []
     for setting in settings:
-        if points and points[-1]["recall"] > ENOUGH and not (isinstance(setting, dict) and "aim" in setting):
+        if points and points[-1]["recall"] > MAX_RECALL and not (isinstance(setting, dict) and "target" in setting):
             continue
         started = time.perf_counter()
         for query in queries[:10]:
-            index.ask(query, setting)
+            index.search(query, setting)
         each = (time.perf_counter() - started) / 10
-        few = min(len(queries), max(10, int(10 / each)))  # 10 s for recall, 2 s for a round
-        hits = sum(len(np.intersect1d(index.ask(query, setting), truth[n])) for n, query in enumerate(queries[:few]))
+        few = min(len(queries), max(10, int(10 / each)))  # 10 s for the recall, 2 s for each round
+        hits = sum(len(np.intersect1d(index.search(query, setting), truth[n])) for n, query in enumerate(queries[:few]))
         rates = []
         timed = queries[: max(10, int(2 / each))]
         for _ in range(ROUNDS):
-            # On one core the two are the same, but for what other processes take of it.
+            # CPU time, because other processes may use the core too.
             started = time.process_time()
             for query in timed:
-                index.ask(query, setting)
+                index.search(query, setting)
             rates.append(len(timed) / (time.process_time() - started))
         points.append({"setting": setting, "recall": hits / (K * few), "rates": rates})
     own, mapped = (after - start for after, start in zip(resident(), before, strict=True))
@@ -302,8 +306,8 @@ def ask(index: Index, folder: Path) -> dict[str, Any]:
 def main() -> None:
     task, name, folder, *rest = sys.argv[1:]
     index = INDEXES[name]()
-    told = build(index, Path(folder), float(rest[0])) if task == "build" else ask(index, Path(folder))
-    print(json.dumps(told))
+    result = build(index, Path(folder), float(rest[0])) if task == "build" else search(index, Path(folder))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

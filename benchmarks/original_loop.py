@@ -1,12 +1,12 @@
-"""The loop of the original project, in PyTorch: MobileNetV3-Large for images, CLIP ViT-B/32 for texts, a flat index.
+"""Run the loop of the original project in PyTorch: MobileNetV3-Large for images, CLIP ViT-B/32 for texts, flat index.
 
-    python benchmarks/original_loop.py weights FOLDER          # seeded random ones, as fast as any
-    python benchmarks/original_loop.py index FOLDER IMAGES     # embeds a folder of images, in batches
-    python benchmarks/original_loop.py text|image FOLDER QUERY # the 12 nearest, from a cold process
+    python benchmarks/original_loop.py weights FOLDER          # write random weights with a fixed seed
+    python benchmarks/original_loop.py index FOLDER IMAGES     # embed a folder of images, in batches
+    python benchmarks/original_loop.py text|image FOLDER QUERY # print the 12 nearest images
 
-benchmarks/peers_tool.py starts it with the Python of an environment with torch, torchvision, open_clip and faiss. As
-the original does, it embeds images for texts by a second network; so that this costs nothing here, random vectors stand
-for those. What it finds says nothing.
+benchmarks/peers_tool.py starts it with the Python of an environment with torch, torchvision, open_clip and faiss. The
+original embeds the images with a second network for text queries; here random vectors replace these, which cost no
+time. The results are meaningless, only the speed is real.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ CLIP = "ViT-B-32-quickgelu"
 
 
 def mobilenet(weights: Path | None = None) -> Any:
+    """Return MobileNetV3-Large with the weights of a file."""
     from torchvision.models import mobilenet_v3_large
 
-    whole = mobilenet_v3_large(weights=None)
+    network = mobilenet_v3_large(weights=None)
     if weights:
-        whole.load_state_dict(torch.load(weights, weights_only=True))
-    return whole.eval()
+        network.load_state_dict(torch.load(weights, weights_only=True))
+    return network.eval()
 
 
 def embed(network: Any, files: list[Path]) -> Any:
+    """Return the features (N, 960) of image files."""
     from PIL import Image
     from torchvision import transforms
 
@@ -43,15 +45,16 @@ def embed(network: Any, files: list[Path]) -> Any:
         ]
     )
     features = torch.nn.Sequential(network.features, network.avgpool, torch.nn.Flatten())
-    made = []
+    batches = []
     with torch.no_grad():
         for start in range(0, len(files), BATCH):
             images = [transform(Image.open(path).convert("RGB")) for path in files[start : start + BATCH]]
-            made.append(features(torch.stack(images)).numpy())
-    return np.concatenate(made)
+            batches.append(features(torch.stack(images)).numpy())
+    return np.concatenate(batches)
 
 
 def embed_text(weights: Path, text: str) -> Any:
+    """Return the embedding (1, 512) of a text."""
     import open_clip
 
     network = open_clip.create_model(CLIP)

@@ -1,12 +1,12 @@
-"""The index of PixMatcher beside hnswlib, usearch, and the HNSW and the flat scan of faiss.
+"""Compare the index of PixMatcher with hnswlib, usearch, and the HNSW and flat indexes of FAISS.
 
     python benchmarks/peers_index.py --peers PYTHON [--size 100000 1000000] [--budget 1200]
 
-PYTHON is that of an environment with benchmarks/requirements-peers.txt. Rows and queries are as in benchmarks/index.py.
-Each index is built on two cores and then asked on one, one query after another, by processes of its own
-(benchmarks/one_index.py). Queries a second at a recall are read off the line between the two settings measured that
-have a little less and a little more. Prints tables in Markdown and draws `peers-SIZE.png`. A build that takes longer
-than the budget, in seconds, is given up. For Linux.
+PYTHON is the interpreter of an environment with benchmarks/requirements-peers.txt. Rows and queries are those of
+benchmarks/index.py. Each index is built on two cores and searched on one core, one query after the other, in processes
+of its own (benchmarks/one_index.py). The queries per second at a recall are interpolated between the two nearest
+settings. The output is Markdown tables and the plot `peers-SIZE.png`. A build is stopped after BUDGET seconds. Linux
+only.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from index import DEFAULT_DATA, K, nearest, prepare, write_rows
-from one_index import AIMS, DIMENSION, INDEXES
+from index import DEFAULT_DATA, K, prepare, true_nearest, write_rows
+from one_index import DIMENSION, INDEXES, RECALL_TARGETS
 
 from pixmatcher._cores import usable_cores
 
@@ -32,17 +32,17 @@ WORKER = Path(__file__).with_name("one_index.py")
 
 
 def run(python: str, cores: int, *arguments: str) -> dict[str, Any]:
-    """What a worker tells that has so many cores."""
+    """Return the JSON output of one_index.py, run on so many cores."""
     allowed = sorted(os.sched_getaffinity(0))[-cores:]
     environment = {**os.environ, "OMP_NUM_THREADS": str(cores), "OPENBLAS_NUM_THREADS": str(cores)}
     command = ["taskset", "--cpu-list", ",".join(map(str, allowed)), python, str(WORKER), *arguments]
-    told = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
-    result: dict[str, Any] = json.loads(told.splitlines()[-1])
+    output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
     return result
 
 
 def front(points: list[dict[str, Any]]) -> list[tuple[float, float]]:
-    """Recall and queries a second of the settings that no other beats in both, by recall."""
+    """Return recall and queries per second of the settings that no other setting beats in both, by recall."""
     best: list[tuple[float, float]] = []
     for recall, rate in sorted(((p["recall"], statistics.median(p["rates"])) for p in points), reverse=True):
         if not best or rate > best[-1][1]:
@@ -51,48 +51,51 @@ def front(points: list[dict[str, Any]]) -> list[tuple[float, float]]:
 
 
 def rate_at(points: list[dict[str, Any]], recall: float) -> float | None:
-    """Queries a second at a recall; None where no setting has it."""
+    """Return the queries per second at a recall; None if no setting reaches it."""
     recalls, rates = zip(*front(points), strict=True)
     return None if recalls[-1] < recall else float(np.exp(np.interp(recall, recalls, np.log(rates))))
 
 
 def measure(name: str, python: str, folder: Path, budget: float) -> dict[str, Any]:
+    """Build and search an index in processes of its own; return what they measured."""
     print(f"{name} ...", file=sys.stderr, flush=True)
-    told = run(python, min(2, usable_cores()), "build", name, str(folder), str(budget))
-    if told["bytes"]:
-        told |= run(python, 1, "ask", name, str(folder))
-    print(f"  {json.dumps(told)}", file=sys.stderr, flush=True)
-    return told
+    result = run(python, min(2, usable_cores()), "build", name, str(folder), str(budget))
+    if result["bytes"]:
+        result |= run(python, 1, "search", name, str(folder))
+    print(f"  {json.dumps(result)}", file=sys.stderr, flush=True)
+    return result
 
 
 def print_tables(count: int, results: dict[str, dict[str, Any]]) -> None:
-    at = [f"at {recall:.2f}" for recall in AIMS]
-    titles = ["", *at, "built in", "processor", "own memory a row", "mapped", "file", "opened in"]
-    print(f"\n{count:,} x {DIMENSION}: queries a second at a recall@{K}; bytes a row\n")
+    at = [f"at {recall:.2f}" for recall in RECALL_TARGETS]
+    titles = ["", *at, "build", "CPU time", "private memory", "mapped", "file", "first query after"]
+    print(f"\n{count:,} x {DIMENSION}: queries per second at a recall@{K}; bytes for each row\n")
     print(f"| {' | '.join(titles)} |\n| {' | '.join('---' for _ in titles)} |")
-    for name, told in results.items():
-        if not told["bytes"]:
-            done = f"given up after {told['seconds']:.0f} s, with {told['rows'] / count:.0%} of the rows"
-            cells = [*[""] * len(AIMS), done, f"{told['cpu']:.0f} s", "", "", "", ""]
+    for name, result in results.items():
+        if not result["bytes"]:
+            done = f"stopped after {result['seconds']:.0f} s, with {result['rows'] / count:.0%} of the rows"
+            cells = [*[""] * len(RECALL_TARGETS), done, f"{result['cpu']:.0f} s", "", "", "", ""]
         else:
-            rates = [rate_at(told["points"], recall) for recall in AIMS]
-            sizes = [f"{told[part] / count:,.0f}" for part in ("own", "mapped", "bytes")]
+            rates = [rate_at(result["points"], recall) for recall in RECALL_TARGETS]
+            sizes = [f"{result[part] / count:,.0f}" for part in ("own", "mapped", "bytes")]
             cells = ["not reached" if rate is None else f"{rate:,.0f}" for rate in rates]
-            cells += [f"{told['seconds']:.1f} s", f"{told['cpu']:.1f} s", *sizes, f"{told['opened']:.2f} s"]
-        print(f"| {name} {told['version']} | {' | '.join(cells)} |")
-    print("\nWhat PixMatcher chooses by itself, knowing nothing of these queries:")
-    for name, told in results.items():
-        for point in told.get("points", []):
-            if isinstance(point["setting"], dict) and "aim" in point["setting"]:
-                aim, rates = point["setting"]["aim"], point["rates"]
-                spread = f"{statistics.median(rates):,.0f} queries a second ({min(rates):,.0f} to {max(rates):,.0f})"
-                print(f"- {name}, told {aim:.2f}: recall@{K} {point['recall']:.3f}, {spread}")
+            cells += [f"{result['seconds']:.1f} s", f"{result['cpu']:.1f} s", *sizes, f"{result['opened']:.2f} s"]
+        print(f"| {name} {result['version']} | {' | '.join(cells)} |")
+    print("\nThe operating points that PixMatcher chooses without these queries:")
+    for name, result in results.items():
+        for point in result.get("points", []):
+            if isinstance(point["setting"], dict) and "target" in point["setting"]:
+                target, rates = point["setting"]["target"], point["rates"]
+                speed = f"{statistics.median(rates):,.0f} queries/s ({min(rates):,.0f} to {max(rates):,.0f})"
+                print(f"- {name}, target {target:.2f}: recall@{K} {point['recall']:.3f}, {speed}")
     spreads = [
         (max(point["rates"]) - min(point["rates"])) / statistics.median(point["rates"])
-        for told in results.values()
-        for point in told.get("points", [])
+        for result in results.values()
+        for point in result.get("points", [])
     ]
-    print(f"\nSpread of the rounds of a setting: median {np.median(spreads):.0%}, most {max(spreads):.0%}.", flush=True)
+    print(
+        f"\nSpread of the rounds of a setting: median {np.median(spreads):.0%}, maximum {max(spreads):.0%}.", flush=True
+    )
 
 
 def draw(count: int, results: dict[str, dict[str, Any]], path: Path) -> None:
@@ -100,11 +103,11 @@ def draw(count: int, results: dict[str, dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for name, told in results.items():
-        if told["bytes"]:
-            recalls, rates = zip(*front(told["points"]), strict=True)
+    for name, result in results.items():
+        if result["bytes"]:
+            recalls, rates = zip(*front(result["points"]), strict=True)
             axes.plot(recalls, rates, marker="o", markersize=4, label=name)
-    axes.set(yscale="log", xlim=(0.8, 1.005), xlabel=f"recall@{K}", ylabel="queries a second, one core")
+    axes.set(yscale="log", xlim=(0.8, 1.005), xlabel=f"recall@{K}", ylabel="queries per second, one core")
     axes.set_title(f"{count:,} rows of {DIMENSION} values")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
@@ -113,13 +116,13 @@ def draw(count: int, results: dict[str, dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", required=True, help="the Python of their environment")
+    parser.add_argument("--peers", required=True, help="the Python interpreter of their environment")
     parser.add_argument("--size", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--only", choices=INDEXES, nargs="+", default=list(INDEXES))
-    parser.add_argument("--budget", type=float, default=1200, help="seconds that a build may take")
+    parser.add_argument("--budget", type=float, default=1200, help="maximum seconds for a build")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="tiny-imagenet-mini.zip")
-    parser.add_argument("--collection", type=Path, help="its train part, where that is indexed already")
-    parser.add_argument("--folder", type=Path, help="where rows and indexes go for a while: some 7 KB a row")
+    parser.add_argument("--collection", type=Path, help="a collection of its train part, if there is one")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files: about 7 KB for each row")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
@@ -128,7 +131,7 @@ def main() -> None:
         np.save(folder / "queries.npy", queries)
         for count in arguments.size:
             vectors = write_rows(folder, images, count)
-            np.save(folder / "truth.npy", nearest(vectors, count, queries))
+            np.save(folder / "truth.npy", true_nearest(vectors, count, queries))
             results = {}
             for each in arguments.only:
                 python = sys.executable if each.startswith("PixMatcher") else arguments.peers

@@ -1,14 +1,14 @@
-"""The whole of PixMatcher beside rclip and the original's loop: indexing, and queries of a cold process. Only speed.
+"""Compare the speed of PixMatcher with rclip and the original loop: indexing, and queries in a new process.
 
     python benchmarks/peers_tool.py --rclip PYTHON --torch PYTHON [--only small|large ...] [--repeats 3]
 
-The Pythons are those of an environment with benchmarks/requirements-peers.txt and of one with `pixmatcher[torch]`. The
-latter runs the original's loop (benchmarks/original_loop.py), and makes what rclip would download: ViT-B-32-256 of
-open_clip as ONNX in fp32. All of these weights are random, which are as fast as any, so only the hits of PixMatcher say
-something.
+The first PYTHON is that of an environment with benchmarks/requirements-peers.txt, the second that of an environment
+with `pixmatcher[torch]`. The second runs the original loop (benchmarks/original_loop.py), and creates the model that rclip
+would download: ViT-B-32-256 of open_clip as ONNX in fp32. These weights are random, which does not change the speed, so
+only the hits of PixMatcher are meaningful.
 
-rclip indexes as part of a query, so indexing is timed with one query for all. The images are 2,000 of Tiny ImageNet,
-and 100 JPEGs of 12 megapixels. The tools take turns.
+rclip indexes during a query, so the time of indexing includes one query for all tools. The images are 2,000 of Tiny
+ImageNet, and 100 JPEGs of 12 megapixels. The tools run alternately.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from speed import ROOT, make_large_photos, pixmatcher, run_measured, spread, unp
 
 TEXT = "a cat"
 QUERIES = 3
-"""Of each kind, a round."""
-LOOP, OURS = "the original's loop", "PixMatcher"
+"""Queries of each kind in a round."""
+LOOP, OURS = "the original loop", "PixMatcher"
 
 EXPORT = """
 import shutil, sys
@@ -55,27 +55,28 @@ for name, example in (("visual", torch.rand(2, 3, 256, 256)), ("textual", torch.
 
 @dataclass
 class Tool:
-    """How to make a tool forget what it indexed, index, and answer; and what was measured: seconds, megabytes."""
+    """How to reset a tool, index and query with it, and its measured seconds and peak memory in MB."""
 
-    forget: Callable[[], None]
+    reset: Callable[[], None]
     index: list[list[str]]
     queries: dict[str, list[str]]
-    indexed: list[float] = field(default_factory=list)
-    answered: dict[str, list[float]] = field(default_factory=dict)
+    index_seconds: list[float] = field(default_factory=list)
+    query_seconds: dict[str, list[float]] = field(default_factory=dict)
     peak: float = 0
 
     def measure(self) -> None:
-        self.forget()
+        """Run one round: index all images, then query."""
+        self.reset()
         seconds = 0.0
         for command in self.index:
             took, peak = run_measured(command)
             seconds, self.peak = seconds + took, max(self.peak, peak)
-        self.indexed.append(seconds)
+        self.index_seconds.append(seconds)
         for kind, command in self.queries.items():
-            self.answered.setdefault(kind, []).extend(run_measured(command)[0] for _ in range(QUERIES))
+            self.query_seconds.setdefault(kind, []).extend(run_measured(command)[0] for _ in range(QUERIES))
 
 
-def tools(arguments: argparse.Namespace, images: Path, folder: Path) -> dict[str, Tool]:
+def tools_for(arguments: argparse.Namespace, images: Path, folder: Path) -> dict[str, Tool]:
     chosen, collection = str(min(images.iterdir())), folder / "collection"
     count = len(list(images.iterdir()))
     rclip_data, original_data = folder / "rclip", folder / "original"
@@ -85,32 +86,32 @@ def tools(arguments: argparse.Namespace, images: Path, folder: Path) -> dict[str
         command = ["env", "-C", str(images), f"RCLIP_DATADIR={rclip_data}", arguments.rclip, "-m", "rclip", query]
         return [*command, "--filepath-only", *options]
 
-    def forget_rclip() -> None:
+    def reset_rclip() -> None:
         for path in rclip_data.glob("db.sqlite3*"):
             path.unlink()
 
-    def ask(query: str) -> list[str]:
+    def query_ours(query: str) -> list[str]:
         return pixmatcher("search", query, "--json", "-c", collection)
 
-    def forget_original() -> None:
+    def reset_original() -> None:
         for path in original_data.glob("*.npy"):
             path.unlink()
 
     return {
         "rclip": Tool(
-            forget_rclip,
+            reset_rclip,
             [rclip(TEXT, "--top", str(count + 1))],
             {"text": rclip(TEXT, "--no-indexing"), "image": rclip(chosen, "--no-indexing")},
         ),
         LOOP: Tool(
-            forget_original,
+            reset_original,
             [[*loop, "index", str(original_data), str(images)], [*loop, "image", str(original_data), chosen]],
             {kind: [*loop, kind, str(original_data), query] for kind, query in (("text", TEXT), ("image", chosen))},
         ),
         OURS: Tool(
             lambda: shutil.rmtree(collection, ignore_errors=True),
-            [pixmatcher("index", images, "-c", collection), ask(TEXT)],
-            {"text": ask(TEXT), "image": ask(chosen)},
+            [pixmatcher("index", images, "-c", collection), query_ours(TEXT)],
+            {"text": query_ours(TEXT), "image": query_ours(chosen)},
         ),
     }
 
@@ -121,33 +122,35 @@ def compare(title: str, chosen: dict[str, Tool], repeats: int) -> None:
             tool.measure()
     for name, tool in chosen.items():
         for command in tool.queries.values():
-            told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
-            assert told.strip(), f"{name} finds nothing"
-    print(f"\n{title}: median of {repeats} rounds (least to most)\n")
-    print("| | indexed and asked once | cold text query | cold image query | memory at most |")
+            output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+            assert output.strip(), f"{name} finds nothing"
+    print(f"\n{title}: median of {repeats} rounds (range)\n")
+    print("| | indexing and one query | cold text query | cold image query | peak memory |")
     print("| --- | --- | --- | --- | --- |")
     for name, tool in chosen.items():
-        waits = [spread([1000 * seconds for seconds in tool.answered[kind]]) for kind in ("text", "image")]
-        print(f"| {name} | {spread(tool.indexed)} s | {' ms | '.join(waits)} ms | {tool.peak:.0f} MB |")
+        waits = [spread([1000 * seconds for seconds in tool.query_seconds[kind]]) for kind in ("text", "image")]
+        print(f"| {name} | {spread(tool.index_seconds)} s | {' ms | '.join(waits)} ms | {tool.peak:.0f} MB |")
     print()
     for name, tool in chosen.items():
         if name != OURS:
             ours = chosen[OURS]
-            indexes = statistics.median(tool.indexed) / statistics.median(ours.indexed)
+            indexes = statistics.median(tool.index_seconds) / statistics.median(ours.index_seconds)
             text, image = (
-                statistics.median(tool.answered[kind]) / statistics.median(ours.answered[kind])
+                statistics.median(tool.query_seconds[kind]) / statistics.median(ours.query_seconds[kind])
                 for kind in ("text", "image")
             )
-            print(f"Beside {name}, PixMatcher indexes {indexes:.1f} times as fast, ", end="")
-            print(f"and answers a text {text:.1f} and an image {image:.1f} times as fast.", flush=True)
+            print(f"PixMatcher indexes {indexes:.1f} times as fast as {name}, ", end="")
+            print(f"answers a text {text:.1f} times and an image {image:.1f} times as fast.", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rclip", required=True, help="the Python of its environment")
-    parser.add_argument("--torch", required=True, help="the Python of an environment with open_clip and onnxscript")
+    parser.add_argument("--rclip", required=True, help="the Python interpreter of its environment")
+    parser.add_argument(
+        "--torch", required=True, help="the Python interpreter of an environment with open_clip and onnxscript"
+    )
     parser.add_argument("--only", choices=("small", "large"), nargs="+", default=("small", "large"))
-    parser.add_argument("--count", type=int, default=2000, help="of the small images")
+    parser.add_argument("--count", type=int, default=2000, help="number of small images")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "tiny-imagenet-mini.zip")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
@@ -162,11 +165,11 @@ def main() -> None:
         if "small" in arguments.only:
             unpack_small_images(arguments.data, small, arguments.count)
             title = f"{arguments.count:,} images of 64 x 64"
-            compare(title, tools(arguments, small, folder), arguments.repeats)
+            compare(title, tools_for(arguments, small, folder), arguments.repeats)
         if "large" in arguments.only:
             megabytes = make_large_photos(large, 100, 6)
             title = f"100 JPEGs of 12 megapixels, {megabytes:.1f} MB each"
-            compare(title, tools(arguments, large, folder), arguments.repeats)
+            compare(title, tools_for(arguments, large, folder), arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Where the time of an indexing run goes, how near it comes to its limit, and what 100,000 files cost.
+"""Measure the stages of an indexing run, how near it comes to its limit, and the cost of 100,000 files.
 
-Each set is indexed by a fresh process, stage by stage, and right after it decoding alone and the network alone are
-timed on all cores, files being in memory. Both need the same cores: "in turns" is what they allow one after the other.
-The shares are medians of rounds, so that a busy machine spoils few of them.
+Each set is indexed in a new process, stage by stage. Then decoding alone and the network alone are timed on all cores,
+with the files in memory. "One after the other" is the speed at which the same cores can do both. Shares are medians of
+the rounds, so that other load on the machine affects few of them.
 
     python benchmarks/pipeline.py [--only photos tiny mixed many] [--data tiny-imagenet-mini.zip] [--repeats 3]
 
-`mixed` leaves out HEIC where pillow-heif is not installed. `many` writes 100,000 files and needs 1 GB of disk.
+`mixed` leaves out HEIC if pillow-heif is not installed. `many` writes 100,000 files and needs 1 GB of disk.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from pixmatcher.collection import SpaceIndexes
 from pixmatcher.sources import Source
 
 MIXED = {"PNG": (1920, 1080), "WEBP": (1600, 1200), "HEIF": (4000, 3000)}
-"""Pixels of the pictures of each format: a screen, a page of the web, a telephone."""
+"""Width and height of the images of each format: as of a screen, a web page, a phone."""
 
 BARE_LISTING = """
 import os, sys
@@ -57,7 +57,7 @@ while folders:
 
 
 class Stages:
-    """Calls, seconds of processor time and seconds on the clock of each stage, over all threads."""
+    """The calls, CPU seconds and elapsed seconds of each stage, over all threads."""
 
     def __init__(self) -> None:
         self.spent: dict[str, list[float]] = {}
@@ -65,14 +65,14 @@ class Stages:
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
-        processor, clock = time.thread_time(), time.perf_counter()
+        cpu, clock = time.thread_time(), time.perf_counter()
         try:
             yield
         finally:
-            processor, clock = time.thread_time() - processor, time.perf_counter() - clock
+            cpu, clock = time.thread_time() - cpu, time.perf_counter() - clock
             with self._lock:
                 sums = self.spent.setdefault(name, [0.0, 0.0, 0.0])
-                for position, value in enumerate((1.0, processor, clock)):
+                for position, value in enumerate((1.0, cpu, clock)):
                     sums[position] += value
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,7 +84,7 @@ class Stages:
         return inner
 
     def watch(self) -> None:
-        """Time the stages of the runs of this process. ONNX Runtime and Pillow work on the thread that calls them."""
+        """Time the stages of all indexing runs of this process. ONNX Runtime and Pillow work in the calling thread."""
         read_entry = indexing.read_entry
 
         @contextmanager
@@ -110,64 +110,63 @@ class Stages:
 
 
 def staged_run(folder: str) -> tuple[float, float, dict[str, list[float]]]:
-    """Index a folder in this process: seconds on the clock, of processor time, and of each stage."""
+    """Index a folder in this process; return the elapsed seconds, the CPU seconds, and those of each stage."""
     stages = Stages()
     stages.watch()
-    processor, clock = time.process_time(), time.perf_counter()
+    cpu, clock = time.process_time(), time.perf_counter()
     indexing.index(folder)
-    clock, processor = time.perf_counter() - clock, time.process_time() - processor
+    clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
     spent = stages.spent
     inner = [spent[name] for name in ("read, hash", "decode", "preprocess", "network")]
-    whole = spent.pop("a batch")
-    spent["the rest of a worker"] = [whole[0]] + [whole[n] - sum(part[n] for part in inner) for n in (1, 2)]
-    spent["all else"] = [1.0, processor - sum(part[1] for part in spent.values()), 0.0]
-    return clock, processor, spent
+    batches = spent.pop("a batch")
+    spent["rest of the workers"] = [batches[0]] + [batches[n] - sum(part[n] for part in inner) for n in (1, 2)]
+    spent["everything else"] = [1.0, cpu - sum(part[1] for part in spent.values()), 0.0]
+    return clock, cpu, spent
 
 
 def in_fresh_process(work: Callable[[], Any]) -> Any:
+    """Return the result of a function that runs in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work).result()
 
 
 def pipeline(title: str, folder: Path, repeats: int) -> None:
-    """Print a table of the stages of an indexing run, and what share of its limits it reaches."""
+    """Print a table of the stages of an indexing run, and which share of its limits it reaches."""
     count, cores = len(list(folder.iterdir())), usable_cores()
     rounds = []
     for _ in range(repeats):
-        clock, processor, spent = in_fresh_process(partial(staged_run, str(folder)))
+        clock, cpu, spent = in_fresh_process(partial(staged_run, str(folder)))
         shutil.rmtree(folder / indexing.FOLDER_NAME)
         with by_pillow():
             pillow = rate(*decoder(folder))
-        rounds.append((clock, processor, spent, *limits(folder), pillow))
+        rounds.append((clock, cpu, spent, *limits(folder), pillow))
     rounds.sort(key=lambda round: round[0])
-    clock, processor, spent, *_ = rounds[len(rounds) // 2]
-    print(
-        f"\n{title}: the stages of one run of {clock:.2f} s; the cores are busy {processor / cores / clock:.0%} of it\n"
-    )
-    print("| stage | processor | share | an image | all threads on the clock |")
+    clock, cpu, spent, *_ = rounds[len(rounds) // 2]
+    print(f"\n{title}: stages of a run of {clock:.2f} s; the cores are busy {cpu / cores / clock:.0%} of the time\n")
+    print("| stage | CPU time | share | for each image | elapsed time of all threads |")
     print("| --- | --- | --- | --- | --- |")
     order = ["list, compare", "open the network", "read, hash", "decode", "preprocess", "network"]
-    order += ["the rest of a worker", "store", "save indexes", "all else"]
+    order += ["rest of the workers", "store", "save indexes", "everything else"]
     for name in order:
         _, used, waited = spent.get(name, [0.0, 0.0, 0.0])
-        told = f"{waited:.2f} s" if waited else ""
-        print(f"| {name} | {used:.2f} s | {used / processor:.1%} | {1000 * used / count:.2f} ms | {told} |")
+        elapsed = f"{waited:.2f} s" if waited else ""
+        print(f"| {name} | {used:.2f} s | {used / cpu:.1%} | {1000 * used / count:.2f} ms | {elapsed} |")
     rates = [count / clock for clock, *_ in rounds]
     decoding, network, pillow = (statistics.median(round[n] for round in rounds) for n in (3, 4, 5))
     slower, of_pillow = (statistics.median(count / r[0] / min(r[n], r[4]) for r in rounds) for n in (3, 5))
-    in_turns = statistics.median(count / r[0] * (1 / r[3] + 1 / r[4]) for r in rounds)
+    of_both = statistics.median(count / r[0] * (1 / r[3] + 1 / r[4]) for r in rounds)
     print(
-        f"\n{count:,} images, {statistics.median(rates):.0f} a second ({min(rates):.0f} to {max(rates):.0f}); decoding "
-        f"alone {decoding:.0f} (by Pillow {pillow:.0f}), the network alone {network:.0f}, "
-        f"in turns {1 / (1 / decoding + 1 / network):.0f}\n"
-        f"  {slower:.0%} of the slower of the two (asked 85 %; {of_pillow:.0%} where Pillow decodes), "
-        f"{in_turns:.0%} of both in turns",
+        f"\n{count:,} images, {statistics.median(rates):.0f} images/s ({min(rates):.0f} to {max(rates):.0f}); decoding "
+        f"alone {decoding:.0f} (with Pillow {pillow:.0f}), network alone {network:.0f}, "
+        f"one after the other {1 / (1 / decoding + 1 / network):.0f}\n"
+        f"  {slower:.0%} of the slower of the two (target 85 %; {of_pillow:.0%} if Pillow decodes), "
+        f"{of_both:.0%} of both one after the other",
         flush=True,
     )
 
 
 def write_mixed(folder: Path, count: int) -> list[str]:
-    """Write so many pictures of each format, enlarged from the example photos with grain; returns the formats."""
+    """Write `count` images of each format, enlarged from the example photos with added noise; return the formats."""
     formats = [name for name in MIXED if name != "HEIF" or find_spec("pillow_heif")]
     if "HEIF" in formats:
         from pillow_heif import register_heif_opener
@@ -176,23 +175,23 @@ def write_mixed(folder: Path, count: int) -> list[str]:
     random = np.random.default_rng(0)
     photos = sorted(PHOTOS.glob("*.jpg"))[:4]
     for name in formats:
-        made, quality = list[bytes](), 60 if name == "HEIF" else 80
+        images, quality = list[bytes](), 60 if name == "HEIF" else 80
         for path in photos:
             with Image.open(path) as photo:
                 pixels = np.asarray(photo.convert("RGB").resize(MIXED[name], Image.Resampling.BICUBIC), np.float32)
             noisy = pixels + random.normal(0, 1.5, (*pixels.shape[:2], 1)).astype(np.float32)
             buffer = io.BytesIO()
             Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(buffer, name, quality=quality)
-            made.append(buffer.getvalue())
+            images.append(buffer.getvalue())
         for number in range(count):
-            # A box that says to be passed over makes each file one of its own; behind a PNG or WebP it is just bytes.
+            # A free box, which decoders skip, makes each file different; at the end of a PNG or WebP it is ignored.
             own = (12).to_bytes(4, "big") + b"free" + number.to_bytes(4, "big")
-            (folder / f"{number:03}.{'heic' if name == 'HEIF' else name.lower()}").write_bytes(made[number % 4] + own)
+            (folder / f"{number:03}.{'heic' if name == 'HEIF' else name.lower()}").write_bytes(images[number % 4] + own)
     return formats
 
 
 def write_many(archive: Path, folder: Path, count: int) -> None:
-    """Write `count` files, a thousand a folder, with the content of 500 small images."""
+    """Write `count` files with the content of 500 small images, in folders of a thousand files."""
     with zipfile.ZipFile(archive) as file:
         names = [name for name in file.namelist() if "/val/images/" in name and name.endswith(".JPEG")][:500]
         contents = [file.read(name) for name in names]
@@ -204,7 +203,7 @@ def write_many(archive: Path, folder: Path, count: int) -> None:
 
 
 def many(archive: Path, place: Path, repeats: int) -> None:
-    """Print what indexing and refreshing many files takes, of which all but 500 are copies of others."""
+    """Print the time of indexing and refreshing many files, most of which are copies of 500 images."""
     for count in (10_000, 100_000):
         folder = place / f"many-{count}"
         write_many(archive, folder, count)
@@ -217,10 +216,10 @@ def many(archive: Path, place: Path, repeats: int) -> None:
             peaks.append(megabytes)
         disk = sum(path.stat().st_size for path in (folder / indexing.FOLDER_NAME).rglob("*") if path.is_file())
         print(
-            f"\n{count:,} files: indexed in {first:.1f} s, {peak:.0f} MB at most (asked under 700); "
-            f"the collection has {disk / count:,.0f} bytes an item\n"
-            f"  refreshed, nothing changed: {statistics.median(times):.2f} s ({min(times):.2f} to {max(times):.2f}; "
-            f"asked under 3 at 100,000), {max(peaks):.0f} MB; listing the folder alone {statistics.median(bare):.2f} s",
+            f"\n{count:,} files: indexed in {first:.1f} s, {peak:.0f} MB peak memory (target under 700); "
+            f"the collection uses {disk / count:,.0f} bytes for each item\n"
+            f"  refreshed without changes: {statistics.median(times):.2f} s ({min(times):.2f} to {max(times):.2f}; "
+            f"target under 3 at 100,000), {max(peaks):.0f} MB; listing the folder alone {statistics.median(bare):.2f} s",
             flush=True,
         )
         shutil.rmtree(folder)

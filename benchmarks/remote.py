@@ -1,7 +1,7 @@
-"""Speed of fetching and indexing remote images, from a server of its own process that answers after 50 ms.
+"""Measure the speed of fetching and indexing remote images from a local server that answers after 50 ms.
 
-Fetching alone; indexing from URLs beside indexing the same images from a folder, in turns. The server shares the cores:
-its processor time is printed too.
+Measured are fetching alone, and alternately indexing from URLs and indexing the same images from a folder. The server
+runs in a process of its own on the same cores; its CPU time is also printed.
 
     python benchmarks/remote.py [--only fetch|index ...] [--count 2000] [--latency 50] [--per-host 16]
 """
@@ -32,7 +32,7 @@ PHOTOS = ROOT / "examples" / "photos"
 
 
 def small_images(archive: Path, count: int) -> list[bytes]:
-    """JPEGs of 64 x 64 pixels: validation images of Tiny ImageNet, or else pieces of the example photos."""
+    """Return JPEGs of 64 x 64 pixels: validation images of Tiny ImageNet, or parts of the example photos."""
     found: list[bytes] = []
     if archive.is_file():
         with zipfile.ZipFile(archive) as file:
@@ -47,12 +47,12 @@ def small_images(archive: Path, count: int) -> list[bytes]:
                     buffer = io.BytesIO()
                     pixels.crop((left, top, left + 64, top + 64)).save(buffer, "JPEG", quality=85)
                     found.append(buffer.getvalue())
-    # Bytes after the end of the picture make each file one of its own.
+    # Bytes after the end of the image make each file different.
     return [data + number.to_bytes(4, "little") for number, data in enumerate(islice(cycle(found), count))]
 
 
-class Answering(asyncio.Protocol):
-    """HTTP/1.1 as sparely as can be: the image whose number is the path, after some seconds."""
+class ImageServer(asyncio.Protocol):
+    """A minimal HTTP/1.1 server: it sends the image whose number is the path, after `latency` seconds."""
 
     answers: list[bytes]
     latency: float
@@ -68,39 +68,40 @@ class Answering(asyncio.Protocol):
             asyncio.get_running_loop().call_later(self.latency, self.transport.write, self.answers[number])
 
 
-def answer_requests(images: list[bytes], latency: float, told: Connection) -> None:
+def answer_requests(images: list[bytes], latency: float, connection: Connection) -> None:
+    """Run the server; send its port, and after a message its CPU time, through the connection."""
     head = b'HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: image/jpeg\r\nETag: "1"\r\nContent-Length: '
-    Answering.answers = [head + str(len(image)).encode() + b"\r\n\r\n" + image for image in images]
-    Answering.latency = latency
+    ImageServer.answers = [head + str(len(image)).encode() + b"\r\n\r\n" + image for image in images]
+    ImageServer.latency = latency
 
     async def run() -> None:
-        server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=1000)
-        told.send(server.sockets[0].getsockname()[1])
-        await asyncio.get_running_loop().run_in_executor(None, told.recv)
+        server = await asyncio.get_running_loop().create_server(ImageServer, "127.0.0.1", 0, backlog=1000)
+        connection.send(server.sockets[0].getsockname()[1])
+        await asyncio.get_running_loop().run_in_executor(None, connection.recv)
 
     asyncio.run(run())
-    told.send(time.process_time())
+    connection.send(time.process_time())
 
 
 @contextmanager
 def serving(images: list[bytes], latency: float) -> Iterator[str]:
-    """The URL of a server of the images; prints its processor time at the end."""
+    """Start a server of the images and yield its URL; print its CPU time at the end."""
     context = multiprocessing.get_context("spawn")
-    mine, its = context.Pipe()
-    process = context.Process(target=answer_requests, args=(images, latency, its), daemon=True)
+    own_end, server_end = context.Pipe()
+    process = context.Process(target=answer_requests, args=(images, latency, server_end), daemon=True)
     process.start()
-    its.close()  # so that nobody waits for a server that is gone
+    server_end.close()  # so that reading fails if the server ends
     try:
-        yield f"http://127.0.0.1:{mine.recv()}"
-        mine.send("end")
-        print(f"the server took {mine.recv():.1f} s of processor time in all")
+        yield f"http://127.0.0.1:{own_end.recv()}"
+        own_end.send("end")
+        print(f"the server took {own_end.recv():.1f} s of CPU time in total")
     finally:
         process.terminate()
         process.join()
 
 
 def fetch_speed(urls: list[str], batch_size: int, per_host: int) -> None:
-    """Print the images a second of fetching alone, and what one costs."""
+    """Print the images per second of fetching alone, and the CPU time for each."""
     started, used = time.perf_counter(), time.process_time()
     requests = ((url, [url]) for url in urls)
     fetched = 0
@@ -108,11 +109,11 @@ def fetch_speed(urls: list[str], batch_size: int, per_host: int) -> None:
         fetched += sum(isinstance(outcome, bytes) for _, outcome in batch)
     seconds, used = time.perf_counter() - started, time.process_time() - used
     assert fetched == len(urls)
-    print(f"fetching alone: {fetched / seconds:.0f} images/s, {1000 * used / fetched:.2f} ms of processor time each")
+    print(f"fetching alone: {fetched / seconds:.0f} images/s, {1000 * used / fetched:.2f} ms of CPU time each")
 
 
 def index_speed(source: str | Path, count: int) -> tuple[float, float]:
-    """Images a second of a fresh index, and the processor time of one in milliseconds."""
+    """Index into a new collection; return the images per second and the CPU milliseconds for each image."""
     with tempfile.TemporaryDirectory() as collection:
         started, used = time.perf_counter(), time.process_time()
         report = index([source], collection, allow_private=True)
@@ -128,7 +129,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "tiny-imagenet-mini.zip")
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--latency", type=float, default=50, help="milliseconds")
-    parser.add_argument("--per-host", type=int, default=PER_HOST, help="of fetching alone")
+    parser.add_argument("--per-host", type=int, default=PER_HOST, help="parallel requests of fetching alone")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     images = small_images(arguments.data, arguments.count)
@@ -143,7 +144,7 @@ def main() -> None:
             folder.mkdir()
             for number, image in enumerate(images):
                 (folder / f"{number}.jpg").write_bytes(image)
-            index_speed(folder, len(images))  # loads the encoder
+            index_speed(folder, len(images))  # to load the encoder
             measured: dict[str, list[tuple[float, float]]] = {"a folder": [], "URLs": []}
             for _ in range(arguments.repeats):
                 measured["a folder"].append(index_speed(folder, len(images)))
@@ -152,8 +153,8 @@ def main() -> None:
                 rates, costs = zip(*figures, strict=True)
                 print(
                     f"indexing from {source}: {statistics.median(rates):.0f} images/s "
-                    f"(runs {min(rates):.0f} to {max(rates):.0f}{'; asked 200' if source == 'URLs' else ''}), "
-                    f"{statistics.median(costs):.2f} ms of processor time each"
+                    f"(runs {min(rates):.0f} to {max(rates):.0f}{'; target 200' if source == 'URLs' else ''}), "
+                    f"{statistics.median(costs):.2f} ms of CPU time each"
                 )
 
 

@@ -1,11 +1,11 @@
-"""Speed of the whole tool: indexing, a cold text query, a query on 100,000 items, memory.
+"""Measure the speed of the complete tool: indexing, a cold text query, a query on 100,000 items, memory.
 
-Each figure is printed beside the one asked for on 2 cores without a GPU. Timings of a busy machine say little: repeat
-them, and compare what is measured in the same run.
+Each result is printed with its target for 2 cores without a GPU. Run it on an idle machine, repeat it, and compare only
+results of the same run.
 
     python benchmarks/speed.py [--only small|large|cold|search|whole ...] [--data tiny-imagenet-mini.zip]
 
-`whole` takes some ten minutes and runs only where it is asked for.
+`whole` takes about ten minutes and runs only if it is named.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PHOTOS = ROOT / "examples" / "photos"
 BARE_IMPORT = "import numpy, onnxruntime, faiss, tokenizers"
 
 
-# A process begins with the peak memory of the one that starts it, so that must be a small one.
+# A new process inherits the peak memory of its parent, so the parent must be a small process.
 LAUNCHER = """
 import resource, subprocess, sys, time
 started = time.perf_counter()
@@ -47,17 +47,19 @@ print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN
 
 
 def run_measured(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak resident megabytes of a command that must succeed."""
+    """Run a command that must succeed; return its seconds and its peak resident memory in MB."""
     launcher = [sys.executable, "-c", LAUNCHER, *command]
     seconds, peak = subprocess.run(launcher, stdout=subprocess.PIPE, check=True).stdout.split()
     return float(seconds), float(peak) * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def spread(figures: list[float]) -> str:
-    return f"{statistics.median(figures):.0f} ({min(figures):.0f} to {max(figures):.0f})"
+def spread(values: list[float]) -> str:
+    """Return the median and the range of values, as text."""
+    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
 
 
 def pixmatcher(*arguments: str | Path) -> list[str]:
+    """Return the command that runs `pixmatcher` with these arguments."""
     return [sys.executable, "-m", "pixmatcher", *map(str, arguments)]
 
 
@@ -70,12 +72,12 @@ def unpack_small_images(archive: Path, folder: Path, count: int) -> None:
 
 
 def make_large_photos(folder: Path, count: int, grain: float) -> float:
-    """Write JPEGs of 4000 x 3000 pixels, enlarged from the example photos with grain; returns their mean megabytes.
+    """Write JPEGs of 4000 x 3000 pixels, enlarged from the example photos; return their mean size in MB.
 
-    `grain` is the standard deviation of the noise: a file with more of it is longer, and takes longer to decode.
+    `grain` is the standard deviation of the added noise: more noise makes a file larger and slower to decode.
     """
     noise = np.random.default_rng(0).normal(0, grain, (3000, 4000, 1)).astype(np.float32)
-    made: list[bytes] = []
+    photos: list[bytes] = []
     for path in sorted(PHOTOS.glob("*.jpg")):
         with Image.open(path) as photo:
             if photo.mode != "RGB":
@@ -84,15 +86,18 @@ def make_large_photos(folder: Path, count: int, grain: float) -> float:
         pixels = np.clip(np.asarray(enlarged, dtype=np.float32) + noise, 0, 255).astype(np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
-        made.append(buffer.getvalue())
+        photos.append(buffer.getvalue())
     for number in range(count):
-        # Bytes after the end of the picture make each file one of its own.
-        (folder / f"{number:03}.jpg").write_bytes(made[number % len(made)] + number.to_bytes(4, "little"))
-    return sum(map(len, made)) / len(made) / 1e6
+        # Bytes after the end of the image make each file different.
+        (folder / f"{number:03}.jpg").write_bytes(photos[number % len(photos)] + number.to_bytes(4, "little"))
+    return sum(map(len, photos)) / len(photos) / 1e6
 
 
 def rate(work: Callable[[int], object], count: int) -> float:
-    """Images a second, the best of three rounds, of a work done on all cores in batches that begin at its argument."""
+    """Return the images per second of `work`, the best of three rounds on all cores.
+
+    `work` is called with the number of the first image of each batch.
+    """
     seconds = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in range(3):
@@ -103,7 +108,10 @@ def rate(work: Callable[[int], object], count: int) -> float:
 
 
 def decoder(folder: Path) -> tuple[Callable[[int], npt.NDArray[np.uint8]], int]:
-    """What decodes a batch of a folder, files being in memory, given its beginning, and how many images there are."""
+    """Return a function that decodes the batch that begins at a number, and the number of images in the folder.
+
+    The files are read into memory before.
+    """
     recipe = load_encoder().recipe
     files = [path.read_bytes() for path in sorted(folder.iterdir())[:200]]
 
@@ -115,15 +123,15 @@ def decoder(folder: Path) -> tuple[Callable[[int], npt.NDArray[np.uint8]], int]:
 
 
 def limits(folder: Path) -> tuple[float, float]:
-    """Images a second that decoding alone and the network alone reach on all cores."""
+    """Return the images per second of decoding alone and of the network alone, on all cores."""
     encoder = load_encoder()
     decode, count = decoder(folder)
     pixels = [decode(start) for start in range(0, count, BATCH_SIZE)]
     return rate(decode, count), rate(lambda start: encoder.encode_images(pixels[start // BATCH_SIZE]), count)
 
 
-def index_speed(title: str, folder: Path, asked: float, repeats: int) -> None:
-    """Print the images a second of a fresh `pixmatcher index`, start of the process included."""
+def index_speed(title: str, folder: Path, target: float, repeats: int) -> None:
+    """Print the images per second of a new `pixmatcher index`, including the start of the process."""
     count = len(list(folder.iterdir()))
     decoding, network = limits(folder)
     rates, peaks = [], []
@@ -135,14 +143,14 @@ def index_speed(title: str, folder: Path, asked: float, repeats: int) -> None:
     shutil.rmtree(folder / ".pixmatcher")
     print(
         f"{title}: {statistics.median(rates):.0f} images/s (runs {min(rates):.0f} to {max(rates):.0f}; "
-        f"asked {asked:.0f}), {max(peaks):.0f} MB at most (asked under 700)\n"
-        f"  decoding alone {decoding:.0f} images/s, the network alone {network:.0f}: "
-        f"in turns {1 / (1 / decoding + 1 / network):.0f}, start of the process not counted"
+        f"target {target:.0f}), peak {max(peaks):.0f} MB (target under 700)\n"
+        f"  decoding alone {decoding:.0f} images/s, network alone {network:.0f}, "
+        f"one after the other {1 / (1 / decoding + 1 / network):.0f}, without the start of the process"
     )
 
 
 def cold_query(folder: Path, repeats: int) -> None:
-    """Print a text query from a cold process beside the bare import of what it needs, measured in turns."""
+    """Print the time of a text query in a new process, and of the import of its libraries alone."""
     bare, query = [], []
     for _ in range(repeats):
         bare.append(run_measured([sys.executable, "-c", BARE_IMPORT])[0])
@@ -151,13 +159,13 @@ def cold_query(folder: Path, repeats: int) -> None:
         count = len(collection)
     ratio = statistics.median(query) / statistics.median(bare)
     print(
-        f"cold text query, {count:,} items: {spread([1000 * each for each in query])} ms, bare import "
-        f"{spread([1000 * each for each in bare])} ms: {ratio:.2f} times (asked at most 2)"
+        f"cold text query, {count:,} items: {spread([1000 * each for each in query])} ms, import alone "
+        f"{spread([1000 * each for each in bare])} ms: {ratio:.2f} times (target at most 2)"
     )
 
 
 def make_many(folder: Path, items: int) -> None:
-    """A collection of many items, whose vectors are those of the example photos, jittered."""
+    """Create a collection of many items, whose vectors are those of the example photos plus noise."""
     encoder = load_encoder()
     random = np.random.default_rng(0)
     photos = sorted(PHOTOS.glob("*.jpg"))
@@ -166,33 +174,33 @@ def make_many(folder: Path, items: int) -> None:
     with Collection.create(folder, [encoder]) as collection:
         for start in range(0, items, 10_000):
             picks = random.integers(0, len(photos), 10_000)
-            jitter = {name: random.normal(0, 0.02, (10_000, v.shape[1])).astype(np.float32) for name, v in base.items()}
+            noise = {name: random.normal(0, 0.02, (10_000, v.shape[1])).astype(np.float32) for name, v in base.items()}
             collection.add(
                 [Item(f"/photos/{start + n}.jpg", label=f"{pick}.{n % 11}") for n, pick in enumerate(picks)],
-                {name: v[picks] + jitter[name] for name, v in base.items()},
+                {name: v[picks] + noise[name] for name, v in base.items()},
             )
         collection.indexes.save()
 
 
 def open_query(folder: Path, repeats: int) -> None:
-    """Print text and image queries on a collection that is open."""
+    """Print the times of text queries, image queries and categories on a collection that is open."""
     with Collection.open(folder) as collection:
         image = Query(image=min(PHOTOS.glob("*.jpg")))
-        for title, ask, query in (
+        for title, run, query in (
             ("text", search, Query("a cat asleep")),
             ("image", search, image),
             ("categories", classify, image),
         ):
-            ask(collection, query)
-            times = [ask(collection, query).took_ms for _ in range(repeats)]
+            run(collection, query)
+            times = [run(collection, query).took_ms for _ in range(repeats)]
             print(
                 f"{title} query, {len(collection):,} items, open: median {statistics.median(times):.1f} ms, "
-                f"fastest {min(times):.1f} ms (asked under 20)"
+                f"fastest {min(times):.1f} ms (target under 20)"
             )
 
 
 def write_copies(archive: Path, path: Path, copies: int) -> int:
-    """Write a Tiny ImageNet zip of the train images, so many times over; returns their number."""
+    """Write a Tiny ImageNet zip with several copies of each train image; return the number of images."""
     count = 0
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w") as target:
         for name in source.namelist():
@@ -202,14 +210,14 @@ def write_copies(archive: Path, path: Path, copies: int) -> int:
                 continue
             data = source.read(name)
             for copy in range(copies):
-                # A byte after the end of the picture makes each copy one of its own.
+                # A byte after the end of the image makes each copy different.
                 target.writestr(f"{name.removesuffix('.JPEG')}_{copy}.JPEG", data + bytes([copy]))
                 count += 1
     return count
 
 
 def whole_data_set(archive: Path, folder: Path) -> None:
-    """Print how long 100,000 images of Tiny ImageNet take, from a zip of five copies of the mini set."""
+    """Print how long indexing 100,000 Tiny ImageNet images takes, from a zip with five copies of the mini set."""
     data, collection = folder / "tiny-imagenet-200.zip", folder / "whole"
     count = write_copies(archive, data, 5)
     small = folder / "some"
@@ -219,10 +227,10 @@ def whole_data_set(archive: Path, folder: Path) -> None:
     seconds, megabytes = run_measured(pixmatcher("index", f"tiny-imagenet:{data}", "-c", collection))
     decoding, network = (max(pair) for pair in zip(before, limits(small), strict=True))
     print(
-        f"{count:,} Tiny ImageNet images: {seconds / 60:.1f} minutes (asked under 7), {count / seconds:.0f} images/s, "
-        f"{megabytes:.0f} MB at most\n"
-        f"  decoding alone {decoding:.0f} images/s, the network alone {network:.0f}: "
-        f"in turns {1 / (1 / decoding + 1 / network):.0f}"
+        f"{count:,} Tiny ImageNet images: {seconds / 60:.1f} minutes (target under 7), {count / seconds:.0f} images/s, "
+        f"peak {megabytes:.0f} MB\n"
+        f"  decoding alone {decoding:.0f} images/s, network alone {network:.0f}, "
+        f"one after the other {1 / (1 / decoding + 1 / network):.0f}"
     )
 
 
