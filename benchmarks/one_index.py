@@ -171,7 +171,8 @@ class PixMatcherTrained:
     library = "pixmatcher"
 
     def __init__(self) -> None:
-        from pixmatcher import vector_index as index  # noqa: F401  # their memory is not that of the index
+        import pixmatcher.vector_index._exact
+        import pixmatcher.vector_index.trained  # noqa: F401  # their memory is not that of the index
 
     def build(self, folder: Path, rows: Any, until: float) -> int:
         from pixmatcher.vector_index import IndexTarget

@@ -3,9 +3,9 @@
     python benchmarks/peers_tool.py --rclip PYTHON --torch PYTHON [--only small|large ...] [--repeats 3]
 
 The first PYTHON is that of an environment with benchmarks/requirements-peers.txt, the second that of an environment
-with `pixmatcher[torch]`. The second runs the original loop (benchmarks/original_loop.py), and creates the model that rclip
-would download: ViT-B-32-256 of open_clip as ONNX in fp32. These weights are random, which does not change the speed, so
-only the hits of PixMatcher are meaningful.
+with `pixmatcher[torch]`. The second runs the original loop (benchmarks/original_loop.py), and creates the model that
+rclip would download: ViT-B-32-256 of open_clip as ONNX in fp32. These weights are random, which does not change the
+speed, so only the hits of PixMatcher are meaningful.
 
 rclip indexes during a query, so the time of indexing includes one query for all tools. The images are 2,000 of Tiny
 ImageNet, and 100 JPEGs of 12 megapixels. The tools run alternately.

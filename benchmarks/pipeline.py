@@ -219,7 +219,7 @@ def many(archive: Path, place: Path, repeats: int) -> None:
             f"\n{count:,} files: indexed in {first:.1f} s, {peak:.0f} MB peak memory (target under 700); "
             f"the collection uses {disk / count:,.0f} bytes for each item\n"
             f"  refreshed without changes: {statistics.median(times):.2f} s ({min(times):.2f} to {max(times):.2f}; "
-            f"target under 3 at 100,000), {max(peaks):.0f} MB; listing the folder alone {statistics.median(bare):.2f} s",
+            f"target under 3 at 100,000), {max(peaks):.0f} MB; listing the folder {statistics.median(bare):.2f} s",
             flush=True,
         )
         shutil.rmtree(folder)
