@@ -1,4 +1,4 @@
-"""What packages pass to one another: encoders and collections describe spaces, sources and collections list entries."""
+"""Data that packages pass to each other: descriptions of spaces and encoders, and the images that a source lists."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DescribesEncoder(Protocol):
 
 @dataclass(frozen=True)
 class EncoderRecord:
-    """An encoder as a collection, or a file of saved embeddings, remembers it; `fingerprint` is "" where not known."""
+    """An encoder as a collection, or a file of saved embeddings, records it; `fingerprint` is "" if it is not known."""
 
     name: str
     fingerprint: str
@@ -38,12 +38,12 @@ class EncoderRecord:
 
 @dataclass(frozen=True)
 class Entry:
-    """An image that a source has now.
+    """An image as a source lists it.
 
     `version` is a token that changes whenever the image may have changed; `modified` is an ISO 8601 date. A remote
-    image has `urls`, at which it is fetched, the next where one fails; any other is opened by its source. `rotation`
-    are the degrees (90, 180, 270) by which it must be turned counterclockwise, if its file does not tell that itself.
-    `details` is what else there is to show of it, such as its "author", "license" and "title".
+    image has `urls`: it is fetched from the first one that works. Any other image is opened by its source. `rotation`
+    are the degrees (90, 180, 270) by which it must be rotated counterclockwise, if its file has no orientation.
+    `details` are more texts to show with it, such as its "author", "license" and "title".
     """
 
     uri: str

@@ -1,16 +1,15 @@
-/* A JPEG at an eighth of its width and height, from what is needed for that alone.
+/* Decode a JPEG at 1/8 of its width and height, and decode nothing that this scale does not need.
  *
- * At this scale a pixel of luma is the mean of a block of 8 x 8 pixels: its DC coefficient. The AC coefficients behind
- * it only have to be skipped, and a table of how long the next few Huffman codes are together does so several at a
- * time. Where chroma is stored at half the scale, its blocks are decoded, and become 2 x 2 pixels each.
+ * At this scale a pixel of luma is the mean of a block of 8 x 8 pixels, which is the DC coefficient of the block. The
+ * AC coefficients after it are only skipped, several at a time, with a table of the total length of the next few
+ * Huffman codes. If chroma is stored at half the scale, its blocks are decoded, and become 2 x 2 pixels each.
  *
- * The pixels are those of libjpeg-turbo at the scale 1/8, bit for bit: the reduced transforms, the conversion of
- * colours and their rounding are the same. Only what is usual is decoded: sequential, Huffman coded, 8 bits, grey or
- * YCbCr, one scan, no damage. Whatever else is found ends the work with 0, and the caller decodes with libjpeg-turbo,
- * which knows what to do with it.
+ * The pixels are the same as those of libjpeg-turbo at the scale 1/8, bit for bit: the reduced transforms, the colour
+ * conversion and the rounding are the same. Only usual files are decoded: sequential, Huffman coded, 8 bits, grey or
+ * YCbCr, one scan, not damaged. For any other file the result is 0, and the caller decodes it with libjpeg-turbo.
  *
- * The bytes are those of strangers. Nothing is read beyond them: codes are read from a copy that ends with more zeros
- * than the longest MCU (minimum coded unit) can take, and where the reader stands is checked after each one.
+ * The data is not trusted. Nothing is read beyond its end: codes are read from a copy that ends with more zeros than
+ * the longest MCU (minimum coded unit) can take, and the position is checked after each MCU.
  *
  * Sources: ITU-T T.81 (the format) and T.871 (its colours); Loeffler, Ligtenberg and Moschytz, "Practical fast 1-D DCT
  * algorithms with 11 multiplications", 1989, which libjpeg reduces to 2 values.
@@ -23,9 +22,9 @@
 enum {
     MAX_SIDE = 65500, /* pixels; libjpeg refuses more */
     MAX_COMPONENTS = 3,
-    MAX_HUFFMAN_TABLES = 32, /* in one file, which needs 4; each costs more time than bytes */
+    MAX_HUFFMAN_TABLES = 32, /* in one file, which needs 4; reading one takes more time than its length suggests */
     MAX_CODE_BITS = 16,
-    MAX_MCU_BYTES = 6 * 64 * 4, /* 6 blocks of 64 coefficients, each of a code and fewer bits behind it */
+    MAX_MCU_BYTES = 6 * 64 * 4, /* 6 blocks of 64 coefficients, each has a code, and fewer bits than that after it */
     LOOKUP_BITS = 12,
     LOOKUP_SIZE = 1 << LOOKUP_BITS,
     PEEK_BITS = 57,
@@ -35,20 +34,20 @@ enum {
 
 typedef struct {
     int defined;
-    /* By the next bits: the length of the code there, 0 where it is longer, and its symbol. */
+    /* Indexed by the next bits: the length of the code that they begin with (0 if it is longer), and its symbol. */
     uint8_t code_bits[LOOKUP_SIZE];
     uint8_t symbol[LOOKUP_SIZE];
-    /* Of longer ones (T.81, F.2.2.3): what is beyond the codes of each length, and where their symbols are. */
+    /* For longer codes (T.81, F.2.2.3): the first value above the codes of each length, and where their symbols are. */
     int32_t code_limits[MAX_CODE_BITS + 1];
     int32_t symbol_offsets[MAX_CODE_BITS + 1];
     uint8_t symbols[256];
-    /* By the next bits, where they hold an AC coefficient whole: its value, and below it a byte for how many
-     * coefficients there are up to it, and one for the bits taken; 0 where they do not. */
+    /* Indexed by the next bits, if they contain a complete AC coefficient: its value in the upper 16 bits, then a byte
+     * for the number of coefficients up to it, and a byte for the bits used; 0 otherwise. */
     int32_t coefficient[LOOKUP_SIZE];
 } HuffmanTable;
 
-/* What the codes at the next bits amount to, as many as these tell: in 5 bits how many bits they take, and above them
- * the AC coefficients skipped, and END_OF_BLOCK if the block ends there; NO_SKIP if they tell of none. */
+/* All codes together that the next bits contain completely: in the lower 5 bits the bits that they use, and above these
+ * the number of AC coefficients, plus END_OF_BLOCK if the block ends there; NO_SKIP if they contain no whole code. */
 typedef uint16_t Skip;
 
 typedef struct {
@@ -57,8 +56,9 @@ typedef struct {
     const int16_t *quantization;
     const HuffmanTable *dc_table, *ac_table;
     const Skip *skips;
-    /* By the next bits, at the beginning of a block: the difference of DC, and below it a byte for the AC coefficients
-     * skipped behind it, and END_OF_BLOCK, and one for the bits taken; 0 where that difference is not whole. */
+    /* Indexed by the next bits at the beginning of a block: the difference of DC in the upper 16 bits, then a byte for
+     * the AC coefficients that are skipped after it, plus END_OF_BLOCK if the block ends there, and a byte for the bits
+     * used; 0 if the bits do not contain the complete difference. */
     int32_t block_start[LOOKUP_SIZE];
     int doubled; /* whether a block becomes 2 x 2 pixels */
     uint8_t *plane;
@@ -71,7 +71,7 @@ typedef struct {
     int width, height;
     int components, restart_interval;
     int jfif, adobe;
-    int16_t quantization[4][64]; /* row after row */
+    int16_t quantization[4][64]; /* row by row */
     int quantization_defined[4];
     int huffman_tables;
     HuffmanTable dc[4], ac[4];
@@ -79,7 +79,7 @@ typedef struct {
     Component component[MAX_COMPONENTS];
 } Picture;
 
-/* Where the coefficients of a block lie, row after row, in the order of the file. */
+/* The position in a block, counted row by row, of each coefficient in the order of the file. */
 static const uint8_t zigzag[64] = {
     0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48,
     41, 34, 27, 20, 13, 6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23,
@@ -88,7 +88,7 @@ static const uint8_t zigzag[64] = {
 
 static int word(const uint8_t *at) { return at[0] << 8 | at[1]; }
 
-/* ---- What stands before the picture: each returns whether it is as usual. ---- */
+/* ---- The headers: each function returns 0 if the header is not of the usual kind. ---- */
 
 static int read_quantization_tables(Picture *picture, const uint8_t *at, const uint8_t *end) {
     while (at < end) {
@@ -123,7 +123,7 @@ static int read_huffman_tables(Picture *picture, const uint8_t *at, const uint8_
         for (int bits = 1; bits <= MAX_CODE_BITS; bits++, code <<= 1) {
             table->symbol_offsets[bits] = used - code;
             for (int n = counts[bits - 1]; n > 0; n--, code++, used++) {
-                if (code + 1 >= 1 << bits) return 0; /* none is all ones */
+                if (code + 1 >= 1 << bits) return 0; /* no code has only ones */
                 if (!class && table->symbols[used] > 15) return 0;
                 if (bits > LOOKUP_BITS) continue;
                 int spare = LOOKUP_BITS - bits;
@@ -151,7 +151,7 @@ static int read_frame_header(Picture *picture, const uint8_t *at, const uint8_t 
         component->h_sampling = at[1] >> 4;
         component->v_sampling = at[1] & 15;
         component->quantization_number = at[2];
-        /* The usual numbers: with others, it may be that these are no YCbCr. */
+        /* The usual numbers; a file with other ones may not be YCbCr. */
         if (at[0] != n + 1 || component->quantization_number > 3) return 0;
         int most = n ? 1 : 2;
         if (component->h_sampling < 1 || component->h_sampling > most) return 0;
@@ -176,7 +176,7 @@ static int read_scan_header(Picture *picture, const uint8_t *at, const uint8_t *
     return at[0] == 0 && at[1] == 63 && at[2] == 0;
 }
 
-/* Read up to the data of the scan. */
+/* Read all headers up to the data of the scan. */
 static int read_header(Picture *picture) {
     const uint8_t *at = picture->at, *end = picture->end;
     if (end - at < 4 || at[0] != 0xff || at[1] != 0xd8) return 0;
@@ -211,13 +211,13 @@ static int read_header(Picture *picture) {
 
 /* ---- Huffman codes ---- */
 
-/* The value of the next `count` bits (T.81, F.2.2.1). */
+/* Return the signed value of the next `count` bits (T.81, F.2.2.1). */
 static inline int extended(uint64_t bits, int count) {
     int value = (int)(bits >> 1 >> (63 - count));
     return value + ((int)((int64_t)~bits >> 63) & (1 - (1 << count)));
 }
 
-/* The code at the beginning of 16 bits: its length; 0 if there is none. */
+/* Return the length of the code at the beginning of 16 bits, and its symbol; 0 if there is no such code. */
 static int code_at(const HuffmanTable *table, uint32_t bits16, int *symbol) {
     int place = bits16 >> (MAX_CODE_BITS - LOOKUP_BITS), bits = table->code_bits[place];
     if (bits) {
@@ -232,7 +232,7 @@ static int code_at(const HuffmanTable *table, uint32_t bits16, int *symbol) {
     return 0;
 }
 
-/* What an AC symbol means: how many coefficients, bits of the last one's value, the end. Returns 0 if it is unusual. */
+/* Return what an AC symbol means: number of coefficients, bits of the last one's value, end of block; 0 if unusual. */
 static int meaning(int symbol, int *count, int *value_bits, int *ends) {
     int zeros = symbol >> 4;
     *value_bits = symbol & 15;
@@ -252,7 +252,7 @@ static void make_coefficients(HuffmanTable *table) {
     }
 }
 
-/* Follow the AC codes in the bits of `place`, from those on that are taken; returns what is taken then. */
+/* Follow the AC codes in the bits of `place`, after the first `taken` bits; return the bits used then. */
 static int follow_codes(const HuffmanTable *table, int place, int taken, int *skipped) {
     *skipped = 0;
     while (taken < LOOKUP_BITS && *skipped < 63) {
@@ -273,7 +273,7 @@ static void make_skips(const HuffmanTable *table, Skip *skips) {
     }
 }
 
-/* Where AC coefficients are wanted too, only those blocks are told of that have none. */
+/* If the AC coefficients are needed too, they are skipped here only for blocks that have none. */
 static void make_block_starts(Component *component) {
     const HuffmanTable *table = component->dc_table;
     for (int place = 0; place < LOOKUP_SIZE; place++) {
@@ -287,7 +287,7 @@ static void make_block_starts(Component *component) {
     }
 }
 
-/* The next bits, PEEK_BITS of them or more, at the top of a word. */
+/* Return the next bits, PEEK_BITS of them or more, at the top of a word. */
 static inline uint64_t peek(const uint8_t *data, size_t position) {
     uint64_t bits;
     memcpy(&bits, data + (position >> 3), 8);
@@ -297,12 +297,14 @@ static inline uint64_t peek(const uint8_t *data, size_t position) {
     return bits << (position & 7);
 }
 
-/* ---- Blocks: each reads one from `position` on, and returns where it ends, or 0 if it is unusual. ---- */
+/* ---- Blocks: each function reads a block at `position`, and returns where it ends, or 0 if it is unusual. ---- */
 
-/* Not 0 for a value that is far from all that pixels become. What is not has room for the transform in 32 bits. */
+/* Return 0 unless the value is far out of the range of pixels. Values in that range do not overflow 32 bits in the
+ * transform. */
 static inline int32_t far_off(int32_t value) { return (value + 8192) & ~16383; }
 
-/* Skip the rest of a block of which so many AC coefficients are skipped; `bits` are at `position`, without `taken`. */
+/* Skip the rest of a block after its first `skipped` AC coefficients. `bits` are those at `position`, after the first
+ * `taken` of them. */
 static inline size_t skip_coefficients(const Component *component, const uint8_t *data, size_t position, uint64_t bits,
                                        unsigned taken, unsigned skipped) {
     const Skip *skips = component->skips;
@@ -319,7 +321,7 @@ static inline size_t skip_coefficients(const Component *component, const uint8_t
         if (skipped >= 63) {
             int ends_here = skipped >= END_OF_BLOCK && skipped < END_OF_BLOCK + 63;
             if (skipped == 63 || ends_here) return position + (skip & 31);
-            /* It went beyond the block, or there was none: one code. */
+            /* The codes went beyond the block, or there was no complete one: read a single code. */
             skipped -= skip >> 5;
             int symbol, count, value_bits, ends;
             int length = code_at(component->ac_table, (uint32_t)(peek(data, position) >> 48), &symbol);
@@ -333,7 +335,7 @@ static inline size_t skip_coefficients(const Component *component, const uint8_t
     }
 }
 
-/* The AC coefficients of a block, dequantized; the block is not written where all are 0, and then `flat`. */
+/* Read and dequantize the AC coefficients of a block. If all are 0, `flat` is set and the block is not written. */
 static inline size_t read_coefficients(const Component *component, const uint8_t *data, size_t position,
                                        int16_t *block, int *flat) {
     const HuffmanTable *table = component->ac_table;
@@ -366,18 +368,18 @@ static inline size_t read_coefficients(const Component *component, const uint8_t
 
 /* ---- Pixels ---- */
 
-/* A pixel around 128; what is far from it is damage, which libjpeg has its own way with. */
+/* Write a pixel with the value + 128. Return 0 if it is far out of range: the file is damaged, and left to libjpeg. */
 static inline int put_pixel(uint8_t *pixel, int32_t value) {
     *pixel = value < -128 ? 0 : value > 127 ? 255 : value + 128;
     return value >= -512 && value < 512;
 }
 
-/* The odd part of a transform that leaves 2 values of 8, from the values 1, 3, 5 and 7. */
+/* Return the odd part of a transform that reduces 8 values to 2, from the values 1, 3, 5 and 7. */
 static inline int32_t odd_part(int16_t v1, int16_t v3, int16_t v5, int16_t v7) {
     return 29692 * v1 - 10426 * v3 + 6967 * v5 - 5906 * v7;
 }
 
-/* A block of 8 x 8 coefficients as 2 x 2 pixels; 0 if there is damage. */
+/* Convert a block of 8 x 8 coefficients to 2 x 2 pixels; return 0 if the file is damaged. */
 static int put_2x2(const int16_t *block, uint8_t *pixels, size_t stride) {
     int32_t rows[2][8], far = 0;
     for (int column = 0; column < 8; column++) {
@@ -433,8 +435,8 @@ static inline size_t read_block(Component *component, const uint8_t *data, size_
 
 /* ---- The scan ---- */
 
-/* Copy the data of a scan, without what is only there to tell it from markers, up to the next marker, and leave `at`
- * behind that. Returns the marker, and in `size` the bytes written. */
+/* Copy the data of a scan up to the next marker, without the bytes that only distinguish data from markers, and set
+ * `at` after the marker. Returns the marker, and in `size` the number of bytes written. */
 static int copy_data(const uint8_t **at, const uint8_t *end, uint8_t *copy, size_t *size) {
     const uint8_t *from = *at;
     uint8_t *to = copy;
@@ -454,7 +456,7 @@ static int copy_data(const uint8_t **at, const uint8_t *end, uint8_t *copy, size
     }
 }
 
-/* How many MCUs there are in a side of the picture. */
+/* Return the number of MCUs along a side of the image. */
 static size_t mcus_in(int side, int sampling) { return (side + 8 * sampling - 1) / (8 * sampling); }
 
 static int read_mcus(Picture *picture, uint8_t *data) {
@@ -491,7 +493,7 @@ static int read_mcus(Picture *picture, uint8_t *data) {
 
 static inline uint8_t limited(int value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
 
-/* A row of pixels (T.871, in the fixed point of libjpeg; what is more than 16 bits of a factor is added beside). */
+/* Write a row of pixels (T.871, in the fixed point of libjpeg; the whole part of each factor is added separately). */
 static void write_row(const uint8_t *luma, const uint8_t *blue, const uint8_t *red, int halved, int width,
                       uint8_t *out) {
     enum { AT_ONCE = 64 };
@@ -528,8 +530,8 @@ static void write_pixels(const Picture *picture, int width, int height, uint8_t 
     }
 }
 
-/* Decode `data` at an eighth of its scale; `out` has room for `width` x `height` pixels of 1 byte (grey) or 3 (RGB).
- * Returns 1, or 0 if it is not what is decoded here, or has another size: `out` then holds anything. */
+/* Decode `data` at the scale 1/8. `out` has room for `width` x `height` pixels of 1 byte (grey) or 3 bytes (RGB).
+ * Returns 1, or 0 if the file is not of the usual kind or has another size; the content of `out` is undefined then. */
 __attribute__((visibility("default"))) int
 pixmatcher_eighth(const uint8_t *data, size_t length, int width, int height, int channels, uint8_t *out) {
     Picture *picture = calloc(1, sizeof *picture);
