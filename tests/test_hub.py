@@ -450,11 +450,11 @@ def test_weights_outside_the_folder_are_refused(hub: Hub, cache: Path, tmp_path:
     outer, _ = models.outside(models.vision(), name)
     files = models.clip(vision_model=outer)
     hub.publish(REPO, files)
-    with pytest.raises(EncoderError, match=r"keeps its weights in .*, outside its folder") as caught:
+    with pytest.raises(EncoderError, match=r"its weights are in .*, outside its folder") as caught:
         load_encoder(f"hf:{REPO}")
     one_sentence(caught)
     assert listing(cache) == []
-    with pytest.raises(EncoderError, match=r"keeps its weights in .*, outside its folder") as caught:
+    with pytest.raises(EncoderError, match=r"its weights are in .*, outside its folder") as caught:
         read_layout(models.write(tmp_path / "model", files))
     one_sentence(caught)
 
@@ -466,7 +466,7 @@ def test_weights_that_are_missing(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"lacks its file onnx/vision_model\.onnx_data") as caught:
         load_encoder(f"hf:{REPO}")
     one_sentence(caught)
-    with pytest.raises(EncoderError, match=r"keeps its weights in vision_model\.onnx_data, which is missing") as caught:
+    with pytest.raises(EncoderError, match=r"has its weights in vision_model\.onnx_data, which is missing") as caught:
         read_layout(models.write(tmp_path / "model", files))
     one_sentence(caught)
 
@@ -579,7 +579,10 @@ def test_what_cannot_be_used_is_not_kept(hub: Hub, cache: Path) -> None:
         ({**models.clip(), "tokenizer.json": None}, r"has ONNX files but no tokenizer\.json"),
         (models.clip(config=b" " * (2 << 20)), r"The file config\.json of the repository owner/model is too long"),
         (models.clip(vision_model=b"\x0f"), r"vision_model\.onnx of the repository owner/model cannot be used"),
-        (models.clip(vision_model=models.vision("logits")), "gives last_hidden_state, logits and not|no embedding"),
+        (
+            models.clip(vision_model=models.vision("logits")),
+            "returns last_hidden_state, logits instead of|no output that can be compared",
+        ),
     ):
         hub.publish(REPO, {path: content for path, content in files.items() if content is not None})
         with pytest.raises(EncoderError, match=words) as caught:

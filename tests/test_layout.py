@@ -142,20 +142,20 @@ def test_normalisation(tmp_path: Path, changed: dict[str, object], to_network: A
     ("changed", "words"),
     [
         ({"do_resize": False}, "not resized"),
-        ({"do_pad": True}, "asks for do_pad"),
-        ({"do_flip_channel_order": True}, "asks for do_flip_channel_order"),
-        ({"size": {"longest_edge": 16}}, "describes a size"),
-        ({"size": {"shortest_edge": 16, "longest_edge": 32}}, "describes a size"),
-        ({"size": {"height": 16, "width": 32}}, "describes a size"),
-        ({"size": {"shortest_edge": True}}, "describes a size"),
-        ({"size": {"shortest_edge": 1e400}}, "describes a size"),
-        ({"size": {"shortest_edge": 10**30}}, "describes a size"),
-        ({"size": {"shortest_edge": 0}}, "describes a size"),
-        ({"size": {"shortest_edge": [16]}}, "describes a size"),
-        ({"size": OUT}, "describes a size"),
-        ({"size": 16, "image_processor_type": "UnheardOfImageProcessor"}, "describes a size"),
+        ({"do_pad": True}, "requires do_pad"),
+        ({"do_flip_channel_order": True}, "requires do_flip_channel_order"),
+        ({"size": {"longest_edge": 16}}, "requires an image size"),
+        ({"size": {"shortest_edge": 16, "longest_edge": 32}}, "requires an image size"),
+        ({"size": {"height": 16, "width": 32}}, "requires an image size"),
+        ({"size": {"shortest_edge": True}}, "requires an image size"),
+        ({"size": {"shortest_edge": 1e400}}, "requires an image size"),
+        ({"size": {"shortest_edge": 10**30}}, "requires an image size"),
+        ({"size": {"shortest_edge": 0}}, "requires an image size"),
+        ({"size": {"shortest_edge": [16]}}, "requires an image size"),
+        ({"size": OUT}, "requires an image size"),
+        ({"size": 16, "image_processor_type": "UnheardOfImageProcessor"}, "requires an image size"),
         ({"do_center_crop": False}, "not square"),
-        ({"crop_size": {"height": 32, "width": 32}}, "asks for 16 pixels of which 32 are kept"),
+        ({"crop_size": {"height": 32, "width": 32}}, "requires a crop of 32 out of 16 pixels"),
         ({"resample": 0}, "interpolation 0"),
         ({"resample": True}, "interpolation True"),
         ({"resample": [3]}, "cannot be used|interpolation"),
@@ -182,28 +182,28 @@ INT64 = 7
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"vision_model": models.vision(input_ids=(INT64, ["batch", "length"]))}, "takes images and texts at once"),
+        ({"vision_model": models.vision(input_ids=(INT64, ["batch", "length"]))}, "takes images and texts together"),
         ({"vision_model": models.vision(mask=(INT64, ["batch"]))}, "takes mask, pixel_values instead of pixel_values"),
         ({"vision_model": models.vision(size=32)}, "takes images of the fixed shape"),
         ({"vision_model": models.vision(batch=1)}, "takes images of the fixed shape"),
-        ({"vision_model": models.vision("logits")}, "gives no embedding that texts could be compared with"),
-        ({"vision_model": models.patches()}, "gives no embedding that texts could be compared with"),
-        ({"vision_model": models.text()}, "takes images and texts at once|instead of pixel_values"),
+        ({"vision_model": models.vision("logits")}, "has no output that can be compared with texts"),
+        ({"vision_model": models.patches()}, "has no output that can be compared with texts"),
+        ({"vision_model": models.text()}, "takes images and texts together|instead of pixel_values"),
         ({"vision_model": b""}, "cannot be used .it is empty"),
         ({"vision_model": b"\x0a\xff\xff\xff\xff\x0f"}, "cannot be used .it is cut off"),
         ({"vision_model": b"<html>" * 100}, "cannot be used"),
         ({"vision_model": models.vision()[:-50]}, "cannot be used"),
         ({"text_model": models.vision()}, "takes pixel_values instead of input_ids"),
-        ({"text_model": models.text("pooler_output")}, "gives pooler_output and not text_embeds"),
-        ({"text_model": models.text(dimension=5)}, "gives 5 values a text, but there are 6 an image"),
+        ({"text_model": models.text("pooler_output")}, "returns pooler_output instead of text_embeds"),
+        ({"text_model": models.text(dimension=5)}, "returns 5 values per text but 6 per image"),
         ({"tokenizer": b"{}"}, "cannot be used"),
         ({"tokenizer": b"[" * 100_000}, "cannot be used"),
         ({"config": b"[]", "tokenizer_config": b"{}"}, r"config\.json is damaged"),
-        ({"config": b"{}", "tokenizer_config": b"{}"}, "does not tell how long a text may be"),
-        ({"config": b"{}", "tokenizer_config": b'{"model_max_length": 1e30}'}, "does not tell how long"),
+        ({"config": b"{}", "tokenizer_config": b"{}"}, "does not state the longest text"),
+        ({"config": b"{}", "tokenizer_config": b'{"model_max_length": 1e30}'}, "does not state the longest text"),
         (
             {"config": b'{"text_config": 3}', "tokenizer_config": b'{"model_max_length": "77"}'},
-            "does not tell how long",
+            "does not state the longest text",
         ),
         ({"config": b"[" * 100_000}, r"config\.json cannot be used"),
         ({"config": b"\xff\xfe\0"}, r"config\.json cannot be used"),
@@ -234,15 +234,15 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         folder = models.write(tmp_path / name.replace("/", "-"), models.clip())
         (folder / name).unlink()
         (folder / name).symlink_to(folder / name)
-        with pytest.raises(EncoderError, match=r"is missing|holds no model") as caught:
+        with pytest.raises(EncoderError, match=r"is missing|contains no model") as caught:
             read_layout(folder)
         one_sentence(caught)
         (folder / name).unlink()
         (folder / name).symlink_to("/dev/zero")
-        with pytest.raises(EncoderError, match=r"is missing|holds no model"):
+        with pytest.raises(EncoderError, match=r"is missing|contains no model"):
             read_layout(folder)
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "model\0"):
-        with pytest.raises(EncoderError, match="holds no model") as caught:
+        with pytest.raises(EncoderError, match="contains no model") as caught:
             read_layout(path)
         one_sentence(caught)
 

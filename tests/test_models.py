@@ -162,7 +162,8 @@ def test_a_broken_pytorch_is_told_in_a_sentence(use: str, tmp_path: Path) -> Non
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('no libcudart')")
     code = (
-        f"import pixmatcher.encoders.manage\ntry:\n    {use}\nexcept pixmatcher.EncoderError as error:\n    print(error)"
+        "import pixmatcher.encoders.manage\n"
+        f"try:\n    {use}\nexcept pixmatcher.EncoderError as error:\n    print(error)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False

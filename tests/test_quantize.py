@@ -197,7 +197,10 @@ def test_a_network_that_int8_spoils_is_refused(small: Path, pixels: np.ndarray, 
         x = make.add("Sub", make.conv(make.add("Tanh", x), 16, 16, far=5000), make.number(5000))
     make.finish(small / "visual.onnx", make.centred(make.pooled(x), pixels, small))
     write(small, 16)
-    with pytest.raises(EncoderError, match=r"^small in int8 agrees with fp32 by a mean cosine of 0\.\d+ at most, less than 0\.97: use it in fp32"):
+    with pytest.raises(
+        EncoderError,
+        match=r"^small in int8 agrees with fp32 by a mean cosine of 0\.\d+ at most, less than 0\.97: use it in fp32",
+    ):
         quantize_model(small, tmp_path / "int8", pixels)
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
@@ -259,7 +262,7 @@ def test_what_cannot_be_calibrated_is_refused_in_a_sentence(small: Path, pixels:
     make = Maker()
     make.finish(small / "visual.onnx", make.pooled(make.planes()))
     write(small, 3)
-    with pytest.raises(EncoderError, match="has no layers that int8 is for: use it in fp32"):
+    with pytest.raises(EncoderError, match="has no layers that int8 makes faster: use it in fp32"):
         quantize_model(small, tmp_path / "again", pixels)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["int8", "small"]
 
