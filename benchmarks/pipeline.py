@@ -37,7 +37,8 @@ from speed import PHOTOS, ROOT, decoder, limits, make_large_photos, pixmatcher, 
 
 from pixmatcher import indexing
 from pixmatcher._cores import usable_cores
-from pixmatcher.collection import SpaceIndexes
+from pixmatcher.collection import FOLDER_NAME, SpaceIndexes
+from pixmatcher.indexing import _encode, _pipeline, _store, reading
 from pixmatcher.sources import Source
 
 MIXED = {"PNG": (1920, 1080), "WEBP": (1600, 1200), "HEIF": (4000, 3000)}
@@ -85,25 +86,25 @@ class Stages:
 
     def watch(self) -> None:
         """Time the stages of all indexing runs of this process. ONNX Runtime and Pillow work in the calling thread."""
-        read_entry = indexing.read_entry
+        read_entry = reading.read_entry
 
         @contextmanager
-        def timed_read(source: Source, turn: indexing.Turn) -> Iterator[Any]:
+        def timed_read(source: Source, item: reading.WorkItem) -> Iterator[Any]:
             with ExitStack() as stack:
                 with self.timing("read, hash"):
-                    read = stack.enter_context(read_entry(source, turn))
+                    read = stack.enter_context(read_entry(source, item))
                 yield read
 
-        indexing.read_entry = timed_read  # type: ignore[assignment]
-        run: Any = indexing._Run
+        _encode.read_entry = timed_read  # type: ignore[assignment]
+        encoder: Any = _encode.BatchEncoder
         for holder, attribute, name in (
-            (indexing, "open_image", "decode"),
-            (indexing, "fit_image", "preprocess"),
-            (indexing, "_load", "open the network"),
-            (run, "_compare", "list, compare"),
-            (run, "_encode", "network"),
-            (run, "_process", "a batch"),
-            (run, "_flush", "store"),
+            (_encode, "open_image", "decode"),
+            (_encode, "fit_image", "preprocess"),
+            (_pipeline, "load_for_run", "open the network"),
+            (_pipeline, "compare_sources", "list, compare"),
+            (encoder, "_encode", "network"),
+            (encoder, "process", "a batch"),
+            (_store.ResultStore, "flush", "store"),
             (SpaceIndexes, "save", "save indexes"),
         ):
             setattr(holder, attribute, self.timed(name, getattr(holder, attribute)))
@@ -136,7 +137,7 @@ def pipeline(title: str, folder: Path, repeats: int) -> None:
     rounds = []
     for _ in range(repeats):
         clock, cpu, spent = in_fresh_process(partial(staged_run, str(folder)))
-        shutil.rmtree(folder / indexing.FOLDER_NAME)
+        shutil.rmtree(folder / FOLDER_NAME)
         with by_pillow():
             pillow = rate(*decoder(folder))
         rounds.append((clock, cpu, spent, *limits(folder), pillow))
@@ -214,7 +215,7 @@ def many(archive: Path, place: Path, repeats: int) -> None:
             seconds, megabytes = run_measured(pixmatcher("index", folder))
             times.append(seconds)
             peaks.append(megabytes)
-        disk = sum(path.stat().st_size for path in (folder / indexing.FOLDER_NAME).rglob("*") if path.is_file())
+        disk = sum(path.stat().st_size for path in (folder / FOLDER_NAME).rglob("*") if path.is_file())
         print(
             f"\n{count:,} files: indexed in {first:.1f} s, {peak:.0f} MB peak memory (target under 700); "
             f"the collection uses {disk / count:,.0f} bytes for each item\n"

@@ -554,10 +554,11 @@ DRIVER = """
 import os, signal, sys, time
 import pixmatcher.vector_index
 from pixmatcher import indexing
+from pixmatcher.indexing import _store
 from pixmatcher.sources import arrays
 
 arrays._BLOCK_BYTES = 4 * 960 * 4  # batches of eight rows
-indexing._FLUSH_ITEMS = 16
+_store._FLUSH_ITEMS = 16
 vectors = os.path.join(sys.argv[2], "vectors", "visual.f16")
 for rows in map(int, sys.argv[3:]):
     child = os.fork()

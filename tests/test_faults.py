@@ -211,9 +211,10 @@ sys.path.insert(0, sys.argv[1])
 from conftest import TinyEncoder
 import pixmatcher.vector_index, pixmatcher.images, PIL.PngImagePlugin
 from pixmatcher import encoders, indexing
+from pixmatcher.indexing import _store
 
 encoders.register_encoder("tiny", TinyEncoder)
-indexing._FLUSH_ITEMS = 12  # many commits
+_store._FLUSH_ITEMS = 12  # many commits
 for line in sys.stdin:
     delay = float(line)
     child = os.fork()

@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 
 from conftest import TinyEncoder, cli, paint
-from pixmatcher import Collection, IndexReport, Query, evaluate, index, indexing, search
+from pixmatcher import Collection, IndexReport, Query, evaluate, index, search
 from pixmatcher.images import fit_image
+from pixmatcher.indexing import _compare
 from pixmatcher.net import fetch_many as fetching
 from pixmatcher.sources import open_source
 from servers import Server, serve_watched
@@ -165,7 +166,7 @@ def test_a_list_that_breaks_off_takes_nothing_away(
 def test_of_millions_of_bad_rows_not_all_are_named(
     tmp_path: Path, refresh: Callable[..., IndexReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "_MOST_UNUSABLE", 10)
+    monkeypatch.setattr(_compare, "_MOST_UNUSABLE", 10)
     listed = tmp_path / "list.txt"
     listed.write_text("no url\n" * 1000)
     failures = refresh(listed).failures

@@ -15,7 +15,7 @@ from .._progress import Progress, ProgressCallback
 from ..collection import Failure
 from ..encoders import Encoder
 from ..images import fit_image, open_image
-from ..indexing.reading import Turn, as_completed, in_batches, read_entry, reason_of, take_turns
+from ..indexing.reading import WorkItem, as_completed, failure_reason, in_batches, read_entry, work_batches
 from ..records import Space
 from ..sources import Entry, Source
 
@@ -53,25 +53,25 @@ def encode_images(
     hashes: dict[int, str] = {}
     failures: dict[int, Failure] = {}
 
-    def work(batch: Sequence[Turn]) -> int:
+    def work(batch: Sequence[WorkItem]) -> int:
         positions, pixels = [], []
-        for turn in batch:
+        for item in batch:
             try:
-                with read_entry(source, turn) as read:
-                    opened = open_image(read.data, min_side=encoder.recipe.min_side, rotation=turn.entry.rotation)
+                with read_entry(source, item) as read:
+                    opened = open_image(read.data, min_side=encoder.recipe.min_side, rotation=item.entry.rotation)
                     pixels.append(fit_image(opened, encoder.recipe))
             except Exception as error:  # a single file must never end the evaluation
-                failures[turn.number] = Failure(turn.entry.uri, *reason_of(error))
+                failures[item.number] = Failure(item.entry.uri, *failure_reason(error))
             else:
-                positions.append(turn.number)
-                hashes[turn.number] = read.content_hash
+                positions.append(item.number)
+                hashes[item.number] = read.content_hash
         if pixels:
             vectors[positions] = encoder.encode_images(np.stack(pixels))[space.name]
         return len(batch)
 
     done = 0
-    turns = take_turns(source, entries, encoder.batch_size, allow_private=allow_private)
-    with closing(turns), closing(as_completed(executor, work, turns, 2 * usable_cores())) as finished:
+    batches = work_batches(source, entries, encoder.batch_size, allow_private=allow_private)
+    with closing(batches), closing(as_completed(executor, work, batches, 2 * usable_cores())) as finished:
         for count in finished:
             done += count
             if progress:

@@ -1,4 +1,4 @@
-"""Images to calibrate an encoder on, read from a source."""
+"""Images of a source that calibrate a quantised encoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import EncoderError, PixMatcherError
 from ..images import fit_image, open_image
 from ..sources import Entry, open_source
-from .reading import read_entry, take_turns
+from .reading import read_entry, work_batches
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from ..images import Recipe
 
 CALIBRATION_IMAGES = 400
-"""Images of the calibration source that are used: one half calibrates, the other half is compared."""
+"""The number of images to use: one half calibrates, the other half is compared."""
 
 
 def calibrate_on(spec: str) -> Calibration:
-    """What gives `encoders.manage.export_model` images of the source `spec`; see `read_pixels`."""
+    """Return a function that gives `encoders.manage.export_model` images of the source `spec`."""
     return partial(read_pixels, spec)
 
 
 def read_pixels(spec: str, recipe: Recipe, most: int = CALIBRATION_IMAGES) -> npt.NDArray[np.uint8]:
-    """Read up to `most` images of a source, evenly chosen: (N, size, size, 3) uint8 as `recipe` wants them.
+    """Read up to `most` images of a source, evenly chosen: (N, size, size, 3) uint8, preprocessed by `recipe`.
 
-    Raises `SourceError` if the source cannot be read, `EncoderError` if fewer than 20 of its images can.
+    Raises `SourceError` if the source cannot be read, `EncoderError` if fewer than 20 of its images can be read.
     """
     import numpy as np
 
@@ -40,17 +40,18 @@ def read_pixels(spec: str, recipe: Recipe, most: int = CALIBRATION_IMAGES) -> np
     entries = [entry for entry in source.scan() if isinstance(entry, Entry)]
     chosen = entries[:: max(1, len(entries) // most)][:most]
     pixels = []
-    with closing(take_turns(source, chosen, 16)) as batches:
+    with closing(work_batches(source, chosen, 16)) as batches:
         for batch in batches:
-            for turn in batch:
+            for item in batch:
                 try:
-                    with read_entry(source, turn) as read:
-                        opened = open_image(read.data, min_side=recipe.min_side, rotation=turn.entry.rotation)
+                    with read_entry(source, item) as read:
+                        opened = open_image(read.data, min_side=recipe.min_side, rotation=item.entry.rotation)
                 except PixMatcherError:
                     continue
                 pixels.append(fit_image(opened, recipe))
     if len(pixels) < LEAST_IMAGES:
         raise EncoderError(
-            f"{spec} has {len(pixels)} images that can be read, too few to calibrate on: name {LEAST_IMAGES} or more."
+            f"{spec} has {len(pixels)} images that can be read, too few to calibrate: name a source with "
+            f"{LEAST_IMAGES} or more."
         )
     return np.stack(pixels)

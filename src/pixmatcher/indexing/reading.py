@@ -1,4 +1,4 @@
-"""Reading: the images of a source, in batches, each as the bytes to decode."""
+"""Read: the images of a source, in batches, each as the bytes to decode."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 _READ_AT_ONCE = 64 << 20
-"""Files up to this many bytes are read once, into memory; longer ones twice, to be hashed and to be decoded."""
+"""Files of up to this many bytes are read once, into memory; longer ones twice, to hash and to decode them."""
 
 
 @dataclass(frozen=True)
-class Turn:
-    """An entry whose turn it is, its number among all, and what was fetched if it is remote."""
+class WorkItem:
+    """An entry to read: its number among all entries of the run and, for a remote image, what was fetched."""
 
     number: int
     entry: Entry
@@ -34,53 +34,53 @@ class Turn:
 
 @dataclass(frozen=True)
 class ReadImage:
-    """What to decode: the bytes of a file, or itself where it is long; its length, and the hash of its content."""
+    """An image to decode: its bytes, or the open file if it is long; its length in bytes; the hash of its content."""
 
     data: bytes | IO[bytes]
     bytes: int
     content_hash: str
 
 
-def take_turns(
+def work_batches(
     source: Source, entries: Iterable[Entry], batch_size: int, *, allow_private: bool = False
-) -> Generator[list[Turn], None, None]:
-    """Yield the entries of a source in batches; those of a remote source as they are fetched, in any order.
+) -> Generator[list[WorkItem], None, None]:
+    """Yield the entries of a source in batches. Remote images are fetched, and come in any order.
 
-    A batch may hold fewer than `batch_size`, even none, where fetching takes its time.
+    A batch has `batch_size` items or fewer; it may be empty while images are being fetched.
     """
     if not source.remote:
-        yield from in_batches((Turn(number, entry) for number, entry in enumerate(entries)), batch_size)
+        yield from in_batches((WorkItem(number, entry) for number, entry in enumerate(entries)), batch_size)
         return
     from ..net.fetch_many import fetch_all
 
     requests = (((number, entry), entry.urls) for number, entry in enumerate(entries))
     with closing(fetch_all(requests, batch_size=batch_size, allow_private=allow_private)) as fetched:
         for batch in fetched:
-            yield [Turn(number, entry, answer) for (number, entry), answer in batch]
+            yield [WorkItem(number, entry, answer) for (number, entry), answer in batch]
 
 
 @contextmanager
-def read_entry(source: Source, turn: Turn) -> Iterator[ReadImage]:
-    """Read an image. Raises `InvalidImageError` or `FetchError` if that cannot be done."""
-    if isinstance(turn.fetched, FetchError):
-        raise turn.fetched
-    if turn.fetched is not None:
-        yield _hashed(io.BytesIO(turn.fetched), turn.entry.rotation)
+def read_entry(source: Source, item: WorkItem) -> Iterator[ReadImage]:
+    """Read the image of a work item. Raises `InvalidImageError` or `FetchError` if that fails."""
+    if isinstance(item.fetched, FetchError):
+        raise item.fetched
+    if item.fetched is not None:
+        yield _hashed(io.BytesIO(item.fetched), item.entry.rotation)
         return
-    with source.open(turn.entry.uri) as file:
-        yield _hashed(file, turn.entry.rotation)
+    with source.open(item.entry.uri) as file:
+        yield _hashed(file, item.entry.rotation)
 
 
 def _hashed(file: IO[bytes], rotation: int) -> ReadImage:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     data: bytes | IO[bytes] = file.read() if size <= _READ_AT_ONCE else file
-    # The same file turned is another image.
+    # The same file with another rotation is another image.
     return ReadImage(data, size, _sha256(data) + (f"+{rotation}" if rotation else ""))
 
 
 def _sha256(data: bytes | IO[bytes]) -> str:
-    """Return the SHA-256, in hexadecimal, of bytes or of a file, which is left at its beginning."""
+    """Return the SHA-256, in hexadecimal, of bytes or of a file, which is then at its beginning."""
     if isinstance(data, bytes):
         return hashlib.sha256(data).hexdigest()
     digest = sha256_of(data)
@@ -88,8 +88,8 @@ def _sha256(data: bytes | IO[bytes]) -> str:
     return digest
 
 
-def reason_of(error: Exception) -> tuple[str, str]:
-    """Why an image cannot be used: a short fixed phrase to count by, and what says more."""
+def failure_reason(error: Exception) -> tuple[str, str]:
+    """Return why an image cannot be used: a short fixed phrase, so that reports can count by it, and the detail."""
     if isinstance(error, (InvalidImageError, FetchError)):
         return error.reason, error.detail
     return "unexpected error", f"{type(error).__name__}: {error}"
@@ -103,13 +103,13 @@ def in_batches(entries: Iterable[_T], size: int) -> Iterator[list[_T]]:
 
 
 def as_completed(
-    executor: Executor, work: Callable[[_T], _R], batches: Iterator[_T], under_way: int
+    executor: Executor, work: Callable[[_T], _R], batches: Iterator[_T], most_running: int
 ) -> Generator[_R, None, None]:
-    """Yield what `work` makes of each batch, in the order in which they are done; at most `under_way` are begun."""
+    """Yield the result of `work` for each batch, in the order of completion; at most `most_running` run at a time."""
     running: set[Future[_R]] = set()
     try:
         while True:
-            for batch in islice(batches, under_way - len(running)):
+            for batch in islice(batches, most_running - len(running)):
                 running.add(executor.submit(work, batch))
             if not running:
                 return

@@ -1,0 +1,189 @@
+"""Decode and encode: from the entries of a batch to items with embeddings, in the worker threads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from .._version import __version__
+from ..collection import Comparison, Failure, Item, WritableStore
+from ..encoders import Encoder
+from ..errors import SourceError
+from ..images import THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image
+from ..sources import Entry, HoldsEmbeddings, Source
+from .reading import WorkItem, failure_reason, read_entry
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_log = logging.getLogger("pixmatcher.indexing")
+
+STATE_UNKNOWN = {"cannot be read", "permission denied", "unexpected error", "out of memory"}
+"""Reasons after which the image may be unchanged: its item stays, and every run tries again."""
+_NOT_SUPPORTED = {"too many pixels", "unsupported format"}
+"""Reasons that depend on the capabilities of the decoder: a run with other capabilities tries again."""
+
+
+def decoder_capabilities(max_pixels: int) -> str:
+    """Return what this installation can decode, as a token that a collection stores with its failures."""
+    return f"{max_pixels} {__version__} {find_spec('pillow_heif') is not None}"
+
+
+def load_for_run(encoders: Sequence[Encoder]) -> None:
+    """Load what the run needs while other threads begin to decode. An error here is raised again at the first use."""
+    for encoder in encoders:
+        encoder.load_images()
+    import_module("faiss")  # for the indexes that are saved at the end, when only one core has work
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """The options of a run that concern single images; see `index`."""
+
+    max_pixels: int
+    thumbnails: bool
+    allow_private: bool
+
+
+@dataclass
+class BatchResult:
+    """The result of a batch of entries, to be stored."""
+
+    encoded: list[Item] = field(default_factory=list)
+    embeddings: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """For each space (N, dimension), a row for each item in `encoded`."""
+    thumbnails: dict[str, bytes] = field(default_factory=dict)
+    """JPEG by content hash."""
+    known: list[tuple[Item, Entry]] = field(default_factory=list)
+    """Items without embeddings, because the collection has an image with the same content."""
+    failed: list[Failure] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.encoded) + len(self.known) + len(self.failed)
+
+
+@dataclass
+class _DecodedImage:
+    item: Item
+    pixels: list[npt.NDArray[np.uint8]]
+    """One array (H, W, 3) for each recipe."""
+    thumbnail: bytes | None
+
+
+class BatchEncoder:
+    """Reads, decodes and encodes batches of entries. Several threads use it at the same time."""
+
+    def __init__(
+        self,
+        collection: WritableStore,
+        comparison: Comparison,
+        encoders: Sequence[Encoder],
+        options: EncodeOptions,
+    ) -> None:
+        self.batch_size = max((encoder.batch_size for encoder in encoders), default=1)
+        self.capabilities = decoder_capabilities(options.max_pixels)
+        self._collection = collection
+        self._comparison = comparison
+        self._encoders = encoders
+        self._recipes: list[Recipe] = list(dict.fromkeys(encoder.recipe for encoder in encoders))
+        self._min_side = max((recipe.min_side for recipe in self._recipes), default=1)
+        self._options = options
+
+    def process(self, source: Source, batch: Sequence[WorkItem], *, encode_known: bool = False) -> BatchResult:
+        """Return the items and embeddings of a batch.
+
+        An image whose content the collection has already is not encoded again, except with `encode_known`.
+        """
+        if isinstance(source, HoldsEmbeddings):
+            return self._take_saved(source, [item.entry for item in batch], encode_known)
+        result = BatchResult()
+        decoded: list[_DecodedImage] = []
+        for work_item in batch:
+            try:
+                found = self._decode(source, work_item, encode_known)
+            except Exception as error:  # one file must never end the run
+                result.failed.append(self._failure(source, work_item.entry, *failure_reason(error)))
+            else:
+                if isinstance(found, Item):
+                    result.known.append((found, work_item.entry))
+                else:
+                    decoded.append(found)
+        result.encoded = [d.item for d in decoded]
+        result.thumbnails = {d.item.content_hash: d.thumbnail for d in decoded if d.thumbnail is not None}
+        if decoded:
+            result.embeddings = self._encode(decoded)
+        return result
+
+    def _take_saved(self, source: HoldsEmbeddings, batch: Sequence[Entry], encode_known: bool) -> BatchResult:
+        """As `process`, for a source that holds embeddings: the version of an entry is the hash of its embeddings."""
+        result = BatchResult()
+        known = set() if encode_known else self._comparison.known_contents([entry.version for entry in batch])
+        taken = [entry for entry in batch if entry.version not in known]
+        result.known = [(_new_item(entry, entry.version), entry) for entry in batch if entry.version in known]
+        try:
+            result.embeddings = source.embeddings([entry.uri for entry in taken])
+            result.encoded = [_new_item(entry, entry.version) for entry in taken]
+        except SourceError as error:
+            result.failed = [self._failure(source, entry, "cannot be read", str(error)) for entry in taken]
+        return result
+
+    def _failure(self, source: Source, entry: Entry, reason: str, detail: str) -> Failure:
+        """Return the failure of an entry; its version decides when the entry is tried again."""
+        _log.debug("%s: %s (%s)", entry.uri, reason, detail)
+        version = entry.version
+        if source.remote or reason in STATE_UNKNOWN:
+            version = ""
+        elif reason in _NOT_SUPPORTED:
+            version = f"{entry.version} {self.capabilities}"
+        return Failure(entry.uri, reason, detail, version)
+
+    def _decode(self, source: Source, work_item: WorkItem, encode_known: bool) -> _DecodedImage | Item:
+        """Read and decode an image; return only its item if the collection has an image with the same content."""
+        entry = work_item.entry
+        keeps_thumbnail = source.thumbnails and self._options.thumbnails
+        with read_entry(source, work_item) as read:
+            item = replace(_new_item(entry, read.content_hash), bytes=read.bytes)
+            if (
+                not encode_known
+                and self._comparison.known_contents([item.content_hash])
+                and (not keeps_thumbnail or self._collection.thumbnail(item.content_hash) is not None)
+            ):
+                return item
+            opened = open_image(
+                read.data,
+                min_side=max(self._min_side, THUMBNAIL_SIDE if keeps_thumbnail else 0),
+                max_pixels=self._options.max_pixels,
+                rotation=entry.rotation,
+            )
+        item = replace(item, width=opened.width, height=opened.height, format=opened.format, taken=opened.taken)
+        thumbnail = make_thumbnail(opened.image) if keeps_thumbnail else None
+        return _DecodedImage(item, [fit_image(opened, recipe) for recipe in self._recipes], thumbnail)
+
+    def _encode(self, decoded: Sequence[_DecodedImage]) -> dict[str, npt.NDArray[np.float32]]:
+        """Return the embeddings of decoded images: for each space (N, dimension) float32."""
+        import numpy as np
+
+        pixels = {
+            recipe: np.stack([d.pixels[position] for d in decoded]) for position, recipe in enumerate(self._recipes)
+        }
+        embeddings: dict[str, npt.NDArray[np.float32]] = {}
+        for encoder in self._encoders:
+            embeddings.update(encoder.encode_images(pixels[encoder.recipe]))
+        return embeddings
+
+
+def _new_item(entry: Entry, content_hash: str) -> Item:
+    return Item(
+        entry.uri,
+        content_hash,
+        entry.version,
+        label=entry.label,
+        caption=entry.caption,
+        modified=entry.modified,
+        details=entry.details,
+    )

@@ -1,0 +1,248 @@
+"""The pipeline: `index` compares the sources, then worker threads read, decode and encode while one thread stores."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from .._cores import usable_cores
+from .._progress import Progress, ProgressCallback
+from ..collection import Collection, Failure, WritableStore, delete_collection
+from ..encoders import Encoder, Runtime, load_recorded, with_encoders
+from ..errors import SourceError
+from ..images import DEFAULT_MAX_PIXELS
+from ..sources import Entry, HoldsEmbeddings, Source, check_source, open_source
+from ._compare import IF_MISSING, compare_sources
+from ._encode import BatchEncoder, BatchResult, EncodeOptions, load_for_run
+from ._report import IndexReport
+from ._store import ResultStore
+from ._target import collection_path, open_target, open_writable_store
+from .reading import WorkItem, as_completed, work_batches
+
+_log = logging.getLogger("pixmatcher.indexing")
+
+AnySource: TypeAlias = "str | os.PathLike[str] | Source"
+"""A spec (see `pixmatcher.sources.open_source`), a folder, or a source object."""
+
+
+def index(
+    sources: AnySource | Sequence[AnySource] | None = None,
+    collection: str | os.PathLike[str] | WritableStore | None = None,
+    *,
+    encoders: Sequence[str | Encoder] | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    retry_failed: bool = False,
+    thumbnails: bool = True,
+    allow_private: bool = False,
+    workers: int | None = None,
+    runtime: Runtime | None = None,
+    progress: ProgressCallback | None = None,
+) -> IndexReport:
+    """Index sources into a collection, or update it: store added, changed and moved images, remove deleted ones.
+
+    Arguments:
+        sources: Folders, specs or source objects. By default, all sources of the collection; a source that does not
+            exist is reported, and its images stay.
+        collection: The folder of the collection, which is created if it does not exist; or a store: NAME:REST of an
+            installed package, or an object, which the caller closes. By default `.pixmatcher` inside the only folder
+            that is indexed or, without `sources`, in the current folder or a folder above it.
+        encoders: Names or encoder objects, by default `lite`. A collection that was created with an object needs the
+            object again in each call.
+        max_pixels: Larger images are not decoded and count as failures.
+        retry_failed: Whether to try all images again that failed before. Otherwise an image is tried again when it or
+            the decoder has changed; remote images are tried again in each run.
+        thumbnails: Whether to store thumbnails of images that may not be available later (remote and tar sources).
+        allow_private: Whether URLs of private and loopback addresses may be fetched.
+        workers: The number of threads that decode and encode, by default the number of usable cores.
+        runtime: How the encoders run.
+        progress: Called with the number of images that are done, then with the rows of an index that is trained.
+
+    Everything that is stored stays stored when the run is interrupted; the next run continues from there. The indexes
+    of a large collection are trained at the end.
+
+    Raises `SourceError`, `CollectionError`, `CollectionLockedError` or `StorageError` if the run cannot start or
+    continue. An image that cannot be used does not raise; it is in the report.
+    """
+    started = time.monotonic()
+    runtime = with_encoders(runtime, [encoder for encoder in encoders or () if not isinstance(encoder, str)])
+    missing: list[Failure] = []
+    workers = max(1, workers or usable_cores())
+    with ExitStack() as afterwards:
+        if isinstance(collection, (str, os.PathLike)) and (store := open_writable_store(collection)) is not None:
+            collection = afterwards.enter_context(closing(store))
+        opened, collection = _open_sources(sources, collection, missing)
+        if not opened and not missing:
+            raise SourceError("No source is given: name a folder of images.")
+        place = collection if isinstance(collection, WritableStore) else collection_path(opened, collection)
+        created = isinstance(place, Path) and Collection.locate(place) is None
+        with (
+            ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
+            open_target(place, encoders, opened, runtime) as target,
+        ):
+            target.begin_writing()
+            # Saved embeddings alone need no encoder; it may not be available.
+            encoding = not all(isinstance(source, HoldsEmbeddings) for source in opened)
+            loaded = load_recorded(target.encoders, runtime) if encoding else []
+            report = IndexReport(target.path)
+            options = EncodeOptions(max_pixels, thumbnails, allow_private)
+            run = _Run({source.spec: source for source in opened}, target, loaded, options, _Workers(executor, workers))
+            try:
+                run.update(report, retry_failed=retry_failed, progress=progress)
+            except SourceError:
+                if created and not len(target):
+                    afterwards.callback(delete_collection, target.path)  # a wrong call leaves no files
+                raise
+            report.failures = missing + run.failures()
+            report.total = len(target)
+            target.update_indexes(progress=progress)
+    report.seconds = time.monotonic() - started
+    _log.info("%s", _summary(report))
+    return report
+
+
+def _open_sources(
+    sources: AnySource | Sequence[AnySource] | None,
+    collection: str | os.PathLike[str] | WritableStore | None,
+    missing: list[Failure],
+) -> tuple[list[Source], str | os.PathLike[str] | WritableStore | None]:
+    """Open the given sources or, if None, those of the collection; return them and the collection.
+
+    For each source of the collection that does not exist, a failure is appended to `missing`.
+    """
+    if sources is not None:
+        listed = sources if isinstance(sources, Sequence) and not isinstance(sources, str) else [sources]
+        return [_opened(source) for source in listed], collection
+    if isinstance(collection, WritableStore):
+        return list(_open_existing(collection.sources(), missing)), collection
+    with Collection.open(collection or Collection.find()) as existing:
+        specs, path = existing.sources(), existing.path
+    return list(_open_existing(specs, missing)), path
+
+
+def _opened(source: AnySource) -> Source:
+    if isinstance(source, (str, os.PathLike)):
+        return open_source(os.fspath(source))
+    check_source(source)
+    return source
+
+
+def _open_existing(specs: Sequence[str], missing: list[Failure]) -> Iterator[Source]:
+    """Open the sources that exist, and append a failure to `missing` for each other one."""
+    for spec in specs:
+        try:
+            yield open_source(spec)
+        except SourceError as error:
+            missing.append(Failure(spec, "missing source", f"{str(error).rstrip('.')}; {IF_MISSING}"))
+
+
+def _summary(report: IndexReport) -> str:
+    return (
+        f"Indexed into {report.collection} in {report.seconds:.2f} s: {report.added} added, {report.changed} changed, "
+        f"{report.moved} moved, {report.removed} removed, {report.unchanged} unchanged, {len(report.failures)} failed"
+    )
+
+
+@dataclass(frozen=True)
+class _Workers:
+    executor: ThreadPoolExecutor
+    count: int
+
+
+class _Run:
+    """One run of `index` over some sources.
+
+    Each worker thread decodes a batch and encodes it itself, so that every core is busy whatever the images cost, and
+    memory is bounded by the batches that are being processed. Only the thread of the caller writes.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, Source],
+        collection: WritableStore,
+        encoders: Sequence[Encoder],
+        options: EncodeOptions,
+        workers: _Workers,
+    ) -> None:
+        self._sources = sources
+        self._collection = collection
+        self._encoders = encoders
+        self._options = options
+        self._workers = workers
+        self._comparison = collection.compare_sources([*sources])
+        self._encoder = BatchEncoder(collection, self._comparison, encoders, options)
+
+    def update(self, report: IndexReport, *, retry_failed: bool, progress: ProgressCallback | None) -> None:
+        """Compare the sources with the collection, and index what has changed."""
+        # The encoders are loaded once: a second call would let another worker wait for the first instead of decoding.
+        loading = not len(self._collection)  # all images are new
+        if loading:
+            self._workers.executor.submit(load_for_run, self._encoders)
+        # All sources are listed before any image is encoded, to recognise images that moved from one to another.
+        result = compare_sources(
+            self._sources,
+            self._collection,
+            self._comparison,
+            decoder_capabilities=self._encoder.capabilities,
+            retry_failed=retry_failed,
+        )
+        report.unchanged += result.unchanged
+        report.changed += result.updated
+        counter = _Counter(result.pending, progress)
+        if result.pending and not loading:
+            self._workers.executor.submit(load_for_run, self._encoders)
+        for source in self._sources.values():
+            self._index_pending(source, report, counter)
+        report.removed += self._collection.remove(self._comparison.missing())
+
+    def failures(self) -> list[Failure]:
+        """Return all images of the sources that cannot be indexed."""
+        return self._comparison.failures()
+
+    def _index_pending(self, source: Source, report: IndexReport, counter: _Counter) -> None:
+        started = time.monotonic()
+        store = ResultStore(self._collection, self._comparison, source, report, self._encode_again)
+        batches = self._batches(source, self._comparison.pending(source.spec))
+        work = partial(self._encoder.process, source)
+        executor, most_running = self._workers.executor, 2 * self._workers.count
+        try:
+            with (
+                closing(batches),
+                closing(as_completed(executor, work, batches, most_running)) as results,
+            ):
+                for result in results:
+                    store.add(result)
+                    counter.add(len(result))
+                    store.flush_if_due()
+        finally:
+            # Also when the user interrupts the run: what is encoded is kept.
+            store.flush()
+        _log.info("%s indexed in %.2f s", source.spec, time.monotonic() - started)
+
+    def _batches(self, source: Source, entries: Iterable[Entry]) -> Generator[list[WorkItem], None, None]:
+        size = source.batch_size if isinstance(source, HoldsEmbeddings) else self._encoder.batch_size
+        return work_batches(source, entries, size, allow_private=self._options.allow_private)
+
+    def _encode_again(self, source: Source, entries: Iterable[Entry]) -> list[BatchResult]:
+        """Encode entries in this thread, also those whose content the collection had when they were read."""
+        return [self._encoder.process(source, batch, encode_known=True) for batch in self._batches(source, entries)]
+
+
+class _Counter:
+    """Counts the images that are done, and reports the progress."""
+
+    def __init__(self, total: int, progress: ProgressCallback | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+        self.add(0)
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._progress:
+            self._progress(Progress("Indexing", self._done, self._total, "images"))
