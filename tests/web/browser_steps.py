@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,10 +23,32 @@ def settle(page: Page) -> None:
     page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=30_000)
 
 
-def choose(page: Page, control: str, option: str) -> None:
-    page.get_by_label(control, exact=True).click()
-    page.get_by_role("option", name=option, exact=True).click()
+COUNT_RUNS = """
+  window.finishedRuns = 0;
+  const state = "data-test-script-state";
+  new MutationObserver((changes) => {
+    for (const { target, oldValue } of changes) {
+      if (target.getAttribute(state) === "notRunning" && oldValue !== "notRunning") window.finishedRuns += 1;
+    }
+  }).observe(document, { subtree: true, attributeFilter: [state], attributeOldValue: true });
+"""
+"""A script for each page: it counts how often the script of the app has finished."""
+
+
+@contextmanager
+def run_of_script(page: Page) -> Iterator[None]:
+    """Wait until a run of the script that the steps inside start has finished."""
+    before = page.evaluate("finishedRuns")
+    yield
+    page.wait_for_function("before => finishedRuns > before", arg=before)
     settle(page)
+
+
+def choose(page: Page, control: str, option: str) -> None:
+    """Choose another option than the one that is chosen."""
+    with run_of_script(page):
+        page.get_by_label(control, exact=True).click()
+        page.get_by_role("option", name=option, exact=True).click()
 
 
 def upload(page: Page, file: Path) -> None:

@@ -15,7 +15,7 @@ from small_collections import HOSTILE_NAMES, PHOTOS, copy_photos, label_photos
 from pixmatcher import index
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 if find_spec("streamlit") is None:
     collect_ignore_glob = ["test_*.py"]
@@ -61,18 +61,29 @@ def browser() -> Iterator[Browser]:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
 
 
-@pytest.fixture
-def visit(browser: Browser, app_url: str) -> Iterator[Callable[..., Page]]:
-    """Open a page of the app as a new visitor; no script of a stranger may run there, and nothing may be fetched."""
-    from browser_steps import choose, settle
+@pytest.fixture(scope="session")
+def contexts(browser: Browser) -> Iterator[dict[str, BrowserContext]]:
+    """Browser contexts by their options. Pages share one, so that the browser reads the scripts of Streamlit once."""
+    kept: dict[str, BrowserContext] = {}
+    yield kept
+    for context in kept.values():
+        context.close()
 
-    contexts = []
+
+@pytest.fixture
+def visit(browser: Browser, contexts: dict[str, BrowserContext], app_url: str) -> Iterator[Callable[..., Page]]:
+    """Open a page of the app as a new visitor; no script of a stranger may run there, and nothing may be fetched."""
+    from browser_steps import COUNT_RUNS, choose, settle
+
+    pages = []
 
     def open_page(path: str = "", *, collection: str = "photos", locale: str = "en-US", **options: Any) -> Page:
-        options = {"viewport": {"width": 1280, "height": 900}} | options
-        context = browser.new_context(locale=locale, **options)
-        contexts.append(context)
-        page = context.new_page()
+        options = {"viewport": {"width": 1280, "height": 900}, "locale": locale} | options
+        if (key := repr(sorted(options.items()))) not in contexts:
+            contexts[key] = browser.new_context(**options)
+        page = contexts[key].new_page()
+        pages.append(page)
+        page.add_init_script(COUNT_RUNS)
         page.set_default_timeout(20_000)
         page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
         page.on("request", lambda request: _check_request(request.url, app_url))
@@ -83,8 +94,8 @@ def visit(browser: Browser, app_url: str) -> Iterator[Callable[..., Page]]:
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
 
 
 def _check_request(url: str, app_url: str) -> None:

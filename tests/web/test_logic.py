@@ -35,9 +35,11 @@ from pixmatcher import (
     open_image,
     search,
 )
+from pixmatcher.collection import summarize_items
+from pixmatcher.encoders import Encoder
 from pixmatcher.images import fit_image
 from pixmatcher.records import EncoderRecord, Space
-from pixmatcher.searching import is_weak, search_similar
+from pixmatcher.searching import example_texts, is_weak, original_file, search_similar
 from pixmatcher.web import _indexing, _pictures, _texts, collection_list
 from pixmatcher.web._components import WHOLE
 from pixmatcher.web._components.crop_frame import valid_box
@@ -83,7 +85,7 @@ def test_pages_show_no_text_of_their_own_and_every_text_is_used() -> None:
                 for argument in [*node.args[:1], *(given.value for given in node.keywords if given.arg in SHOWN)]:
                     literal = isinstance(argument, ast.Constant) and isinstance(argument.value, str)
                     assert not literal or ast.unparse(argument) == "'PixMatcher'", f"{path.name}: {ast.unparse(node)}"
-    used |= {"map_color_label", "map_color_cluster"}  # put together
+    used |= {"map_color_label", "map_color_cluster", "images_of", "rows_of", "steps_of"}  # put together
     assert set(_texts.ENGLISH) <= used
 
 
@@ -189,12 +191,32 @@ def test_more_like_an_item_begins_with_itself(collections: dict[str, Path]) -> N
             search_similar(collection, 999)
 
 
+def test_items_are_counted_by_year_and_size() -> None:
+    items = [
+        Item("/a.jpg", bytes=5, width=1000, height=1000, taken="2020-01-01", modified="2021-01-01"),
+        Item("/b.jpg", bytes=7, width=10, height=10, modified="2019-01-01"),
+        Item("/c.jpg", width=10_000, height=5000),
+    ]
+    summary = summarize_items(items)
+    assert (summary.count, summary.bytes) == (3, 12)
+    assert [*summary.by_year.items()] == [("2019", 1), ("2020", 1)]
+    assert [*summary.by_megapixels.items()] == [(0.0, 1), (1.0, 1), (50.0, 1)]
+
+
+def test_example_texts_are_labels_or_texts_with_good_results(collections: dict[str, Path]) -> None:
+    with Collection.open(collections["labelled"]) as labelled:
+        assert example_texts(labelled) == ["animal", "<script>alert(2)</script> **label**", "vehicle"]
+    with Collection.open(collections["passing"]) as collection:
+        texts = example_texts(collection, 2)
+        assert sorted(texts) == ["a cat", "a cup of coffee"]
+
+
 def test_no_file_but_an_image_leaves_through_the_app(tmp_path: Path) -> None:
     secret = tmp_path / "secret.jpg"
     secret.write_text("password")
-    assert _pictures.original_file(Item(str(secret))) is None
-    assert _pictures.original_file(Item("https://example.org/cat.jpg")) is None
-    assert _pictures.original_file(Item(str(PHOTOS / "cat.jpg"))) == (PHOTOS / "cat.jpg").read_bytes()
+    assert original_file(Item(str(secret))) is None
+    assert original_file(Item("https://example.org/cat.jpg")) is None
+    assert original_file(Item(str(PHOTOS / "cat.jpg"))) == (PHOTOS / "cat.jpg").read_bytes()
 
 
 def test_uploads_are_bounded() -> None:
@@ -267,12 +289,14 @@ def test_another_encoder_answers_and_that_is_told(
     assert not app.error
 
 
-def test_a_large_collection_may_be_searched_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_collection_may_be_searched_exactly(
+    tiny: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pixmatcher.vector_index._kinds.EXACT_UP_TO", 1)  # so that a small one is large
-    encoder, random = load_encoder(), np.random.default_rng(0)
-    with Collection.create(tmp_path, [encoder]) as collection:
-        items = [Item(f"/{n}.jpg", content_hash=str(n)) for n in range(2000)]
-        rows = {space.name: random.normal(size=(2000, space.dimension)) for space in encoder.spaces}
+    random = np.random.default_rng(0)
+    with Collection.create(tmp_path, [tiny]) as collection:
+        items = [Item(f"/{n}.jpg", content_hash=str(n)) for n in range(500)]
+        rows = {space.name: random.normal(size=(500, space.dimension)) for space in tiny.spaces}
         collection.add(items, {name: each / np.linalg.norm(each, axis=1)[:, None] for name, each in rows.items()})
         collection.indexes.save()
     monkeypatch.setattr(sys, "argv", ["app.py"])

@@ -58,10 +58,15 @@ NAMELESS = re.compile(r"^ *- (?:button|link|textbox|slider|combobox|radio|applic
 """What has no name, as Playwright tells of a page what a screen reader would."""
 
 
+STANDS_STILL = """() => document.getAnimations().every(
+  (each) => each.playState !== "running" || each.effect.getComputedTiming().iterations === Infinity)"""
+"""Whether all that fades in is there."""
+
+
 def check(page: Page) -> None:
     settle(page)
     page.mouse.move(0, 0)
-    page.wait_for_timeout(300)  # what fades in
+    page.wait_for_function(STANDS_STILL)
     assert page.evaluate(PALE) == []
     assert NAMELESS.findall(page.locator("body").aria_snapshot()) == []
     assert page.locator("img:not([alt]), img[alt='']").count() == 0

@@ -7,6 +7,7 @@ from ._comparison import ComparisonResult, SourceComparison, StoredItems
 from ._indexes import SpaceIndexes
 from ._names import CATALOG_NAME, FOLDER_NAME, delete_collection
 from ._spaces import query_vector, space_named
+from ._summary import MEGAPIXEL_LIMITS, ItemSummary, summarize_items
 from .collection import Collection
 from .filters import Filter
 from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
@@ -15,6 +16,7 @@ from .stores import Comparison, Store, WritableStore, open_collection, open_name
 __all__ = [
     "CATALOG_NAME",
     "FOLDER_NAME",
+    "MEGAPIXEL_LIMITS",
     "Changes",
     "Collection",
     "CollectionState",
@@ -24,6 +26,7 @@ __all__ = [
     "Filter",
     "Hit",
     "Item",
+    "ItemSummary",
     "Neighbour",
     "Problem",
     "SourceComparison",
@@ -36,4 +39,5 @@ __all__ = [
     "open_named_store",
     "query_vector",
     "space_named",
+    "summarize_items",
 ]

@@ -8,11 +8,12 @@ May import `images`, `net`, `encoders`, `sources` and `collection`.
 """
 
 from ._batch import search_batch
+from ._example_texts import example_texts
 from ._search import SearchResult, is_weak, search, search_similar
 from .categories import Category, CategoryResult, classify, nearest_categories
 from .embedding import EmbeddedQuery, EncoderFallback, embed_query, image_encoder, image_space, text_encoder
 from .options import SearchOptions
-from .pictures import item_picture, original_picture
+from .pictures import item_picture, original_file, original_picture
 from .query import MAX_TEXT_CHARACTERS, Query, parse_query, query_from_json, resolve_image
 
 __all__ = [
@@ -26,11 +27,13 @@ __all__ = [
     "SearchResult",
     "classify",
     "embed_query",
+    "example_texts",
     "image_encoder",
     "image_space",
     "is_weak",
     "item_picture",
     "nearest_categories",
+    "original_file",
     "original_picture",
     "parse_query",
     "query_from_json",

@@ -49,3 +49,21 @@ def original_picture(item: Item, side: int, *, max_pixels: int = DEFAULT_MAX_PIX
             return open_image(file, min_side=side, max_pixels=max_pixels).image.copy()
     except InvalidImageError:
         return None
+
+
+def original_file(item: Item, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes | None:
+    """Return the file of an item, or None if it is not on this machine or is not an image that can be read.
+
+    The check keeps a face from sending any other file: the path of an item comes from the collection.
+    """
+    from ..sources.archives import open_path
+
+    if is_url(item.uri):
+        return None
+    try:
+        with open_path(item.uri) as file:
+            data = file.read()
+        open_image(data, min_side=64, max_pixels=max_pixels)
+    except InvalidImageError:
+        return None
+    return data

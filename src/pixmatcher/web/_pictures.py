@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 from .._cores import usable_cores
 from ..collection import Collection, Item
-from ..errors import InvalidImageError
-from ..images import open_image
 from ..searching import item_picture
 
 if TYPE_CHECKING:
@@ -35,22 +33,6 @@ def tiles(collection: Collection, items: Sequence[Item]) -> list[bytes | None]:
 def full_picture(collection: Collection, item: Item) -> Image.Image | None:
     """Return the image of an item in the size of a screen, or None if it cannot be read."""
     return item_picture(item, collection, _FULL_SIDE, max_pixels=MAX_PIXELS)
-
-
-def original_file(item: Item) -> bytes | None:
-    """Return the file of an item if it is an image on this computer. The app never sends other files."""
-    from .._urls import is_url
-    from ..sources.archives import open_path
-
-    if is_url(item.uri):
-        return None
-    try:
-        with open_path(item.uri) as file:
-            data = file.read()
-        open_image(data, min_side=64, max_pixels=MAX_PIXELS)
-    except InvalidImageError:
-        return None
-    return data
 
 
 def as_jpeg(picture: Image.Image, quality: int = 85) -> bytes:

@@ -10,10 +10,10 @@ import streamlit as st
 from .._urls import is_url
 from ..collection import Collection, Item
 from ..errors import PixMatcherError
-from ..searching import SearchResult, is_weak
+from ..searching import SearchResult, is_weak, original_file
 from ._components import Tile, show_tiles
 from ._open_collections import item_of
-from ._pictures import as_jpeg, full_picture, original_file, tiles
+from ._pictures import MAX_PIXELS, as_jpeg, full_picture, tiles
 from ._query_image import set_query_item
 from ._texts import as_plain_text, error_text, t
 
@@ -95,7 +95,7 @@ def _show_item(collection: Collection, item: Item) -> None:
         if is_url(item.uri):
             if item.uri.startswith(("http://", "https://")):
                 st.link_button(t("open_original"), item.uri, icon=":material/open_in_new:")
-        elif (data := original_file(item)) is not None:
+        elif (data := original_file(item, max_pixels=MAX_PIXELS)) is not None:
             st.download_button(t("download"), data, file_name(item), icon=":material/download:", on_click="ignore")
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 
-from ...collection import Collection
+from ...collection import MEGAPIXEL_LIMITS, Collection, ItemSummary, summarize_items
 from .._charts import show_bars
 from .._controls import choose_collection
 from .._indexing import create_collection, has_index_jobs, index_into, show_index_jobs, valid_folder
@@ -41,9 +39,9 @@ def show() -> None:
     left, right = st.columns(2, gap="medium")
     with left:
         _show_bars(t("formats"), dict(list(collection.format_counts().items())[:_MAX_BARS]))
-        _show_bars(t("sizes"), summary.sizes)
+        _show_bars(t("sizes"), {_size_class(lower): count for lower, count in summary.by_megapixels.items()})
     with right:
-        _show_bars(t("years"), summary.years)
+        _show_bars(t("years"), summary.by_year)
         _show_sources(collection)
     if label_counts:
         names = collection.label_names()
@@ -65,39 +63,16 @@ def show() -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Summary:
-    """Counts of the items: their bytes, and how many there are by year and by size in megapixels."""
-
-    count: int
-    bytes: int
-    years: dict[str, int]
-    sizes: dict[str, int]
-
-
-_MEGAPIXELS = (0.1, 1, 4, 12, 50)
-
-
 @st.cache_resource(show_spinner=False, max_entries=32)
-def _summarize(path: str, generation: int, _collection: Collection) -> _Summary:
+def _summarize(path: str, generation: int, _collection: Collection) -> ItemSummary:
     """Count the items. Path and generation are the cache key."""
-    count, size = 0, 0
-    years: Counter[str] = Counter()
-    sizes: Counter[int] = Counter()
-    for item in _collection.items():
-        count += 1
-        size += item.bytes or 0
-        if date := item.taken or item.modified:
-            years[date[:4]] += 1
-        if item.width and item.height:
-            pixels = item.width * item.height / 1e6
-            sizes[sum(pixels >= limit for limit in _MEGAPIXELS)] += 1
-    limits = ("0", *(f"{limit:g}" for limit in _MEGAPIXELS))
-    named = {
-        f"{limits[step]}-{limits[step + 1]} MP" if step + 1 < len(limits) else f"> {limits[step]} MP": sizes[step]
-        for step in sorted(sizes)
-    }
-    return _Summary(count, size, dict(sorted(years.items())), named)
+    return summarize_items(_collection.items())
+
+
+def _size_class(lower: float) -> str:
+    """Return the name of a size class, given its lower limit in megapixels."""
+    upper = next((limit for limit in MEGAPIXEL_LIMITS if limit > lower), None)
+    return f"> {lower:g} MP" if upper is None else f"{lower:g}-{upper:g} MP"
 
 
 def _show_bars(title: str, counts: dict[str, int]) -> None:
