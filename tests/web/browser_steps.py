@@ -38,6 +38,7 @@ COUNT_RUNS = """
 @contextmanager
 def run_of_script(page: Page) -> Iterator[None]:
     """Wait until a run of the script that the steps inside start has finished."""
+    settle(page)  # a run that ends meanwhile replaces parts of the page, and a click on them would be lost
     before = page.evaluate("finishedRuns")
     yield
     page.wait_for_function("before => finishedRuns > before", arg=before)

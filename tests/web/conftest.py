@@ -62,16 +62,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def contexts(browser: Browser) -> Iterator[dict[str, BrowserContext]]:
-    """Browser contexts by their options. Pages share one, so that the browser reads the scripts of Streamlit once."""
-    kept: dict[str, BrowserContext] = {}
+def contexts(browser: Browser) -> Iterator[dict[str, list[BrowserContext]]]:
+    """Browser contexts by their options. The tests use them again, so that each reads the scripts of Streamlit once."""
+    kept: dict[str, list[BrowserContext]] = {}
     yield kept
-    for context in kept.values():
-        context.close()
+    for same_options in kept.values():
+        for context in same_options:
+            context.close()
 
 
 @pytest.fixture
-def visit(browser: Browser, contexts: dict[str, BrowserContext], app_url: str) -> Iterator[Callable[..., Page]]:
+def visit(browser: Browser, contexts: dict[str, list[BrowserContext]], app_url: str) -> Iterator[Callable[..., Page]]:
     """Open a page of the app as a new visitor; no script of a stranger may run there, and nothing may be fetched."""
     from browser_steps import COUNT_RUNS, choose, settle
 
@@ -79,9 +80,13 @@ def visit(browser: Browser, contexts: dict[str, BrowserContext], app_url: str) -
 
     def open_page(path: str = "", *, collection: str = "photos", locale: str = "en-US", **options: Any) -> Page:
         options = {"viewport": {"width": 1280, "height": 900}, "locale": locale} | options
-        if (key := repr(sorted(options.items()))) not in contexts:
-            contexts[key] = browser.new_context(**options)
-        page = contexts[key].new_page()
+        same_options = contexts.setdefault(repr(sorted(options.items())), [])
+        # With two pages in a context, one of them would be in the background, where a browser draws less.
+        context = next((each for each in same_options if not each.pages), None)
+        if context is None:
+            context = browser.new_context(**options)
+            same_options.append(context)
+        page = context.new_page()
         pages.append(page)
         page.add_init_script(COUNT_RUNS)
         page.set_default_timeout(20_000)

@@ -126,7 +126,7 @@ def test_uploads_that_are_no_usable_image_are_refused(visit: Callable[..., Page]
     files["cut"].write_bytes((PHOTOS / "cat.jpg").read_bytes()[:5000])
     Image.new("1", (20_000, 20_000)).save(files["bomb"], "PNG")
     files["large"].write_bytes(b"\xff\xd8\xff" + bytes(26 << 20))
-    said = {"text": "not an image", "cut": "truncated", "bomb": "too many pixels", "large": "File must be"}
+    said = {"text": "unsupported format: SVG", "cut": "truncated", "bomb": "too many pixels", "large": "File must be"}
     page = visit()
     for name, file in files.items():
         upload(page, file)
@@ -449,6 +449,7 @@ def test_a_text_is_placed_on_the_map(visit: Callable[..., Page]) -> None:
     first_is(page, "coffee.jpg")
     with run_of_script(page):
         page.get_by_role("link", name="Map").click()
+    draw_map(page)
     with run_of_script(page):
         page.get_by_role("button", name="Place a text").click()
     draw_map(page)
