@@ -90,6 +90,20 @@ def test_very_short_files(server: FileServer, tmp_path: Path, body: bytes) -> No
     assert listing(tmp_path) == ["file.bin"]
 
 
+def test_a_download_is_logged_with_its_retries(
+    server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = serve(server, cuts=[1000])
+    with caplog.at_level("DEBUG", "pixmatcher.net"):
+        assert download(url.replace("://", "://ann:secret@"), tmp_path / "file.bin")
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == f"download {url} to {tmp_path / 'file.bin'}"
+    assert messages[1].startswith(f"GET {url} from byte 0: 200, ")
+    assert messages[2].startswith(f"retry {url} in ")
+    assert messages[-1] == f"downloaded {tmp_path / 'file.bin'}, {len(BODY)} bytes"
+    assert "secret" not in caplog.text
+
+
 def test_a_length_that_is_not_told(server: FileServer, tmp_path: Path) -> None:
     assert download(serve(server, length=False), tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == BODY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import socket
 import subprocess
 import sys
@@ -44,6 +45,19 @@ def test_a_name_and_password_in_the_url_are_sent(server: str) -> None:
     url = server.replace("://", "://ann:s%20cret@") + "/authorization"
     assert fetch(url, allow_private=True) == b"Basic " + b64encode(b"ann:s cret")
     assert fetch(f"{server}/authorization", allow_private=True) == b""
+
+
+def test_requests_are_logged_without_the_password(server: str, caplog: pytest.LogCaptureFixture) -> None:
+    url = server.replace("://", "://ann:s%20cret@")
+    with caplog.at_level("DEBUG", "pixmatcher.net"):
+        fetch(f"{url}/to-image", allow_private=True)
+        with pytest.raises(FetchError, match="404"):
+            fetch(f"{url}/missing", allow_private=True)
+    redirect, image, missing = (record.getMessage() for record in caplog.records)
+    assert redirect.startswith(f"GET {server}/to-image: redirect to {server}/")
+    assert re.search(r"\.jpg: \d+ bytes, \d+\.\d\d s$", image)
+    assert missing.startswith(f"GET {server}/missing: HTTP 404, ")
+    assert "cret" not in caplog.text
 
 
 def test_the_server_is_told_the_name_of_its_host(server: str) -> None:

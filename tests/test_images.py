@@ -409,6 +409,20 @@ def test_strips_give_the_same_as_the_whole(
         assert opened.image.tobytes() == wholes[name].tobytes(), name
 
 
+# ---- Logging ----
+
+
+def test_the_decoder_and_the_scale_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    data = encoded(quarters(960, 640), "JPEG", progressive=True)
+    open_image(data)
+    assert not caplog.records
+    with caplog.at_level("DEBUG", "pixmatcher.images"):
+        open_image(data, min_side=100)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Pillow decoded JPEG, 960 x 640 pixels, scale 1/4",
+    ]
+
+
 # ---- EXIF ----
 
 TURNED = {

@@ -109,9 +109,22 @@ class Connections:
 
         `url` is from `parse_url`. Raises `FetchError` as `fetch.fetch` does.
         """
-        started = time.monotonic()
+        if not logger.isEnabledFor(logging.DEBUG):
+            return self._get_or_explain(url, limits)
+        started, result = time.monotonic(), "failed"
         try:
-            answer = self._get(url, limits)
+            answer = self._get_or_explain(url, limits)
+            result = f"{len(answer)} bytes" if isinstance(answer, bytes) else f"redirect to {_shown(answer)}"
+        except FetchError as error:
+            result = error.reason
+            raise
+        finally:
+            logger.debug("GET %s: %s, %.2f s", _shown(url), result, time.monotonic() - started)
+        return answer
+
+    def _get_or_explain(self, url: httpx.URL, limits: Limits) -> bytes | httpx.URL:
+        try:
+            return self._get(url, limits)
         except (TimeoutError, httpcore.TimeoutException):
             seconds = f"longer than {limits.seconds:g} seconds"
             raise FetchError(
@@ -124,10 +137,6 @@ class Connections:
                 str(error),
                 transient=not isinstance(error.__cause__, ssl.SSLCertVerificationError),
             ) from error
-        if logger.isEnabledFor(logging.DEBUG):
-            result = f"{len(answer)} bytes" if isinstance(answer, bytes) else f"redirect to {_shown(answer)}"
-            logger.debug("GET %s: %s, %.2f s", _shown(url), result, time.monotonic() - started)
-        return answer
 
     def close(self) -> None:
         """End all requests and close all connections."""

@@ -13,6 +13,7 @@ from typing import Generic
 
 import httpx
 
+from .._urls import without_password
 from ..errors import FetchError
 from ._connections import Connections
 from ._jobs import CONNECT_SECONDS, Host, Job, T, host_given_up, is_busy, is_silent, pause, without_traceback
@@ -191,7 +192,7 @@ class Scheduler(Generic[T]):
             self._judge_host(host, job, outcome, now)
             max_tries = _TRIES_IF_BUSY if busy else _TRIES
             if outcome.transient and job.tries < max_tries and job.seconds_left > 0 and host.given_up is None:
-                logger.debug("retry %s: %s", job.url, outcome)
+                logger.debug("retry %s: %s", without_password(job.url), outcome.reason)
                 self._delay(host.paused_until if busy else now + pause(job.tries), host, job)
             else:
                 self._try_next_url(job, outcome)

@@ -246,6 +246,15 @@ def test_a_host_that_does_not_answer_is_given_up(server: Server, image: bytes) -
     assert sum("127.0.0.1:9 was given up" in error.detail for error in errors) > 400
 
 
+def test_retries_and_hosts_that_are_given_up_are_logged(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", "pixmatcher.net"):
+        fetch_urls(*[f"{CLOSED}/{number}.jpg" for number in range(20)], f"{server.url}/image.jpg")
+    messages = {record.getMessage() for record in caplog.records}
+    assert f"retry {CLOSED}/0.jpg: host does not answer" in messages
+    assert "give up 127.0.0.1:9: host does not answer" in messages
+    assert any(message.startswith("fetched 1 images, 20 failed, in ") for message in messages)
+
+
 def test_a_host_that_comes_back_is_not_given_up(image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_jobs, "_PAUSE_SECONDS", 0.3)
     monkeypatch.setattr(_scheduler, "_TRIES", 5)
