@@ -279,7 +279,7 @@ def test_a_new_collection_is_made_and_shown_to_all(visit: Callable[..., Page], t
 def test_where_there_is_no_collection_the_first_is_made(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     photos = copy_photos(tmp_path / "first", "cat.jpg", "horse.jpg")
-    with running_app([], tmp_path / "home") as url:
+    with running_app(["-vv"], tmp_path / "home") as url:
         page = browser.new_page()
         page.set_default_timeout(20_000)
         page.goto(f"{url}/text")
@@ -293,6 +293,12 @@ def test_where_there_is_no_collection_the_first_is_made(browser: Browser, tmp_pa
         upload(page, PHOTOS / "horse.jpg")
         first_is(page, "horse.jpg", "1.00")
         page.close()
+    log = (tmp_path / "home.log").read_text()
+    assert "INFO pixmatcher.web: app started with 0 collections" in log
+    assert "INFO pixmatcher.web: job started: new collection" in log
+    assert "INFO pixmatcher.web: job finished after" in log
+    assert f"INFO pixmatcher.web: opened the collection {photos}/.pixmatcher with 2 items" in log
+    assert f"DEBUG pixmatcher.web: searched by image in {photos}/.pixmatcher: " in log
 
 
 def test_the_example_photos_are_a_first_collection(browser: Browser, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from pixmatcher.encoders import Encoder
 from pixmatcher.images import fit_image
 from pixmatcher.records import EncoderRecord, Space
 from pixmatcher.searching import example_texts, is_weak, original_file, search_similar
-from pixmatcher.web import _indexing, _pictures, _texts, collection_list
+from pixmatcher.web import _background_jobs, _indexing, _pictures, _texts, collection_list
 from pixmatcher.web._components import WHOLE
 from pixmatcher.web._components.crop_frame import valid_box
 from pixmatcher.web._components.map_pointer import valid_position
@@ -357,6 +357,45 @@ def test_the_list_takes_each_collection_once(tmp_path: Path) -> None:
         adder.join()
     assert shown.paths[0] == tmp_path / "first"
     assert sorted(path.name for path in shown.paths[1:]) == sorted(map(str, range(20)))
+
+
+# Errors of the program
+
+
+def _page_of_the_app() -> None:
+    import runpy
+
+    from pixmatcher.web import serve
+
+    runpy.run_path(serve.__file__.replace("serve.py", "_main_script.py"))
+
+
+def test_an_error_of_a_page_is_logged_and_not_shown(
+    collections: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr("pixmatcher.web._pages.image_search.show", fail)
+    monkeypatch.setattr(sys, "argv", ["app.py", str(collections["photos"])])
+    st.cache_resource.clear()
+    app = AppTest.from_function(_page_of_the_app, default_timeout=60).run()
+    assert not app.exception
+    assert [error.value for error in app.error] == [_texts.ENGLISH["internal"]]
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.name == "pixmatcher.web"
+    assert "a secret" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_an_error_of_a_job_is_logged_and_kept(caplog: pytest.LogCaptureFixture) -> None:
+    assert _background_jobs.start_job("failing", "x", lambda progress: 1 / 0)
+    job = _background_jobs.last_job("failing")
+    assert job is not None
+    wait_until(lambda: not job.running)
+    assert isinstance(job.error, ZeroDivisionError)
+    assert "job failed: failing" in caplog.text
+    assert "Traceback" in caplog.text
 
 
 # The command line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from .._logging import VARIABLE as LOG_VARIABLE
 from ..errors import PixMatcherError
 from .share import SHARED_VARIABLE, Tunnel
 
@@ -51,6 +53,8 @@ def run_app(
     """
     environment = _MEMORY | os.environ
     environment.pop(SHARED_VARIABLE, None)
+    if (level := logging.getLogger("pixmatcher").level) in (logging.DEBUG, logging.INFO):  # by the option -v
+        environment[LOG_VARIABLE] = f"{environment.get(LOG_VARIABLE, '')},{logging.getLevelName(level).lower()}"
     shared = []
     if tunnel is not None:
         environment[SHARED_VARIABLE] = password
