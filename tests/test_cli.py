@@ -248,7 +248,7 @@ def test_a_contact_sheet(photos: Path, tmp_path: Path) -> None:
         (["search", "--batch", "."], 2, "cannot be read"),
         (["search", "a cat", "--nope"], 2, "--nope"),
         (["search", "a cat", "-k", "x"], 2, "See `"),
-        (["forget", "nowhere"], 2, "no source"),
+        (["forget", "nowhere"], 2, "is not a source of"),
         (["info", "-c", "nowhere"], 2, "no collection"),
         (["verify", "-c", "nowhere"], 2, "no collection"),
         (["unknown"], 2, "unknown"),
