@@ -204,9 +204,9 @@ def test_no_texts_give_no_rows(encoder):
 
 
 @pytest.fixture(scope="module")
-def naming() -> lite.Naming:
+def naming() -> lite.TextVectors:
     with np.load(FILES / "texts.npz", allow_pickle=False) as stored:
-        return lite.Naming(dict(stored))
+        return lite.TextVectors(dict(stored))
 
 
 def test_text_is_split_into_words():
@@ -234,43 +234,45 @@ def test_text_is_split_into_words():
     ],
 )
 def test_texts_that_tell_of_the_same(naming, one, other):
-    assert naming.told(other).sum() > 0
-    np.testing.assert_array_equal(naming.told(one), naming.told(other))
+    assert naming.class_shares(other).sum() > 0
+    np.testing.assert_array_equal(naming.class_shares(one), naming.class_shares(other))
 
 
 def test_a_class_and_what_is_below_it_stand_for_the_class(naming):
     goldfish = np.eye(lite.CLASSES + lite.GROUPS, dtype=np.float32)[1]
-    np.testing.assert_array_equal(naming.told("goldfish"), goldfish)
-    np.testing.assert_array_equal(naming.told("Carassius auratus"), goldfish)
+    np.testing.assert_array_equal(naming.class_shares("goldfish"), goldfish)
+    np.testing.assert_array_equal(naming.class_shares("Carassius auratus"), goldfish)
 
 
 def test_a_name_above_classes_stands_for_their_group(naming):
     for name in ("dog", "bird", "vehicle", "fruit"):
-        (told,) = np.flatnonzero(naming.told(name))
+        (told,) = np.flatnonzero(naming.class_shares(name))
         assert told >= lite.CLASSES, name
 
 
 def test_a_thing_outside_the_classes_is_likened_to_some(naming):
-    told = naming.told("kitten")
+    told = naming.class_shares("kitten")
     assert 0 < told.sum() < 1
     assert told.argmax() in range(281, 286)  # the cats
 
 
 def test_the_longest_name_counts(naming):
-    assert naming.told("sports car")[817] == 1
-    assert naming.told("sports car").sum() == 1
-    np.testing.assert_array_equal(naming.told("a dog in a sports car"), naming.told("dog") + naming.told("sports car"))
+    assert naming.class_shares("sports car")[817] == 1
+    assert naming.class_shares("sports car").sum() == 1
+    np.testing.assert_array_equal(
+        naming.class_shares("a dog in a sports car"), naming.class_shares("dog") + naming.class_shares("sports car")
+    )
 
 
 @pytest.mark.parametrize("text", ["", "the", "of and with", "qwertyuiop", "日本の寺", "-", "'s"])
 def test_texts_that_tell_of_nothing(naming, text):
-    assert not naming.told(text).any()
+    assert not naming.class_shares(text).any()
 
 
 def test_no_word_tells_of_more_than_one_thing(naming):
     shares = naming.row_shares.astype(int).sum(1)
     assert shares.min() > 0
-    assert shares.max() <= lite.WHOLE
+    assert shares.max() <= lite.SHARE_UNITS
     assert (np.diff(naming.word_keys) > 0).all()
     assert naming.row_members.max() < lite.CLASSES + lite.GROUPS
 

@@ -90,7 +90,7 @@ def sentences(folder: Path, wordnet: lite_words.WordNet, asked: list[Class]) -> 
 
 
 def precisions(
-    texts: list[Query], naming: lite.Naming, embedded: Floats, images: Floats, labels: lite_quality.Labels
+    texts: list[Query], naming: lite.TextVectors, embedded: Floats, images: Floats, labels: lite_quality.Labels
 ) -> npt.NDArray[np.float64]:
     """Return the precision@10 of each text among `images`, vectors of `semantic`; `embedded` are of the texts."""
     vectors = np.stack([naming.embed(one.text, own) for one, own in zip(texts, embedded, strict=True)])
@@ -122,7 +122,7 @@ def main() -> None:
     narrower = list(below_classes(wordnet, asked))
     vectors = encoder.embed_outputs(features, logits)["semantic"]
     with np.load(lite.FILES / "texts.npz", allow_pickle=False) as stored:
-        naming = lite.Naming(dict(stored))
+        naming = lite.TextVectors(dict(stored))
     for what, texts in {
         "names of classes": names,
         "names above classes": list(above.values()),
@@ -145,7 +145,7 @@ def main() -> None:
         for texts, into in ((names, of_names), (definitions, of_definitions)):
             own = [text for text, place in zip(texts, folds, strict=True) if place == fold]
             embedded = embed([one.text for one in own])
-            into[folds == fold] = precisions(own, lite.Naming(fitted.texts), embedded, vectors, labels)
+            into[folds == fold] = precisions(own, lite.TextVectors(fitted.texts), embedded, vectors, labels)
     tell("names of classes left out", of_names)
     tell("definitions of classes left out", of_definitions)
 

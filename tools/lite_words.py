@@ -200,7 +200,7 @@ class Classes:
 class Lexicon:
     """What words mean in terms of classes and groups.
 
-    A row holds up to `lite.TOLD` of them with their shares. What the network knows has the share 1: a class and
+    A row holds up to `lite.MOST_CLASSES` of them with their shares. What the network knows has the share 1: a class and
     all that is below it in WordNet, a group, or the few classes below a synset in equal parts. Other things
     that have a definition are likened to the classes nearest to them, with shares that say how near.
     """
@@ -227,12 +227,12 @@ class Lexicon:
         classes = self._classes
         for one in classes.wordnet.lineage(synset):
             if one in classes.number:
-                return ((classes.number[one], lite.WHOLE),)
+                return ((classes.number[one], lite.SHARE_UNITS),)
         if synset in self._group:
-            return ((len(classes.synsets) + self._group[synset], lite.WHOLE),)
+            return ((len(classes.synsets) + self._group[synset], lite.SHARE_UNITS),)
         members = classes.below.get(synset, [])
         if members and len(members) < LEAST_MEMBERS:
-            return tuple((member, lite.WHOLE // len(members)) for member in members)
+            return tuple((member, lite.SHARE_UNITS // len(members)) for member in members)
         return None
 
     def _like(self, synset: str) -> Row | None:
@@ -242,8 +242,8 @@ class Lexicon:
             meaning = lite.unit(self._embed([self._definitions[synset]])[0] - self._mean)
             likeness = self._meanings @ meaning + KINSHIP_WEIGHT * self._classes.kinship(synset)
             shares = lite.softmax((likeness / LIKENESS_TEMPERATURE).astype(np.float32))
-            nearest = np.argsort(-shares, kind="stable")[: lite.TOLD]
-            row = tuple((int(one), int(shares[one] * lite.WHOLE)) for one in nearest)
+            nearest = np.argsort(-shares, kind="stable")[: lite.MOST_CLASSES]
+            row = tuple((int(one), int(shares[one] * lite.SHARE_UNITS)) for one in nearest)
             self._likened[synset] = row if shares[nearest].sum() >= LEAST_LIKENESS else None
         return self._likened[synset]
 
@@ -267,14 +267,14 @@ class Lexicon:
             shares: Counter[int] = Counter()
             for row in rows:
                 shares.update({member: share // len(rows) for member, share in row})
-            return tuple(shares.most_common(lite.TOLD))
+            return tuple(shares.most_common(lite.MOST_CLASSES))
         for rank, synset, _ in usual:
             if rank <= LIKENED_RANK and (row := self._like(synset)):
                 return row
         return None
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return what `lite.Naming` reads: words by their keys, sorted, and the rows they point to."""
+        """Return what `lite.TextVectors` reads: words by their keys, sorted, and the rows they point to."""
         wordnet = self._classes.wordnet
         found: dict[int, tuple[int, int]] = {}
 
@@ -294,8 +294,8 @@ class Lexicon:
         for plural, singular in wordnet.irregular:
             if singular in by_word and plural not in FUNCTION_WORDS and plural not in wordnet.senses:
                 add(plural, *by_word[singular])
-        members = np.zeros((len(self._rows), lite.TOLD), np.int16)
-        shares = np.zeros((len(self._rows), lite.TOLD), np.int8)
+        members = np.zeros((len(self._rows), lite.MOST_CLASSES), np.int16)
+        shares = np.zeros((len(self._rows), lite.MOST_CLASSES), np.int8)
         for row, number in self._rows.items():
             for place, (one, share) in enumerate(row):
                 members[number, place], shares[number, place] = one, share

@@ -1,15 +1,13 @@
 """The bundled encoder: EfficientNet-Lite2 for images and all-MiniLM-L6-v2 for texts, in int8 on ONNX Runtime.
 
-One pass of the image network serves two spaces:
+One pass of the image network computes the vectors of two spaces:
 
-- `visual`: the square roots of its pooled features, projected such that images of one thing lie close together,
-  of length 1. For images that look alike.
-- `semantic`: what the network believes to see, as text embeddings can be compared with; see
-  `docs/explanations/lite.md`.
-  Its vectors do not have length 1: a text can score 1 at most, an excellent match scores about 0.8, an
-  unrelated image about 0.
+- `visual`: the square roots of its pooled features, projected so that images of the same thing are near each other, of
+  length 1. For similar images.
+- `semantic`: the classes that the network recognises, comparable with text embeddings; see docs/explanations/lite.md.
+  Its vectors do not have length 1: a text scores 1 at most, an excellent match about 0.8, an unrelated image about 0.
 
-The files are made by `tools/build_lite.py`, and `card.json` beside them tells where everything comes from.
+`tools/build_lite.py` makes the files, and `card.json` beside them states the origin of each part.
 """
 
 from __future__ import annotations
@@ -41,41 +39,41 @@ BATCH_SIZE = 4
 
 CLASSES = 1000
 GROUPS = 144
-"""Sets of classes with a common name, such as the dogs."""
+"""Number of sets of classes with a common name, such as the dogs."""
 VISUAL_DIMENSION = 384
 CONCEPT_DIMENSION = 248
-"""Dimensions of the meaning part of `semantic`: all that counts, and 16 divides the whole for fast scans."""
+"""Dimensions of the meaning in `semantic`: more add nothing, and all together are divisible by 16 for fast scans."""
 SPACES: tuple[Space, ...] = (
     Space("visual", VISUAL_DIMENSION),
     Space("semantic", CONCEPT_DIMENSION + CLASSES + GROUPS, text=True),
 )
 
 NAME_TEMPERATURE = 0.05
-"""Sharpens the similarities of a text to the names: a class that is called by its name takes all."""
+"""Temperature of the softmax over the similarities of a text to the names: a class named exactly gets nearly 1."""
 NAME_WEIGHT = 2.0
-"""Weight of what a text names against the meaning of the text as a whole."""
+"""Weight of the classes that a text names, relative to the meaning of the text."""
 DOUBT = 0.5
-"""What is left to the similarities when one word tells exactly what it stands for; of two words its square."""
+"""Weight of the similarities if one word stands exactly for a class; with two such words, its square."""
 
-TOLD, WHOLE = 5, 127
-"""A word stands for up to `TOLD` classes and groups, with shares in units of 1 / `WHOLE`."""
+MOST_CLASSES, SHARE_UNITS = 5, 127
+"""A word stands for up to `MOST_CLASSES` classes and groups, with shares in units of 1 / `SHARE_UNITS`."""
 LONGEST_NAME = 4
-"""Words of the longest name that is looked up."""
+"""Number of words of the longest name that is looked up."""
 
 MAX_TOKENS = 256
-"""Tokens, and words, of a text that count."""
+"""Number of tokens, and of words, of a text that are used."""
 
 
 def softmax(values: Floats) -> Floats:
-    """Return `values` (..., d) as probabilities over the last axis."""
+    """Return the softmax of `values` (..., d) over the last axis."""
     powers = np.exp(values - values.max(-1, keepdims=True))
     result: Floats = powers / powers.sum(-1, keepdims=True)
     return result
 
 
 def fingerprint_of(hashes: Mapping[str, str]) -> str:
-    """Hash the hashes of the files (name -> sha256), and all else that shapes an embedding."""
-    recipe = {name: value for name, value in asdict(RECIPE).items() if name != "resize"}  # which came later
+    """Return a hash of all that determines an embedding: hashes of the files (name -> SHA-256) and the constants."""
+    recipe = {name: value for name, value in asdict(RECIPE).items() if name != "resize"}  # a later field
     shaping: list[Any] = [sorted(hashes.items()), recipe, [asdict(space) for space in SPACES]]
     shaping += [NAME_TEMPERATURE, NAME_WEIGHT, DOUBT, MAX_TOKENS, MAX_CHARACTERS]
     return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]
@@ -91,12 +89,11 @@ def _open_network(path: Path, *, optimise: bool = True) -> InferenceSession:
 
 
 class _ImageSide:
-    """The image network, and the small one that turns its outputs into embeddings."""
+    """The image network, and the small network that computes embeddings from its outputs."""
 
     def __init__(self, folder: Path) -> None:
         self.network = _open_network(folder / "visual.onnx")
-        # A network of its own and no NumPy: NumPy's matrix products bring threads, which get into the way
-        # of the caller's.
+        # A second network instead of NumPy, whose matrix products start threads that compete with the caller's.
         self.heads = _open_network(folder / "heads.onnx")
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
@@ -109,26 +106,26 @@ class _ImageSide:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of `text` in lower case and without accents, hyphens kept and a possessive 's taken off."""
+    """Return the words of `text` in lower case and without accents, hyphens kept and a possessive 's removed."""
     plain = re.sub(r"[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text)).replace("\u2019", "'").lower()
     return [re.sub(r"'s?$", "", word) for word in re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*'?", plain)]
 
 
 def word_key(name: str) -> int:
-    """Return the number under which a name (words with a blank between) is found."""
+    """Return the key of a name (words separated by one space) in the table of names."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def singulars(name: str) -> Iterator[str]:
-    """Yield `name`, and what it may be the regular plural of."""
+    """Yield `name`, and the words of which it may be the regular plural."""
     yield name
     for plural, singular in (("ies", "y"), ("es", ""), ("s", ""), ("men", "man")):
         if name.endswith(plural) and not name.endswith("ss"):
             yield name[: -len(plural)] + singular
 
 
-class Naming:
-    """Turns texts into vectors of `semantic`, by the arrays of `texts.npz`; see `docs/explanations/lite.md`."""
+class TextVectors:
+    """Computes the `semantic` vectors of texts from the arrays of `texts.npz`; see docs/explanations/lite.md."""
 
     def __init__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         self.basis = arrays["basis"].astype(np.float32)  # (384, 248)
@@ -140,35 +137,35 @@ class Naming:
         self.word_keys = arrays["word_keys"]  # (names,) sorted
         self.word_rows = arrays["word_rows"]  # (names,): the row of each in the two below
         self.word_nouns = arrays["word_nouns"]  # (names,): whether it is mostly a noun
-        self.row_members, self.row_shares = arrays["row_members"], arrays["row_shares"]  # (rows, TOLD)
+        self.row_members, self.row_shares = arrays["row_members"], arrays["row_shares"]  # (rows, MOST_CLASSES)
 
     def embed(self, text: str, embedding: Floats) -> Floats:
         """Return the `semantic` vector (1392,) of a text and its MiniLM embedding (384,)."""
-        # einsum where a matrix product would bring NumPy's threads, which cost more than they save here.
+        # einsum, since a matrix product would start NumPy's threads, which cost more than they save here.
         similarity = np.einsum("nd,d->n", self.names, embedding)
         similarity = np.maximum.reduceat(similarity, self.first_names)
         named = softmax(np.divide(similarity, NAME_TEMPERATURE, dtype=np.float32))
-        told = self.told(text)
-        certainty = float(told.sum())
+        shares = self.class_shares(text)
+        certainty = float(shares.sum())
         if certainty > 0:
             doubt = DOUBT**certainty
-            named = doubt * named + (1 - doubt) / certainty * told
+            named = doubt * named + (1 - doubt) / certainty * shares
         meaning = np.einsum("d,dk->k", unit(embedding - self.mean), self.basis)
         vector: Floats = np.concatenate([meaning, np.float32(NAME_WEIGHT) * named]) * self.scale
         return vector
 
-    def told(self, text: str) -> Floats:
-        """Return how much the words of `text` stand for each class and group (1144,): one word for 1 at most."""
-        told = np.zeros(len(self.first_names), np.float32)
+    def class_shares(self, text: str) -> Floats:
+        """Return how much the words of `text` stand for each class and group (1144,); a word adds 1 at most."""
+        shares = np.zeros(len(self.first_names), np.float32)
         found = self._names_in(words(text[:MAX_CHARACTERS])[:MAX_TOKENS])
-        # A word that is mostly no noun ("watch", "duck") counts if there is no other.
+        # A word that is mostly not a noun ("watch", "duck") counts only if the text has no noun.
         for place in [place for place in found if self.word_nouns[place]] or found:
             row = self.word_rows[place]
-            np.add.at(told, self.row_members[row], self.row_shares[row] / np.float32(WHOLE))
-        return told
+            np.add.at(shares, self.row_members[row], self.row_shares[row] / np.float32(SHARE_UNITS))
+        return shares
 
     def _names_in(self, text: Sequence[str]) -> list[int]:
-        """Return where in `word_keys` the names in a text are, from left to right, of several the longest."""
+        """Return the positions in `word_keys` of the names in a text, from left to right; the longest name wins."""
         tried = [
             (start, length, word_key(name))
             for start in range(len(text))
@@ -190,7 +187,7 @@ class Naming:
 
 
 class _TextSide:
-    """The text network, its tokenizer, and what turns its output into embeddings."""
+    """The text network, its tokenizer, and the arrays that turn its output into embeddings."""
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
@@ -198,13 +195,13 @@ class _TextSide:
         self.session = _open_network(folder / "textual.onnx", optimise=False)
         with _loading(folder / "tokenizer.json"):
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        # Opened here: np.load leaves a damaged file open.
+        # The file is opened here, since np.load does not close a damaged file.
         with (
             _loading(folder / "texts.npz"),
             (folder / "texts.npz").open("rb") as file,
             np.load(file, allow_pickle=False) as stored,
         ):
-            self.naming = Naming({name: stored[name] for name in stored.files})
+            self.vectors = TextVectors({name: stored[name] for name in stored.files})
 
     def run(self, text: str) -> Floats:
         """Return the MiniLM embedding (384,) of `text`, of length 1."""
@@ -215,14 +212,14 @@ class _TextSide:
 
     def embed(self, text: str) -> Floats:
         """Return the `semantic` vector (1392,) of `text`."""
-        return self.naming.embed(text, self.run(text))
+        return self.vectors.embed(text, self.run(text))
 
 
 class LiteEncoder:
     """Embeds images in `visual` and `semantic`, texts in `semantic`; see `pixmatcher.encoders.Encoder`.
 
-    Either side is loaded when it is first used: a text query costs no image network, an indexing run no text
-    network.
+    The image side and the text side are each loaded at their first use: a text query loads no image network, indexing
+    loads no text network.
     """
 
     name = "lite"
@@ -237,7 +234,7 @@ class LiteEncoder:
         self._texts = Lazy(lambda: _TextSide(folder))
 
     def load_images(self) -> None:
-        """Load the image side, which otherwise its first use does."""
+        """Load the image side, which is otherwise loaded at its first use."""
         self._images.get()
 
     def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Floats]:
@@ -245,10 +242,9 @@ class LiteEncoder:
         return self.embed_outputs(*self.run_network(pixels))
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Floats]:
-        """Embed texts: `semantic` (N, 1392). Only the first 256 tokens of a text count.
+        """Embed texts: `semantic` (N, 1392). Only the first 256 tokens of a text are used.
 
-        Raises QueryError if a text holds what is no character, such as the remains of bytes that were not
-        UTF-8.
+        Raises `QueryError` if a text is not valid Unicode, such as after decoding bytes that were not UTF-8.
         """
         vectors = np.empty((len(texts), SPACES[1].dimension), np.float32)
         if texts:
@@ -263,5 +259,5 @@ class LiteEncoder:
         return self._images.get().run(pixels)
 
     def embed_outputs(self, features: Floats, logits: Floats) -> dict[str, Floats]:
-        """Turn the raw outputs of `run_network` into embeddings."""
+        """Return the embeddings for the raw outputs of `run_network`."""
         return self._images.get().embed(features, logits)

@@ -1,1 +1,1 @@
-"""Texts as token ids."""
+"""Tokenizers of text networks: texts become ids."""

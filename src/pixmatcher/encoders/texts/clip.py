@@ -1,7 +1,7 @@
-"""CLIP's tokenizer as open_clip has it: what it does to a text first, and its vocabulary as a `tokenizers` file.
+"""CLIP's tokenizer as in open_clip: how it cleans texts, and its vocabulary as a file of the `tokenizers` library.
 
-Sources: `SimpleTokenizer` of open_clip 3.3 and of openai/CLIP. Its splitting uses the tables of Unicode in the `regex`
-library, which are newer than those of `tokenizers`; so they are written out into the file.
+Sources: `SimpleTokenizer` of open_clip 3.3 and of openai/CLIP. It splits texts by the Unicode tables of the `regex`
+library, which are newer than those of `tokenizers`; so these tables are written to the file.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _LAST_OF_WORD = "</w>"
 
 
 def clean(text: str) -> str:
-    """What CLIP's tokenizer does first: mend, resolve the entities of HTML, lower case, one space between words."""
-    # ftfy, which takes longer to import than a text to embed, leaves alone what is plain.
+    """Clean a text as CLIP does: repair its encoding, resolve HTML entities, lower case, one space between words."""
+    # ftfy takes longer to import than embedding a text, and would not change plain texts.
     if not (text.isascii() and text.isprintable() and "&" not in text):
         import ftfy
 
@@ -37,20 +37,20 @@ def clean(text: str) -> str:
 def write_tokenizer(path: Path) -> None:
     """Write the tokenizer of open_clip, which must be installed, as a file of the `tokenizers` library.
 
-    It gives the ids of a text that was cleaned, the first and the last id of a text put on, and neither cuts nor pads.
+    It expects a cleaned text, adds the first and the last id, and neither cuts nor pads.
     """
     from open_clip.tokenizer import default_bpe
 
     with gzip.open(default_bpe()) as file:
-        merges = file.read().decode().split("\n")[1:48895]  # the line of the version, the merges, and some unused
+        merges = file.read().decode().split("\n")[1:48895]  # after the line with the version; later merges are not used
     content = json.loads(build_clip_tokenizer(merges).to_str())
-    # Without spaces, and with a string for each merge, it loads in half the time.
+    # Without spaces, and with merges as strings, the file loads in half the time.
     content["model"]["merges"] = [" ".join(merge) for merge in content["model"]["merges"]]
     path.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
 
 def build_clip_tokenizer(merges: Sequence[str]) -> Tokenizer:
-    """Make CLIP's tokenizer of its merges ("t h", ...), in their order. Needs the `regex` library."""
+    """Return CLIP's tokenizer for its ordered merges ("t h", ...). Needs the `regex` library."""
     from tokenizers import processors
 
     pairs = [(first, second) for first, second in map(str.split, merges)]
@@ -58,9 +58,9 @@ def build_clip_tokenizer(merges: Sequence[str]) -> Tokenizer:
     tokens = [*characters, *(c + _LAST_OF_WORD for c in characters), *map("".join, pairs)]
     ids = {token: at for at, token in enumerate(tokens)}
     special = {_START: len(ids), _END: len(ids) + 1}
-    # Where a text has one of the special tokens as a word of its own, it is one token. It cannot be an added token of
-    # the library, which would be found within a word as well; so it is merged from its parts. No other word has both
-    # a bracket and a letter, so these merges, the last, touch nothing else.
+    # A special token that is a word of a text becomes one token. It cannot be an added token of the library, which
+    # would also be found inside words; so it is merged from its parts. These last merges change no other word, since
+    # no other word has both a bracket and a letter.
     plain, unused = _tokenizer(ids, pairs), count(len(ids) + 2)
     for word, known in special.items():
         for first, second in _from_the_left(plain.encode(word).tokens):
@@ -84,28 +84,28 @@ def _tokenizer(ids: dict[str, int], pairs: list[tuple[str, str]]) -> Tokenizer:
 
 
 def _from_the_left(parts: list[str]) -> Iterator[tuple[str, str]]:
-    """The merges that make one token of several, each taking one more part."""
-    whole = parts[0]
+    """Yield the merges that join parts to one token from left to right."""
+    joined = parts[0]
     for part in parts[1:]:
-        yield whole, part
-        whole += part
+        yield joined, part
+        joined += part
 
 
 def _byte_characters() -> list[str]:
-    """The characters that stand for bytes, in the order of their ids: first the bytes that can be printed."""
+    """Return the characters that represent bytes, in the order of their ids: printable bytes first."""
     printed = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [*map(chr, printed), *(chr(0x100 + at) for at in range(256 - len(printed)))]
 
 
 @cache
 def _words_pattern() -> str:
-    """The regular expression of the words of open_clip; of the letters that it names only s has a second lower case."""
+    """Return the regular expression for words of open_clip; only its letter s has a second lower-case form."""
     letters, number, others = (_class(one_of) for one_of in (r"[\p{L}]", r"[\p{N}]", r"[^\s\p{L}\p{N}]"))
     return f"<[s\u017f]tart_of_text>|<end_of_text>|'[s\u017f]|'t|'re|'ve|'m|'ll|'d|{letters}+|{number}|{others}+"
 
 
 def _class(one_of: str) -> str:
-    """A class of `regex` with its characters written out, as it is where case does not count: without U+0345."""
+    """Return a character class with all its characters, as `regex` matches it ignoring case: without U+0345."""
     import regex
 
     every = "".join(chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000)

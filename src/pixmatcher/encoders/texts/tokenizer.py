@@ -1,4 +1,4 @@
-"""Texts as the ids that a text network takes."""
+"""Convert texts to the ids that a text network takes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from ..onnx.card import TextRecipe
 
 MAX_CHARACTERS = 20_000
-"""Texts are cut here before they are split into tokens, of which a network takes far fewer."""
+"""Longer texts are cut before they are split into tokens; networks take far fewer tokens."""
 
 Tokenize = Callable[[str], "tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]"]
-"""Turns a text into ids (context_length,) and a mask (context_length,) that is 1 for what is text."""
+"""Converts a text to ids (context_length,) and a mask (context_length,) that is 1 for text and 0 for padding."""
 
 
 def require_unicode(text: str) -> None:
-    """Raise `QueryError` if a text holds what is no character, such as the remains of bytes that were not UTF-8."""
+    """Raise `QueryError` if a text is not valid Unicode, such as after decoding bytes that were not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -31,11 +31,10 @@ def require_unicode(text: str) -> None:
 
 
 def open_tokenizer(path: Path, recipe: TextRecipe) -> Tokenize:
-    """Open a file of the `tokenizers` library and use it as the recipe says, whatever the file says of lengths.
+    """Open a file of the `tokenizers` library, and return a function that uses it with the lengths of the recipe.
 
-    A longer text is cut such that what the tokenizer puts at its end stays there. What is returned raises `QueryError`
-    as `require_unicode` does, and `EncoderError` for a text of which the tokenizer can make no ids. The library raises
-    `Exception` for a file that is none of its own.
+    Longer texts are cut, but keep their closing token. The function raises `QueryError` as `require_unicode`, and
+    `EncoderError` if the tokenizer has no ids for a text. The library raises `Exception` for a wrong file.
     """
     from tokenizers import Tokenizer
 
@@ -52,7 +51,7 @@ def open_tokenizer(path: Path, recipe: TextRecipe) -> Tokenize:
             text = clean(text)
         try:
             encoding = tokenizer.encode(text)
-        except Exception as error:  # the library has no class of its own
+        except Exception as error:  # the library has no error class of its own
             raise EncoderError(
                 f"{path} has no ids for the text ({error}): export or pull the encoder again."
             ) from error
@@ -62,7 +61,7 @@ def open_tokenizer(path: Path, recipe: TextRecipe) -> Tokenize:
 
 
 def shortened(text: str) -> str:
-    """The first `MAX_CHARACTERS` of a text; of a longer one without the space before it and repeated within it."""
+    """Return the first `MAX_CHARACTERS` of a text; leading and repeated spaces of longer texts are removed first."""
     if len(text) <= MAX_CHARACTERS:
         return text
     return re.sub(r"(\s)\1+", r"\1", text.lstrip())[:MAX_CHARACTERS]

@@ -1,4 +1,4 @@
-"""Files of PyTorch weights: read without running anything in them, told in one sentence what is wrong, kept, hashed."""
+"""Files of PyTorch weights: read them without running code in them, save them, and hash them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 StateDict: TypeAlias = "dict[str, Tensor]"
 
 _WRAPPERS = ("state_dict", "model")
-"""Where a checkpoint of a training has the weights among other things."""
+"""The keys under which a training checkpoint stores the weights."""
 _PREFIXES = ("module.", "_orig_mod.")
-"""What wrappers of a model put before all names."""
-_CONVERT = "save its state dict as safetensors where it was made"
+"""Prefixes that wrappers of a model add to all names."""
+_CONVERT = "save its state dict as safetensors with the program that made it"
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read the tensors of a file, .safetensors or .pth; its content decides which it is, not its name.
+    """Read the tensors of a file, safetensors or a pickle of PyTorch, whatever the name of the file.
 
-    Pickles are opened with `weights_only`, so that nothing in them is called. Raises `EncoderError` if the file cannot
-    be read, is cut off or damaged, is no file of weights, or holds more than tensors.
+    Pickles are opened with `weights_only`, so no code in them is called. Raises `EncoderError` if the file cannot be
+    read, is truncated or damaged, is not a file of weights, or contains more than tensors.
     """
     try:
         with path.open("rb") as file:
@@ -44,7 +44,7 @@ def read_state_dict(path: Path) -> StateDict:
     if head.startswith(b"PK"):
         _check_archive(path)
     elif not head.startswith(b"\x80"):
-        raise EncoderError(f"{path} is no file of weights: name a state dict of PyTorch (.pth) or a .safetensors.")
+        raise EncoderError(f"{path} is not a file of weights: name a state dict of PyTorch (.pth) or a .safetensors.")
     return _read_pickle(path)
 
 
@@ -55,21 +55,21 @@ def _read_safetensors(path: Path) -> StateDict:
     try:
         tensors: StateDict = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise EncoderError(f"{path} is cut off or damaged ({error}): get it again.") from error
-    return _bare(tensors)
+        raise EncoderError(f"{path} is truncated or damaged ({error}): download it again.") from error
+    return _without_prefix(tensors)
 
 
 def _check_archive(path: Path) -> None:
-    """Raise `EncoderError` for a zip file that is no checkpoint, before PyTorch sees it."""
+    """Raise `EncoderError` for a zip file that is not a checkpoint, before PyTorch opens it."""
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise EncoderError(f"{path} is cut off or damaged ({error}): get it again.") from error
+        raise EncoderError(f"{path} is truncated or damaged ({error}): download it again.") from error
     if any("/code/" in part.filename or part.filename.endswith("/constants.pkl") for part in parts):
         raise EncoderError(f"{path} is a TorchScript program, which is not opened: {_CONVERT}.")
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts):  # PyTorch never does; it may be a bomb
-        raise EncoderError(f"{path} is a compressed archive and no checkpoint of PyTorch: unpack it first.")
+        raise EncoderError(f"{path} is a compressed archive, not a checkpoint of PyTorch: unpack it first.")
 
 
 def _read_pickle(path: Path) -> StateDict:
@@ -77,26 +77,26 @@ def _read_pickle(path: Path) -> StateDict:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it says of odd files is nothing to whoever uses them
+            warnings.simplefilter("ignore")  # PyTorch's warnings about odd files do not help the user
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise EncoderError(f"{path} holds more than tensors, which is not opened: {_CONVERT}.") from error
+        raise EncoderError(f"{path} contains more than tensors, which is not opened: {_CONVERT}.") from error
     except Exception as error:  # each kind of damage raises its own
-        raise EncoderError(f"{path} is cut off or damaged ({_first_line(error)}): get it again.") from error
+        raise EncoderError(f"{path} is truncated or damaged ({_first_line(error)}): download it again.") from error
     for wrapper in _WRAPPERS:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
             checkpoint = checkpoint[wrapper]
             break
     if not isinstance(checkpoint, Mapping) or not checkpoint:
-        raise EncoderError(f"{path} holds no state dict: {_CONVERT}.")
+        raise EncoderError(f"{path} contains no state dict: {_CONVERT}.")
     for name, tensor in checkpoint.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or not _is_plain(tensor):
-            raise EncoderError(f"{path} holds {name!r}, which is no tensor of weights: {_CONVERT}.")
-    return _bare(dict(checkpoint))
+            raise EncoderError(f"{path} contains {name!r}, which is not a tensor of weights: {_CONVERT}.")
+    return _without_prefix(dict(checkpoint))
 
 
 def _is_plain(tensor: Any) -> bool:
-    """Whether a tensor is what its file holds, and not a few bytes that claim to be gigabytes."""
+    """Whether the values of a tensor are all in its file, and it is not a few bytes that claim to be gigabytes."""
     import torch
 
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
@@ -104,8 +104,8 @@ def _is_plain(tensor: Any) -> bool:
     return bool(tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes())
 
 
-def _bare(tensors: StateDict) -> StateDict:
-    """The tensors without what wrappers put before their names."""
+def _without_prefix(tensors: StateDict) -> StateDict:
+    """Return the tensors with the prefixes of wrappers removed from their names."""
     for prefix in _PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
@@ -118,64 +118,64 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def fitting(path: Path, name: str) -> Iterator[None]:
-    """Turn what a network says of tensors that do not fit into one sentence with the first of them."""
+    """Raise an error of the block about tensors that do not fit as one sentence about the first of them."""
     try:
         yield
     except EncoderError:
         raise
-    except Exception as error:  # libraries that convert the weights of others raise what they like
+    except Exception as error:  # libraries that convert weights raise any exception
         raise EncoderError(
-            f"{path} does not hold the weights of {name}: {_misfit(str(error))}. Name the encoder that it is of, or "
-            "get the file again."
+            f"{path} does not contain the weights of {name}: {_misfit(str(error))}. Name the right encoder, or "
+            "download the file again."
         ) from error
 
 
 def _misfit(message: str) -> str:
-    """What is wrong, of the list that `Module.load_state_dict` gives."""
+    """Return the first problem in the list that `Module.load_state_dict` reports."""
     if missing := re.search(r'Missing key\(s\) in state_dict: "([^"]+)"', message):
         return f"the tensor {missing[1]} is missing"
     if shapes := re.search(r"size mismatch for (\S+): .*?Size\(\[(.*?)\]\).*?Size\(\[(.*?)\]\)", message):
         return f"the tensor {shapes[1]} has the shape ({shapes[2]}) instead of ({shapes[3]})"
     if unexpected := re.search(r'Unexpected key\(s\) in state_dict: "([^"]+)"', message):
-        return f"the tensor {unexpected[1]} is one too many"
+        return f"the tensor {unexpected[1]} is unexpected"
     return (message.strip() or "its tensors have other names").splitlines()[0].rstrip(".")
 
 
 def save_state_dict(tensors: StateDict, path: Path) -> None:
-    """Save tensors as safetensors: beside `path` first, so that it is there whole or not at all.
+    """Save tensors as safetensors, to a temporary file first, so that `path` is never incomplete.
 
-    Raises `StorageError` if it cannot be written.
+    Raises `StorageError` if the file cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     storages: set[int] = set()
-    apart: StateDict = {}
+    separate: StateDict = {}
     for name, tensor in tensors.items():
-        whole = tensor.detach().contiguous()
-        # The format has no tensors that share their values.
-        shared = whole.untyped_storage().data_ptr() in storages
-        apart[name] = whole.clone() if shared else whole
-        storages.add(apart[name].untyped_storage().data_ptr())
+        contiguous = tensor.detach().contiguous()
+        # In this format, tensors cannot share their values.
+        shared = contiguous.untyped_storage().data_ptr() in storages
+        separate[name] = contiguous.clone() if shared else contiguous
+        storages.add(separate[name].untyped_storage().data_ptr())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
         os.close(handle)
         try:
-            save_file(apart, beside)
-            os.replace(beside, path)
+            save_file(separate, temporary)
+            os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
-                os.unlink(beside)
+                os.unlink(temporary)
             raise
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path} cannot be written ({error}): make room, or set PIXMATCHER_CACHE.") from error
+        raise StorageError(f"{path} cannot be written ({error}): free some space, or set PIXMATCHER_CACHE.") from error
 
 
 def hash_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors: of each, in the order of names, its name, type, shape and bytes.
+    """Return the SHA-256 of the name, type, shape and bytes of each tensor, sorted by name.
 
-    What counts batches in training is left out: files have it or not, and no embedding depends on it.
+    Counters of training batches are left out: not all files have them, and no embedding depends on them.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Encoders in PyTorch: the networks of `torch_models.py` on a device, from several threads at once."""
+"""Run the networks of `models.py` with PyTorch on a device, from several threads at once."""
 
 from __future__ import annotations
 
@@ -29,31 +29,32 @@ GPU_BATCH_SIZE = 128
 
 
 def open_torch_encoder(name: str, runtime: Runtime) -> Encoder:
-    """Load an encoder of torchvision, timm or open_clip. Raises as `open_torch_model`, and for a missing device."""
+    """Load an encoder of torchvision, timm or open_clip. Raises as `open_torch_model` and `choose_device`."""
     device = choose_device(runtime.device)
     return TorchEncoder(open_torch_model(name, offline=runtime.offline, progress=runtime.progress), device)
 
 
-def choose_device(wanted: str = "auto") -> torch.device:
-    """Return the device called `wanted`; for `auto` the first there is of cuda, mps and cpu.
+def choose_device(requested: str = "auto") -> torch.device:
+    """Return the device called `requested`; for `auto` the first available one of cuda, mps and cpu.
 
-    Raises `EncoderError` if it is not there.
+    Raises `EncoderError` if it is not available.
     """
-    there = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    there += ["mps"] if torch.backends.mps.is_available() else []
-    there += ["cpu"]
-    if wanted == "auto":
-        return torch.device(there[0])
-    name = f"{wanted}:0" if wanted == "cuda" else wanted
-    if name not in there:
-        raise EncoderError(f"There is no device {wanted!r}: choose one of auto, {', '.join(there)}.")
+    available = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    available += ["mps"] if torch.backends.mps.is_available() else []
+    available += ["cpu"]
+    if requested == "auto":
+        return torch.device(available[0])
+    name = f"{requested}:0" if requested == "cuda" else requested
+    if name not in available:
+        raise EncoderError(f"The device {requested!r} is not available: choose one of auto, {', '.join(available)}.")
     return torch.device(name)
 
 
 class TorchEncoder:
-    """Embeds images, and texts where the networks include one for them, in its one space, at length 1.
+    """Embeds images, and texts if the model has a text network, in its one space. All vectors have length 1.
 
-    It computes in float32, on CUDA in half precision, unless `half` decides. The networks of `model` become its own.
+    It computes in half precision on CUDA and in float32 elsewhere, unless `half` is given. It changes the networks of
+    `model`.
     """
 
     def __init__(self, model: TorchModel, device: torch.device, *, half: bool | None = None) -> None:
@@ -69,24 +70,24 @@ class TorchEncoder:
         self._tokenize = model.tokenize
 
     def load_images(self) -> None:
-        """Nothing is left to load."""
+        """Do nothing, since the networks are loaded already."""
 
     def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Floats]:
         """Embed pixels (N, size, size, 3): (N, dimension) of length 1."""
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
             raise ValueError(f"pixels must be uint8 (N, H, W, 3), not {pixels.dtype} {pixels.shape}")
-        # PyTorch wants arrays that it may write to.
+        # PyTorch requires writable arrays.
         given = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
-        # Callers bring a thread a core; what asks for one image waits for it.
+        # Callers with a batch run a thread per core; a caller with one image waits for it, so it uses all cores.
         on_cpu = self.device.type == "cpu" and len(pixels) > 1
         with torch.inference_mode(), _one_thread if on_cpu else nullcontext():
             vectors = self._visual.run(normalise(given.to(self.device), self.recipe))
         return {self.spaces[0].name: vectors}
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Floats]:
-        """Embed texts: (N, dimension) of length 1; nothing where the encoder knows no texts.
+        """Embed texts: (N, dimension) of length 1; {} if the encoder does not support text.
 
-        Raises `QueryError` if a text holds what is no character.
+        Raises `QueryError` if a text is not valid Unicode.
         """
         if self._textual is None or self._tokenize is None:
             return {}
@@ -100,29 +101,29 @@ class TorchEncoder:
 
 
 class _Side:
-    """A network on a device, and how precisely it computes."""
+    """A network on a device, in half precision or in float32."""
 
     def __init__(self, network: nn.Module, device: torch.device, *, half: bool) -> None:
         self._network = prepare(network, device)
         self._device = device
         self._half = half
-        # On a GPU all calls would need memory at once.
-        self._turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else threading.Lock()
+        # On a GPU, calls run one after the other, since together they would need too much memory.
+        self._lock: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else threading.Lock()
 
     def run(self, given: torch.Tensor) -> Floats:
         """Return the embeddings (N, dimension) of images (N, 3, H, W) float32 or ids (N, L), at length 1."""
-        with self._turn:
+        with self._lock:
             if self._half:
                 with torch.autocast(self._device.type, torch.float16):
                     vectors = self._network(given)
-                self._half = bool(torch.isfinite(vectors).all())  # some networks have values beyond its range
+                self._half = bool(torch.isfinite(vectors).all())  # the values of some networks are too large for it
             if not self._half:
                 vectors = self._network(given)
             return unit(vectors.float().cpu().numpy())
 
 
 def prepare(network: nn.Module, device: torch.device) -> nn.Module:
-    """Bring a network to a device, in the form that is fastest there. The one that is given is changed."""
+    """Move a network to a device in its fastest form. The given network is changed."""
     for module in network.modules():
         if isinstance(module, nn.Sequential):
             _fold_norms(module)
@@ -131,7 +132,7 @@ def prepare(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _fold_norms(layers: nn.Sequential) -> None:
-    """Fold each batch norm that follows a convolution into its weights."""
+    """Merge each batch norm that follows a convolution into the weights of the convolution."""
     for place in range(len(layers) - 1):
         convolution, norm = layers[place], layers[place + 1]
         if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
@@ -139,14 +140,14 @@ def _fold_norms(layers: nn.Sequential) -> None:
 
 
 def normalise(pixels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Bring pixels uint8 (N, H, W, 3) to normalised float32 (N, 3, H, W), computed as torchvision does."""
+    """Convert pixels uint8 (N, H, W, 3) to normalised float32 (N, 3, H, W), computed as torchvision does."""
     mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (recipe.mean, recipe.std))
     values = pixels.permute(0, 3, 1, 2).to(torch.float32)
     return values.div_(255).sub_(mean).div_(std)
 
 
 class _OneThread:
-    """Lets each calling thread compute alone, as its neighbours do: faster than all cores for each in turn.
+    """Makes each calling thread compute on one core, which is faster than all cores for one call after the other.
 
     Measured on 2 cores, MobileNetV3-Large with decoding: 217 against 145 images/s; CLIP ViT-B/32: 20 against 18.
     """
@@ -154,20 +155,20 @@ class _OneThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._usual = 1
+        self._threads_before = 1
 
     def __enter__(self) -> None:
         with self._lock:
-            # The setting is the calling thread's own, but new threads begin with what was set last anywhere.
+            # The setting is per thread, but new threads start with the value that any thread set last.
             if not self._inside:
-                self._usual = torch.get_num_threads()
+                self._threads_before = torch.get_num_threads()
             self._inside += 1
             torch.set_num_threads(1)
 
     def __exit__(self, *exc_info: object) -> None:
         with self._lock:
             self._inside -= 1
-            torch.set_num_threads(self._usual)
+            torch.set_num_threads(self._threads_before)
 
 
 _one_thread = _OneThread()

@@ -1,4 +1,4 @@
-"""From PyTorch to ONNX, once: makes a folder that `OnnxEncoder` runs without PyTorch."""
+"""Export an encoder from PyTorch to a folder of ONNX files, which `OnnxEncoder` runs without PyTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch  # PyTorch, as in `torch.py` beside
+import torch  # PyTorch; this package is `pixmatcher.encoders.torch`
 from torch import nn
 
 from ...errors import EncoderError
@@ -30,34 +30,34 @@ from .models import TorchModel, import_library
 PIXELS, IDS, EMBEDDINGS = "pixels", "ids", "embeddings"
 
 OPSET = 18
-"""What PyTorch writes without converting; ONNX Runtime 1.14 and later run it."""
+"""The version that PyTorch writes without a conversion; ONNX Runtime 1.14 and later run it."""
 LEAST_COSINE = 0.9999
-"""Agreement with PyTorch that is asked of each image and text."""
+"""The least cosine with PyTorch of the embedding of each image and text."""
 
 
 def export_model(model: TorchModel, folder: Path) -> Card:
     """Write a folder with the networks of `model` as ONNX files, its tokenizer, and a card.
 
     `visual.onnx` takes `pixels` uint8 (N, size, size, 3) and normalises them itself; `textual.onnx` takes `ids` int64
-    (N, context_length), or fewer where the card says so. Both give `embeddings` float32 (N, dimension), not brought to
-    length 1. The folder appears in one step, after its embeddings were compared with those of PyTorch. One that an
-    earlier export left is replaced.
+    (N, context_length), or fewer ids if the card says `causal`. Both return `embeddings` float32 (N, dimension) of any
+    length. The folder appears in one step, after its embeddings were compared with those of PyTorch. A folder of an
+    earlier export is replaced.
 
-    Raises `EncoderError` if the network cannot be exported, its embeddings differ, `folder` is something else, or a
-    library is missing; `StorageError` if the disk is full.
+    Raises `EncoderError` if the network cannot be exported, its embeddings differ, `folder` contains something else, or
+    a library is missing; `StorageError` if the disk is full.
     """
     for library in ("onnx", "onnxscript"):
         import_library(library, f"To export {model.name}")
-    with making_folder(folder) as half:
+    with making_folder(folder) as unfinished:
         pixels = torch.zeros(2, model.recipe.size, model.recipe.size, 3, dtype=torch.uint8)
-        _write(_Normalising(model.visual, model.recipe), pixels, half / VISUAL, PIXELS, model.name)
+        _write(_Normalising(model.visual, model.recipe), pixels, unfinished / VISUAL, PIXELS, model.name)
         text = model.text
         if model.textual is not None and text is not None:
             causal = _Causal.of(model.textual)
             text = replace(text, causal=causal is not None)
             ids = torch.zeros(2, text.context_length, dtype=torch.int64)
-            _write(causal or model.textual, ids, half / TEXTUAL, IDS, model.name, shorter=text.causal)
-            write_tokenizer(half / text.tokenizer)
+            _write(causal or model.textual, ids, unfinished / TEXTUAL, IDS, model.name, shorter=text.causal)
+            write_tokenizer(unfinished / text.tokenizer)
         card = Card(
             name=model.name,
             fingerprint=model.fingerprint,
@@ -67,37 +67,38 @@ def export_model(model: TorchModel, folder: Path) -> Card:
             precision="fp32",
             licence=model.licence,
             source=model.source,
-            files=store_files(half, sorted(path.name for path in half.iterdir())),
+            files=store_files(unfinished, sorted(path.name for path in unfinished.iterdir())),
             textual=None if text is None else Network(TEXTUAL, IDS, EMBEDDINGS),
             text=text,
         )
-        _compare(model, OnnxEncoder(card, half))
-        write_card(card, half)
+        _compare(model, OnnxEncoder(card, unfinished))
+        write_card(card, unfinished)
     return card
 
 
 class _Normalising(nn.Module):  # type: ignore[misc]
-    """Pixels uint8 (N, H, W, 3) -> what `visual` makes of them normalised."""
+    """Normalises pixels uint8 (N, H, W, 3) and passes them to `visual`."""
 
     def __init__(self, visual: nn.Module, recipe: Recipe) -> None:
         super().__init__()
         self.visual = visual
         mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (recipe.mean, recipe.std))
-        # One factor and one term a channel. In the order of PyTorch, with the channels first, ONNX Runtime takes
-        # 0.1 ms for it, and 1.2 ms with the channels last.
+        # One factor and one term per channel. ONNX Runtime takes 0.1 ms for it with the channels first, as PyTorch has
+        # them, and 1.2 ms with the channels last.
         self.register_buffer("factor", (1 / (255 * std)).float())
         self.register_buffer("term", (-mean / std).float())
 
     def forward(self, pixels: torch.Tensor) -> Any:
-        # In the order of memory that the permuted pixels have, PyTorch would write more operators.
+        # Without `contiguous`, PyTorch would write more operators.
         planes = pixels.permute(0, 3, 1, 2).contiguous()
         return self.visual(planes.float() * self.factor + self.term)
 
 
 class _Causal(nn.Module):  # type: ignore[misc]
-    """A text network of open_clip that also takes texts without the padding behind them.
+    """A text network of open_clip that also takes texts without the padding at their end.
 
-    Where each token sees only those before it, and the closing token is the embedding, nothing else changes.
+    This does not change the embedding, since each token depends on earlier tokens only, and the closing token becomes
+    the embedding.
     """
 
     def __init__(self, network: Any) -> None:
@@ -106,7 +107,7 @@ class _Causal(nn.Module):  # type: ignore[misc]
 
     @classmethod
     def of(cls, network: Any) -> _Causal | None:
-        """The network as one of this kind, or None if it is not known to be one."""
+        """Return a causal version of the network, or None if the network may not be causal."""
         from open_clip.transformer import TextTransformer
 
         if not isinstance(network, TextTransformer):
@@ -128,11 +129,11 @@ class _Causal(nn.Module):  # type: ignore[misc]
 def _write(
     network: nn.Module, example: torch.Tensor, path: Path, given: str, name: str, *, shorter: bool = False
 ) -> None:
-    """Write `network` as it computes `example`, for any number of them, and for `shorter` ones if so told."""
+    """Write `network`, traced with `example`, for batches of any size, and also for `shorter` inputs if requested."""
     import onnx
 
     free = {0: torch.export.Dim("n")}
-    if shorter:  # the whole length is a case of its own to PyTorch, and none to ONNX
+    if shorter:  # PyTorch treats the full length as a special case, ONNX does not
         example = example[:, : example.shape[1] // 2]
         free[1] = torch.export.Dim("length", min=2, max=2 * example.shape[1] - 1)
     try:
@@ -151,7 +152,7 @@ def _write(
                 raise ValueError(f"it takes no other {given} than {tuple(example.shape)}")
             program.save(path, external_data=True)
     except Exception as error:
-        cause = error.__cause__ or error  # the exporter tells at length what to do about it
+        cause = error.__cause__ or error  # the exporter adds long advice
         reason = str(cause).strip().partition("\n")[0]
         raise EncoderError(
             f"{name} cannot be exported to ONNX ({type(cause).__name__}: {reason}): use it with --backend torch, or "
@@ -162,7 +163,7 @@ def _write(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what PyTorch and its exporter say about their own progress."""
+    """Suppress the warnings, logs and prints of PyTorch and its exporter."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -174,7 +175,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _compare(model: TorchModel, encoder: OnnxEncoder) -> None:
-    """Raise `EncoderError` unless `encoder` embeds images, and texts if it can, as the networks of `model` do."""
+    """Raise `EncoderError` if `encoder` embeds images or texts otherwise than the networks of `model`."""
     pixels = sample_pixels(8, model.recipe.size)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.recipe.mean, model.recipe.std))
     with torch.inference_mode():
@@ -188,13 +189,13 @@ def _compare(model: TorchModel, encoder: OnnxEncoder) -> None:
         least = float(cosines(reference, found[model.space.name]).min())
         if not least >= LEAST_COSINE:
             raise EncoderError(
-                f"{model.name} exported to ONNX does not embed an {what} as PyTorch does (cosine {least:.5f}, asked "
-                f"{LEAST_COSINE}): use it with --backend torch, or choose another network."
+                f"{model.name} exported to ONNX does not embed an {what} as PyTorch does (cosine {least:.5f}, expected "
+                f"at least {LEAST_COSINE}): use it with --backend torch, or choose another network."
             )
 
 
 def sample_pixels(count: int, size: int) -> npt.NDArray[np.uint8]:
-    """Made-up images uint8 (count, size, size, 3): colours in patches of many sizes, as photos have them, and noise."""
+    """Return random images uint8 (count, size, size, 3): coloured patches of many sizes, and noise."""
     random = np.random.default_rng(0)
     values: Floats = np.zeros((count, size, size, 3), np.float32)
     for fields in (2, 5, 13, 37, size):

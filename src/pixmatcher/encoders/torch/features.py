@@ -1,4 +1,4 @@
-"""The original's two functions: the features of an image by MobileNetV3-Large, the vector of a text by CLIP."""
+"""Two functions for single queries: features of an image by MobileNetV3-Large, the vector of a text by CLIP."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CLIP = "clip-vit-b-32"
 class FeatureExtractor:
     """MobileNetV3-Large of torchvision (IMAGENET1K_V1) up to its pooled features, in float32.
 
-    `device` is `cpu`, `cuda`, `cuda:1` or `mps`; by default the first there is of cuda, mps and cpu. `target_size` is
-    the height and width, in pixels, that images are resized to. `weights` is a file with the weights, which otherwise
-    are downloaded once. Raises `EncoderError` without PyTorch, the device, or the right file, `FetchError` or
+    `device` is `cpu`, `cuda`, `cuda:1` or `mps`; by default the first available one of cuda, mps and cpu. `target_size`
+    is the height and width, in pixels, that images are resized to. `weights` is a file with the weights; without it
+    they are downloaded once. Raises `EncoderError` if PyTorch, the device or the right file is missing, `FetchError` or
     `StorageError` if the weights cannot be downloaded.
     """
 
@@ -53,9 +53,9 @@ class FeatureExtractor:
     def extract_features(
         self, image: ImageSource | torch.Tensor, from_preprocessed: bool = False
     ) -> npt.NDArray[np.float32]:
-        """Return the features (960,) float32 of an image, as the network gives them: not of length 1.
+        """Return the features (960,) float32 of an image, not scaled to length 1.
 
-        `image` is a path or a PIL image, or what else `open_image` takes, and is resized as a whole. With
+        `image` is anything that `open_image` takes, such as a path or a PIL image. It is resized without a crop. With
         `from_preprocessed` it is a tensor (3, H, W) or (1, 3, H, W), normalised as `preprocess_image` does.
 
         Raises `InvalidImageError` if the image cannot be used, `ValueError` for a tensor of another shape.
@@ -86,7 +86,7 @@ def text_to_vector(text: str) -> npt.NDArray[np.float32]:
     """Return the vector (512,) float32 of a text by CLIP ViT-B/32 of OpenAI, of length 1.
 
     Raises `EncoderError`, `FetchError` or `StorageError` if the encoder `clip-vit-b-32` cannot be loaded, `QueryError`
-    if the text holds what is no character.
+    if the text is not valid Unicode.
     """
     from .._registry import load_encoder
 
