@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -451,6 +452,40 @@ def test_two_writers(folder: Path) -> None:
         assert len(second.search(np.ones(48), space="visual")) == 3  # reading goes on
         first.close()
         assert second.remove([1]) == 1
+
+
+def test_version_0_1_0_and_this_one_exclude_each_other(folder: Path) -> None:
+    """The earlier version held `flock` on the file `lock` of the collection."""
+    path = filled(folder, 3)
+    with Collection.open(path) as collection, (path / "lock").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(CollectionLockedError, match="is being written by"):
+            collection.begin_writing()
+        fcntl.flock(file, fcntl.LOCK_UN)
+        collection.begin_writing()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_the_log_says_what_happens_to_a_collection(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="pixmatcher.collection")
+    path = filled(folder, 5)
+    assert f"Schema of {path / 'catalog.sqlite'} changed to version 2" in caplog.text
+    assert f"Lock {path / 'lock'} taken" in caplog.text
+    assert f"Index of the space visual of {path} saved: exact, 5 rows" in caplog.text
+    caplog.clear()
+    with Collection.open(path) as collection:
+        collection.search(np.ones(48), space="visual")
+    assert f"Index of the space visual of {path}: exact, is the one in the file" in caplog.text
+    caplog.clear()
+    (path / "index" / "visual.faiss").unlink()
+    with (path / "vectors" / "semantic.f16").open("r+b") as file:
+        file.write(b"damaged")
+    with Collection.open(path) as collection:
+        collection.search(np.ones(48), space="visual")
+        assert "was built from the embeddings, as its file is missing or damaged" in caplog.text
+        collection.repair()
+    assert f"Repair of {path}: 1 items taken out, as their embeddings are damaged" in caplog.text
 
 
 def test_files_are_not_kept_open(folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .collection import Collection, Failure, Filter, Hit, Item, Problem
+    from .collection import Collection, Failure, Filter, Hit, Item, Problem, Store, WritableStore, open_collection
     from .encoders import Encoder, Runtime, load_encoder, register_encoder
     from .encoders.torch.features import FeatureExtractor, text_to_vector
     from .errors import (
@@ -54,7 +54,17 @@ if os.environ.get("PIXMATCHER_LOG"):
 
 # Names are imported when they are first used, so that `import pixmatcher` costs next to nothing.
 _MODULES = {
-    "collection": ("Collection", "Failure", "Filter", "Hit", "Item", "Problem"),
+    "collection": (
+        "Collection",
+        "Failure",
+        "Filter",
+        "Hit",
+        "Item",
+        "Problem",
+        "Store",
+        "WritableStore",
+        "open_collection",
+    ),
     "encoders": ("Encoder", "Runtime", "load_encoder", "register_encoder"),
     "encoders.torch.features": ("FeatureExtractor", "text_to_vector"),
     "errors": (
@@ -116,7 +126,9 @@ __all__ = [
     "SourceError",
     "Space",
     "StorageError",
+    "Store",
     "Unusable",
+    "WritableStore",
     "classify",
     "evaluate",
     "export_arrays",
@@ -124,6 +136,7 @@ __all__ = [
     "index",
     "is_allowed_extension",
     "load_encoder",
+    "open_collection",
     "open_image",
     "preprocess_image",
     "preprocess_images",

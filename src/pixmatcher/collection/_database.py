@@ -19,7 +19,7 @@ from ..errors import StorageError
 from ._migrations import migrate, schema_version
 from ._sqlite_errors import ResultCode, result_code, sqlite_errors_explained
 
-_log = logging.getLogger("pixmatcher.collection")
+logger = logging.getLogger("pixmatcher.collection")
 
 
 class Database:
@@ -75,7 +75,7 @@ class Database:
             self._snapshot_of = self._file_states()
             self.connection = _connect(self.path, "mode=ro&immutable=1")
         if self._snapshot_of is not None:
-            _log.debug("%s cannot be opened for writing: a snapshot is read", self.path)
+            logger.debug("%s cannot be opened for writing: a snapshot is read", self.path)
 
     @property
     def _log_path(self) -> Path:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ..vector_index import IndexTarget, OperatingPoint, SavableIndex, VectorIndex
 
-_log = logging.getLogger("pixmatcher.collection")
+logger = logging.getLogger("pixmatcher.collection")
 
 
 @dataclass
@@ -150,7 +150,7 @@ class SpaceIndexes:
         else:
             index, origin = self._load_or_build(space, generation)
         if held is None or held.index is not index:
-            _log.debug("Index of the space %s of %s: %s, %s", space, self._folder, index.name, origin.value)
+            logger.debug("Index of the space %s of %s: %s, %s", space, self._folder, index.name, origin.value)
         self._held[space] = _HeldIndex(index, generation)
         # A writer saves its indexes when it closes.
         if origin is not _Origin.FILE and not self._writer_lock.held and is_savable(index):
@@ -193,7 +193,7 @@ class SpaceIndexes:
             stamp = read_intact_stamp(path)
             if replace or stamp is None or stamp.generation < generation:
                 save_index(index, path, generation, self._vectors[space].dimension)
-                _log.info("Index of the space %s of %s saved", space, self._folder)
+                logger.info("Index of the space %s of %s saved", space, self._folder)
 
     # Saving
 
@@ -256,7 +256,7 @@ class SpaceIndexes:
             save_index(index, path, generation, space.dimension)
         except OSError as error:
             raise write_error(self._folder, error) from error
-        _log.info("Index of the space %s of %s saved: %s, %d rows", name, self._folder, index.name, len(index.rows))
+        logger.info("Index of the space %s of %s saved: %s, %d rows", name, self._folder, index.name, len(index.rows))
         vectors.close()  # its memory map, of which all may have been read, counts as memory of this process
 
     def tune(

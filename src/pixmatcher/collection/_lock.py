@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 from .._files import write_error
 from .._locks import FileLock, LocksUnsupportedError
 from ..errors import CollectionError, CollectionLockedError
+
+logger = logging.getLogger("pixmatcher.collection")
 
 
 class WriterLock(FileLock):
@@ -16,7 +20,7 @@ class WriterLock(FileLock):
         Raises `CollectionLockedError` if another process has it, unless `wait`; `CollectionError` if the file cannot be
         opened or the disk does not support locks.
         """
-        folder = self.path.parent
+        folder, held = self.path.parent, self.held
         try:
             locked = super().acquire(wait=wait)
         except LocksUnsupportedError as error:
@@ -30,4 +34,6 @@ class WriterLock(FileLock):
             raise CollectionLockedError(
                 f"{folder} is being written by {self.holder()}", "wait until it has finished, or stop it."
             )
+        if not held:
+            logger.debug("Lock %s taken", self.path)
         return True

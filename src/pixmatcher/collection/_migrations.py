@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import CollectionError
 
-_log = logging.getLogger("pixmatcher.collection")
+logger = logging.getLogger("pixmatcher.collection")
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS state (generation INTEGER NOT NULL, rows INTEGER NOT NULL)",
@@ -65,7 +65,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
             migration(connection)
             connection.execute(f"PRAGMA user_version = {number}")
-            _log.info("Schema of %s changed to version %d", path, number)
+            logger.info("Schema of %s changed to version %d", path, number)
         connection.execute("COMMIT")
     except BaseException:
         connection.rollback()

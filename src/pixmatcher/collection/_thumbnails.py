@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import threading
@@ -12,6 +13,8 @@ from typing import Any
 
 from .._files import remove
 from ._sqlite_errors import sqlite_errors_explained
+
+logger = logging.getLogger("pixmatcher.collection")
 
 
 class Thumbnails:
@@ -45,6 +48,7 @@ class Thumbnails:
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError:
+                logger.info("%s is damaged and is replaced", self.path)
                 self.clear()
                 self._insert(thumbnails)
 

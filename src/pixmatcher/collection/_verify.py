@@ -20,7 +20,7 @@ from ._thumbnails import Thumbnails
 from .items import Problem
 from .stored_maps import damaged_maps, remove_damaged_maps
 
-_log = logging.getLogger("pixmatcher.collection")
+logger = logging.getLogger("pixmatcher.collection")
 _BLOCK = 16384
 
 
@@ -131,11 +131,12 @@ def repair_parts(parts: Parts) -> int:
     if len(damaged):
         with parts.catalog.writing():
             parts.catalog.remove_rows(damaged.tolist())
-        _log.info("Repair of %s: %d items taken out, as their embeddings are damaged", parts.folder, len(damaged))
+        logger.info("Repair of %s: %d items taken out, as their embeddings are damaged", parts.folder, len(damaged))
     parts.indexes.clear()
     if not parts.thumbnails.is_intact():
         try:
             parts.thumbnails.clear()
+            logger.info("Repair of %s: the damaged thumbnails are deleted", parts.folder)
         except OSError as error:
             raise write_error(parts.folder, error) from error
     with parts.indexes.saving(wait=True):
