@@ -96,12 +96,14 @@ def test_everything_can_be_read_and_has_a_name(visit: Callable[..., Page], tmp_p
     upload(page, PHOTOS / "cat.jpg")
     first_is(page, "cat.jpg", "1.00")
     check(page)
-    page = visit("text")
+    page.get_by_text("English", exact=True).click()
+    page.get_by_role("link", name="Text search").click()
     page.get_by_placeholder("a dog on the beach").fill("asdkjh qwe zzx")
     page.keyboard.press("Enter")
+    expect(page.get_by_text("No image matches well")).to_be_visible()
     expect(tile(page, 3)).to_be_visible()
     check(page)
-    for path in ("collection", "about"):
-        page.close()
-        page = visit(path)
+    for name, heading in (("Collection", "Formats"), ("About", "How it works")):
+        page.get_by_role("link", name=name).click()
+        expect(page.get_by_role("heading", name=heading)).to_be_visible()
         check(page)
