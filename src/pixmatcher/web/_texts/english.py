@@ -2,14 +2,14 @@
 
 ENGLISH = {
     "about": "About",
-    "about_intro": "PixMatcher finds images by their content. The query is an example image or a text. It runs on this "
-    "computer only: no image and no query leaves it.",
+    "about_intro": "PixMatcher finds images by their content. The query is an example image or a text. The app runs on "
+    "this computer only: no image and no query leaves it.",
     "about_how": "How it works",
     "about_how_text": "An *encoder* is a neural network that turns each image into a list of numbers, called its "
     "embedding. Images with similar content have similar embeddings. Some encoders also embed texts in the same space, "
     "so that a text can be compared with images. A search computes the embedding of the query and returns the images "
-    "with the nearest embeddings. The score is the inner product of the two embeddings. The suggested categories are "
-    "a vote of the labelled images that are nearest to the query.",
+    "with the nearest embeddings. The score is the inner product of the two embeddings. The suggested categories come "
+    "from a vote of the labelled images that are nearest to the query.",
     "about_licence": "PixMatcher {version} is free software under the MIT licence.",
     "about_models": "Encoders",
     "about_privacy": "Privacy",
@@ -147,7 +147,7 @@ ENGLISH = {
     "share_text": "Enter the password to see the shared images.",
     "share_title": "PixMatcher",
     "similar": "Similar",
-    "size": "Image file size",
+    "size": "Image files",
     "sizes": "Dimensions",
     "sources": "Sources",
     "space": "Space",

@@ -9,7 +9,7 @@ FRENCH = {
     "appelée son plongement. Des images au contenu similaire ont des plongements similaires. Certains encodeurs "
     "placent aussi les textes dans le même espace, ce qui permet de comparer un texte à des images. Une recherche "
     "calcule le plongement de la requête et renvoie les images dont le plongement est le plus proche. Le score est le "
-    "produit scalaire des deux plongements. Les catégories proposées sont un vote des images étiquetées les plus "
+    "produit scalaire des deux plongements. Les catégories proposées viennent d'un vote des images étiquetées les plus "
     "proches de la requête.",
     "about_licence": "PixMatcher {version} est un logiciel libre, sous licence MIT.",
     "about_models": "Encodeurs",
@@ -59,7 +59,8 @@ FRENCH = {
     "example_photos": "Photos d'exemple",
     "examples": "Exemples",
     "failed": "Non indexées",
-    "failures_text": "Ces fichiers n'ont pas pu être indexés. PixMatcher les réessaiera quand ils auront changé.",
+    "failures_text": "Ces fichiers n'ont pas pu être indexés. PixMatcher les traitera de nouveau quand ils auront "
+    "changé.",
     "file": "Fichier",
     "folder": "Dossier d'images sur l'ordinateur qui exécute l'application",
     "folder_missing": "Le dossier {path} n'existe pas : indiquez le chemin complet d'un dossier d'images.",
@@ -151,7 +152,7 @@ FRENCH = {
     "share_text": "Saisissez le mot de passe pour voir les images partagées.",
     "share_title": "PixMatcher",
     "similar": "Similaires",
-    "size": "Taille des fichiers",
+    "size": "Fichiers d'images",
     "sizes": "Dimensions",
     "sources": "Sources",
     "space": "Espace",
