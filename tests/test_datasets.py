@@ -23,7 +23,7 @@ from PIL import Image
 from conftest import cli, fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
 from pixmatcher import FetchError, PixMatcherError, SourceError, datasets
-from pixmatcher.datasets import get_open_images, get_tiny_imagenet
+from pixmatcher.datasets import _tiny_imagenet, get_open_images, get_tiny_imagenet
 from pixmatcher.net import unzip
 
 ROOT = "tiny-imagenet-200/"
@@ -127,7 +127,7 @@ def test_the_data_set_may_lie_anywhere_in_the_zip_file(server: FileServer, tmp_p
 
 def test_the_original_must_have_its_length(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", server.url)
-    server.files[datasets.TINY_IMAGENET_URL] = File(zipped())
+    server.files[_tiny_imagenet.TINY_IMAGENET_URL] = File(zipped())
     with pytest.raises(FetchError, match="instead of 248,100,043") as caught:
         get_tiny_imagenet(tmp_path)
     one_sentence(caught)
@@ -137,11 +137,11 @@ def test_the_original_must_have_its_length(server: FileServer, tmp_path: Path, m
 def test_what_is_there_of_another_url_is_left_alone(server: FileServer, tmp_path: Path) -> None:
     path = get_tiny_imagenet(tmp_path, url=serve(server, zipped()))
     before = listing(path)
-    with pytest.raises(PixMatcherError, match="is there already, but not from") as caught:
+    with pytest.raises(PixMatcherError, match="exists already, but is not from") as caught:
         get_tiny_imagenet(tmp_path, url=serve(server, zipped(), "/other.zip"))
     one_sentence(caught)
     (path / ".pixmatcher.json").unlink()
-    with pytest.raises(PixMatcherError, match="is there already, but not from"):
+    with pytest.raises(PixMatcherError, match="exists already, but is not from"):
         get_tiny_imagenet(tmp_path, url=f"{server.url}/tiny.zip")
     assert listing(path) == [name for name in before if name != ".pixmatcher.json"]
     assert len(server.requests) == 1
@@ -244,11 +244,11 @@ def test_zip_bombs_are_refused(server: FileServer, tmp_path: Path, monkeypatch: 
     [
         (zipped()[:-30], "not a complete zip file"),
         (zipped()[:700], "not a complete zip file"),
-        (zipped()[300:], "of no use"),
+        (zipped()[300:], "cannot be used"),
         (b"no zip file", "not a complete zip file"),
         (b"", "not a complete zip file"),
         (b"<html>Gone</html>", "web page"),
-        (zipped(root="other/").replace(b"wnids.txt", b"names.txt"), "no Tiny ImageNet"),
+        (zipped(root="other/").replace(b"wnids.txt", b"names.txt"), "not Tiny ImageNet"),
     ],
 )
 def test_what_is_no_whole_zip_file_is_refused_and_deleted(
@@ -407,7 +407,7 @@ def test_a_list_that_changes_meanwhile_is_read_again(lists: FileServer, tmp_path
     assert holds_the_first(tmp_path, 200)
     lists.files[name].cuts = [10_001] * 20
     lists.files[name].etags = [f'"{number}"' for number in range(20)]
-    with pytest.raises(FetchError, match="changes while it is read: run the same command again") as caught:
+    with pytest.raises(FetchError, match="changed while it was read: run the same command again") as caught:
         get_open_images(tmp_path / "other", "validation", 200, base_url=lists.url)
     one_sentence(caught)
     assert not file_in(tmp_path / "other", name).exists()
@@ -434,7 +434,7 @@ def test_what_is_no_list_is_refused(
     lists: FileServer, tmp_path: Path, limit: int | None, body: bytes, name: str
 ) -> None:
     lists.files[name] = File(body)
-    with pytest.raises(FetchError, match=r"something else than a list of Open Images|web page") as caught:
+    with pytest.raises(FetchError, match=r"did not give a list of Open Images|web page") as caught:
         get_open_images(tmp_path, "validation", limit, base_url=lists.url)
     one_sentence(caught)
     assert not file_in(tmp_path, name).exists()
@@ -443,7 +443,7 @@ def test_what_is_no_list_is_refused(
 
 def test_an_empty_list_is_refused(lists: FileServer, tmp_path: Path) -> None:
     lists.files[IMAGES] = File(IMAGE_HEADER.encode())
-    with pytest.raises(FetchError, match="something else than a list"):
+    with pytest.raises(FetchError, match="did not give a list"):
         get_open_images(tmp_path, "validation", 3, base_url=lists.url)
 
 
@@ -455,7 +455,7 @@ def test_another_limit_takes_the_place_of_the_first_and_whole_lists_stay(lists: 
     assert holds_the_first(tmp_path, len(IMAGE_ROWS)) is False  # all labels are there, of other images too
     assert file_in(tmp_path, LABELS).read_bytes() == lists.files[LABELS].body
     before = listing(tmp_path)
-    with pytest.raises(PixMatcherError, match="has other lists of the split validation already") as caught:
+    with pytest.raises(PixMatcherError, match="already has other lists of the split validation") as caught:
         get_open_images(tmp_path, "validation", 5, base_url=lists.url)
     one_sentence(caught)
     assert listing(tmp_path) == before
@@ -480,7 +480,7 @@ def test_splits_share_a_folder(lists: FileServer, tmp_path: Path) -> None:
         get_open_images(tmp_path, split, 2, base_url=lists.url)
     assert len(list(tmp_path.glob("*.csv"))) == 7
     assert len(lists.ranges(NAMES)) == 1
-    with pytest.raises(SourceError, match="no split val: name one of train, validation, test"):
+    with pytest.raises(SourceError, match="no split val: choose one of train, validation, test"):
         get_open_images(tmp_path, "val", base_url=lists.url)
 
 
@@ -536,10 +536,10 @@ def test_open_images_from_the_command_line(lists: FileServer, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["nothing"], 2, "no data set nothing: name one of tiny-imagenet, open-images"),
-        (["tiny-imagenet", "--split", "val"], 2, "--split does not go with tiny-imagenet"),
-        (["tiny-imagenet", "--limit", "5"], 2, "--limit does not go with tiny-imagenet"),
-        (["open-images", "--no-unpack"], 2, "--no-unpack does not go with open-images"),
+        (["nothing"], 2, "Unknown data set 'nothing': choose one of tiny-imagenet, open-images"),
+        (["tiny-imagenet", "--split", "val"], 2, "tiny-imagenet has no option --split"),
+        (["tiny-imagenet", "--limit", "5"], 2, "tiny-imagenet has no option --limit"),
+        (["open-images", "--no-unpack"], 2, "open-images has no option --no-unpack"),
         (["open-images", "--split", "val"], 2, "no split val"),
         (["open-images", "--limit", "0"], 2, "--limit"),
         (["tiny-imagenet", "--url", "ftp://example.org/a.zip"], 1, "only http and https"),

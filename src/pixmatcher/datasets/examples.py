@@ -1,4 +1,4 @@
-"""Where the demonstration finds its photos and puts its collection."""
+"""The example photos of the demo, and the place of its collection."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ IMAGE_QUERY = "coffee.jpg"
 
 
 def demo_paths() -> tuple[Path, Path]:
-    """The folder of the example photos, and that of the demonstration's collection.
+    """Return the folder of the example photos, and the folder of the demo's collection.
 
-    In a checkout both are under `examples`. An installed package brings the photos along, and its collection goes to
-    the user's cache folder, one for each place where the package is installed.
+    In a checkout both are below `examples`. An installed package contains the photos, and its collection is in the
+    cache folder of the user, one for each folder in which the package is installed.
+
+    Raises `SourceError` if the photos are missing.
     """
     checkout = Path(__file__).parents[3] / "examples" / "photos"
     if checkout.is_dir():
@@ -33,7 +35,7 @@ def demo_paths() -> tuple[Path, Path]:
 
 
 def clear_outdated(path: Path) -> None:
-    """Delete the demonstration's collection if another version of the encoder has made it."""
+    """Delete the collection of the demo if another version of the encoder has made it."""
     if Collection.locate(path) is None:
         return
     with Collection.open(path) as collection:
