@@ -85,7 +85,7 @@ def test_devices() -> None:
     assert choose_device("cpu") == CPU
     assert choose_device().type in ("cuda", "mps", "cpu")
     for wrong in ("cuda:99", "cudo", "meta", "cuda:x", ""):
-        with pytest.raises(EncoderError, match=rf"There is no device '{wrong}': choose one of auto, .*cpu\.$"):
+        with pytest.raises(EncoderError, match=rf"The device '{wrong}' is not available: choose one of auto, .*cpu\.$"):
             load_encoder(SMALL, Runtime(device=wrong, backend="torch"))
 
 
@@ -173,7 +173,7 @@ def test_the_features_are_those_of_the_original(tmp_path: Path, weights_of: Weig
     assert np.linalg.norm(reference) != pytest.approx(1, abs=0.1)
     with pytest.raises(ValueError, match="must be \\(3, H, W\\)"):
         extractor.extract_features(torch.zeros(2, 3, 224, 224), from_preprocessed=True)
-    with pytest.raises(EncoderError, match="There is no device 'cuda:99'"):
+    with pytest.raises(EncoderError, match="The device 'cuda:99' is not available"):
         FeatureExtractor("cuda:99", weights=file)
 
 

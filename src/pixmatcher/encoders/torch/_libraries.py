@@ -219,7 +219,7 @@ def _plan_open_clip(name: str, rest: str) -> NetworkPlan:
         )
     if {"hf_model_name", "hf_tokenizer_name"} & set(config["text_cfg"]) or "siglip" in architecture.lower():
         raise EncoderError(
-            f"{architecture} of open_clip has another tokenizer than CLIP: use an ONNX export of it, hf:REPO."
+            f"{architecture} of open_clip has another tokenizer than CLIP: use an ONNX export of it as hf:REPO."
         )
     repo, _, file = published.get("hf_hub", "").rpartition("/")
     origin = Origin(repo, _with_safetensors(file or "open_clip_pytorch_model.bin"), published.get("url", ""))
