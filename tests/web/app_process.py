@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 REBOUND = "rebound.example"
-"""A name of a stranger that points to this machine, for the browser of the tests."""
+"""A host name of another site that the browser of the tests resolves to this machine."""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 

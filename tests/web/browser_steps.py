@@ -1,4 +1,4 @@
-"""The steps of a person in a browser, and what the page must show then."""
+"""Steps in the browser, and checks of what the page shows."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ COUNT_RUNS = """
     }
   }).observe(document, { subtree: true, attributeFilter: [state], attributeOldValue: true });
 """
-"""A script for each page: it counts how often the script of the app has finished."""
+"""A JavaScript for each page: it counts how often the script of the app has finished."""
 
 
 @contextmanager
 def run_of_script(page: Page) -> Iterator[None]:
-    """Wait until a run of the script that the steps inside start has finished."""
-    settle(page)  # a run that ends meanwhile replaces parts of the page, and a click on them would be lost
+    """Wait until the run of the app's script has finished that the steps inside start."""
+    settle(page)  # a run that ends during a click replaces the clicked element, and the click is lost
     before = page.evaluate("finishedRuns")
     yield
     page.wait_for_function("before => finishedRuns > before", arg=before)
@@ -72,7 +72,7 @@ def no_error(page: Page) -> None:
 
 
 def at_start(page: Page) -> None:
-    """The page of images waits for one."""
+    """Check that the image search has no query image."""
     expect(page.get_by_text("Give an image to find the images that look like it.")).to_be_visible()
     expect(page.locator(".tile")).to_have_count(0)
     settle(page)

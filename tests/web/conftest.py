@@ -55,7 +55,7 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Root, as in containers, may not use the sandbox. The camera shows a picture that Chromium draws.
+        # Root, as in containers, cannot use the sandbox. The camera shows a test image of Chromium.
         arguments = ["--no-sandbox", f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"]
         arguments += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
@@ -73,7 +73,7 @@ def contexts(browser: Browser) -> Iterator[dict[str, list[BrowserContext]]]:
 
 @pytest.fixture
 def visit(browser: Browser, contexts: dict[str, list[BrowserContext]], app_url: str) -> Iterator[Callable[..., Page]]:
-    """Open a page of the app as a new visitor; no script of a stranger may run there, and nothing may be fetched."""
+    """Open a page of the app as a new visitor. No untrusted script may run, and no other server may be asked."""
     from browser_steps import COUNT_RUNS, choose, settle
 
     pages = []

@@ -28,7 +28,7 @@ def copy_photos(folder: Path, *names: str) -> Path:
 
 
 def label_photos(folder: Path) -> None:
-    """A collection of photos with labels, which have names."""
+    """Create a collection of photos with labels and names of labels."""
     encoder = load_encoder()
     labels = {"cat.jpg": "n1", "horse.jpg": "n1", "coffee.jpg": "n2", "rocket.jpg": "n3"}
     with Collection.create(folder, [encoder]) as collection:

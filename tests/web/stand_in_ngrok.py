@@ -31,16 +31,16 @@ class Api(BaseHTTPRequestHandler):
         if token == "dies-when-asked":
             os._exit(3)
         if token == "dies-later":
-            threading.Timer(1, talk_and_die).start()
+            threading.Timer(1, log_and_die).start()
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        told = {
+        answer = {
             "name": asked.get("name", "x"),
             "uri": self.path + "/x",
             "public_url": URL,
             "url": URL,
             "proto": "https",
         }
-        self._answer(201, told | {"config": {"addr": asked.get("addr")}, "metrics": {}})
+        self._answer(201, answer | {"config": {"addr": asked.get("addr")}, "metrics": {}})
 
     def log_message(self, *_: object) -> None:
         pass
@@ -51,7 +51,7 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def talk_and_die() -> None:
+def log_and_die() -> None:
     for number in range(3000):  # more than a pipe holds: the agent logs each visitor
         say(f'{START} msg="join connections" id={number:0100}')
     os._exit(3)

@@ -41,7 +41,7 @@ def test_another_photo_takes_the_place_of_the_first(visit: Callable[..., Page]) 
         settle(page)
 
 
-def test_more_like_this_starts_from_a_result(visit: Callable[..., Page]) -> None:
+def test_a_result_becomes_the_query_image(visit: Callable[..., Page]) -> None:
     page = visit("text")
     page.get_by_placeholder("a dog on the beach").fill("a cup of coffee")
     page.keyboard.press("Enter")
@@ -60,7 +60,7 @@ def test_more_like_this_starts_from_a_result(visit: Callable[..., Page]) -> None
     at_start(page)
 
 
-def test_a_photo_is_turned_and_cropped(visit: Callable[..., Page]) -> None:
+def test_a_photo_is_rotated_and_cropped(visit: Callable[..., Page]) -> None:
     page = visit()
     upload(page, PHOTOS / "temple.jpg")
     first_is(page, "temple.jpg", "1.00")
@@ -111,7 +111,7 @@ def test_an_example_is_searched_for(visit: Callable[..., Page]) -> None:
     first_is(page, "flower.jpg", "1.00")
 
 
-def test_text_examples_fit_and_nonsense_is_told(visit: Callable[..., Page]) -> None:
+def test_text_examples_fit_and_nonsense_is_reported(visit: Callable[..., Page]) -> None:
     page = visit("text")
     page.get_by_role("button", name="a cat", exact=True).click()
     first_is(page, "cat.jpg")
@@ -120,7 +120,7 @@ def test_text_examples_fit_and_nonsense_is_told(visit: Callable[..., Page]) -> N
     expect(page.get_by_text("No image matches well")).to_be_visible()
 
 
-def test_uploads_that_are_no_usable_image_are_refused(visit: Callable[..., Page], tmp_path: Path) -> None:
+def test_uploads_of_unusable_files_are_refused(visit: Callable[..., Page], tmp_path: Path) -> None:
     files = {name: tmp_path / f"{name}.jpg" for name in ("text", "cut", "bomb", "large")}
     files["text"].write_bytes(b"<svg onload=alert(1)>")
     files["cut"].write_bytes((PHOTOS / "cat.jpg").read_bytes()[:5000])
@@ -181,7 +181,7 @@ def test_names_and_labels_of_strangers_are_shown_as_they_are(visit: Callable[...
     no_error(page)
 
 
-def test_a_collection_that_disappears_is_told_and_may_come_back(
+def test_a_collection_that_disappears_is_reported_and_may_come_back(
     visit: Callable[..., Page], collections: dict[str, Path], tmp_path: Path
 ) -> None:
     page = visit(collection="passing")
@@ -247,7 +247,7 @@ def test_the_collection_is_shown_and_a_folder_indexed(
     assert (more / "horse.jpg").exists()
 
 
-def test_a_new_collection_is_made_and_shown_to_all(visit: Callable[..., Page], tmp_path: Path) -> None:
+def test_a_new_collection_is_created_and_shown_to_all(visit: Callable[..., Page], tmp_path: Path) -> None:
     page, other = visit("collection"), visit()
     page.get_by_text("Index a folder").click()
     folder, make = page.get_by_label("Folder of images on the computer"), "Create a new collection"
@@ -268,7 +268,7 @@ def test_a_new_collection_is_made_and_shown_to_all(visit: Callable[..., Page], t
     choose(other, "Collection", "made here")
     first_is(other, "horse.jpg", "1.00")
     expect(tile(other, 2)).to_have_count(0)
-    # What has a collection already is shown at once.
+    # A folder that has a collection is shown at once.
     choose(page, "Collection", "photos")
     folder.fill(str(tmp_path / "made here"))
     page.get_by_role("button", name=make).click()
@@ -276,7 +276,7 @@ def test_a_new_collection_is_made_and_shown_to_all(visit: Callable[..., Page], t
     no_error(page)
 
 
-def test_where_there_is_no_collection_the_first_is_made(browser: Browser, tmp_path: Path) -> None:
+def test_the_first_collection_is_created(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     photos = copy_photos(tmp_path / "first", "cat.jpg", "horse.jpg")
     with running_app(["-vv"], tmp_path / "home") as url:
@@ -314,7 +314,7 @@ def test_the_example_photos_are_a_first_collection(browser: Browser, tmp_path: P
 
 
 def draw_map(page: Page) -> None:
-    """Draw the map that was chosen, unless it was drawn before."""
+    """Draw the chosen map, unless it was drawn before."""
     settle(page)
     button, chart = page.get_by_role("button", name="Draw the map"), page.locator(".js-plotly-plot .points")
     expect(button.or_(chart).first).to_be_visible()
@@ -325,7 +325,7 @@ def draw_map(page: Page) -> None:
 
 
 def points_of_map(page: Page) -> list[tuple[int, float, float]]:
-    """Of each point of the map its position there, and where it is in the window."""
+    """Return the position of each point on the map, and its coordinates in the window."""
     settle(page)
     expect(page.locator(".js-plotly-plot")).to_have_count(1)
     found = page.evaluate(
@@ -340,16 +340,16 @@ def points_of_map(page: Page) -> list[tuple[int, float, float]]:
     return [(int(place), float(x), float(y)) for place, x, y in found]
 
 
-# While the page runs, one that is about to go may stand beside its successor.
+# During a run of the script, the page may hold two of them; only one is open.
 SHOWN_AT_POINTER = ".at-pointer:popover-open"
 
 
 def point_at(page: Page, point: tuple[int, float, float]) -> Locator:
-    """Move the pointer to a point of the map; what is then shown beside it."""
+    """Move the pointer to a point of the map. Return what the page shows beside it."""
     position, x, y = point
     page.mouse.move(x - 20, y - 20)
     page.mouse.move(x, y, steps=4)
-    # The chart reports some movements only, and late: a neighbour on the way may be shown before.
+    # The chart reports only some movements, and late: it may show a neighbour on the way first.
     page.wait_for_function(
         "([shown, position]) => document.querySelector(shown)?.self?.position === position",
         arg=[SHOWN_AT_POINTER, position],
@@ -358,7 +358,7 @@ def point_at(page: Page, point: tuple[int, float, float]) -> Locator:
 
 
 def corners_of_map(page: Page) -> list[tuple[float, float]]:
-    """The way around all points of the map."""
+    """Return the corners of a path around all points of the map."""
     area = page.locator(".js-plotly-plot .nsewdrag").bounding_box()
     assert area is not None
     left, top = area["x"] + 3, area["y"] + 3
@@ -377,7 +377,7 @@ def test_the_map_is_drawn_and_points_are_chosen(visit: Callable[..., Page]) -> N
     page.mouse.up()
     chosen = page.get_by_text("Images selected: 18")
     expect(chosen).to_be_visible()
-    # The lasso keeps nobody from the points in it, and stays.
+    # The points inside the lasso still react to the pointer, and the lasso stays.
     card = point_at(page, points_of_map(page)[0])
     expect(card.locator("img")).to_be_visible()
     expect(chosen).to_be_visible()
@@ -509,7 +509,7 @@ def test_nothing_is_wider_than_the_window(visit: Callable[..., Page]) -> None:
         assert box["x"] + box["width"] <= width
 
 
-def test_an_item_is_not_looked_for_in_another_collection(visit: Callable[..., Page]) -> None:
+def test_an_item_is_not_searched_for_in_another_collection(visit: Callable[..., Page]) -> None:
     page = visit()
     upload(page, PHOTOS / "cat.jpg")
     first_is(page, "cat.jpg", "1.00")
@@ -519,7 +519,7 @@ def test_an_item_is_not_looked_for_in_another_collection(visit: Callable[..., Pa
     at_start(page)
 
 
-def test_a_name_that_points_here_is_not_answered(browser: Browser, app_url: str) -> None:
+def test_an_unknown_host_name_is_refused(browser: Browser, app_url: str) -> None:
     page = browser.new_page()
     page.goto(f"{app_url.replace('127.0.0.1', REBOUND)}/collection")
     expect(page.get_by_text("cannot be opened at this address")).to_be_visible()

@@ -1,4 +1,4 @@
-"""The frame on the image that is searched for: by mouse, by touch and by keys, on what was given and on an item."""
+"""The crop frame on the query image: by mouse, touch and keyboard, on a given image and on an item."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def frame(page: Page) -> Locator:
 
 
 def sides(page: Page) -> Sides:
-    """Left, top, right and bottom of the frame that is shown, in percent of the picture."""
+    """Return left, top, right and bottom of the frame on the screen, in percent of the image."""
     style = frame(page).evaluate(
         "it => ['left', 'top', 'right', 'bottom'].map(s => it.style.getPropertyValue('--' + s))"
     )
@@ -33,7 +33,7 @@ def are(page: Page, *expected: float) -> None:
 
 
 def at(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Where in the window a point of the picture lies, given in percent of the picture."""
+    """Return the coordinates in the window of a point of the image, given in percent of the image."""
     expect(frame(page).locator("img")).to_be_visible()
     area = frame(page).locator("img").bounding_box()
     assert area is not None
@@ -49,7 +49,7 @@ def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> No
 
 
 def is_part(page: Page) -> None:
-    """A part is searched for, and the results are there."""
+    """Check that a part of the image is searched for, and wait for the results."""
     expect(page.get_by_role("button", name="Whole image")).to_be_visible()
     settle(page)
 
@@ -148,7 +148,7 @@ def test_the_frame_is_sized_and_moved_with_a_finger(visit: Callable[..., Page]) 
 
 
 def swipe(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """A finger that is drawn over the picture, as the browser gets it from a screen."""
+    """Move a finger over the image, as a touch screen reports it to the browser."""
     devtools = page.context.new_cdp_session(page)
     (x, y), (u, v) = at(page, *start), at(page, *end)
     steps = [(x + (u - x) * step / 8, y + (v - y) * step / 8) for step in range(9)]
@@ -176,7 +176,7 @@ def test_a_part_of_an_item_is_searched_for(visit: Callable[..., Page]) -> None:
     expect(tile(page, 0)).not_to_contain_text("1.00")
     page.get_by_role("button", name="Rotate left").click()
     first_is(page, "temple.jpg", "1.00")
-    # The same part of the same picture finds the same, whether it was given or is an item.
+    # The same part of a given image and of an item has the same results.
     page.get_by_role("button", name="Clear").click()
     at_start(page)
     upload(page, PHOTOS / "temple.jpg")

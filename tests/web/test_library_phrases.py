@@ -1,4 +1,4 @@
-"""Every reason that the program can give has a name in French; it is collected from the source."""
+"""Every reason of a failure has a French translation. The reasons are collected from the source."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ HANDED_ON = {
     "*fault",
     "*rest",
 }
-"""Reasons that an error had before."""
+"""Reasons that come from another error."""
 
 
 def reasons_in(tree: ast.Module) -> Iterator[str]:
-    """The reasons of all failures that the code of a module makes."""
+    """Return the reasons of all failures that the code of a module creates."""
     functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     for function in functions.values():
         for call in ast.walk(function):
@@ -75,7 +75,7 @@ def constants_of(reason: ast.expr, function: ast.FunctionDef, functions: dict[st
         assert ast.unparse(reason) in HANDED_ON, ast.unparse(reason)
 
 
-def test_every_reason_has_a_name_in_french() -> None:
+def test_every_reason_has_a_french_translation() -> None:
     modules = [path for path in ROOM.rglob("*.py") if "evaluation" not in path.parts]  # which the app does not show
     found = {reason for path in modules for reason in reasons_in(ast.parse(path.read_text()))}
     found |= {reason for _, reason, _ in _formats.UNSUPPORTED_SIGNATURES}
@@ -110,7 +110,7 @@ def test_states_of_encoders_are_french() -> None:
         (PixMatcherError("<b>Odd</b>."), "L'opération a échoué. (<b>Odd</b>.)"),
     ],
 )
-def test_errors_are_told_in_french_with_what_is_known_in_english(error: PixMatcherError, said: str) -> None:
-    told = _texts.error_text(error)
-    assert said in told.replace("\\", "").replace("\N{WORD JOINER}", "")
-    assert "<b>" not in told
+def test_errors_are_french_with_english_details(error: PixMatcherError, said: str) -> None:
+    message = _texts.error_text(error)
+    assert said in message.replace("\\", "").replace("\N{WORD JOINER}", "")
+    assert "<b>" not in message

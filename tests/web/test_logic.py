@@ -1,4 +1,4 @@
-"""The logic between the pages of the app: what is checked, escaped, said and kept."""
+"""The parts of the app that need no browser: checks, escaping, texts, lists, jobs, starting."""
 
 from __future__ import annotations
 
@@ -116,18 +116,18 @@ def test_texts_of_strangers_are_escaped_for_markdown(name: str) -> None:
         [True, 0, 1, 1],
     ],
 )
-def test_frames_that_are_none_are_refused(box: object) -> None:
+def test_invalid_frames_are_refused(box: object) -> None:
     assert valid_box(box) is None
 
 
 def is_nearly(picture: Image.Image, color: str) -> bool:
-    """Whether all of a picture but its edges has a color, as far as JPEG keeps it."""
+    """Return whether a picture has one color, except at its edges and for the errors of JPEG."""
     inner = picture.crop((20, 20, picture.width - 20, picture.height - 20))
     difference = ImageChops.difference(inner, Image.new("RGB", inner.size, color))
     return max(most for _, most in difference.getextrema()) < 10
 
 
-def test_a_turned_and_cropped_picture_is_what_was_framed() -> None:
+def test_a_rotated_and_cropped_picture_is_what_was_framed() -> None:
     picture = Image.new("RGB", (400, 200), "red")
     picture.paste("blue", (200, 0, 400, 200))
     kept = _pictures.as_jpeg(picture, quality=95)
@@ -178,7 +178,7 @@ def test_hits_are_filtered_by_label(collections: dict[str, Path]) -> None:
         assert search(collection, "a cat", SearchOptions(filter=Filter(("unknown",)))).hits == []
 
 
-def test_more_like_an_item_begins_with_itself(collections: dict[str, Path]) -> None:
+def test_the_first_similar_item_is_the_item_itself(collections: dict[str, Path]) -> None:
     with Collection.open(collections["photos"]) as collection:
         item = next(item for item in collection.items() if item.uri.endswith("horse.jpg"))
         result = search_similar(collection, item.id, k=3)
@@ -265,7 +265,7 @@ def test_the_controls_decide_what_is_found(text_app: AppTest) -> None:
     assert len(shown(app)) == 8
 
 
-def test_another_encoder_answers_and_that_is_told(
+def test_another_encoder_is_used_and_the_page_says_so(
     collections: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = load_encoder()
@@ -349,14 +349,14 @@ def test_a_link_to_the_root_is_the_root(tmp_path: Path) -> None:
 
 
 def test_the_list_takes_each_collection_once(tmp_path: Path) -> None:
-    shown = collection_list.CollectionList([tmp_path / "first"])
-    adders = [threading.Thread(target=shown.add, args=(tmp_path / str(n % 20),)) for n in range(200)]
+    added = collection_list.CollectionList([tmp_path / "first"])
+    adders = [threading.Thread(target=added.add, args=(tmp_path / str(n % 20),)) for n in range(200)]
     for adder in adders:
         adder.start()
     for adder in adders:
         adder.join()
-    assert shown.paths[0] == tmp_path / "first"
-    assert sorted(path.name for path in shown.paths[1:]) == sorted(map(str, range(20)))
+    assert added.paths[0] == tmp_path / "first"
+    assert sorted(path.name for path in added.paths[1:]) == sorted(map(str, range(20)))
 
 
 # Errors of the program
@@ -470,5 +470,5 @@ def test_without_streamlit_it_says_what_to_install(collections: dict[str, Path],
         ("", False),
     ],
 )
-def test_a_name_that_a_site_made_point_here_is_unknown(host: str | None, known: bool) -> None:
+def test_host_names_of_other_sites_are_unknown(host: str | None, known: bool) -> None:
     assert is_known_host(host) is known

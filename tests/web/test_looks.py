@@ -1,4 +1,4 @@
-"""What everybody must be able to see and to reach: contrast, names, the order of headings, the width of the window."""
+"""Accessibility: contrast, accessible names, the order of headings, the width of the page."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ PALE = """() => {
 """The texts whose contrast is below the 4.5 of WCAG 2.2 (1.4.3), with their contrast."""
 
 NAMELESS = re.compile(r"^ *- (?:button|link|textbox|slider|combobox|radio|application)(?: \[.*)?:?$", re.MULTILINE)
-"""What has no name, as Playwright tells of a page what a screen reader would."""
+"""Finds elements without an accessible name in the snapshot that Playwright makes."""
 
 
 STANDS_STILL = """() => document.getAnimations().every(
   (each) => each.playState !== "running" || each.effect.getComputedTiming().iterations === Infinity)"""
-"""Whether all that fades in is there."""
+"""Whether all animations have ended."""
 
 
 BACKGROUNDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(16, 22, 21)"}
-"""Of the page, in each theme: see .streamlit/config.toml."""
+"""The background color of the page in each theme, from .streamlit/config.toml."""
 
 
 def check(page: Page) -> None:

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 pytest.importorskip("pyngrok")
 
 URL = "https://stand-in.ngrok-free.app"
-"""Where the stand-in says that the tunnel begins."""
+"""The public address that the stand-in reports."""
 
 
 def environment(folder: Path, token: str | None) -> dict[str, str]:
-    """With the stand-in as `ngrok` on the path, and a home without anything."""
+    """Return an environment with the stand-in as `ngrok` on the path, and an empty home."""
     agent = folder / "bin" / "ngrok"
     agent.parent.mkdir(parents=True)
     agent.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("stand_in_ngrok.py")} "$@"\n')
@@ -46,7 +46,7 @@ def command(photos: Path, port: int) -> list[str]:
 
 
 def refused(photos: Path, folder: Path, token: str | None, **more: str) -> str:
-    """What sharing says where it cannot be, which is one sentence."""
+    """Run the app with --share, which must fail, and return its message of one sentence."""
     quick = "import sys\nfrom pixmatcher import cli\nfrom pixmatcher.web import share\nshare._STARTUP_SECONDS = 2\n"
     arguments = command(photos, free_port())[3:]
     done = subprocess.run(
@@ -73,13 +73,15 @@ def refused(photos: Path, folder: Path, token: str | None, **more: str) -> str:
         ("dies-when-asked", "Ngrok's agent opened no tunnel ("),
     ],
 )
-def test_without_a_token_a_network_or_an_agent_that_lives_it_is_one_sentence(
+def test_a_missing_token_network_or_agent_is_reported_in_one_sentence(
     collections: dict[str, Path], tmp_path: Path, token: str | None, said: str
 ) -> None:
     assert said in refused(collections["photos"], tmp_path, token)
 
 
-def test_an_agent_that_cannot_be_downloaded_is_one_sentence(collections: dict[str, Path], tmp_path: Path) -> None:
+def test_a_failed_download_of_the_agent_is_reported_in_one_sentence(
+    collections: dict[str, Path], tmp_path: Path
+) -> None:
     nowhere = {"https_proxy": f"http://127.0.0.1:{free_port()}", "PATH": str(tmp_path)}
     assert "could not be downloaded" in refused(collections["photos"], tmp_path, "good", **nowhere)
 
@@ -88,7 +90,7 @@ def test_an_agent_that_dies_later_ends_the_app(collections: dict[str, Path], tmp
     assert "The tunnel has closed" in refused(collections["photos"], tmp_path, "dies-later")
 
 
-def test_where_there_is_no_collection_nothing_is_shared(tmp_path: Path) -> None:
+def test_nothing_is_shared_without_a_collection(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pixmatcher", "app", "--share", "--no-browser", "--port", str(free_port())],
         cwd=tmp_path, capture_output=True, text=True, timeout=60,
@@ -112,9 +114,9 @@ def test_a_shared_app_asks_for_its_password_and_indexes_nothing(
         try:
             wait_until(lambda: answers(f"http://127.0.0.1:{port}"))
             log.seek(0)
-            told = log.read()
-            assert URL in told
-            password = next(line.split()[1] for line in told.splitlines() if line.startswith("password"))
+            output = log.read()
+            assert URL in output
+            password = next(line.split()[1] for line in output.splitlines() if line.startswith("password"))
             assert [_handshake(port, origin) for origin in (URL, "https://evil.example")] == [101, 403]
             _look_without_password(f"http://127.0.0.1:{port}")
             _enter(browser, f"http://127.0.0.1:{port}", password)
@@ -124,7 +126,7 @@ def test_a_shared_app_asks_for_its_password_and_indexes_nothing(
 
 
 def _handshake(port: int, origin: str) -> int:
-    """The status of the answer to the WebSocket that a page of this origin asks for."""
+    """Return the status of the answer to a WebSocket handshake with this origin."""
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         lines = [
             "GET /_stcore/stream HTTP/1.1",
@@ -186,7 +188,7 @@ def test_only_a_visitor_with_the_password_may_upload() -> None:
         assert not _route_guard.is_allowed(path)
 
 
-def test_passwords_cannot_be_tried_out() -> None:
+def test_passwords_cannot_be_guessed() -> None:
     password = new_password()
     assert len(password) == 14
     assert password != new_password()
