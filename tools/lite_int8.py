@@ -1,4 +1,4 @@
-"""What both quantised graphs share: a writer of ONNX nodes, and int8 weights for every processor."""
+"""What both quantised graphs share: a writer of ONNX nodes, and int8 weights that suit every processor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DAMPING = 0.01
 
 
 class Writer:
-    """Collects the nodes and constants of one ONNX graph."""
+    """The nodes and constants of one ONNX graph, collected step by step."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -28,7 +28,7 @@ class Writer:
     def constant(self, name: str, value: npt.NDArray[np.generic] | np.generic) -> str:
         """Store a constant and return its name."""
         if name in self.constants:
-            raise ValueError(f"two constants called {name}")
+            raise ValueError(f"There are two constants with the name {name}.")
         self.constants[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 
@@ -60,22 +60,21 @@ def quantise_rows(
 ) -> tuple[npt.NDArray[np.int8], Floats]:
     """Return `rows` (rows, n) as int8, symmetric around zero, and the scale of each row.
 
-    With `side_by_side` no two neighbours of one sign add up to more than 128. x86 processors without VNNI
+    With `side_by_side`, the sum of two neighbours of the same sign is at most 128. x86 processors without VNNI
     multiply unsigned activations by signed weights with VPMADDUBSW, which adds the products of two
-    neighbours in 16 bits and saturates: 255 * (127 + 127) does not fit, 255 * 128 does. So every processor
-    computes the same, and it costs less than 7 bits for all weights, since few rows hold two great weights
-    side by side.
+    neighbours in 16 bits and saturates: 255 * (127 + 127) is too large, 255 * 128 is not. So all processors
+    compute the same. This loses less precision than 7 bits for all weights, because few rows have two large
+    weights side by side.
 
-    With `moments` (n, n) or (rows, n, n), the sums of x[i] * x[j] over the inputs x that the rows are
-    multiplied by, weights are rounded one column after the other, and what a rounding loses is made good by
-    the columns still to come, as the moments say (GPTQ: Frantar et al., 2022). Otherwise each goes to the
-    nearest integer.
+    With `moments` (n, n) or (rows, n, n), the sums of x[i] * x[j] over the inputs x of the rows, weights are
+    rounded one column after the other, and the following columns compensate the rounding errors according to
+    the moments (GPTQ: Frantar et al., 2022). Without, each weight is rounded to the nearest integer.
     """
     scale = np.abs(rows).max(1) / 127
     if side_by_side:
         pairs = rows.reshape(len(rows), -1, 2)
         sums = np.maximum(np.maximum(pairs, 0).sum(2).max(1), np.maximum(-pairs, 0).sum(2).max(1))
-        # Rounding may add one half to each of the two, so that 127 and not 128 is divided by.
+        # Rounding may add one half to each of the two, so the divisor is 127 and not 128.
         scale = np.maximum(scale, sums / 127)
     scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
     if moments is None:

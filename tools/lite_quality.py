@@ -1,6 +1,6 @@
-"""The quality of lite from the raw outputs of its network, which tools compute once and use many times.
+"""Measure the quality of `lite` from the raw outputs of its network, which tools compute once and use many times.
 
-What a user gets is measured by benchmarks/quality.py.
+benchmarks/quality.py measures the complete search.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class TinyImageNet:
 
 
 def prepare(images: Sequence[bytes], recipe: Recipe) -> npt.NDArray[np.uint8]:
-    """Decode images and size them by `recipe`: (N, size, size, 3)."""
+    """Decode images and resize them by `recipe`: (N, size, size, 3) uint8."""
     return np.stack([fit_image(open_image(image, min_side=recipe.min_side).image, recipe) for image in images])
 
 
 def network_outputs(run: Network, images: Sequence[bytes]) -> tuple[Floats, Floats]:
-    """Return features (N, 1280) and logits (N, 1000) that `run` gives for JPEG files, on all cores."""
+    """Return the features (N, 1280) and logits (N, 1000) of JPEG files by the network `run`, with all cores."""
 
     def work(start: int) -> tuple[Floats, Floats]:
         return run(prepare(images[start : start + BATCH_SIZE], RECIPE))
@@ -72,7 +72,7 @@ def network_outputs(run: Network, images: Sequence[bytes]) -> tuple[Floats, Floa
 
 
 def precision(scores: Floats, of_queries: Labels, of_items: Labels) -> float:
-    """Return the mean precision@10 of `scores` (queries, items), greater being nearer."""
+    """Return the mean precision@10 of `scores` (queries, items); higher scores are nearer."""
     relevance = of_items[best_columns(scores, NEAREST)] == of_queries[:, None]
     return float(precision_at(relevance, NEAREST).mean())
 
@@ -93,11 +93,11 @@ def measure(
     val: tuple[Floats, Floats],
     labels: tuple[Labels, Labels],
 ) -> Quality:
-    """Measure from the raw outputs of the network for both parts, and their labels (train, val)."""
+    """Return the quality, given the raw outputs of the network for both parts and their labels (train, val)."""
     items, queries = encoder.embed_outputs(*train), encoder.embed_outputs(*val)
-    features, wanted = train[0], val[0]
-    # Squared distances, less the query's own square, which is the same for all.
-    distances = (features**2).sum(1) - 2 * wanted @ features.T
+    features, query_features = train[0], val[0]
+    # Squared distances without the square of the query, which is the same for all items.
+    distances = (features**2).sum(1) - 2 * query_features @ features.T
     names = encoder.encode_texts(data.class_names())["semantic"]
     return Quality(
         visual=precision(queries["visual"] @ items["visual"].T, labels[1], labels[0]),

@@ -1,8 +1,7 @@
 """all-MiniLM-L6-v2 as an int8 ONNX graph for one text at a time, written node by node.
 
-One text at a time needs no padding and no attention mask, and its embedding cannot depend on which other
-texts are encoded with it: the activations are quantised by their range as they come (dynamic quantisation),
-which a batch would share.
+A single text needs no padding and no attention mask. Its embedding cannot depend on other texts: activations
+are quantised by their own range (dynamic quantisation), which the texts of a batch would share.
 
 Sources: BERT (Devlin et al., 2019), MiniLM (Wang et al., 2020), mean pooling as in Sentence-BERT (Reimers
 and Gurevych, 2019).
@@ -22,7 +21,7 @@ EPSILON = 1e-12
 
 
 def reference(weights: dict[str, Floats], ids: npt.NDArray[np.int64]) -> Floats:
-    """Compute the embedding (384,) of token ids (L,) in float32, to judge the quantised graph by."""
+    """Compute the embedding (384,) of token ids (L,) in float32, to compare the quantised graph with it."""
     import torch
     from torch.nn import functional
 
@@ -79,7 +78,7 @@ def write_graph(weights: dict[str, Floats]) -> onnx.ModelProto:
     rows = graph.add("Gather", [graph.constant("words", words), "ids"], "rows_q")
     row_scales = graph.add("Gather", [graph.constant("word_scales", word_scales[:, None]), "ids"], "row_scales")
     rows = graph.add("Mul", [graph.add("Cast", [rows], "rows_f", to=TensorProto.FLOAT), row_scales], "rows")
-    # The segment is always the first one, so its embedding belongs to the positions.
+    # There is only the first segment, so its embedding is added to those of the positions.
     places = weights["embeddings.position_embeddings.weight"][:MAX_TOKENS]
     places = places + weights["embeddings.token_type_embeddings.weight"][0]
     length = graph.add("Shape", ["ids"], "length")
@@ -95,7 +94,7 @@ def write_graph(weights: dict[str, Floats]) -> onnx.ModelProto:
         parts = [f"{at}.attention.self.{part}" for part in ("query", "key", "value")]
         matrices = [weights[f"{part}.weight"] for part in parts]
         biases = [weights[f"{part}.bias"] for part in parts]
-        # The division by the square root of a head's width is done once, on the query's weights.
+        # The weights of the query include the division by the square root of the width of a head.
         matrices[0], biases[0] = (
             value / np.sqrt(WIDTH // HEADS).astype(np.float32) for value in (matrices[0], biases[0])
         )

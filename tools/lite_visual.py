@@ -1,11 +1,11 @@
 """EfficientNet-Lite2 as an int8 ONNX graph, written node by node.
 
-The weights come from PyTorch once, at build time. Batch normalisation is merged into the convolutions, the
-activations are watched on calibration images, and the graph is written in the QDQ form (QuantizeLinear and
-DequantizeLinear around float operators), which ONNX Runtime fuses into integer kernels.
+The weights are read with PyTorch, at build time only. Batch normalisation is merged into the convolutions, the
+ranges of the activations are measured on calibration images, and the graph is written in the QDQ form
+(QuantizeLinear and DequantizeLinear around float operators), which ONNX Runtime fuses into integer kernels.
 
 Sources: EfficientNet (Tan and Le, 2019) and its Lite variants (R. Liu, 2020: no squeeze-and-excitation,
-ReLU6, fixed stem and head); integer quantisation with one scale an output channel (Jacob et al., 2018;
+ReLU6, fixed stem and head); integer quantisation with one scale for each output channel (Jacob et al., 2018;
 Krishnamoorthi, 2018); rounding of the weights as in GPTQ (Frantar et al., 2022).
 """
 
@@ -25,24 +25,24 @@ SIZE = 260
 CHANNELS, CLASSES = 1280, 1000
 
 PROBABILITY_FLOOR = 1e-3
-"""Added to a class's probability before its logarithm is taken: what is below does not count."""
+"""Added to the probability of a class before its logarithm, so that lower probabilities hardly count."""
 CONCEPT_TEMPERATURE = 2.0
-"""Softens the class probabilities, so that the likeliest class alone does not make the meaning."""
+"""Makes the class probabilities more even, so that not only the most likely class gives the meaning."""
 # The recipe of EfficientNet-Lite is (pixel - 127) / 128: a pixel is its own quantised value.
 PIXEL_SCALE, PIXEL_ZERO = 1 / 128, 127
 
-# The first convolution sees 3 channels with a stride of 2, which integer kernels are bad at. FOLD
+# The first convolution has 3 channels and a stride of 2, for which integer kernels are slow. FOLD
 # neighbouring pixels of a row are read as one pixel of 3 * FOLD channels (the same bytes), and FOLD / 2
-# neighbouring results are computed at once. The numbers are the same and it takes less than half the time.
+# neighbouring results are computed together. The results are the same, in less than half the time.
 STEM, FOLD = "stem", 4
 
 WINDOWS = 11
-"""Rows and columns of windows, of each image and convolution, that the second moments are taken from."""
+"""Number of rows and of columns of windows in each image and convolution from which the moments are computed."""
 
 
 @dataclass(frozen=True)
 class Conv:
-    """One convolution with its batch normalisation merged in; `relu6` tells whether ReLU6 follows."""
+    """One convolution that includes its batch normalisation; `relu6` says whether ReLU6 follows."""
 
     name: str
     weight: torch.Tensor  # (out, in / groups, height, width)
@@ -67,20 +67,20 @@ class Conv:
 
 @dataclass(frozen=True)
 class Block:
-    """Convolutions in a row; with `skip` the block's input is added to what comes out."""
+    """Successive convolutions; with `skip`, the input of the block is added to the output."""
 
     convs: tuple[Conv, ...]
     skip: bool
 
     @property
     def name(self) -> str:
-        """The name of the tensor that leaves the block."""
+        """The name of the output of the block."""
         return f"{self.convs[-1].name}_added" if self.skip else self.convs[-1].name
 
 
 @dataclass(frozen=True)
 class Network:
-    """EfficientNet-Lite2 reduced to what inference needs."""
+    """EfficientNet-Lite2, only the parts that inference needs."""
 
     blocks: tuple[Block, ...]
     classifier_weight: torch.Tensor  # (1000, 1280)
@@ -89,7 +89,7 @@ class Network:
     def run(self, pixels: npt.NDArray[np.uint8], seen: Calibration | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute in float32: pixels (N, 260, 260, 3) -> features (N, 1280), logits (N, 1000).
 
-        `seen` is told of everything that enters or leaves a convolution.
+        `seen` gets the input and the output of each convolution.
         """
         folded = torch.from_numpy(pixels).reshape(-1, SIZE, SIZE // FOLD, 3 * FOLD)
         x = (folded.permute(0, 3, 1, 2).float() - PIXEL_ZERO) * PIXEL_SCALE
@@ -118,16 +118,16 @@ def _spread(count: int) -> torch.Tensor:
 
 
 class Calibration:
-    """What the quantisation needs to know of the activations, gathered over images."""
+    """Statistics of the activations over images, for the quantisation."""
 
     def __init__(self) -> None:
         self._extremes: dict[str, list[torch.Tensor]] = {}
         self.moments: dict[str, npt.NDArray[np.float64]] = {}
-        """Of each convolution: the sums of x[i] * x[j] over windows x of its input, in the order height,
+        """For each convolution: the sums of x[i] * x[j] over windows x of its input, in the order height,
         width, channel; (n, n), or (channels, n, n) if it is depthwise."""
 
     def enters(self, conv: Conv, x: torch.Tensor) -> None:
-        """Add x (N, in, H, W), as it enters `conv`, to the moments. Some windows of each image will do."""
+        """Add the input x (N, in, H, W) of `conv` to the moments. Some windows of each image are enough."""
         top, left, bottom, right = conv.pads
         height, width = conv.weight.shape[2:]
         padded = functional.pad(x, (left, right, top, bottom))
@@ -145,14 +145,14 @@ class Calibration:
         self.moments[conv.name] = self.moments.get(conv.name, 0) + sums.double().numpy()
 
     def leaves(self, name: str, value: torch.Tensor) -> None:
-        """Note the least and the greatest value of each image in the activation (N, C, H, W)."""
+        """Store the lowest and the highest value of each image in the activation (N, C, H, W)."""
         self._extremes.setdefault(name, []).append(torch.stack([value.amin((1, 2, 3)), value.amax((1, 2, 3))]))
 
     def range(self, name: str) -> tuple[float, float]:
-        """Return the range to quantise an activation in.
+        """Return the range of values in which an activation is quantised.
 
-        After ReLU6 it is what was seen. Sums without a bound have rare great values, for which all others
-        would get a coarser grid: there it is the mean of the images' own extremes.
+        After ReLU6 it is the measured range. Sums have no bound and some rare large values, which would make the
+        steps coarser for all others: their range is the mean of the extremes of the images.
         """
         low, high = torch.cat(self._extremes[name], 1)
         if low.min() >= 0:
@@ -161,7 +161,7 @@ class Calibration:
 
 
 def _widen(stem: Conv) -> Conv:
-    """Turn the 3 x 3 stem of stride 2 into one that reads and writes folded rows; see `FOLD`."""
+    """Convert the 3 x 3 stem of stride 2 to one that reads and writes folded rows; see `FOLD`."""
     out, into, height, width = stem.weight.shape
     results = FOLD // 2
     weight = torch.zeros(results, out, FOLD, into, height, 2)
@@ -178,12 +178,12 @@ def _widen(stem: Conv) -> Conv:
 
 
 def _merge(name: str, conv: torch.nn.Module, norm: torch.nn.Module, size: int, relu6: bool) -> tuple[Conv, int]:
-    """Merge `norm` into `conv`; `size` is the side of what enters. Returned with the side of what leaves."""
+    """Merge `norm` into `conv`, given the side of the input; return the result and the side of the output."""
     gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     stride = conv.stride[0]
     kernel = conv.kernel_size[0]
     left = -(-size // stride)
-    # The padding TensorFlow calls SAME: what is odd goes to the bottom and the right.
+    # The padding SAME of TensorFlow: an odd pixel is added at the bottom and on the right.
     total = max((left - 1) * stride + kernel - size, 0)
     before, after = total // 2, total - total // 2
     return (
@@ -201,7 +201,7 @@ def _merge(name: str, conv: torch.nn.Module, norm: torch.nn.Module, size: int, r
 
 
 def load_network(state: dict[str, torch.Tensor]) -> Network:
-    """Put the weights `state` into the architecture and reduce it to convolutions."""
+    """Load the weights `state` into the architecture and reduce it to convolutions."""
     from efficientnet_lite_pytorch import EfficientNet
 
     model = EfficientNet.from_name("efficientnet-lite2").eval()
@@ -246,9 +246,9 @@ def write_graph(network: Network, seen: Calibration) -> onnx.ModelProto:
         ]
 
     def quantise(name: str, value: str) -> tuple[str, list[str]]:
-        """Put `value` on the grid of the calibrated range; return the quantised tensor and its grid.
+        """Quantise `value` in the calibrated range; return the quantised tensor, and its scale and zero point.
 
-        ReLU6 needs no operator: from low = 0 to high <= 6 the grid itself cuts off at both ends.
+        ReLU6 needs no operator: the range from low = 0 to high <= 6 itself limits the values.
         """
         low, high = seen.range(name)
         scale = (high - low) / 255
@@ -265,9 +265,9 @@ def write_graph(network: Network, seen: Calibration) -> onnx.ModelProto:
 
     def convolve(conv: Conv, entered: str) -> str:
         flat = conv.weight.permute(0, 2, 3, 1).reshape(len(conv.weight), -1).numpy()
-        # Depthwise kernels widen to 16 bits before they multiply: nothing saturates there.
+        # Depthwise kernels convert to 16 bits before they multiply, so nothing saturates.
         weight, scale = quantise_rows(flat, side_by_side=conv.groups == 1, moments=seen.moments[conv.name])
-        # A channel of next to no weights still has its bias, which must fit 32 bits.
+        # A channel with almost no weights still has a bias, which must fit into 32 bits.
         least = np.abs(conv.bias.numpy()) / (2**30 * scales[entered])
         if (least > scale).any():
             weight[least > scale] = 0
@@ -308,7 +308,7 @@ def write_graph(network: Network, seen: Calibration) -> onnx.ModelProto:
         if block.skip:
             x = dequantise(block.name, *quantise(block.name, graph.add("Add", [x, entered], f"{block.name}_sum")))
     graph.add("Flatten", [graph.add("GlobalAveragePool", [x], "pooled")], "features")
-    # Stored in int8 and computed in float32, on features that keep their full precision.
+    # The classifier is stored in int8 and computed in float32, with features in full precision.
     classes, scale = quantise_rows(network.classifier_weight.numpy())
     integers = graph.constant("classifier_q", np.ascontiguousarray(classes.T))
     classifier = graph.add("Cast", [integers], "classifier", to=TensorProto.FLOAT)
@@ -327,7 +327,7 @@ def write_graph(network: Network, seen: Calibration) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class Heads:
-    """What turns features and logits into embeddings."""
+    """The arrays that convert features and logits to embeddings."""
 
     projection: npt.NDArray[np.float16]  # (1280, d)
     offset: npt.NDArray[np.float32]  # (d,)
@@ -340,9 +340,10 @@ class Heads:
 def write_heads(heads: Heads) -> onnx.ModelProto:
     """Write the graph: `features` (N, 1280), `logits` (N, 1000) -> `visual` (N, d), `semantic` (N, k + 1000 + g).
 
-    `visual` is the square roots of the features, projected, of length 1. `semantic` is, side by side and scaled,
-    the mean of the classes' meanings as softened probabilities weigh them, of length 1, and the logarithm of each
-    class's and each group's probability, floored, centred, and in units of the floor's.
+    `visual` is the projection of the square roots of the features, normalised to length 1. `semantic` has two
+    parts, which are scaled together: the mean of the meanings of the classes, weighted by softened probabilities
+    and normalised to length 1; and the logarithm of the probability of each class and group plus the floor,
+    divided by -log(floor) and centred.
     """
     graph = Writer()
 
@@ -353,7 +354,7 @@ def write_heads(heads: Heads) -> onnx.ModelProto:
         return graph.add("Cast", [graph.constant(f"{name}_half", value)], name, to=TensorProto.FLOAT)
 
     offset = graph.constant("offset", heads.offset)
-    # The features are means of what left a ReLU6: none is below 0.
+    # The features are means of outputs of ReLU6, so none is below 0.
     roots = graph.add("Sqrt", ["features"], "roots")
     projected = graph.add("Gemm", [roots, single("projection", heads.projection), offset], "projected")
     graph.add("LpNormalization", [projected], "visual", axis=1, p=2)

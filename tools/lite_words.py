@@ -1,8 +1,8 @@
-"""What WordNet adds to the 1,000 classes: groups of classes with a common name, and the words for other things.
+"""What WordNet adds to the 1,000 classes: groups of classes with a common name, and words for other things.
 
-Source: WordNet 3.0 (Fellbaum, 1998; Princeton University), its files as Debian packs them. The similarity of
+Source: WordNet 3.0 (Fellbaum, 1998; Princeton University), its files as packaged by Debian. The similarity of
 two synsets by the information content of their nearest common ancestor is that of D. Lin ("An
-information-theoretic definition of similarity", 1998), with the number of synsets below in place of a corpus.
+information-theoretic definition of similarity", 1998), with the number of synsets below instead of a corpus.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILES = {
     "index.sense": "ce997000ec806318ff1dfadf77d314ac527358e127d7bbe3d1f4e83a1c5c1c2b",
     "noun.exc": "2b5d675c380b39ecf595af9fa9d4e7feb1d58c643b0bff08c40ed5bfe41fab7a",
 }
-"""The files of WordNet that are read, and their sha256."""
+"""The files of WordNet that are read, with their SHA-256."""
 PACKAGES = {
     name: f"{package}=1:3.0-37 (Debian)"
     for name, package in (
@@ -40,20 +40,20 @@ PACKAGES = {
 }
 
 LEAST_MEMBERS, MOST_MEMBERS = 4, 450
-"""Classes of a group: fewer are told by the classes themselves, more say nothing of what is to be seen."""
+"""Number of classes in a group: fewer classes need no group, more have little in common in images."""
 MERGED_ABOVE = 0.6
-"""Groups that share more of their classes than this (intersection over union) are one."""
+"""Groups whose overlap (intersection over union) is at least this are merged."""
 
-LIKENESS_TEMPERATURE = 0.07
+SIMILARITY_TEMPERATURE = 0.07
 KINSHIP_WEIGHT = 0.5
-"""Of the similarity by common ancestors, against that of the definitions."""
-LEAST_LIKENESS = 0.3
-"""A word is left out whose nearest classes are together less likely than this: it resembles none."""
+"""Weight of the similarity by common ancestors, relative to that of the definitions."""
+MIN_SIMILARITY = 0.3
+"""A word is left out if the shares of its nearest classes sum to less: it is similar to no class."""
 
-KNOWN_RANK, LIKENED_RANK = 3, 2
-"""How rare a sense may be that is taken: of what the network knows, and of what it knows the like of."""
+KNOWN_RANK, SIMILAR_RANK = 3, 2
+"""The highest rank of a sense that is used: of senses that the network knows, and of those similar to classes."""
 LEAST_SHARE_OF_SENSE, LEAST_SHARE_OF_NOUN = 0.1, 0.2
-"""Of a word's uses as a noun, and of all its uses."""
+"""The lowest share of a sense among the uses of a word as a noun, and of the noun among all its uses."""
 
 FUNCTION_WORDS = frozenset(
     re.findall(
@@ -66,12 +66,12 @@ FUNCTION_WORDS = frozenset(
         each photo picture image photograph""",
     )
 )
-"""Words that are nouns in WordNet and mostly something else, or say nothing of what is to be seen."""
+"""Words that are nouns in WordNet but mostly used differently, or say nothing about the content of an image."""
 
 
 @dataclass(frozen=True)
 class Synset:
-    """A noun synset: words of one meaning."""
+    """A noun synset: words with the same meaning."""
 
     lemmas: tuple[str, ...]
     parents: tuple[str, ...]
@@ -80,25 +80,25 @@ class Synset:
 
 @dataclass(frozen=True)
 class Group:
-    """Classes (by number) below one synset, or several that mean nearly the same classes."""
+    """Classes (by number) below one synset, or below several synsets with almost the same classes."""
 
     members: frozenset[int]
     synsets: tuple[str, ...]
 
 
 class WordNet:
-    """The nouns of WordNet 3.0. Synsets are called by their ImageNet number, `n` and 8 digits."""
+    """The nouns of WordNet 3.0. The name of a synset is its ImageNet number, `n` and 8 digits."""
 
     def __init__(self, folder: Path) -> None:
         contents = {}
         for name, sha256 in FILES.items():
             content = (folder / name).read_bytes()
             if hashlib.sha256(content).hexdigest() != sha256:
-                raise SystemExit(f"{folder / name} is not the file of WordNet 3.0 that is expected")
+                raise SystemExit(f"{folder / name} is not the expected file of WordNet 3.0")
             contents[name] = content.decode("latin-1").splitlines()
         self.synsets = dict(_synset(line) for line in contents["data.noun"] if not line.startswith("  "))
         self.senses: dict[str, list[tuple[str, int]]] = {}
-        """Of each noun, in lower case: its synsets, the most used first, each with the times it was counted."""
+        """For each noun in lower case: its synsets, the most frequent first, each with its number of uses."""
         uses: Counter[str] = Counter()
         ranked: defaultdict[str, list[tuple[int, str, int]]] = defaultdict(list)
         for line in contents["index.sense"]:
@@ -134,12 +134,12 @@ class WordNet:
 
     @cached_property
     def information(self) -> dict[str, float]:
-        """How much each synset says: the negative logarithm of the share of synsets at or below it."""
+        """The information content of each synset: the negative logarithm of the share of synsets at or below it."""
         below = Counter(one for synset in self.synsets for one in self.lineage(synset))
         return {synset: -float(np.log(count / len(self.synsets))) for synset, count in below.items()}
 
     def noun_share(self, word: str) -> float:
-        """Return how many of a word's counted uses are those of a noun; 1 if none was counted."""
+        """Return the share of nouns among the counted uses of a word; 1 if no use was counted."""
         as_noun = sum(count for _, count in self.senses[word])
         return as_noun / self._uses[word] if self._uses[word] else 1.0
 
@@ -156,21 +156,21 @@ def _synset(line: str) -> tuple[str, Synset]:
 
 
 class Classes:
-    """The classes of the image network, by number, as WordNet sees them."""
+    """The classes of the image network, by number, and their synsets in WordNet."""
 
     def __init__(self, wordnet: WordNet, synsets: Sequence[str]) -> None:
         self.wordnet = wordnet
         self.synsets = tuple(synsets)
         self.number = {synset: number for number, synset in enumerate(synsets)}
         self.below: dict[str, list[int]] = {}
-        """Of each synset: the classes at or below it."""
+        """For each synset: the classes at or below it."""
         for number, synset in enumerate(synsets):
             for one in wordnet.lineage(synset):
                 self.below.setdefault(one, []).append(number)
         self._information = np.array([wordnet.information[synset] for synset in synsets])
 
     def groups(self) -> list[Group]:
-        """Return the groups of classes, the greatest first."""
+        """Return the groups of classes, the largest first."""
         candidates = sorted(
             synset
             for synset, members in self.below.items()
@@ -200,9 +200,9 @@ class Classes:
 class Lexicon:
     """What words mean in terms of classes and groups.
 
-    A row holds up to `lite.MOST_CLASSES` of them with their shares. What the network knows has the share 1: a class and
-    all that is below it in WordNet, a group, or the few classes below a synset in equal parts. Other things
-    that have a definition are likened to the classes nearest to them, with shares that say how near.
+    A row has up to `lite.MOST_CLASSES` of them with their shares. What the network knows has the share 1: a class and
+    everything below it in WordNet, a group, or the few classes below a synset in equal parts. Other things
+    with a definition get the classes nearest to them, with shares that say how near they are.
     """
 
     def __init__(
@@ -213,11 +213,11 @@ class Lexicon:
         meanings: npt.NDArray[np.float64],
         embed: Callable[[list[str]], Floats],
     ) -> None:
-        """Take the texts `name: definition` of synsets and the embeddings (classes, 384) of those of the classes."""
+        """Use the texts `name: definition` of synsets, and the embeddings (classes, 384) of those of the classes."""
         self._classes = classes
         self._group = {synset: number for number, group in enumerate(groups) for synset in group.synsets}
         self._rows: dict[Row, int] = {}
-        self._likened: dict[str, Row | None] = {}
+        self._by_similarity: dict[str, Row | None] = {}
         self._mean = meanings.mean(0)
         self._meanings = lite.unit(meanings - self._mean)
         self._definitions = definitions
@@ -238,14 +238,14 @@ class Lexicon:
     def _like(self, synset: str) -> Row | None:
         if synset not in self._definitions or synset in self._classes.below:
             return None
-        if synset not in self._likened:
+        if synset not in self._by_similarity:
             meaning = lite.unit(self._embed([self._definitions[synset]])[0] - self._mean)
-            likeness = self._meanings @ meaning + KINSHIP_WEIGHT * self._classes.kinship(synset)
-            shares = lite.softmax((likeness / LIKENESS_TEMPERATURE).astype(np.float32))
+            similarity = self._meanings @ meaning + KINSHIP_WEIGHT * self._classes.kinship(synset)
+            shares = lite.softmax((similarity / SIMILARITY_TEMPERATURE).astype(np.float32))
             nearest = np.argsort(-shares, kind="stable")[: lite.MOST_CLASSES]
             row = tuple((int(one), int(shares[one] * lite.SHARE_UNITS)) for one in nearest)
-            self._likened[synset] = row if shares[nearest].sum() >= LEAST_LIKENESS else None
-        return self._likened[synset]
+            self._by_similarity[synset] = row if shares[nearest].sum() >= MIN_SIMILARITY else None
+        return self._by_similarity[synset]
 
     def _row(self, word: str) -> Row | None:
         senses = self._classes.wordnet.senses[word]
@@ -255,7 +255,7 @@ class Lexicon:
             for rank, (one, count) in enumerate(senses, 1)
             if (count + 1) / (total + 1) >= LEAST_SHARE_OF_SENSE
         ]
-        # Where no use was counted the order means nothing.
+        # If no use was counted, the order has no meaning.
         known = [
             (count, row)
             for rank, one, count in usual
@@ -269,12 +269,12 @@ class Lexicon:
                 shares.update({member: share // len(rows) for member, share in row})
             return tuple(shares.most_common(lite.MOST_CLASSES))
         for rank, synset, _ in usual:
-            if rank <= LIKENED_RANK and (row := self._like(synset)):
+            if rank <= SIMILAR_RANK and (row := self._like(synset)):
                 return row
         return None
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return what `lite.TextVectors` reads: words by their keys, sorted, and the rows they point to."""
+        """Return the arrays that `lite.TextVectors` reads: sorted keys of words, and the rows of the words."""
         wordnet = self._classes.wordnet
         found: dict[int, tuple[int, int]] = {}
 
