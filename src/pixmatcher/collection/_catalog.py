@@ -50,7 +50,7 @@ class Catalog(Database):
     def reading(self) -> Iterator[int]:
         """Read one consistent state in the whole block; yield the generation, which counts changes to rows of items."""
         with self.transaction_for_reading():
-            yield self.number("SELECT generation FROM state")
+            yield int(self.connection.execute("SELECT generation FROM state").fetchone()[0])
 
     def _rows_changed(self) -> None:
         self.connection.execute("UPDATE state SET generation = generation + 1")
@@ -102,8 +102,8 @@ class Catalog(Database):
 
     def labels_by_id(self, ids: Sequence[int]) -> dict[int, str | None]:
         """Return the label, or None, of each of these ids that exists."""
-        wanted = json.dumps([int(item_id) for item_id in ids])
-        found = self.query("SELECT id, label FROM items WHERE id IN (SELECT value FROM json_each(?))", wanted)
+        listed = json.dumps([int(item_id) for item_id in ids])
+        found = self.query("SELECT id, label FROM items WHERE id IN (SELECT value FROM json_each(?))", listed)
         return dict(found)
 
     def checksums(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -144,8 +144,8 @@ class Catalog(Database):
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, int]:
         """Return the row of each of these ids that exists."""
-        wanted = json.dumps([int(item_id) for item_id in ids])
-        found = self.query("SELECT id, row FROM items WHERE id IN (SELECT value FROM json_each(?))", wanted)
+        listed = json.dumps([int(item_id) for item_id in ids])
+        found = self.query("SELECT id, row FROM items WHERE id IN (SELECT value FROM json_each(?))", listed)
         return dict(found)
 
     def sample_ids(self, count: int) -> list[int]:

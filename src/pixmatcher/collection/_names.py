@@ -1,9 +1,10 @@
-"""The names of the files of a collection."""
+"""The names of the files of a collection and of its sources, and what is known from names alone."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 from .._files import remove
@@ -35,6 +36,27 @@ def start_again(folder: Path) -> str:
             names = sorted(OWN_NAMES)
         what = f"{', '.join(names)} of the folder {folder}"
     return f"move {what} elsewhere and index again; your images are not touched by this."
+
+
+def size_of_files(folder: Path) -> int:
+    """Return the bytes that the files of the collection in a folder take."""
+    found = [folder / name for name in OWN_NAMES]
+    for name in ("vectors", "index", MAPS_NAME):
+        found += (Path(inner, file) for inner, _, files in os.walk(folder / name) for file in files)
+    total = 0
+    for file in found:
+        # Another process may remove a file meanwhile.
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
+
+
+def possible_specs(source: str) -> set[str]:
+    """Return the specs that a source as the user names it may have in the catalog, where paths are absolute."""
+    kind, colon, rest = source.partition(":")
+    path, mark, options = rest.partition("?")
+    return {source, os.path.abspath(source), f"{kind}{colon}{os.path.abspath(path)}{mark}{options}"}
 
 
 def delete_collection(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,26 +13,19 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from .._files import replacing, write_error
+from .._files import write_error
 from .._progress import ProgressCallback
 from ..errors import CollectionError, CollectionLockedError, PixMatcherError
 from ..records import DescribesEncoder, EncoderRecord, Space
 from ..vector_index.vectors import Float16, VectorFile
 from ._catalog import Catalog
 from ._comparison import SourceComparison
+from ._creation import create_files
 from ._indexes import SpaceIndexes
 from ._location import find_collection, locate_collection
 from ._lock import WriterLock
 from ._manifest import Manifest
-from ._names import (
-    CATALOG_NAME,
-    LOCK_NAME,
-    MANIFEST_NAME,
-    MAPS_NAME,
-    OWN_NAMES,
-    THUMBNAILS_NAME,
-    start_again,
-)
+from ._names import CATALOG_NAME, LOCK_NAME, OWN_NAMES, THUMBNAILS_NAME, possible_specs, size_of_files, start_again
 from ._rows import RowProperties
 from ._search import nearest_items, nearest_labelled_items
 from ._spaces import query_vector, space_named, whole_number
@@ -81,25 +73,7 @@ class Collection:
         is full.
         """
         folder = Path(os.path.abspath(path))
-        manifest = Manifest.of(encoders)
-        lock = WriterLock(folder / LOCK_NAME)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            if os.path.lexists(folder / MANIFEST_NAME):
-                raise CollectionError(f"{folder} is a collection already", "open it, or choose another folder.")
-            catalog = Catalog(folder / CATALOG_NAME, folder.parent, create=True)
-            known_rows = catalog.row_count()
-            catalog.close()
-            if known_rows:
-                raise CollectionError(f"{folder} has lost its {MANIFEST_NAME}", start_again(folder))
-            # The manifest comes last: with it, the collection exists.
-            with replacing(folder / MANIFEST_NAME) as file:
-                file.write(manifest.text().encode())
-        except OSError as error:
-            raise write_error(folder, error) from error
-        finally:
-            lock.release()
+        create_files(folder, encoders)
         return cls.open(folder)
 
     @classmethod
@@ -411,9 +385,7 @@ class Collection:
         Raises `CollectionError` if the collection has no such source.
         """
         given = os.fspath(source)
-        kind, colon, rest = given.partition(":")
-        path, mark, options = rest.partition("?")
-        specs = {given, os.path.abspath(given), f"{kind}{colon}{os.path.abspath(path)}{mark}{options}"}
+        specs = possible_specs(given)
         with self._thread_lock:
             self.begin_writing()
             known = [spec for spec in self._catalog.sources() if spec in specs]
@@ -466,13 +438,4 @@ class Collection:
 
     def size_on_disk(self) -> int:
         """Return the bytes that the files of the collection take."""
-        found = [self.path / name for name in self.FILES]
-        for name in ("vectors", "index", MAPS_NAME):
-            found += (Path(folder, file) for folder, _, files in os.walk(self.path / name) for file in files)
-        total = 0
-        for file in found:
-            # Another process may remove a file meanwhile.
-            with contextlib.suppress(OSError):
-                status = file.stat()
-                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-        return total
+        return size_of_files(self.path)
