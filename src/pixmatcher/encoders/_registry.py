@@ -194,8 +194,8 @@ def load_recorded(records: Iterable[DescribesEncoder], runtime: Runtime | None =
             raise EncoderError(f"The collection was made with the encoder {record.name}. {error}") from error
         if record.fingerprint not in ("", encoder.fingerprint):
             raise EncoderError(
-                f"The collection was made with another version of the encoder {record.name}: delete its folder and "
-                "index again, or install the version that made it."
+                f"The collection was made with another version of the encoder {record.name}: index into another "
+                "collection with -c, or install the version that made it."
             )
         names = {space.name: space.name for space in encoder.spaces}
         names |= {re.sub(r"-\d+$", "", space.name): space.name for space in record.spaces if space.name not in names}
