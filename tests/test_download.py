@@ -67,7 +67,7 @@ def stop_after(server: FileServer, url: str, path: Path, count: int, monkeypatch
     server.requests.clear()
 
 
-# What goes well
+# Downloads that succeed
 
 
 def test_a_file_is_downloaded_once(server: FileServer, tmp_path: Path) -> None:
@@ -104,12 +104,12 @@ def test_a_download_is_logged_with_its_retries(
     assert "secret" not in caplog.text
 
 
-def test_a_length_that_is_not_told(server: FileServer, tmp_path: Path) -> None:
+def test_an_unknown_length(server: FileServer, tmp_path: Path) -> None:
     assert download(serve(server, length=False), tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == BODY
 
 
-# Going on
+# Interrupted downloads
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_length_that_is_not_told(server: FileServer, tmp_path: Path) -> None:
         ({"etag": 'W/"1"', "modified": DATE}, DATE),
     ],
 )
-def test_a_cut_connection_goes_on_where_it_stopped(
+def test_a_cut_connection_continues_where_it_stopped(
     server: FileServer, tmp_path: Path, validators: dict[str, str | None], if_range: str
 ) -> None:
     url = serve(server, cuts=[50_000, 60_000], **validators)
@@ -131,7 +131,7 @@ def test_a_cut_connection_goes_on_where_it_stopped(
     assert server.sent("/file.bin") == len(BODY)
 
 
-def test_the_next_run_goes_on(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_run_continues(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url, path = serve(server), tmp_path / "file.bin"
     stop_after(server, url, path, 70_000, monkeypatch)
     seen: list[tuple[int, int | None]] = []
@@ -142,7 +142,7 @@ def test_the_next_run_goes_on(server: FileServer, tmp_path: Path, monkeypatch: p
     assert listing(tmp_path) == ["file.bin"]
 
 
-def test_a_run_that_was_stopped_at_the_very_end_asks_for_nothing(server: FileServer, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_after_the_last_byte_requests_nothing(server: FileServer, tmp_path: Path) -> None:
     url = serve(server)
     (tmp_path / "file.bin.part").write_bytes(BODY)
     note = {"url": url, "etag": '"1"', "modified": None, "length": len(BODY)}
@@ -152,7 +152,7 @@ def test_a_run_that_was_stopped_at_the_very_end_asks_for_nothing(server: FileSer
     assert listing(tmp_path) == ["file.bin"]
 
 
-def test_nothing_is_glued_without_a_validator_unless_that_would_be_found(server: FileServer, tmp_path: Path) -> None:
+def test_parts_are_not_joined_without_a_validator_unless_the_check_is_exact(server: FileServer, tmp_path: Path) -> None:
     url = serve(server, etag='W/"1"', cuts=[50_000])
     assert download(url, tmp_path / "a.bin")
     assert server.ranges("/file.bin") == [None, None]
@@ -166,7 +166,9 @@ def test_nothing_is_glued_without_a_validator_unless_that_would_be_found(server:
     assert all((tmp_path / name).read_bytes() == BODY for name in ("a.bin", "b.bin", "c.bin"))
 
 
-def test_what_was_glued_wrongly_is_deleted(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_joined_from_two_versions_is_deleted(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, path = serve(server, BODY[::-1], etag=None), tmp_path / "file.bin"
     stop_after(server, url, path, 70_000, monkeypatch)
     serve(server, etag=None)
@@ -184,7 +186,7 @@ def test_what_was_glued_wrongly_is_deleted(server: FileServer, tmp_path: Path, m
         ({"etag": None, "modified": DATE}, {"etag": None, "modified": DATE.replace("2015", "2016")}),
     ],
 )
-def test_another_file_of_a_server_that_passes_over_if_range(
+def test_another_file_of_a_server_that_ignores_if_range(
     server: FileServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -199,25 +201,25 @@ def test_another_file_of_a_server_that_passes_over_if_range(
     assert server.ranges("/file.bin") == ["bytes=70000-", None]
 
 
-def test_a_validator_that_cannot_be_sent_is_none(server: FileServer, tmp_path: Path) -> None:
+def test_a_validator_that_cannot_be_sent_is_not_used(server: FileServer, tmp_path: Path) -> None:
     assert download(serve(server, etag='"caf\u00e9"', cuts=[50_000]), tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == BODY
 
 
-def test_a_server_that_knows_no_ranges_begins_anew(server: FileServer, tmp_path: Path) -> None:
+def test_a_server_without_range_support_begins_again(server: FileServer, tmp_path: Path) -> None:
     assert download(serve(server, ranges=False, cuts=[50_000, 40_000]), tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == BODY
     assert server.sent("/file.bin") == len(BODY) + 90_000
 
 
-def test_a_server_that_always_cuts_and_always_begins_anew_is_given_up(server: FileServer, tmp_path: Path) -> None:
+def test_a_server_that_always_cuts_and_always_begins_again_is_given_up(server: FileServer, tmp_path: Path) -> None:
     url = serve(server, ranges=False, cuts=[50_000] * 50)
     with pytest.raises(FetchError, match="cannot be downloaded"):
         download(url, tmp_path / "file.bin")
     assert len(server.requests) == 6
 
 
-def test_another_file_begins_anew(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_file_begins_again(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url, path = serve(server), tmp_path / "file.bin"
     stop_after(server, url, path, 70_000, monkeypatch)
     other = random.Random(2).randbytes(200_000)
@@ -227,13 +229,13 @@ def test_another_file_begins_anew(server: FileServer, tmp_path: Path, monkeypatc
     assert server.ranges("/file.bin") == ["bytes=70000-"]
 
 
-def test_another_file_between_two_attempts_begins_anew(server: FileServer, tmp_path: Path) -> None:
+def test_another_file_between_two_attempts_begins_again(server: FileServer, tmp_path: Path) -> None:
     assert download(serve(server, etags=['"1"', '"2"'], cuts=[50_000]), tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == BODY
     assert server.sent("/file.bin") == len(BODY) + 50_000
 
 
-def test_the_part_of_another_url_is_not_gone_on_with(
+def test_the_part_of_another_url_is_not_continued(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, path = serve(server), tmp_path / "file.bin"
@@ -245,7 +247,7 @@ def test_the_part_of_another_url_is_not_gone_on_with(
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"url": 1}', '{"url": 1, "etag": 2, "modified": 3, "length": "4"}'])
-def test_a_part_of_unknown_origin_is_not_gone_on_with(server: FileServer, tmp_path: Path, note: str) -> None:
+def test_a_part_of_unknown_origin_is_not_continued(server: FileServer, tmp_path: Path, note: str) -> None:
     (tmp_path / "file.bin.part").write_bytes(b"something else")
     (tmp_path / "file.bin.part.json").write_text(note)
     assert download(serve(server), tmp_path / "file.bin")
@@ -253,7 +255,7 @@ def test_a_part_of_unknown_origin_is_not_gone_on_with(server: FileServer, tmp_pa
 
 
 @pytest.mark.parametrize("received", [len(BODY), len(BODY) + 5])
-def test_a_range_beyond_the_end_begins_anew(server: FileServer, tmp_path: Path, received: int) -> None:
+def test_a_range_beyond_the_end_begins_again(server: FileServer, tmp_path: Path, received: int) -> None:
     url = serve(server)
     (tmp_path / "file.bin.part").write_bytes(b"x" * received)
     (tmp_path / "file.bin.part.json").write_text(
@@ -264,13 +266,13 @@ def test_a_range_beyond_the_end_begins_anew(server: FileServer, tmp_path: Path, 
     assert server.ranges("/file.bin") == [f"bytes={received}-", None]
 
 
-def test_a_wrong_range_begins_anew(server: FileServer, tmp_path: Path) -> None:
+def test_a_wrong_range_begins_again(server: FileServer, tmp_path: Path) -> None:
     assert download(serve(server, wrong_range=True, cuts=[50_000]), tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == BODY
     assert server.ranges("/file.bin") == [None, "bytes=50000-", None]
 
 
-def test_statuses_that_pass_are_tried_again(server: FileServer, tmp_path: Path) -> None:
+def test_temporary_statuses_are_retried(server: FileServer, tmp_path: Path) -> None:
     assert download(serve(server, statuses=[503, 429, 500]), tmp_path / "file.bin")
     assert len(server.requests) == 4
     serve(server, statuses=[503] * 50)
@@ -284,7 +286,7 @@ def test_statuses_that_pass_are_tried_again(server: FileServer, tmp_path: Path) 
 # What is refused
 
 
-def test_other_statuses_are_told_at_once(server: FileServer, tmp_path: Path) -> None:
+def test_other_statuses_are_reported_at_once(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"/missing answered 404 Not Found: check the URL") as caught:
         download(f"{server.url}/missing", tmp_path / "file.bin")
     one_sentence(caught)
@@ -309,7 +311,7 @@ def test_other_statuses_are_told_at_once(server: FileServer, tmp_path: Path) -> 
         ({"encoding": "br"}, {}, "compressed"),
     ],
 )
-def test_what_is_wrong_is_refused_and_deleted(
+def test_a_wrong_file_is_refused_and_deleted(
     server: FileServer, tmp_path: Path, how: dict[str, object], expected: dict[str, object], words: str
 ) -> None:
     with pytest.raises(FetchError, match=words) as caught:
@@ -335,14 +337,14 @@ def test_a_file_that_a_check_refuses_is_deleted(server: FileServer, tmp_path: Pa
     assert listing(tmp_path) == []
 
 
-def test_a_connection_that_ends_before_the_told_length(server: FileServer, tmp_path: Path) -> None:
+def test_a_connection_that_ends_before_the_announced_length(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="cannot be downloaded") as caught:
         download(serve(server, more_length=10), tmp_path / "file.bin")
     one_sentence(caught)
     assert not (tmp_path / "file.bin").exists()
 
 
-def test_a_login_page_does_not_cost_what_was_received(
+def test_a_login_page_does_not_delete_what_was_received(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, path = serve(server), tmp_path / "file.bin"
@@ -391,14 +393,14 @@ def test_a_server_that_stalls_or_trickles_is_given_up(
         ("http://127.0.0.1:9/", "cannot be downloaded"),
     ],
 )
-def test_urls_that_lead_nowhere(tmp_path: Path, url: str, words: str) -> None:
+def test_urls_that_do_not_exist(tmp_path: Path, url: str, words: str) -> None:
     with pytest.raises(FetchError, match=words) as caught:
         download(url, tmp_path / "file.bin")
     one_sentence(caught)
     assert listing(tmp_path) == []
 
 
-def test_a_password_is_not_told(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_is_not_shown(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = serve(server, cuts=[50_000]).replace("http://", "http://me:secret@")
     monkeypatch.setattr(module, "_RETRIES", 0)
     with pytest.raises(FetchError) as caught:
@@ -412,7 +414,7 @@ def test_a_password_is_not_told(server: FileServer, tmp_path: Path, monkeypatch:
 # Redirects and proxies
 
 
-def test_redirects_are_followed_so_far(server: FileServer, tmp_path: Path) -> None:
+def test_which_redirects_are_followed(server: FileServer, tmp_path: Path) -> None:
     serve(server)
     server.files["/1"] = File(b"", redirect="/file.bin")
     server.files["/2"] = File(b"", redirect=f"{server.url}/1")
@@ -497,7 +499,7 @@ def test_certificates_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # The place
 
 
-def test_what_is_in_the_way_is_told_and_left_alone(server: FileServer, tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_named_and_not_changed(server: FileServer, tmp_path: Path) -> None:
     url, path = serve(server), tmp_path / "file.bin"
     path.write_bytes(b"mine")
     for expected, words in (({"size": 5}, "has 4 bytes instead of 5"), ({"sha256": SHA256}, "another SHA-256")):
@@ -541,7 +543,7 @@ def start(url: str, path: Path, **options: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_download_goes_on(server: FileServer, tmp_path: Path, how: signal.Signals) -> None:
+def test_a_killed_download_continues(server: FileServer, tmp_path: Path, how: signal.Signals) -> None:
     url, path = serve(server, hold_after=120_000), tmp_path / "file.bin"
     with start(url, path) as process:
         server.wait_for("/file.bin", 120_000)
@@ -576,7 +578,7 @@ def test_two_processes_download_one_file_once(server: FileServer, tmp_path: Path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads who has a lock from /proc")
-def test_who_waits_goes_on_for_one_that_is_killed(server: FileServer, tmp_path: Path) -> None:
+def test_a_waiting_process_continues_the_download_of_a_killed_one(server: FileServer, tmp_path: Path) -> None:
     url, path = serve(server, hold_after=120_000), tmp_path / "file.bin"
     with start(url, path) as first, start(url, path) as second:
         server.wait_for("/file.bin", 120_000)
@@ -600,7 +602,7 @@ def holds(process: subprocess.Popen[str], path: Path) -> bool:
     return any(lock[1] == "FLOCK" and int(lock[4]) == process.pid and lock[5].endswith(f":{inode}") for lock in locks)
 
 
-def test_a_lock_is_of_what_lies_there(tmp_path: Path) -> None:
+def test_a_lock_is_of_the_file_that_has_the_name_now(tmp_path: Path) -> None:
     path, waits, done = tmp_path / "file", threading.Event(), threading.Event()
 
     def wait() -> None:

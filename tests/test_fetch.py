@@ -35,7 +35,7 @@ def server(image: bytes) -> Iterator[str]:
         yield url
 
 
-def test_fetches_what_is_there(server: str, image: bytes) -> None:
+def test_fetch_returns_the_content(server: str, image: bytes) -> None:
     assert fetch(f"{server}/image.jpg", allow_private=True) == image
     assert fetch(f"{server}/image.jpg?size=large", allow_private=True) == image
     assert fetch(f"{server}/to-image", allow_private=True) == image
@@ -60,7 +60,7 @@ def test_requests_are_logged_without_the_password(server: str, caplog: pytest.Lo
     assert "cret" not in caplog.text
 
 
-def test_the_server_is_told_the_name_of_its_host(server: str) -> None:
+def test_the_server_gets_the_name_of_its_host(server: str) -> None:
     by_name = server.replace("127.0.0.1", "localhost")
     assert fetch(f"{by_name}/host", allow_private=True).decode() == by_name.removeprefix("http://")
 
@@ -89,7 +89,7 @@ def test_a_host_with_one_private_address_is_refused(server: str, monkeypatch: py
         fetch(server.replace("127.0.0.1", "photos.example") + "/image.jpg")
 
 
-def test_an_address_that_refuses_gives_way_to_the_next(
+def test_after_an_address_that_refuses_the_next_is_tried(
     server: str, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve_to(monkeypatch, "::1", "127.0.0.1")  # the server listens on the second only
@@ -97,7 +97,7 @@ def test_an_address_that_refuses_gives_way_to_the_next(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2, and a full queue that drops connections")
-def test_an_address_that_never_answers_gives_way_to_the_next(
+def test_after_an_address_that_never_answers_the_next_is_tried(
     server: str, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = int(server.rpartition(":")[2])
@@ -185,7 +185,7 @@ def test_other_schemes_are_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://", "http://[::1", "http://exa mple/", "https:///path", "http://a:99999/"])
-def test_urls_that_make_no_sense_are_one_sentence(url: str) -> None:
+def test_invalid_urls_are_one_sentence(url: str) -> None:
     with pytest.raises(FetchError):
         fetch(url, allow_private=True)
 

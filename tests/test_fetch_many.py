@@ -87,7 +87,7 @@ def resolve_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- What comes, and in which lists ----
 
 
-def test_all_images_come_in_lists_of_the_size_asked_for(server: Server, image: bytes) -> None:
+def test_all_images_arrive_in_lists_of_the_requested_size(server: Server, image: bytes) -> None:
     requests = [(f"image {number}", [f"{server.url}/image.jpg?{number}"]) for number in range(200)]
     batches = list(fetch_all(iter(requests), batch_size=30, allow_private=True))
     assert all(len(batch) <= 30 for batch in batches)
@@ -99,7 +99,7 @@ def test_nothing_to_fetch_gives_nothing() -> None:
     assert list(fetch_all([], batch_size=10)) == []
 
 
-def test_what_is_done_comes_before_what_takes_long(server: Server) -> None:
+def test_fast_images_arrive_before_slow_ones(server: Server) -> None:
     urls = [f"{server.url}/trickle", *(f"{server.url}/image.jpg?{number}" for number in range(20))]
     requests = [(number, [url]) for number, url in enumerate(urls)]
     batches = list(fetch_all(requests, batch_size=20, allow_private=True, seconds=3))
@@ -124,7 +124,7 @@ def test_requests_are_taken_as_they_are_needed(server: Server) -> None:
     assert 50 <= taken <= 1100
 
 
-def test_what_the_requests_raise_is_raised(server: Server) -> None:
+def test_errors_of_the_requests_are_raised(server: Server) -> None:
     def broken() -> Iterator[tuple[int, list[str]]]:
         yield 0, [f"{server.url}/trickle"]
         raise ValueError("no more")
@@ -164,7 +164,7 @@ def test_a_slow_host_does_not_keep_the_others_waiting(image: bytes) -> None:
     assert first == [f"{quick.url}/image.jpg"] * 100
 
 
-def test_bodies_that_wait_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_waiting_bodies_is_limited(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_scheduler, "_MAX_MEMORY", 1 << 20)
     requests = [(number, [f"{server.url}/kilobytes?200"]) for number in range(60)]
     with closing(fetch_all(requests, batch_size=1, allow_private=True, per_host=4)) as batches:
@@ -174,7 +174,7 @@ def test_bodies_that_wait_are_bounded(server: Server, monkeypatch: pytest.Monkey
         assert sum(len(batch) for batch in batches) == 59
 
 
-def test_bodies_that_fill_the_memory_all_come(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bodies_that_fill_the_memory_all_arrive(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_scheduler, "_MAX_MEMORY", 1 << 20)
     outcomes = fetch_urls(*[f"{server.url}/kilobytes?900"] * 20, batch_size=20)
     assert outcomes == [bytes(900 << 10)] * 20
@@ -183,20 +183,20 @@ def test_bodies_that_fill_the_memory_all_come(server: Server, monkeypatch: pytes
 # ---- What may pass, and what will not ----
 
 
-def test_an_answer_that_may_pass_is_tried_again(server: Server, image: bytes) -> None:
+def test_a_temporary_error_is_retried(server: Server, image: bytes) -> None:
     urls = [f"{server.url}/flaky.jpg?times=2&status={status}" for status in (408, 425, 429, 500, 502, 503, 504)]
     assert fetch_urls(*urls) == [image] * len(urls)
     assert [server.requests[url.removeprefix(server.url)] for url in urls] == [3] * len(urls)
 
 
-def test_it_is_not_tried_for_ever(server: Server) -> None:
+def test_retries_are_limited(server: Server) -> None:
     error = failure(fetch_one(f"{server.url}/flaky.jpg?times=100&status=500"))
     assert (error.reason, error.detail) == ("HTTP 500", "Internal Server Error")
     assert server.requests.total() == 3
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451, 501])
-def test_an_answer_that_will_not_pass_is_final(server: Server, status: int) -> None:
+def test_a_permanent_error_is_final(server: Server, status: int) -> None:
     error = failure(fetch_one(f"{server.url}/flaky.jpg?times=1&status={status}"))
     assert error.reason == f"HTTP {status}"
     assert server.requests.total() == 1
@@ -230,7 +230,7 @@ def test_a_connection_closed_between_two_requests_is_no_failure(
     assert fetch_urls(*[f"{server.url}/close"] * 30, per_host=2) == [image] * 30
 
 
-def test_a_cut_answer_is_tried_again(server: Server) -> None:
+def test_a_cut_answer_is_retried(server: Server) -> None:
     assert failure(fetch_one(f"{server.url}/cut")).reason == "cannot be fetched"
     assert failure(fetch_one(f"{server.url}/hang-up")).reason == "cannot be fetched"
     assert server.requests == Counter({"/cut": 3, "/hang-up": 3})
@@ -286,7 +286,7 @@ def test_a_host_that_comes_back_is_not_given_up(image: bytes, monkeypatch: pytes
         timer.join()
 
 
-def test_a_host_that_is_not_known_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lookups: list[str] = []
 
     def resolve(host: str, *args: Any, **options: Any) -> list[Any]:
@@ -322,7 +322,7 @@ def test_a_url_that_takes_too_long_leaves_time_for_the_next(server: Server, imag
     assert fetch_one(f"{server.url}/trickle", f"{server.url}/image.jpg", seconds=1) == image
 
 
-def test_where_all_urls_fail_the_last_one_is_told(server: Server) -> None:
+def test_if_all_urls_fail_the_last_error_is_reported(server: Server) -> None:
     error = failure(fetch_one(f"{server.url}/forever", f"{server.url}/nothing"))
     assert error.reason == "HTTP 404"
     assert "\n" not in str(error)
@@ -440,7 +440,7 @@ def test_a_certificate_that_is_not_trusted_is_named(tls_server: Server) -> None:
 # ---- The end ----
 
 
-def test_closing_ends_what_is_under_way(server: Server) -> None:
+def test_closing_ends_all_requests(server: Server) -> None:
     requests = [(number, [f"{server.url}/trickle"]) for number in range(50)]
     with closing(fetch_all(requests, batch_size=10, allow_private=True, seconds=600)) as batches:
         assert next(batches) == []

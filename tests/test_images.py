@@ -225,7 +225,7 @@ def test_only_the_first_frame_is_touched() -> None:
         (b"SIMPLE  =                    T" + bytes(64), "not an image"),
     ],
 )
-def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_files_that_are_not_images_are_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
     assert reason_of(path) == reason
@@ -395,7 +395,7 @@ def pictures_of_every_mode(width: int, height: int) -> dict[str, Image.Image]:
 
 @pytest.mark.parametrize("size", [(61, 47), (9, 130), (1900, 7)])
 @pytest.mark.parametrize("min_side", [None, 1, 3, 10])
-def test_strips_give_the_same_as_the_whole(
+def test_strips_give_the_same_pixels_as_the_whole_image(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], min_side: int | None
 ) -> None:
     pictures = pictures_of_every_mode(*size)
@@ -791,7 +791,7 @@ def test_huge_pictures_are_decoded_one_at_a_time_and_others_pass() -> None:
     assert not decodings.under_way
 
 
-def test_who_waits_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_images_wait_for_the_lock_of_huge_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_limits, "_HUGE_PIXELS", 10_000)
     picture = photo(400, 300)
     waits: list[object] = [
@@ -810,7 +810,7 @@ def test_who_waits_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(future.result(timeout=60).width == 400 for future in waiting)
 
 
-def test_a_broken_huge_picture_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_huge_image_frees_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_limits, "_HUGE_PIXELS", 100)
     data = encoded(photo(90, 60), "PNG")
     with ThreadPoolExecutor(1) as pool:
@@ -865,7 +865,7 @@ def test_extreme_shapes() -> None:
 # ---- Paths ----
 
 
-def test_paths_that_are_no_files(tmp_path: Path) -> None:
+def test_paths_that_are_not_files(tmp_path: Path) -> None:
     assert reason_of(tmp_path / "nothing.jpg") == "missing"
     assert reason_of(tmp_path) == "not a regular file"
     assert reason_of("/dev/null") == "not a regular file"
@@ -1001,11 +1001,11 @@ def test_arrays() -> None:
         np.zeros((4, 4), complex),
     ],
 )
-def test_arrays_that_are_no_images(array: np.ndarray) -> None:
+def test_arrays_that_are_not_images(array: np.ndarray) -> None:
     assert reason_of(array) == "unsupported array"
 
 
-def test_a_pil_image_is_left_as_it_was() -> None:
+def test_a_pil_image_is_not_changed() -> None:
     data = encoded(photo(800, 600), "JPEG")
     with Image.open(io.BytesIO(data)) as image:
         opened = open_image(image, min_side=50)

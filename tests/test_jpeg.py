@@ -80,7 +80,7 @@ def test_pixels_are_those_of_pillow(quality: int, subsampling: int) -> None:
         {"qtables": [[1] * 64, [255] * 64]},
     ],
 )
-def test_what_encoders_may_choose_changes_nothing(options: dict[str, object]) -> None:
+def test_options_of_jpeg_encoders_change_nothing(options: dict[str, object]) -> None:
     assert_same(jpeg(picture(500, 403), **options))
     assert_same(jpeg(picture(500, 403, "L"), **options))
 
@@ -108,7 +108,7 @@ def test_photos_are_those_of_pillow() -> None:
 
 
 @needs_library
-def test_what_is_not_usual_is_left_to_pillow() -> None:
+def test_unusual_files_are_left_to_pillow() -> None:
     image = picture(320, 240)
     whole = jpeg(image)
     assert by_us(whole, 320, 240) is not None
@@ -155,7 +155,7 @@ def mid_grey(width: int) -> bytes:
 
 
 @needs_library
-def test_what_is_too_wide_for_libjpeg_is_left_to_it() -> None:
+def test_images_too_wide_for_libjpeg_are_left_to_it() -> None:
     assert_same(mid_grey(65_472))
     assert by_us(mid_grey(65_504), 65_504, 8, "L") is None
     with pytest.raises(OSError, match="broken data stream"):
@@ -201,7 +201,7 @@ def damaged(count: int, seed: int) -> list[bytes]:
 
 
 @needs_library
-def test_damage_is_never_decoded_otherwise_than_pillow_does() -> None:
+def test_damaged_files_are_decoded_as_pillow_does_or_not_at_all() -> None:
     decoded = 0
     for data in damaged(3000, seed=0):
         try:
@@ -248,7 +248,7 @@ int main(int count, char **names) {
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
-def test_damage_touches_no_memory_but_its_own(tmp_path: Path) -> None:
+def test_damaged_files_touch_no_foreign_memory(tmp_path: Path) -> None:
     """The same code, built so that it stops at the first byte out of bounds and the first undefined result."""
     program, harness = tmp_path / "harness", tmp_path / "harness.c"
     harness.write_text(HARNESS)

@@ -68,7 +68,7 @@ def encoded(image: Image.Image, image_format: str, orientation: int = 1, **optio
 )
 # The same examples in each run: of pictures one pixel wide, one in many thousands is 0.607 away on average.
 @settings(max_examples=150, deadline=None, derandomize=True)
-def test_same_as_resizing_the_whole_and_cropping(
+def test_same_as_resizing_the_whole_image_and_cropping(
     width: int, height: int, size: int, crop: float, interpolation: str, resize: str
 ) -> None:
     recipe = Recipe(size, crop, interpolation, resize=resize)  # type: ignore[arg-type]
@@ -168,7 +168,7 @@ def test_min_side_of_a_recipe() -> None:
 # ---- The face of the original ----
 
 
-def test_target_size_squashes_the_whole_picture() -> None:
+def test_target_size_squashes_the_whole_image() -> None:
     image = textured(640, 400)
     for size in ((224, 224), (160, 90), (90, 160)):
         expected = image.resize(size, Image.Resampling.BILINEAR)

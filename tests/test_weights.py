@@ -186,7 +186,7 @@ def start(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], text=True, **pipes)  # type: ignore[call-overload, no-any-return]
 
 
-def test_a_killed_download_goes_on(server: FileServer, cache: Path) -> None:
+def test_a_killed_download_continues(server: FileServer, cache: Path) -> None:
     server.files[NAME].hold_after = 120_000
     with start(FETCH, f"{server.url}{NAME}") as process:
         server.wait_for(NAME, 120_000)
