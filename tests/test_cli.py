@@ -98,7 +98,7 @@ def test_json_has_the_promised_form(photos: Path) -> None:
     assert answer["hits"][0]["score"] >= answer["hits"][1]["score"]
 
 
-def test_an_image_finds_itself_and_its_like(photos: Path, tmp_path: Path) -> None:
+def test_an_image_finds_itself_and_similar_images(photos: Path, tmp_path: Path) -> None:
     cropped = tmp_path / "part of a cat.png"
     with Image.open(photos / "cat.jpg") as cat:
         cat.crop((60, 20, 430, 290)).save(cropped)
@@ -141,7 +141,7 @@ def test_the_table_names_rank_score_and_file(photos: Path) -> None:
     assert lines[2].split()[2].endswith(".jpg")
 
 
-def test_the_table_is_whole_however_long_a_path_is(photos: Path, tmp_path: Path) -> None:
+def test_the_table_is_complete_however_long_a_path_is(photos: Path, tmp_path: Path) -> None:
     folder = tmp_path.joinpath(*["a folder of a rather long name"] * 6)
     folder.mkdir(parents=True)
     shutil.copy(photos / "cat.jpg", folder)
@@ -254,7 +254,7 @@ def test_a_contact_sheet(photos: Path, tmp_path: Path) -> None:
         (["unknown"], 2, "unknown"),
     ],
 )
-def test_a_wrong_call_is_told_in_one_line(photos: Path, arguments: list[str], exit_code: int, words: str) -> None:
+def test_a_wrong_call_is_reported_in_one_line(photos: Path, arguments: list[str], exit_code: int, words: str) -> None:
     assert words in one_line_error(run(*arguments, cwd=photos), exit_code)
 
 
@@ -355,7 +355,7 @@ def test_the_demonstration_names_the_program_as_it_was_called(
     assert newcomer(shown_commands(as_module)[0]).returncode == 0
 
 
-def test_the_demonstration_of_a_former_version_is_made_anew(tmp_path: Path) -> None:
+def test_the_demonstration_of_an_older_version_is_created_again(tmp_path: Path) -> None:
     manifest = demo_paths()[1] / "collection.json"
     assert run("demo", cwd=tmp_path).returncode == 0
     manifest.write_text(manifest.read_text().replace(load_encoder().fingerprint, "former"))
@@ -424,7 +424,7 @@ def test_streams_that_are_closed_or_full(photos: Path, command: str, exit_code: 
     assert len(done.stderr.splitlines()) == (exit_code != 0), done
 
 
-def test_a_terminal_that_knows_only_ascii(photos: Path) -> None:
+def test_a_terminal_that_supports_only_ascii(photos: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pixmatcher", "search", "a caf\u00e9"],
         cwd=photos,
@@ -436,7 +436,7 @@ def test_a_terminal_that_knows_only_ascii(photos: Path) -> None:
     assert done.stdout.startswith(b"a caf\\xe9")
 
 
-def test_a_current_folder_that_is_gone(photos: Path, tmp_path: Path) -> None:
+def test_a_current_folder_that_is_missing(photos: Path, tmp_path: Path) -> None:
     script = f"mkdir gone && cd gone && rmdir ../gone && '{sys.executable}' -m pixmatcher search 'a cat' "
     lost = subprocess.run(script, shell=True, cwd=tmp_path, capture_output=True, timeout=60)
     assert "No such file" in one_line_error(lost, 1)
@@ -459,3 +459,36 @@ def test_a_source_is_forgotten(photos: Path, tmp_path: Path) -> None:
     assert [Path(name).name for name in names(run("search", "a cat", "--json", "-c", "c", cwd=tmp_path))] == [
         "horse.jpg"
     ]
+
+
+STORE = """
+from pixmatcher import Collection
+
+class Wrapped:
+    def __init__(self, folder):
+        self.collection = Collection.open(folder)
+
+    def __getattr__(self, name):
+        return getattr(self.collection, name)
+
+    def __len__(self):
+        return len(self.collection)
+"""
+
+
+def test_a_store_of_another_package(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    declaration = tmp_path / "wrapped_store-1.dist-info"
+    declaration.mkdir()
+    (declaration / "METADATA").write_text("Metadata-Version: 2.1\nName: wrapped-store\nVersion: 1\n")
+    (declaration / "entry_points.txt").write_text("[pixmatcher.stores]\nwrapped = wrapped_store:Wrapped\n")
+    (tmp_path / "wrapped_store.py").write_text(STORE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    reference = f"wrapped:/{photos}"  # a path would lose one of the slashes, a URL too
+    found = run("search", "a cat", "-c", reference, "-k", "3", "--json", cwd=tmp_path)
+    assert "cat.jpg" in names(found), found
+    assert json.loads(found.stdout)["hits"][0]["uri"].startswith("//")
+    batch = run("search", "--batch", "-", "-c", reference, "-k", "3", cwd=tmp_path, stdin=b"a cat\n")
+    assert json.loads(batch.stdout)["hits"] == json.loads(found.stdout)["hits"]
+    not_here = one_line_error(run("info", "-c", f"wrapped:{photos}", cwd=tmp_path), 2)
+    assert "only with a collection in a folder" in not_here
+    assert "unknown" in one_line_error(run("search", "a cat", "-c", "unknown:x", cwd=tmp_path), 2)

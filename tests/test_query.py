@@ -36,7 +36,7 @@ SEARCH_STDIN = [sys.executable, "-m", "pixmatcher", "search", "-"]
 
 @pytest.fixture
 def collection(tmp_path: Path, tiny: TinyEncoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Collection]:
-    """A collection of the three painted images in the folder `photos`, which lies in the working folder."""
+    """A collection of the three painted images in the folder `photos`, in the working folder."""
     monkeypatch.chdir(tmp_path)
     paint_many(tmp_path / "photos", 3)
     index("photos", encoders=["tiny"])
@@ -108,7 +108,7 @@ def test_a_word_that_names_a_folder_is_a_text(collection: Collection) -> None:
 
 
 @pytest.mark.parametrize("path", [".", "..", "/", "./", "../", "photos/", "./photos", "photos/.", "photos/..", "a.jpg"])
-def test_the_path_of_a_folder_is_told_to_be_no_image(collection: Collection, path: str) -> None:
+def test_the_path_of_a_folder_is_not_an_image(collection: Collection, path: str) -> None:
     Path("a.jpg").mkdir()
     with pytest.raises(QueryError, match="is a folder, not an image: index it, or give the path of an image in it"):
         parse_query([path, "red"])
@@ -191,7 +191,7 @@ def test_a_space_that_was_asked_for_is_not_replaced(half_usable: Collection) -> 
         search(half_usable, "a cat", SearchOptions(space="away"))
 
 
-def test_where_no_encoder_can_be_used_it_is_told_once(half_usable: Collection) -> None:
+def test_where_no_encoder_can_be_used_this_is_reported_once(half_usable: Collection) -> None:
     encoders.unregister_encoder("tiny")
     with pytest.raises(EncoderError, match=r"^None of the encoders of this collection can be used here\. The coll"):
         search(half_usable, "a cat")

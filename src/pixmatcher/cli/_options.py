@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 CollectionOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--collection",
         "-c",
-        help="The folder of the collection, or the folder that contains it. By default, the nearest collection in or "
-        "above the current folder.",
+        metavar="COLLECTION",
+        help="The folder of the collection, or the folder that contains it; or NAME:REST, a collection in the store of "
+        "an installed package. By default, the nearest collection in or above the current folder.",
         show_default=False,
     ),
 ]

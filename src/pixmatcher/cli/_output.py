@@ -1,4 +1,4 @@
-"""What several commands print: pairs, tables, failures, hits; and how they open a collection and run encoders."""
+"""What several commands print: pairs, tables, failures, hits, and what to type next."""
 
 from __future__ import annotations
 
@@ -9,31 +9,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._text import printable
 
 if TYPE_CHECKING:
-    from ..collection import Collection, Failure
-    from ..encoders import Runtime
+    from ..collection import Failure
     from ..searching import SearchResult
-    from ._progress import ProgressBars
-
-
-def open_collection(collection: Path | None) -> Collection:
-    """Open the given collection, or else the nearest one in or above the current folder."""
-    from ..collection import Collection
-
-    return Collection.open(collection if collection is not None else Collection.find())
-
-
-def runtime_of(backend: str | None, device: str | None, offline: bool, bars: ProgressBars) -> Runtime:
-    """Return how to run encoders: as the options say, or as the environment says where an option is missing."""
-    from ..encoders import Runtime
-
-    given: dict[str, Any] = {"backend": backend, "device": device, "offline": offline or None}
-    given["progress"] = bars.callback
-    return Runtime(**{name: value for name, value in given.items() if value is not None})
 
 
 def program_name() -> str:

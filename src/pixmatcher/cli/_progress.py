@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .._progress import Progress, ProgressCallback
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.progress import Progress as Bars
+
+    from .._progress import Progress, ProgressCallback
 
 
 class ProgressBars:

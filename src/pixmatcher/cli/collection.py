@@ -11,8 +11,9 @@ import typer
 from .._text import printable
 from ..errors import QueryError
 from ._app import command
+from ._opening import open_folder_collection, runtime_of
 from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
-from ._output import open_collection, print_failures, print_pairs, print_saved, runtime_of
+from ._output import print_failures, print_pairs, print_saved
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @command("info")
 def info_command(collection: CollectionOption = None) -> None:
     """Show what is in a collection, and which images could not be indexed."""
-    with open_collection(collection) as opened:
+    with open_folder_collection(collection) as opened:
         formats = opened.format_counts()
         failures = opened.failures()
         pairs = [
@@ -63,7 +64,7 @@ def verify_command(
     ] = False,
 ) -> None:
     """Read everything in a collection and check that nothing is damaged."""
-    with open_collection(collection) as opened:
+    with open_folder_collection(collection) as opened:
         if repair:
             removed = opened.repair()
             print(f"Repaired: {removed:,} damaged images removed from the collection, indexes rebuilt.")
@@ -84,7 +85,7 @@ def forget_command(
     collection: CollectionOption = None,
 ) -> None:
     """Remove a source and its images from a collection. The image files are not deleted."""
-    with open_collection(collection) as opened:
+    with open_folder_collection(collection) as opened:
         removed = opened.forget(source)
     print(f"{removed:,} images of {printable(source)} removed from the collection.")
 
@@ -122,7 +123,7 @@ def tune_command(
 
     if plot is not None:
         check_plot_path(plot)
-    with open_collection(collection) as opened:
+    with open_folder_collection(collection) as opened:
         if space is not None and space not in opened.spaces:
             raise QueryError(
                 f"The space {space!r} does not exist in this collection: choose one of {', '.join(opened.spaces)}."

@@ -12,6 +12,7 @@ import typer
 from .._text import printable
 from ..errors import QueryError
 from ._app import command
+from ._opening import open_folder_collection, runtime_of
 from ._options import (
     BackendOption,
     CollectionOption,
@@ -21,7 +22,7 @@ from ._options import (
     PrivateHostsOption,
     SpaceOption,
 )
-from ._output import open_collection, print_columns, print_failures, print_saved, runtime_of
+from ._output import print_columns, print_failures, print_saved
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def evaluate_command(
 
         check_plot_path(confusions)
     source = None if queries is None else open_source(queries)
-    with open_collection(collection) as opened, ProgressBars() as bars:
+    with open_folder_collection(collection) as opened, ProgressBars() as bars:
         runtime = runtime_of(backend, device, offline, bars)
         captioned = evaluation = None
         if captions is not None:

@@ -10,8 +10,8 @@ import typer
 from .._text import printable
 from ..errors import QueryError
 from ._app import command
+from ._opening import open_folder_collection
 from ._options import CollectionOption
-from ._output import open_collection
 
 
 @command("export")
@@ -32,6 +32,6 @@ def export_command(
 
     if kind not in ("arrays", "parquet"):
         raise QueryError(f"Unknown export format {kind!r}: choose arrays or parquet.")
-    with open_collection(collection) as opened:
+    with open_folder_collection(collection) as opened:
         files = (export_arrays if kind == "arrays" else export_parquet)(opened, to, space=space)
         print(f"{len(opened):,} images saved to {', '.join(printable(str(file)) for file in files)}")

@@ -10,6 +10,7 @@ import typer
 from .._text import printable
 from ..errors import QueryError
 from ._app import command
+from ._opening import runtime_of
 from ._options import (
     BackendOption,
     CollectionOption,
@@ -18,7 +19,7 @@ from ._options import (
     PrivateHostsOption,
     WeightsOption,
 )
-from ._output import print_failures, runtime_of
+from ._output import print_failures
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:

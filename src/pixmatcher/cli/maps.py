@@ -11,6 +11,7 @@ import typer
 
 from .._text import printable
 from ._app import command
+from ._opening import open_folder_collection, runtime_of
 from ._options import (
     BackendOption,
     CollectionOption,
@@ -18,7 +19,7 @@ from ._options import (
     OfflineOption,
     PrivateHostsOption,
 )
-from ._output import open_collection, print_note, runtime_of
+from ._output import print_note
 from ._progress import ProgressBars
 
 
@@ -59,7 +60,7 @@ def map_command(
 
     check_map_path(out, color)
     parsed = None if query is None else parse_query([query], allow_private=allow_private_hosts)
-    with open_collection(collection) as opened, ProgressBars() as bars:
+    with open_folder_collection(collection) as opened, ProgressBars() as bars:
         marked = embedded = None
         if parsed is not None:
             runtime = runtime_of(backend, device, offline, bars)

@@ -9,8 +9,9 @@ import typer
 
 from .._text import printable
 from ._app import command, models_app
+from ._opening import runtime_of
 from ._options import OfflineOption, WeightsOption
-from ._output import print_columns, print_next_commands, print_pairs, runtime_of
+from ._output import print_columns, print_next_commands, print_pairs
 from ._progress import ProgressBars
 
 

@@ -12,6 +12,7 @@ import typer
 from .._text import printable
 from ..errors import QueryError
 from ._app import command
+from ._opening import open_store, runtime_of
 from ._options import (
     BackendOption,
     CollectionOption,
@@ -22,22 +23,14 @@ from ._options import (
     PrivateHostsOption,
     SpaceOption,
 )
-from ._output import (
-    open_collection,
-    print_hits,
-    print_note,
-    print_ranking,
-    print_saved,
-    runtime_of,
-    shorter_path,
-)
+from ._output import print_hits, print_note, print_ranking, print_saved, shorter_path
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from ..collection import Collection
+    from ..collection import Store
 
 
 @command("search")
@@ -92,7 +85,7 @@ def search_command(
     offline: OfflineOption = False,
 ) -> None:
     """Search by text, by image, or by both together."""
-    from ..collection import Filter
+    from ..collection import Collection, Filter
     from ..searching import SearchOptions, parse_query, search, search_batch
 
     if (batch is None) == (not query):
@@ -118,13 +111,13 @@ def search_command(
 
         check_sheet_path(save_grid)
     parsed = parse_query(query or [], allow_private=allow_private_hosts)
-    with open_collection(collection) as opened:
+    with open_store(collection) as opened:
         _check_labels(opened, label)
         with ProgressBars() as bars:
             result = search(opened, parsed, options, runtime=runtime_of(backend, device, offline, bars))
         print_note(result.note)
         names = opened.label_names()
-        if opened.indexes.has_scanned(result.space):
+        if isinstance(opened, Collection) and opened.indexes.has_scanned(result.space):
             print(
                 f"The space {result.space} has no index yet, so all embeddings were compared: run `pixmatcher tune`.",
                 file=sys.stderr,
@@ -138,7 +131,7 @@ def search_command(
             print_saved("Contact sheet", save_grid)
 
 
-def _check_labels(opened: Collection, labels: list[str] | None) -> None:
+def _check_labels(opened: Store, labels: list[str] | None) -> None:
     for label in labels or ():
         if not opened.labels_called([label]):
             raise QueryError(
@@ -148,9 +141,9 @@ def _check_labels(opened: Collection, labels: list[str] | None) -> None:
 
 def _answer_batch(
     batch: str,
-    collection: Path | None,
+    collection: str | None,
     labels: list[str] | None,
-    answer: Callable[[Collection, Iterable[str]], Iterator[dict[str, Any]]],
+    answer: Callable[[Store, Iterable[str]], Iterator[dict[str, Any]]],
 ) -> None:
     """Print the answer to each line of the file `batch`. Raises `typer.Exit` if one of them is an error."""
     try:
@@ -161,7 +154,7 @@ def _answer_batch(
     except OSError as error:
         raise QueryError(f"{batch} cannot be read ({error.strerror}): give a file with one query a line.") from error
     failed = False
-    with file as lines, open_collection(collection) as opened:
+    with file as lines, open_store(collection) as opened:
         _check_labels(opened, labels)
         for answered in answer(opened, lines):
             print(json.dumps(answered), flush=True)
@@ -185,7 +178,7 @@ def categories_command(
     """Show the most likely labels of an image, from the labels of similar images."""
     from ..searching import classify, parse_query
 
-    with open_collection(collection) as opened:
+    with open_store(collection) as opened:
         query = parse_query([image], allow_private=allow_private_hosts)
         with ProgressBars() as bars:
             result = classify(opened, query, k=k, space=space, runtime=runtime_of(backend, device, offline, bars))

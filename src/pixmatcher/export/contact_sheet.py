@@ -14,7 +14,7 @@ from ..searching import item_picture
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
-    from ..collection import Collection
+    from ..collection import Store
     from ..searching import SearchResult
 
 _CELL, _MARGIN, _LINE = 240, 12, 20
@@ -34,7 +34,7 @@ def check_sheet_path(path: Path) -> None:
     check_writable(path)
 
 
-def save_contact_sheet(result: SearchResult, path: Path, collection: Collection | None = None) -> None:
+def save_contact_sheet(result: SearchResult, path: Path, collection: Store | None = None) -> None:
     """Draw the hits in a grid and save it as .png or .jpg; an image that cannot be shown leaves an empty cell.
 
     Images that are remote or gone are shown by the thumbnails that `collection` kept of them.
@@ -46,7 +46,7 @@ def save_contact_sheet(result: SearchResult, path: Path, collection: Collection 
     save_file(path, lambda file: sheet.save(file, _FORMATS[path.suffix.lower()], quality=90))
 
 
-def draw_contact_sheet(result: SearchResult, collection: Collection | None = None) -> Image.Image:
+def draw_contact_sheet(result: SearchResult, collection: Store | None = None) -> Image.Image:
     """The hits of a result as one RGB picture: the first 400, and if there are more, a last line that says so."""
     from PIL import Image, ImageDraw, ImageFont
 
