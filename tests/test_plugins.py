@@ -275,3 +275,14 @@ def test_many_images_through_an_object(tmp_path: Path) -> None:
         found = search(collection, Query(image=paths[7]), k=1, encoders=[own]).hits[0]
         assert found.item.uri == str(paths[7])
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-2)
+
+
+def test_the_log_says_which_encoder_was_opened(
+    registered: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    registered("own", OwnEncoder)
+    with caplog.at_level("INFO", logger="pixmatcher.encoders"):
+        load_encoder("own")
+    (record,) = [record for record in caplog.records if record.name == "pixmatcher.encoders"]
+    assert record.getMessage().startswith("Encoder own opened in ")
+    assert record.getMessage().endswith("fingerprint own-1")

@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Space:
-    """A named embedding space: its dimension, and whether texts can be embedded in it."""
+    """A named embedding space, its dimension, and whether it supports text queries."""
 
     name: str
     dimension: int

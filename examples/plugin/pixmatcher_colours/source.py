@@ -19,6 +19,7 @@ class AlbumSource:
     Raises `SourceError` if the album does not exist.
     """
 
+    example = "album:holiday.json -c holiday"  # shown by `pixmatcher sources`
     remote = False  # the images are files, not URLs to be fetched
     thumbnails = False  # the files are still there when results are shown
     folder = None  # the collection is not stored beside the images

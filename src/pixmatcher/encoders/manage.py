@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..images import Recipe
+
+logger = logging.getLogger("pixmatcher.encoders")
 
 Calibration = Callable[["Recipe"], "npt.NDArray[np.uint8]"]
 """Returns images for the calibration of int8, resized by a recipe: (N, size, size, 3) uint8. See
@@ -179,6 +182,7 @@ def export_model(
             if runtime.progress is not None:
                 runtime.progress(Progress(f"Quantising {name}", 0, None, "steps"))
             card = quantize_model(full, target, pixels, name=target_name)
+            logger.info("Made %s in %s with %d images", target_name, target, len(pixels))
     if to is not None and kind != "onnx":
         link_model(target_name, to)
     return target, card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +24,8 @@ from .models import TorchModel, open_torch_model
 
 if TYPE_CHECKING:
     from .._protocol import Encoder
+
+logger = logging.getLogger("pixmatcher.encoders")
 
 CPU_BATCH_SIZE = 8
 GPU_BATCH_SIZE = 128
@@ -65,6 +68,9 @@ class TorchEncoder:
         self.device = device
         self.batch_size = CPU_BATCH_SIZE if device.type == "cpu" else GPU_BATCH_SIZE
         half = device.type == "cuda" if half is None else half
+        logger.debug(
+            "PyTorch %s runs %s on %s in %s", torch.__version__, model.name, device, "float16" if half else "float32"
+        )
         self._visual = _Side(model.visual, device, half=half)
         self._textual = None if model.textual is None else _Side(model.textual, device, half=half)
         self._tokenize = model.tokenize

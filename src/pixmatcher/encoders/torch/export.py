@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from ..onnx.networks import Floats
 from ..texts.clip import write_tokenizer
 from .models import TorchModel, import_library
 
+logger = logging.getLogger("pixmatcher.encoders")
+
 PIXELS, IDS, EMBEDDINGS = "pixels", "ids", "embeddings"
 
 OPSET = 18
@@ -48,6 +51,7 @@ def export_model(model: TorchModel, folder: Path) -> Card:
     """
     for library in ("onnx", "onnxscript"):
         import_library(library, f"To export {model.name}")
+    started = time.perf_counter()
     with making_folder(folder) as unfinished:
         pixels = torch.zeros(2, model.recipe.size, model.recipe.size, 3, dtype=torch.uint8)
         _write(_Normalising(model.visual, model.recipe), pixels, unfinished / VISUAL, PIXELS, model.name)
@@ -71,8 +75,10 @@ def export_model(model: TorchModel, folder: Path) -> Card:
             textual=None if text is None else Network(TEXTUAL, IDS, EMBEDDINGS),
             text=text,
         )
+        logger.debug("Comparing %s on ONNX Runtime with PyTorch", model.name)
         _compare(model, OnnxEncoder(card, unfinished))
         write_card(card, unfinished)
+    logger.info("Exported %s to %s in %.1f s", model.name, folder, time.perf_counter() - started)
     return card
 
 
