@@ -18,8 +18,11 @@ from PIL import Image
 
 from conftest import TinyEncoder, cli, paint, paint_many
 from pixmatcher import Collection, Item, PixMatcherError, QueryError, index
-from pixmatcher.maps.plot import color_groups, draw_map, map_figure, map_title, save_map_plot
+from pixmatcher.maps.groups import color_groups
+from pixmatcher.maps.interactive import map_figure
+from pixmatcher.maps.plot import draw_map, save_map_plot
 from pixmatcher.maps.projection import Projection, project
+from pixmatcher.maps.titles import map_title
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">{{map}} <b>&amp;\u202e$x^2$\n"
 
@@ -182,7 +185,7 @@ def test_the_page_holds_all_it_needs_and_names_are_text(photos: Collection, tmp_
 
 
 def test_of_many_items_some_have_pictures(photos: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pixmatcher.maps.plot.MOST_THUMBNAILS", 7)
+    monkeypatch.setattr("pixmatcher.maps.interactive.MOST_THUMBNAILS", 7)
     Path(next(photos.items()).uri).unlink()
     save_map_plot(project(photos, "pca"), photos, tmp_path / "map.html")
     told = json.loads(Page((tmp_path / "map.html").read_text(encoding="utf-8")).scripts[1])

@@ -54,8 +54,9 @@ def map_command(
     offline: OfflineOption = False,
 ) -> None:
     """Draw a map of the collection in two dimensions, with similar images close together."""
-    from ..maps.plot import check_map_path, save_map_plot, stale_text
+    from ..maps.plot import check_map_path, save_map_plot
     from ..maps.projection import place_query, project
+    from ..maps.titles import stale_text
     from ..searching import embed_query, parse_query
 
     check_map_path(out, color)

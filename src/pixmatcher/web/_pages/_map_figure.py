@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ...collection import Collection
-from ...maps.plot import Group, color_groups, map_figure
+from ...maps.groups import Group, color_groups
+from ...maps.interactive import map_figure
 from ...maps.projection import Projection
 from .._texts import as_plain_text, t
 
