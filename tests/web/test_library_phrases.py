@@ -23,9 +23,9 @@ from pixmatcher.images import _formats
 from pixmatcher.web import _texts
 from pixmatcher.web._texts.library_phrases import FRENCH_PHRASES
 
-ROOM = Path(pixmatcher.__file__).parent
-PLACE_OF_REASON = {"InvalidImageError": 0, "FetchError": 1, "Unusable": 1, "Failure": 1}
-HANDED_ON = {
+PACKAGE = Path(pixmatcher.__file__).parent
+POSITION_OF_REASON = {"InvalidImageError": 0, "FetchError": 1, "Unusable": 1, "Failure": 1}
+FROM_OTHER_ERRORS = {
     "found.reason",
     "row.reason",
     "u.reason",
@@ -43,8 +43,8 @@ def reasons_in(tree: ast.Module) -> Iterator[str]:
     functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     for function in functions.values():
         for call in ast.walk(function):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in PLACE_OF_REASON:
-                place = PLACE_OF_REASON[call.func.id]
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in POSITION_OF_REASON:
+                place = POSITION_OF_REASON[call.func.id]
                 given = [word.value for word in call.keywords if word.arg == "reason"] or call.args[place : place + 1]
                 for reason in given:
                     yield from constants_of(reason, function, functions)
@@ -72,11 +72,11 @@ def constants_of(reason: ast.expr, function: ast.FunctionDef, functions: dict[st
                 if isinstance(target, ast.Name) and target.id == reason.id:
                     yield from constants_of(value, function, functions)
     else:
-        assert ast.unparse(reason) in HANDED_ON, ast.unparse(reason)
+        assert ast.unparse(reason) in FROM_OTHER_ERRORS, ast.unparse(reason)
 
 
 def test_every_reason_has_a_french_translation() -> None:
-    modules = [path for path in ROOM.rglob("*.py") if "evaluation" not in path.parts]  # which the app does not show
+    modules = [path for path in PACKAGE.rglob("*.py") if "evaluation" not in path.parts]  # which the app does not show
     found = {reason for path in modules for reason in reasons_in(ast.parse(path.read_text()))}
     found |= {reason for _, reason, _ in _formats.UNSUPPORTED_SIGNATURES}
     assert {"too many pixels", "damaged", "permission denied", "truncated", "private address", "cut short"} <= found
