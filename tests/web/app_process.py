@@ -15,6 +15,8 @@ from pathlib import Path
 
 REBOUND = "rebound.example"
 """A host name of another site that the browser of the tests resolves to this machine."""
+PATIENCE = 45_000
+"""Milliseconds that a page may take for a step, on a machine that is busy with other tests."""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 

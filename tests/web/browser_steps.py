@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from app_process import CHROMIUM
+from app_process import CHROMIUM, PATIENCE
 
 pytest.importorskip("playwright", reason="the browser is driven by Playwright")
 if CHROMIUM is None:
@@ -15,12 +15,12 @@ if CHROMIUM is None:
 
 from playwright.sync_api import Locator, Page, expect
 
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=PATIENCE)
 
 
 def settle(page: Page) -> None:
     """Wait until the script of the page has run."""
-    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=30_000)
+    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=PATIENCE)
 
 
 COUNT_RUNS = """

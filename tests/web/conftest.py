@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from app_process import CHROMIUM, REBOUND, running_app
+from app_process import CHROMIUM, PATIENCE, REBOUND, running_app
 from small_collections import HOSTILE_NAMES, PHOTOS, copy_photos, label_photos
 
 from pixmatcher import index
@@ -89,7 +89,7 @@ def visit(browser: Browser, contexts: dict[str, list[BrowserContext]], app_url: 
         page = context.new_page()
         pages.append(page)
         page.add_init_script(COUNT_RUNS)
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PATIENCE)
         page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
         page.on("request", lambda request: _check_request(request.url, app_url))
         page.goto(f"{app_url}/{path}")

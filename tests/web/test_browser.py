@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from app_process import REBOUND, running_app
+from app_process import PATIENCE, REBOUND, running_app
 from browser_steps import at_start, choose, first_is, no_error, run_of_script, settle, tile, upload
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -281,7 +281,7 @@ def test_the_first_collection_is_created(browser: Browser, tmp_path: Path) -> No
     photos = copy_photos(tmp_path / "first", "cat.jpg", "horse.jpg")
     with running_app(["-vv"], tmp_path / "home") as url:
         page = browser.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PATIENCE)
         page.goto(f"{url}/text")
         expect(page.get_by_role("heading", name="Welcome to PixMatcher")).to_be_visible()
         page.get_by_role("link", name="About").click()

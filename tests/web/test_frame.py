@@ -221,6 +221,7 @@ def test_the_camera_takes_a_picture(visit: Callable[..., Page]) -> None:
 
 def take_picture(page: Page) -> None:
     page.wait_for_function("document.querySelector('video')?.readyState === 4")
+    settle(page)
     page.get_by_role("button", name="Take Photo").click()
     expect(page.get_by_role("button", name="Take another photo")).to_be_visible()
     expect(tile(page, 17)).to_be_visible()
