@@ -221,9 +221,11 @@ def test_an_encoder_of_a_package_is_found_by_its_name(site: Path, photos: Path) 
 
 
 def test_a_package_cannot_hide_a_built_in_name(site: Path) -> None:
-    install(site, "bright", "lite = bright:Brightness\nmobilenet_v3_large = bright:Brightness")
+    install(site, "bright", "lite = bright:Brightness\nmobilenet_v3_large = bright:Brightness\na:b = bright:Brightness")
     assert encoders.plugin_encoder_names() == []
     assert load_encoder("lite").fingerprint != "brightness-1"
+    with pytest.raises(EncoderError, match="Unknown encoder 'a:b'"):
+        load_encoder("a:b")
     assert encoders.describe_encoder("mobilenet_v3_large").spaces[0].dimension == 960
 
 

@@ -1,7 +1,7 @@
 """Encoders by name: the bundled one, those of model libraries, and those of other packages.
 
 A name means, in this order: the bundled encoder, an encoder that `register_encoder` added in this process, one of
-`names.KNOWN` or a reference such as "timm:resnet50", or an encoder that an installed package declares as an entry
+`_names.KNOWN` or a reference such as "timm:resnet50", or an encoder that an installed package declares as an entry
 point of the group "pixmatcher.encoders".
 """
 
@@ -54,7 +54,7 @@ def register_encoder(name: str, factory: EncoderFactory) -> None:
 
     Raises `EncoderError` if the name is a built-in one, or contains ":".
     """
-    if _is_built_in(name) or ":" in name or not name:
+    if _is_built_in(name) or not name:
         raise EncoderError(f"An encoder cannot be registered as {name!r}: use a name without ':' that is not built in.")
     _registered[name] = factory
     unload_encoders()
@@ -78,8 +78,8 @@ def plugin_encoder_names() -> list[str]:
 
 
 def _is_built_in(name: str) -> bool:
-    """Whether a name is decided without looking at other packages."""
-    return name in _BUNDLED or is_reference(name)
+    """Whether a name cannot be that of another package: it is built in, or a reference, which has a ":"."""
+    return name in _BUNDLED or ":" in name or is_reference(name)
 
 
 def _factory_of(name: str) -> EncoderFactory | None:
@@ -118,7 +118,11 @@ def _make(name: str, factory: EncoderFactory) -> Encoder:
 
 
 def load_encoder(name: str = DEFAULT_ENCODER, runtime: Runtime | None = None) -> Encoder:
-    """Return the encoder called `name`, loaded once a process; see `pixmatcher.encoders._names` for names.
+    """Return the encoder called `name`. It is loaded once in each process.
+
+    The name is "lite", another name that `pixmatcher models list` shows, a reference (torchvision:NAME, timm:NAME,
+    open_clip:ARCH/TAG, hf:REPO, onnx:FOLDER), or the name of a registered encoder or of an encoder of another package.
+    With "@int8" at its end it is the int8 version.
 
     Raises `EncoderError` if the name is unknown or the encoder cannot be loaded, `FetchError` or `StorageError` if it
     cannot be downloaded.
