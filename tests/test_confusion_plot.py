@@ -1,4 +1,4 @@
-"""The picture of confused categories: what is on it, and what cannot be drawn."""
+"""The plot of confused categories: its contents, and its errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pixmatcher.evaluation.confusion_plot import draw_confusion_plot, save_confu
 
 
 def evaluation(wrong: dict[str, dict[str, float]], names: dict[str, str] | None = None) -> Evaluation:
-    """An evaluation of categories by what they are taken for; what is left of the hits is right."""
+    """Return an evaluation with the given shares of wrong labels; all other hits are right."""
     categories = [
         CategoryMetrics(label, label, 4, {"precision@10": 1 - sum(others.values())}, others)
         for label, others in wrong.items()
@@ -25,7 +25,7 @@ def evaluation(wrong: dict[str, dict[str, float]], names: dict[str, str] | None 
 
 
 def drawn(found: Evaluation) -> tuple[list[str], dict[tuple[str, str], str]]:
-    """The categories on the picture, and the numbers in its cells by row and column."""
+    """Return the categories of the plot, and the numbers in its cells by row and column."""
     (axes,) = draw_confusion_plot(found).axes
     labels = [text.get_text() for text in axes.get_yticklabels()]
     assert labels == [text.get_text() for text in axes.get_xticklabels()]
@@ -51,7 +51,7 @@ def test_the_most_confused_are_drawn_side_by_side() -> None:
     }
 
 
-def test_of_many_categories_the_most_confused_are_shown() -> None:
+def test_only_the_most_confused_of_many_categories_are_drawn() -> None:
     wrong = {f"c{n:03}": {f"c{n + 1:03}": n / 1000} for n in range(300)}
     labels, _ = drawn(evaluation(wrong))
     assert sorted(labels) == [f"c{n:03}" for n in range(281, 301)]
@@ -69,7 +69,7 @@ def test_any_name_can_be_drawn(tmp_path: Path, suffix: str) -> None:
         assert path.read_bytes().startswith((b"<?xml", b"%PDF"))
 
 
-def test_what_cannot_be_drawn_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_errors_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(PixMatcherError, match="nothing to draw"):
         save_confusion_plot(evaluation({"a": {}}), tmp_path / "x.png")
     with pytest.raises(PixMatcherError, match=r"must end in \.png"):

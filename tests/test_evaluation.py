@@ -1,4 +1,4 @@
-"""Evaluation: the metrics by hand and against scikit-learn, and whole runs against a plain reckoning of the same."""
+"""Evaluation: metrics compared with scikit-learn and with numbers by hand, complete runs with a simple computation."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ RELEVANT = np.array([4, 0, 2, 20])
 def test_metrics_by_hand() -> None:
     np.testing.assert_allclose(precision_at(RELEVANCE, 1), [1, 0, 0, 1])
     np.testing.assert_allclose(precision_at(RELEVANCE, 3), [2 / 3, 0, 2 / 3, 1])
-    np.testing.assert_allclose(precision_at(RELEVANCE, 10), [0.3, 0, 0.2, 0.5])  # five ranks have nothing on them
+    np.testing.assert_allclose(precision_at(RELEVANCE, 10), [0.3, 0, 0.2, 0.5])  # five ranks have no item
     np.testing.assert_allclose(
         average_precision_at(RELEVANCE, 3, RELEVANT), [(1 + 2 / 3) / 3, 0, (1 / 2 + 2 / 3) / 2, 1]
     )
@@ -66,14 +66,14 @@ def test_average_precision_is_that_of_scikit_learn() -> None:
     from sklearn.metrics import average_precision_score
 
     rng = np.random.default_rng(1)
-    scores = rng.permuted(np.tile(np.arange(60.0), (25, 1)), axis=1)  # no ties, which scikit-learn takes together
+    scores = rng.permuted(np.tile(np.arange(60.0), (25, 1)), axis=1)  # no equal scores, which scikit-learn groups
     right = rng.random((25, 60)) < rng.uniform(0.05, 0.9, (25, 1))
     right[:, 7] = True
     ranked = np.take_along_axis(right, best_columns(scores, 60), axis=1)
     expected = [average_precision_score(*pair) for pair in zip(right, scores, strict=True)]
     assert len(set(expected)) == 25
     np.testing.assert_allclose(average_precision_at(ranked, 60, right.sum(1)), expected)
-    # Beyond the whole ranking nothing changes.
+    # A k beyond the end of the ranking changes nothing.
     np.testing.assert_allclose(average_precision_at(ranked, 500, right.sum(1)), expected)
 
 
@@ -88,7 +88,7 @@ def test_equal_scores_rank_by_column(depth: int) -> None:
 def test_intervals() -> None:
     values = np.random.default_rng(2).normal([[0.0, 10.0]], [[1.0, 3.0]], (400, 2))
     low, high = bootstrap_interval(values)
-    # Of a mean, the interval is about as wide as the normal distribution says: 2 x 1.96 standard errors.
+    # For a mean, the normal distribution gives a width of about 2 x 1.96 standard errors.
     np.testing.assert_allclose(high - low, 2 * 1.96 * values.std(axis=0) / 20, rtol=0.1)
     assert (low < mean(values)).all()
     assert (mean(values) < high).all()
@@ -101,11 +101,11 @@ def test_intervals() -> None:
         bootstrap_interval(np.empty((0, 4)))
 
 
-# Whole runs
+# Complete runs
 
 
 def paint_class(path: Path, label: str, seed: int) -> None:
-    """An image of the colour of its class, but noisy, so that some are taken for others."""
+    """Write an image in the colour of its class, with noise, so that some classes are confused."""
     rng = np.random.default_rng([seed, sorted(COLOURS).index(label)])
     fields = np.clip(np.array(COLOURS[label]) + rng.normal(0, 500, (4, 4, 3)), 0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def paint_class(path: Path, label: str, seed: int) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A small data set in the layout of Tiny ImageNet: 3 classes, 6 + 5 + 4 images to index, 4 queries of each."""
+    """Return a data set in the layout of Tiny ImageNet: 3 classes, 6 + 5 + 4 images to index, 4 queries for each."""
     root = tmp_path / "tiny-imagenet-200"
     for label, count in zip(CLASSES, (6, 5, 4), strict=True):
         for number in range(count):
@@ -136,10 +136,10 @@ def collection(data: Path, tiny: TinyEncoder, tmp_path: Path) -> Iterator[Collec
         yield collection
 
 
-def reckon(
+def compute(
     collection: Collection, space: str, query: np.ndarray, label: str, k: int, own: frozenset[int] = frozenset()
 ) -> tuple[list[float], Counter[str]] | None:
-    """The four figures of a query, item by item, and the wrong labels among its first k; None if none is right."""
+    """Compute the four metrics of a query and the wrong labels among its first k; None if no item is right."""
     items = [item for item in collection.items() if item.label is not None and item.id not in own]
     scored = [(-float(query @ collection.embeddings([item.id], space)[0]), item.id, item.label) for item in items]
     hits = [found == label for _, _, found in sorted(scored)]
@@ -162,10 +162,10 @@ def values(found: Evaluation, kind: str = "images") -> list[float]:
 
 
 def test_image_queries_and_label_names(collection: Collection, data: Path, tiny: TinyEncoder) -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     source = open_source(f"tiny-imagenet:{data}?split=val")
-    found = evaluate(collection, source, k=3, progress=lambda p: told.append((p.done, p.total)))
-    assert told[-1] == (12, 12)
+    found = evaluate(collection, source, k=3, progress=lambda p: calls.append((p.done, p.total)))
+    assert calls[-1] == (12, 12)
     assert (found.items, found.queries, found.k) == (15, source.spec, 3)
     assert found.images is not None
     assert found.texts is not None
@@ -173,16 +173,16 @@ def test_image_queries_and_label_names(collection: Collection, data: Path, tiny:
     assert [*found.images.metrics] == [*found.texts.metrics] == NAMES
 
     entries = [entry for entry in source.scan() if isinstance(entry, Entry)]
-    reckoned = [reckon(collection, "visual", embed_query(tiny, entry.uri), entry.label or "", 3) for entry in entries]
-    figures = [figure for figure, _ in filter(None, reckoned)]
+    computed = [compute(collection, "visual", embed_query(tiny, entry.uri), entry.label or "", 3) for entry in entries]
+    figures = [figure for figure, _ in filter(None, computed)]
     assert len(figures) == found.images.queries == 12
     np.testing.assert_allclose(values(found), np.mean(figures, axis=0))
-    assert 0 < values(found)[1] < 1  # or the test would tell nothing
+    assert 0 < values(found)[1] < 1  # or the test would prove nothing
     for figure in found.images.metrics.values():
         assert 0 <= figure.low <= figure.value <= figure.high <= 1
 
     texts = tiny.encode_texts(["red thing", "green thing", "blue thing"])["semantic"]
-    by_name = [reckon(collection, "semantic", text, label, 3) for text, label in zip(texts, CLASSES, strict=True)]
+    by_name = [compute(collection, "semantic", text, label, 3) for text, label in zip(texts, CLASSES, strict=True)]
     np.testing.assert_allclose(values(found, "texts"), np.mean([f for f, _ in filter(None, by_name)], axis=0))
     assert found.texts.queries == 3
 
@@ -192,7 +192,7 @@ def test_image_queries_and_label_names(collection: Collection, data: Path, tiny:
         ("n03", "blue thing", 4),
     ]
     for category in found.categories:
-        own = [r for r, e in zip(reckoned, entries, strict=True) if r and e.label == category.label]
+        own = [r for r, e in zip(computed, entries, strict=True) if r and e.label == category.label]
         np.testing.assert_allclose([*category.metrics.values()], np.mean([f for f, _ in own], axis=0))
         wrong = sum((w for _, w in own), Counter())
         assert [*category.wrong] == sorted(wrong, key=lambda label: (-wrong[label], label))
@@ -205,19 +205,26 @@ def test_image_queries_and_label_names(collection: Collection, data: Path, tiny:
     assert found.failures == []
 
 
-def test_blocks_change_nothing_but_memory(collection: Collection, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_is_logged(collection: Collection, data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "pixmatcher.evaluation"):
+        evaluate(collection, f"tiny-imagenet:{data}?split=val", k=3)
+    (record,) = (record for record in caplog.records if record.name == "pixmatcher.evaluation")
+    assert record.getMessage().startswith("Evaluated 12 images and 3 labels in ")
+
+
+def test_blocks_change_only_the_memory(collection: Collection, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(f"tiny-imagenet:{data}?split=val")
-    whole = evaluate(collection, source, k=4)
+    at_once = evaluate(collection, source, k=4)
     monkeypatch.setattr(_scores, "_SCORE_BYTES", 1)  # one query at a time
     monkeypatch.setattr(_scores, "_ROWS_AT_ONCE", 4)
     blocks = evaluate(collection, source, k=4)
-    np.testing.assert_allclose(values(blocks), values(whole))
-    np.testing.assert_allclose(values(blocks, "texts"), values(whole, "texts"))
-    assert blocks.categories == whole.categories
+    np.testing.assert_allclose(values(blocks), values(at_once))
+    np.testing.assert_allclose(values(blocks, "texts"), values(at_once, "texts"))
+    assert blocks.categories == at_once.categories
 
 
 def test_memory_is_bounded(tmp_path: Path, tiny: TinyEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores of 2,000 queries against 10,000 rows would be 80 MB, here they may be 2 MB."""
+    """The scores of 2,000 queries against 10,000 rows would be 80 MB; here 2 MB are allowed."""
     rng = np.random.default_rng(3)
     rows, queries = rng.normal(size=(10_000, 48)).astype(np.float32), rng.normal(size=(2000, 48)).astype(np.float32)
     labels = [f"label {n % 7}" for n in range(10_000)]
@@ -237,17 +244,17 @@ def test_memory_is_bounded(tmp_path: Path, tiny: TinyEncoder, monkeypatch: pytes
     assert peak < 20_000_000
 
 
-@pytest.mark.parametrize("k", [3, 15])  # some hits, and all that there are
+@pytest.mark.parametrize("k", [3, 15])  # some items, and all items
 def test_the_query_itself_is_left_out(
     collection: Collection, data: Path, tiny: TinyEncoder, tmp_path: Path, k: int
 ) -> None:
     source = open_source(f"tiny-imagenet:{data}")
     found = evaluate(collection, source, k=k)  # by its uri
-    reckoned = [
-        reckon(collection, "visual", embed_query(tiny, item.uri), item.label or "", k, frozenset({item.id}))
+    computed = [
+        compute(collection, "visual", embed_query(tiny, item.uri), item.label or "", k, frozenset({item.id}))
         for item in collection.items()
     ]
-    figures = np.mean([figures for figures, _ in filter(None, reckoned)], axis=0)
+    figures = np.mean([figures for figures, _ in filter(None, computed)], axis=0)
     np.testing.assert_allclose(values(found), figures)
     assert figures[0] < 1
     moved = shutil.copytree(data, tmp_path / "elsewhere" / data.name)  # by its content
@@ -255,7 +262,7 @@ def test_the_query_itself_is_left_out(
 
 
 class Listed:
-    """A source of given entries."""
+    """A source with given entries."""
 
     spec = "listed"
     folder = None
@@ -276,7 +283,7 @@ class Listed:
         return {}
 
 
-def test_what_is_left_out_and_what_is_broken(collection: Collection, data: Path, tmp_path: Path) -> None:
+def test_queries_that_are_left_out_or_fail(collection: Collection, data: Path, tmp_path: Path) -> None:
     good = str(data / "val" / "images" / "val_0.JPEG")
     only = paint(tmp_path / "only.png", 1)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no more")
@@ -296,7 +303,7 @@ def test_what_is_left_out_and_what_is_broken(collection: Collection, data: Path,
     )
     found = evaluate(collection, source)
     assert (found.unlabelled, found.unknown_labels, found.unknown_queries, found.without_relevant) == (1, 2, 3, 1)
-    assert found.items == 16  # the one without a label is none of them
+    assert found.items == 16  # without the item that has no label
     assert found.images is not None
     assert found.images.queries == 1
     assert [category.label for category in found.categories] == ["n01"]
@@ -306,7 +313,7 @@ def test_what_is_left_out_and_what_is_broken(collection: Collection, data: Path,
         ("missing.png", "missing"),
         ("strange", "unexpected error"),
     ]
-    # Only broken ones: a report all the same.
+    # With broken images only, there is still a report.
     broken = evaluate(collection, Listed(source.entries[0]))
     assert broken.images is None
     assert broken.texts is not None
@@ -314,7 +321,7 @@ def test_what_is_left_out_and_what_is_broken(collection: Collection, data: Path,
     assert json.loads(json.dumps(broken.as_json()))["images"] is None
 
 
-def test_a_collection_that_knows_no_texts(
+def test_a_collection_that_supports_no_texts(
     collection: Collection, data: Path, tiny: TinyEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = open_source(f"tiny-imagenet:{data}?split=val")
@@ -333,7 +340,7 @@ def test_a_collection_that_knows_no_texts(
             evaluate_captions(images_only, tmp_path / "captions.csv")
 
 
-def test_what_cannot_be_evaluated(collection: Collection, data: Path, tiny: TinyEncoder, tmp_path: Path) -> None:
+def test_calls_that_cannot_be_evaluated(collection: Collection, data: Path, tiny: TinyEncoder, tmp_path: Path) -> None:
     val = open_source(f"tiny-imagenet:{data}?split=val")
     with pytest.raises(QueryError, match="1 or more"):
         evaluate(collection, val, k=0)
@@ -370,18 +377,18 @@ def test_captions(collection: Collection, data: Path, tiny: TinyEncoder, tmp_pat
     collection.add_copies([copy])
     folder = data / "train" / "n02" / "images"
     lines = [
-        (items[0].uri, "first"),  # of a uri
-        ("n02_1.JPEG", "a second one"),  # relative to the csv
+        (items[0].uri, "first"),  # the uri of an item
+        ("n02_1.JPEG", "a second one"),  # relative to the csv file
         ("n03_2.JPEG", "something, with a comma"),  # a file name
-        ("copy.png", "first"),  # a copy, as its original
+        ("copy.png", "first"),  # a copy, which counts as its original
         ("nowhere.png", "x"),
         ("n03_3.JPEG", "  "),
     ]
     with open(folder / "captions.csv", "w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file).writerows([("image", "caption"), *lines])
-    told: list[tuple[int, int]] = []
-    found = evaluate_captions(collection, folder / "captions.csv", progress=lambda p: told.append((p.done, p.total)))
-    assert told[-1] == (4, 4)
+    calls: list[tuple[int, int]] = []
+    found = evaluate_captions(collection, folder / "captions.csv", progress=lambda p: calls.append((p.done, p.total)))
+    assert calls[-1] == (4, 4)
     assert [(failure.uri, failure.reason, failure.detail) for failure in found.failures] == [
         ("nowhere.png", "not in the collection", "line 6"),
         ("n03_3.JPEG", "no caption", "line 7"),
@@ -389,9 +396,9 @@ def test_captions(collection: Collection, data: Path, tiny: TinyEncoder, tmp_pat
     by_name = {Path(item.uri).name: item for item in items}
     ranks = []
     for image, caption in lines[:4]:
-        wanted = items[0] if image == "copy.png" else by_name[Path(image).name]
+        right = items[0] if image == "copy.png" else by_name[Path(image).name]
         hits = collection.search(tiny.encode_texts([caption])["semantic"][0], space="semantic", k=16)
-        ranks.append(next(hit.rank for hit in hits if hit.item.content_hash == wanted.content_hash))
+        ranks.append(next(hit.rank for hit in hits if hit.item.content_hash == right.content_hash))
     assert len(set(ranks)) > 1
     assert found.texts is not None
     assert (found.items, found.texts.queries, found.texts.space) == (16, 4, "semantic")
@@ -400,7 +407,7 @@ def test_captions(collection: Collection, data: Path, tiny: TinyEncoder, tmp_pat
     assert found.texts.metrics["median rank"].low >= min(ranks)
 
 
-def test_a_file_name_that_several_images_have(collection: Collection, tmp_path: Path) -> None:
+def test_a_file_name_of_several_images(collection: Collection, tmp_path: Path) -> None:
     embeddings = {"visual": np.ones((2, 48)), "semantic": np.ones((2, 24))}
     collection.add([Item("/a/same.png", "aa"), Item("/b/same.png", "bb")], embeddings)
     (tmp_path / "captions.csv").write_text("caption,image\nx,same.png\ny,/b/same.png\n")
@@ -459,7 +466,7 @@ def test_lines_that_cannot_be_read_are_named(collection: Collection, tmp_path: P
 
 @pytest.fixture
 def zipped(data: Path, tmp_path: Path) -> Path:
-    """The data set as a zip file, one query broken, indexed with the bundled encoder in `c`."""
+    """Return a folder with the data set as a zip file with one broken query, and its collection `c`."""
     (data / "val" / "images" / "val_3.JPEG").write_bytes(b"no image")
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
         for path in sorted(data.rglob("*")):

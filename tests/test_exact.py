@@ -1,4 +1,4 @@
-"""The exact index returns what a full comparison returns, whatever the codes make of the rows."""
+"""The exact index returns the same as a full comparison, whatever the rows are."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ DIMENSION = 48
 
 
 def full_comparison(stored: np.ndarray, rows: Rows, query: Float32, k: int) -> tuple[list[float], list[int]]:
+    """Return the scores and numbers of the k best rows, computed without an index."""
     scores = (stored[rows].astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
     order = np.lexsort((rows, -scores))[:k]
     return scores[order].tolist(), rows[order].tolist()
 
 
 def write(path: Path, values: Float32) -> tuple[VectorFile, np.ndarray]:
+    """Write rows to a vector file; return the file and the stored values."""
     stored = values.astype("<f2")
     vectors = VectorFile(path / "vectors.f16", values.shape[1])
     vectors.write(0, stored)
@@ -28,14 +30,14 @@ def write(path: Path, values: Float32) -> tuple[VectorFile, np.ndarray]:
 
 
 def clusters(random: np.random.Generator, count: int) -> Float32:
-    """Rows that lie close together in groups, as images do."""
+    """Return rows in groups that are close together, as embeddings of images are."""
     centres = random.normal(size=(40, DIMENSION))
     values = centres[random.integers(0, 40, count)] + random.normal(0, 0.1, (count, DIMENSION))
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", ["clusters", "near copies", "copies", "outliers", "one value", "tiny", "huge"])
-def test_hits_are_those_of_a_full_comparison(tmp_path: Path, kind: str) -> None:
+def test_results_equal_a_full_comparison(tmp_path: Path, kind: str) -> None:
     random = np.random.default_rng(1)
     values = clusters(random, 40_000)
     if kind == "near copies":
@@ -61,23 +63,23 @@ def test_hits_are_those_of_a_full_comparison(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("share", [0.5, 0.01, 0.0003, 0.0])
-def test_hits_among_some_rows_are_those_of_a_full_comparison(tmp_path: Path, share: float) -> None:
+def test_results_for_allowed_rows_equal_a_full_comparison(tmp_path: Path, share: float) -> None:
     random = np.random.default_rng(2)
     values = clusters(random, 40_000)
     vectors, stored = write(tmp_path, values)
     rows = np.sort(random.permutation(len(values))[:39_000])
     index = ExactIndex(vectors)
     index.update(rows)
-    among = random.random(len(values)) < share
-    chosen = rows[among[rows]]
+    allowed = random.random(len(values)) < share
+    expected_rows = rows[allowed[rows]]
     for query in values[:4]:
         for k in (1, 12, 300):
-            scores, found = index.search(query, k, among)
-            assert (scores.tolist(), found.tolist()) == full_comparison(stored, chosen, query, k)
+            scores, found = index.search(query, k, allowed)
+            assert (scores.tolist(), found.tolist()) == full_comparison(stored, expected_rows, query, k)
 
 
-def test_the_codes_answer_for_real_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On rows like those of images, the candidates of one scan suffice: the full comparison is not needed."""
+def test_the_codes_suffice_for_realistic_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With rows similar to embeddings of images, one scan finds enough candidates: not all rows are compared."""
     random = np.random.default_rng(2)
     values = clusters(random, 40_000)
     vectors, _ = write(tmp_path, values)
@@ -96,10 +98,10 @@ def test_the_codes_answer_for_real_rows(tmp_path: Path, monkeypatch: pytest.Monk
     assert sum(read) < 10 * len(values) / 8
 
 
-def test_rows_come_and_go(tmp_path: Path) -> None:
+def test_rows_are_added_and_removed(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     values = clusters(random, 6000)
-    values[3000:] *= 3  # beyond the range that the first rows suggest
+    values[3000:] *= 3  # beyond the range of the codes for the first rows
     vectors, stored = write(tmp_path, values)
     index = ExactIndex(vectors)
     query = values[0]
@@ -111,7 +113,7 @@ def test_rows_come_and_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mapped", [True, False])
-def test_a_saved_index_answers_the_same(tmp_path: Path, mapped: bool) -> None:
+def test_a_saved_index_returns_the_same_results(tmp_path: Path, mapped: bool) -> None:
     random = np.random.default_rng(4)
     values = clusters(random, 20_000)
     vectors, stored = write(tmp_path, values)
@@ -132,8 +134,8 @@ def test_a_saved_index_answers_the_same(tmp_path: Path, mapped: bool) -> None:
 
 
 @pytest.mark.parametrize("scale", [2.0**90, 2.0**-90])
-def test_the_size_of_a_query_changes_no_rank(tmp_path: Path, scale: float) -> None:
-    """Also where its squares leave the range of float32."""
+def test_the_length_of_a_query_does_not_change_the_ranking(tmp_path: Path, scale: float) -> None:
+    """This also holds if the squares of its values exceed the range of float32."""
     random = np.random.default_rng(5)
     values = clusters(random, 20_000)
     vectors, _ = write(tmp_path, values)

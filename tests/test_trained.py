@@ -1,4 +1,4 @@
-"""The trained index: true scores, the wanted recall, filters, rows that come and go, damage, kills and many readers."""
+"""The trained index: true scores, target recall, filters, added and removed rows, damage, kills and many readers."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Encoder:
     spaces = (Space("visual", DIMENSION),)
 
 
-def like_images(count: int, seed: int = 0, dimension: int = DIMENSION) -> Float32:
-    """Rows near a curved surface of few dimensions, as embeddings are; what is drawn later lies there too."""
+def image_like_rows(count: int, seed: int = 0, dimension: int = DIMENSION) -> Float32:
+    """Return rows near a curved surface of few dimensions, as embeddings are; the same surface for each seed."""
     surface = np.random.default_rng(100)
     random = np.random.default_rng(seed)
     hidden = np.tanh(random.normal(size=(count, 6)) @ surface.normal(size=(6, 64)))
@@ -57,11 +57,11 @@ def truth(vectors: VectorFile, rows: Rows, query: Float32, k: int) -> tuple[list
 
 
 def recall(
-    index: TrainedIndex, vectors: VectorFile, rows: Rows, queries: Float32, among: RowMask | None = None
+    index: TrainedIndex, vectors: VectorFile, rows: Rows, queries: Float32, allowed: RowMask | None = None
 ) -> float:
     hits = 0
     for query in queries:
-        scores, found = index.search(query, 10, among)
+        scores, found = index.search(query, 10, allowed)
         expected = (vectors.read(found).astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
         assert scores.tolist() == expected.tolist() == sorted(scores.tolist(), reverse=True)
         assert set(found.tolist()) <= set(rows.tolist())
@@ -71,25 +71,27 @@ def recall(
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedIndex, VectorFile]:
-    vectors = write(tmp_path_factory.mktemp("trained"), like_images(COUNT))
+    vectors = write(tmp_path_factory.mktemp("trained"), image_like_rows(COUNT))
     return TrainedIndex.train(vectors, np.arange(COUNT), IndexTarget()), vectors
 
 
 # Scores and recall
 
 
-def test_scores_are_true_and_the_recall_is_as_wanted(trained: tuple[TrainedIndex, VectorFile]) -> None:
+def test_scores_are_true_and_the_recall_reaches_the_target(trained: tuple[TrainedIndex, VectorFile]) -> None:
     index, vectors = trained
-    assert index.calibration.lists < 128  # not everything is looked at
-    assert recall(index, vectors, np.arange(COUNT), like_images(100, seed=7)) >= 0.95
+    assert index.calibration.lists < 128  # not all lists are visited
+    assert recall(index, vectors, np.arange(COUNT), image_like_rows(100, seed=7)) >= 0.95
 
 
-def test_what_was_measured_is_what_new_queries_meet(trained: tuple[TrainedIndex, VectorFile]) -> None:
+def test_the_measured_recall_is_that_of_new_queries(trained: tuple[TrainedIndex, VectorFile]) -> None:
     index, vectors = trained
-    assert index.recall == pytest.approx(recall(index, vectors, np.arange(COUNT), like_images(200, seed=8)), abs=0.03)
+    assert index.recall == pytest.approx(
+        recall(index, vectors, np.arange(COUNT), image_like_rows(200, seed=8)), abs=0.03
+    )
 
 
-def test_a_higher_aim_looks_at_more(trained: tuple[TrainedIndex, VectorFile]) -> None:
+def test_a_higher_target_visits_more_lists(trained: tuple[TrainedIndex, VectorFile]) -> None:
     index, _ = trained
     before = index.calibration
     index.calibrate(IndexTarget(0.995))
@@ -99,26 +101,38 @@ def test_a_higher_aim_looks_at_more(trained: tuple[TrainedIndex, VectorFile]) ->
     assert index.calibration == before
 
 
+def test_training_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    vectors = write(tmp_path, image_like_rows(3000))
+    with caplog.at_level("INFO", "pixmatcher.vector_index"):
+        index = TrainedIndex.train(vectors, np.arange(3000), IndexTarget())
+    begun, measured, finished = (record.getMessage() for record in caplog.records)
+    assert begun == f"Training of an index begins: 3000 rows, codes of {DIMENSION} values"
+    assert f"recall@10 {index.recall:.4f} (target 0.95): {index.calibration.lists} lists" in measured
+    assert finished.startswith(f"Training finished: 3000 rows, {index.lists.count} lists, ")
+
+
 @pytest.mark.parametrize("k", [1, 12, 1000, COUNT - 1, COUNT, 2 * COUNT])
-def test_any_number_of_rows_comes_back(trained: tuple[TrainedIndex, VectorFile], k: int) -> None:
+def test_any_number_of_rows_can_be_requested(trained: tuple[TrainedIndex, VectorFile], k: int) -> None:
     index, _ = trained
-    scores, rows = index.search(like_images(1, seed=9)[0], k)
+    scores, rows = index.search(image_like_rows(1, seed=9)[0], k)
     assert len(rows) == len(set(rows.tolist())) == min(k, COUNT)
     assert (np.diff(scores) <= 0).all()
 
 
-def test_the_nearest_thousand(trained: tuple[TrainedIndex, VectorFile]) -> None:
+def test_recall_of_the_thousand_nearest(trained: tuple[TrainedIndex, VectorFile]) -> None:
     index, vectors = trained
     hits = 0
-    for query in like_images(20, seed=10):
+    for query in image_like_rows(20, seed=10):
         hits += len({*index.search(query, 1000)[1].tolist()} & {*truth(vectors, np.arange(COUNT), query, 1000)[1]})
     assert hits / 20_000 > 0.95
 
 
 @pytest.mark.parametrize("scale", [2.0**90, 2.0**-90])
-def test_the_size_of_a_query_changes_nothing(trained: tuple[TrainedIndex, VectorFile], scale: float) -> None:
+def test_the_length_of_a_query_does_not_change_the_result(
+    trained: tuple[TrainedIndex, VectorFile], scale: float
+) -> None:
     index, _ = trained
-    query = like_images(1, seed=11)[0]
+    query = image_like_rows(1, seed=11)[0]
     scores, rows = index.search(query, 20)
     scaled, same = index.search(query * np.float32(scale), 20)
     assert same.tolist() == rows.tolist()
@@ -131,8 +145,8 @@ def test_a_query_of_zeros(trained: tuple[TrainedIndex, VectorFile]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["copies", "one value", "tiny", "huge", "lengths", "odd", "wide"])
-def test_odd_rows(tmp_path: Path, kind: str) -> None:
-    values = like_images(3000, dimension={"odd": 33, "wide": 700}.get(kind, DIMENSION))
+def test_unusual_rows(tmp_path: Path, kind: str) -> None:
+    values = image_like_rows(3000, dimension={"odd": 33, "wide": 700}.get(kind, DIMENSION))
     if kind == "copies":
         values[:] = values[np.random.default_rng(0).integers(0, 3, len(values))]
     elif kind == "one value":
@@ -161,19 +175,19 @@ def test_odd_rows(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("dimension", [8, 1392])
-def test_a_block_of_rows_takes_as_much_memory_whatever_their_dimension(tmp_path: Path, dimension: int) -> None:
+def test_a_block_of_rows_has_the_same_size_for_each_dimension(tmp_path: Path, dimension: int) -> None:
     vectors = VectorFile(tmp_path / "vectors" / "a.f16", dimension)
-    vectors.extend_with_zeros((1 << 24) // dimension + 5)  # as a hole in the file, which takes no room
+    vectors.extend_with_zeros((1 << 24) // dimension + 5)  # as a hole in the file, which uses no disk space
     rows = np.arange(vectors.size_in_rows())[1:]
-    for wanted in (rows, rows[::3]):
-        blocks = list(vectors.blocks(wanted))
+    for selected in (rows, rows[::3]):
+        blocks = list(vectors.blocks(selected))
         assert max(stored.size for _, stored in blocks) <= 1 << 22
-        assert np.array_equal(np.concatenate([block for block, _ in blocks]), wanted)
+        assert np.array_equal(np.concatenate([block for block, _ in blocks]), selected)
         assert all(stored.shape == (len(block), dimension) for block, stored in blocks)
 
 
-def test_rows_are_the_same_however_they_are_read(tmp_path: Path) -> None:
-    vectors = write(tmp_path, like_images(1000))
+def test_all_ways_to_read_rows_return_the_same(tmp_path: Path) -> None:
+    vectors = write(tmp_path, image_like_rows(1000))
     for rows in (np.arange(1000), np.array([0, 1, 2, 7, 8, 500, 999]), np.arange(0, 1000, 3), np.arange(0)):
         expected = vectors.read(rows).tolist()
         assert vectors.read_unmapped(rows).tolist() == expected
@@ -188,9 +202,9 @@ def test_rows_are_the_same_however_they_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["images", "copies"])
-def test_what_is_found_counts_as_its_score_says(tmp_path: Path, kind: str) -> None:
-    """Copies are equally near, and any of them is as good as another."""
-    values = like_images(5000)
+def test_rows_with_equal_scores_count_as_hits(tmp_path: Path, kind: str) -> None:
+    """Copies of a row are equally near, so each of them is a correct result."""
+    values = image_like_rows(5000)
     if kind == "copies":
         values[:] = values[:25].repeat(200, axis=0)
     vectors = write(tmp_path, values)
@@ -202,21 +216,21 @@ def test_what_is_found_counts_as_its_score_says(tmp_path: Path, kind: str) -> No
     found[:, 0] = own
     found[:, 1] = -1
     hits = count_hits(vectors, queries, found, own, nearest)
-    for query, among, row, least, counted in zip(queries, found, own, nearest.kth_scores, hits, strict=True):
+    for query, candidates, row, kth_score, counted in zip(queries, found, own, nearest.kth_scores, hits, strict=True):
         scores, best = truth(vectors, rows[rows != row], query, 10)
-        assert (least, len(best)) == (scores[-1], 10)
-        kept = among[(among >= 0) & (among != row)]
-        near = (vectors.read(kept).astype(np.float64) @ query.astype(np.float64)).astype(np.float32) >= least
+        assert (kth_score, len(best)) == (scores[-1], 10)
+        kept = candidates[(candidates >= 0) & (candidates != row)]
+        near = (vectors.read(kept).astype(np.float64) @ query.astype(np.float64)).astype(np.float32) >= kth_score
         assert counted == near.sum()
     assert hits.sum() > 0
 
 
-def test_very_many_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their centres are found in two steps, and that of a row along the main axes first."""
+def test_thousands_of_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their centres are computed in two steps, and the centre of a row is searched along the main axes first."""
     monkeypatch.setattr("pixmatcher.vector_index._lists.MAX_FLAT_LISTS", 32)
     monkeypatch.setattr("pixmatcher.vector_index._training.MAX_FLAT_LISTS", 32)
     monkeypatch.setattr("pixmatcher.vector_index._lists._MAIN_AXES", 16)
-    vectors = write(tmp_path, like_images(12_000))
+    vectors = write(tmp_path, image_like_rows(12_000))
     index = TrainedIndex.train(vectors, np.arange(10_000), IndexTarget())
     assert index.calibration.lists < index.lists.count / 2
     index.update(np.arange(1000, 12_000))
@@ -225,15 +239,15 @@ def test_very_many_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with (tmp_path / "saved").open("rb") as file:
         loaded = TrainedIndex.load(file, vectors)
     loaded.calibrate(IndexTarget())
-    rows, queries = np.arange(1000, 12_000), like_images(40, seed=3)
+    rows, queries = np.arange(1000, 12_000), image_like_rows(40, seed=3)
     assert recall(loaded, vectors, rows, queries) >= 0.95
-    among = np.random.default_rng(0).random(12_000) < 0.3
-    assert recall(loaded, vectors, rows[among[rows]], queries, among) >= 0.95
+    allowed = np.random.default_rng(0).random(12_000) < 0.3
+    assert recall(loaded, vectors, rows[allowed[rows]], queries, allowed) >= 0.95
     assert len(loaded.search(queries[0], 12_000)[1]) == 11_000
 
 
-def test_less_memory_is_kept_to(tmp_path: Path) -> None:
-    vectors = write(tmp_path, like_images(5000))
+def test_the_memory_target_is_kept(tmp_path: Path) -> None:
+    vectors = write(tmp_path, image_like_rows(5000))
     rows = np.arange(5000)
     sizes = []
     for memory in (None, 5000 * 20):
@@ -241,7 +255,7 @@ def test_less_memory_is_kept_to(tmp_path: Path) -> None:
         with (tmp_path / "saved").open("wb") as file:
             index.save(file)
         sizes.append((tmp_path / "saved").stat().st_size)
-        assert recall(index, vectors, rows, like_images(20, seed=3)) > 0.9
+        assert recall(index, vectors, rows, image_like_rows(20, seed=3)) > 0.9
     assert sizes[1] < sizes[0]
 
 
@@ -249,30 +263,30 @@ def test_less_memory_is_kept_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.01, 0.001, 0.0])
-@pytest.mark.parametrize("alike", [False, True])
-def test_recall_among_some_rows(trained: tuple[TrainedIndex, VectorFile], share: float, alike: bool) -> None:
-    """Also where they are alike, as those of a label are, and the queries are not."""
+@pytest.mark.parametrize("similar", [False, True])
+def test_recall_for_allowed_rows(trained: tuple[TrainedIndex, VectorFile], share: float, similar: bool) -> None:
+    """This also holds if the allowed rows are similar, as those of a label, and the queries are not."""
     index, vectors = trained
-    among = np.random.default_rng(2).random(COUNT) < share
-    if alike:
+    allowed = np.random.default_rng(2).random(COUNT) < share
+    if similar:
         stored = vectors.read(np.arange(COUNT)).astype(np.float32)
-        kinds = (stored @ stored[:200].T).argmax(axis=1)
-        among = np.isin(kinds, np.arange(int(200 * share)))
-    rows = np.flatnonzero(among)
-    queries = like_images(40, seed=12)
+        groups = (stored @ stored[:200].T).argmax(axis=1)
+        allowed = np.isin(groups, np.arange(int(200 * share)))
+    rows = np.flatnonzero(allowed)
+    queries = image_like_rows(40, seed=12)
     if not len(rows):
-        assert len(index.search(queries[0], 10, among)[1]) == 0
+        assert len(index.search(queries[0], 10, allowed)[1]) == 0
         return
-    assert recall(index, vectors, rows, queries, among) >= 0.95
-    assert len(index.search(queries[0], COUNT, among)[1]) == len(rows)
+    assert recall(index, vectors, rows, queries, allowed) >= 0.95
+    assert len(index.search(queries[0], COUNT, allowed)[1]) == len(rows)
 
 
 # Exact scan
 
 
 @pytest.mark.parametrize("kind", ["images", "copies", "huge"])
-def test_a_scan_is_the_exact_index(tmp_path: Path, kind: str) -> None:
-    values = like_images(20_000) * (3e4 if kind == "huge" else 1)
+def test_a_scan_returns_the_same_as_the_exact_index(tmp_path: Path, kind: str) -> None:
+    values = image_like_rows(20_000) * (3e4 if kind == "huge" else 1)
     if kind == "copies":
         values[:] = values[:50].repeat(400, axis=0)
     vectors = write(tmp_path, values)
@@ -280,22 +294,22 @@ def test_a_scan_is_the_exact_index(tmp_path: Path, kind: str) -> None:
     exact, scanned = ExactIndex(vectors), ScanIndex(vectors)
     exact.update(rows)
     scanned.update(rows[::-1].copy())
-    among = np.random.default_rng(1).random(20_000) < 0.2
-    for query in [*like_images(5, seed=1), np.zeros(DIMENSION, np.float32)]:
+    allowed = np.random.default_rng(1).random(20_000) < 0.2
+    for query in [*image_like_rows(5, seed=1), np.zeros(DIMENSION, np.float32)]:
         for k in (1, 10, 300, 20_000):
-            for mask in (None, among):
+            for mask in (None, allowed):
                 one, other = exact.search(query, k, mask), scanned.search(query, k, mask)
                 assert [each.tolist() for each in one] == [each.tolist() for each in other]
     assert len(scan(vectors, rows[:0], values[0], 3)[1]) == 0
 
 
-# Rows that come and go
+# Added and removed rows
 
 
-def test_rows_come_and_go(tmp_path: Path) -> None:
-    vectors = write(tmp_path, like_images(12_000))
+def test_rows_are_added_and_removed(tmp_path: Path) -> None:
+    vectors = write(tmp_path, image_like_rows(12_000))
     index = TrainedIndex.train(vectors, np.arange(6000), IndexTarget())
-    queries = like_images(30, seed=5)
+    queries = image_like_rows(30, seed=5)
     assert not index.needs_retraining
     assert not index.needs_calibration
     for rows in (np.arange(6500), np.arange(1000, 9000), np.arange(1, 11_000, 2)):
@@ -304,9 +318,9 @@ def test_rows_come_and_go(tmp_path: Path) -> None:
         if index.needs_calibration:
             index.calibrate(IndexTarget())
         assert recall(index, vectors, rows, queries) >= 0.93
-        among = np.zeros(12_000, np.bool_)
-        among[:3000] = True
-        assert recall(index, vectors, rows[rows < 3000], queries, among) >= 0.93
+        allowed = np.zeros(12_000, np.bool_)
+        allowed[:3000] = True
+        assert recall(index, vectors, rows[rows < 3000], queries, allowed) >= 0.93
     assert not index.needs_calibration
     assert not index.needs_retraining
     index.update(np.arange(100))
@@ -319,7 +333,7 @@ def test_rows_come_and_go(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def low_border(monkeypatch: pytest.MonkeyPatch) -> None:
+def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_kinds, "EXACT_UP_TO", 2000 * DIMENSION)
 
 
@@ -340,12 +354,12 @@ def items(count: int, first: int = 0) -> list[Item]:
 
 def filled(path: Path, count: int = 5000) -> Path:
     with Collection.create(path / "collection", [Encoder()]) as collection:
-        collection.add(items(count), {"visual": like_images(count)})
+        collection.add(items(count), {"visual": image_like_rows(count)})
         return collection.path
 
 
 @pytest.fixture
-def collection(tmp_path: Path, low_border: None) -> Iterator[Collection]:
+def collection(tmp_path: Path, low_limit: None) -> Iterator[Collection]:
     with Collection.open(filled(tmp_path)) as opened:
         yield opened
 
@@ -354,10 +368,10 @@ def ids(collection: Collection, query: Float32, **options: object) -> list[int]:
     return [hit.item.id for hit in collection.search(query, space="visual", **options)]  # type: ignore[arg-type]
 
 
-def test_a_writer_trains_what_is_large(collection: Collection) -> None:
+def test_a_writer_trains_the_index_of_a_large_collection(collection: Collection) -> None:
     assert collection.indexes.kind("visual") == "trained"
     found = expected = 0
-    for query in like_images(50, seed=3):
+    for query in image_like_rows(50, seed=3):
         exact = collection.search(query, space="visual", k=10, exact=True)
         rows = truth(collection._vectors["visual"], np.arange(5000), query, 10)
         assert [hit.item.id - 1 for hit in exact] == rows[1]
@@ -368,7 +382,7 @@ def test_a_writer_trains_what_is_large(collection: Collection) -> None:
     assert collection.verify() == []
 
 
-def test_it_grows_retrains_and_shrinks(collection: Collection) -> None:
+def test_a_growing_collection_is_trained_again_and_a_small_one_has_an_exact_index(collection: Collection) -> None:
     path = collection.path
     stamp = path / "index" / "visual.json"
 
@@ -381,18 +395,25 @@ def test_it_grows_retrains_and_shrinks(collection: Collection) -> None:
     for count, expected in ((1000, 5000), (6000, 12_000)):
         with Collection.open(path) as writer:
             first = len(writer)
-            writer.add(items(count, first), {"visual": like_images(count, seed=first)})
+            writer.add(items(count, first), {"visual": image_like_rows(count, seed=first)})
         assert trained_on() == expected
-        assert ids(collection, like_images(count, seed=first)[-1], k=1) == [first + count]
+        assert ids(collection, image_like_rows(count, seed=first)[-1], k=1) == [first + count]
     with Collection.open(path) as writer:
         writer.remove(range(500, 13_000))
     assert json.loads(stamp.read_text())["index"] == "exact"
-    assert len(ids(collection, like_images(1)[0], k=5000)) == 499
+    assert len(ids(collection, image_like_rows(1)[0], k=5000)) == 499
 
 
-def test_readers_answer_while_there_is_no_index(collection: Collection) -> None:
-    """And do not train one; what a writer trains then is taken up."""
-    query = like_images(1, seed=4)[0]
+def test_the_log_says_why_an_index_is_trained(collection: Collection, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "pixmatcher.vector_index"), Collection.open(collection.path) as writer:
+        writer.add(items(6000, 5000), {"visual": image_like_rows(6000, seed=1)})
+    messages = [record.getMessage() for record in caplog.records]
+    assert "Train a new index: it was trained for 5000 rows and has 11000" in messages
+
+
+def test_readers_scan_while_there_is_no_index(collection: Collection) -> None:
+    """They train no index, and use the one that a writer trains later."""
+    query = image_like_rows(1, seed=4)[0]
     expected = ids(collection, query, k=10, exact=True)
     shutil.rmtree(collection.path / "index")
     with Collection.open(collection.path) as first, Collection.open(collection.path) as second:
@@ -406,10 +427,10 @@ def test_readers_answer_while_there_is_no_index(collection: Collection) -> None:
         assert not first.indexes.has_scanned("visual")
 
 
-def test_readers_go_on_while_another_adds(collection: Collection) -> None:
+def test_readers_search_while_another_process_adds(collection: Collection) -> None:
     with Collection.open(collection.path) as writer:
         for step in range(3):
-            new = like_images(100, seed=50 + step)
+            new = image_like_rows(100, seed=50 + step)
             writer.add(items(100, 5000 + 100 * step), {"visual": new})
             assert ids(collection, new[-1], k=1) == [5100 + 100 * step]
             assert ids(writer, new[-1], k=1) == [5100 + 100 * step]
@@ -427,7 +448,7 @@ def test_readers_go_on_while_another_adds(collection: Collection) -> None:
 )
 def test_damage_is_found_and_repaired(collection: Collection, damage: object) -> None:
     index = collection.path / "index" / "visual.faiss"
-    query = like_images(1, seed=4)[0]
+    query = image_like_rows(1, seed=4)[0]
     expected = ids(collection, query, exact=True)
     damage(index)  # type: ignore[operator]
     assert [problem.part for problem in collection.verify()] in (["index"], [])
@@ -438,7 +459,7 @@ def test_damage_is_found_and_repaired(collection: Collection, damage: object) ->
         assert other.verify() == []
 
 
-def test_bits_that_turn_over_by_themselves_never_crash(collection: Collection) -> None:
+def test_flipped_bits_never_crash(collection: Collection) -> None:
     index = collection.path / "index" / "visual.faiss"
     status, content = index.stat(), index.read_bytes()
     for position in [*range(0, 120), *range(len(content) - 60, len(content))]:
@@ -447,7 +468,7 @@ def test_bits_that_turn_over_by_themselves_never_crash(collection: Collection) -
         index.write_bytes(damaged)
         os.utime(index, ns=(status.st_atime_ns, status.st_mtime_ns))
         with Collection.open(collection.path) as other:
-            assert len(ids(other, like_images(1)[0], k=3)) == 3
+            assert len(ids(other, image_like_rows(1)[0], k=3)) == 3
 
 
 BUILDER = """
@@ -455,20 +476,20 @@ import sys, numpy as np
 sys.path.insert(0, sys.argv[2])
 from pixmatcher import Collection
 from pixmatcher.vector_index import _kinds
-from test_trained import DIMENSION, items, like_images
+from test_trained import DIMENSION, items, image_like_rows
 _kinds.EXACT_UP_TO = 2000 * DIMENSION
 def report(progress):
     print(progress.stage, flush=True)
 with Collection.open(sys.argv[1]) as collection:
-    collection.add(items(9000, 5000), {"visual": like_images(9000, seed=1)})
+    collection.add(items(9000, 5000), {"visual": image_like_rows(9000, seed=1)})
     collection.indexes.save(progress=report)
     print("saved", flush=True)
 """
 
 
 @pytest.mark.parametrize("when", ["Training the index", "Building the index", "Measuring the index", "saved"])
-def test_killed_while_it_is_trained(collection: Collection, when: str) -> None:
-    """The old index stays, readers answer by it, and the next writer trains."""
+def test_a_process_that_is_killed_while_it_trains(collection: Collection, when: str) -> None:
+    """The old index stays, readers search with it, and the next writer trains a new one."""
     command = [sys.executable, "-c", BUILDER, str(collection.path), str(Path(__file__).parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as builder:
         assert builder.stdout is not None
@@ -478,7 +499,7 @@ def test_killed_while_it_is_trained(collection: Collection, when: str) -> None:
                 break
     assert builder.returncode == -signal.SIGKILL
     assert collection.verify() == []
-    last = like_images(9000, seed=1)[-1]
+    last = image_like_rows(9000, seed=1)[-1]
     with Collection.open(collection.path) as reader:
         assert ids(reader, last, k=1) == ids(collection, last, k=1) == [14_000]
     with Collection.open(collection.path) as writer:
@@ -489,19 +510,19 @@ def test_killed_while_it_is_trained(collection: Collection, when: str) -> None:
     assert sorted(os.listdir(collection.path / "index")) == ["visual.faiss", "visual.json"]
 
 
-def test_a_writer_that_fails_trains_nothing(tmp_path: Path, low_border: None) -> None:
+def test_a_writer_that_fails_does_not_train(tmp_path: Path, low_limit: None) -> None:
     with pytest.raises(ZeroDivisionError), Collection.create(tmp_path / "c", [Encoder()]) as collection:  # noqa: PT012
-        collection.add(items(3000), {"visual": like_images(3000)})
+        collection.add(items(3000), {"visual": image_like_rows(3000)})
         raise ZeroDivisionError
     with Collection.open(tmp_path / "c") as collection:
         assert not (tmp_path / "c" / "index").exists()
-        assert len(ids(collection, like_images(1)[0], k=5)) == 5
+        assert len(ids(collection, image_like_rows(1)[0], k=5)) == 5
 
 
 # Tuning
 
 
-def test_tuning_holds_when_the_index_is_built_again(collection: Collection) -> None:
+def test_the_target_stays_when_the_index_is_rebuilt(collection: Collection) -> None:
     tuning = tune(collection, "visual", IndexTarget(0.99))
     assert tuning.index == "trained"
     assert tuning.rows == 5000
@@ -516,7 +537,7 @@ def test_tuning_holds_when_the_index_is_built_again(collection: Collection) -> N
         assert other.verify() == []
 
 
-def test_tuning_for_less_memory_trains_again(collection: Collection) -> None:
+def test_tuning_for_less_memory_trains_a_new_index(collection: Collection) -> None:
     index = collection.path / "index" / "visual.faiss"
     before = index.stat().st_size
     assert tune(collection, "visual", IndexTarget(0.9, 5000 * 20)).recall > 0.9
@@ -527,17 +548,17 @@ def test_tuning_for_less_memory_trains_again(collection: Collection) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"recall": 2}', '{"recall": "x"}', '{"memory": 0.5}', "[" * 100_000])
-def test_an_aim_that_makes_no_sense_is_the_usual_one(collection: Collection, text: str) -> None:
+def test_a_damaged_target_is_replaced_by_the_default(collection: Collection, text: str) -> None:
     (collection.path / "index" / "visual.aim").write_text(text)
     assert collection.indexes.target("visual") == IndexTarget()
 
 
 def test_the_command_line_tunes(collection: Collection, tmp_path: Path) -> None:
-    """In a process of its own, whose border is the usual one: this collection is a small one there."""
+    """The process has the usual limit for exact indexes, so this collection is a small one."""
     done = cli("tune", "-c", collection.path, "--recall", "0.9", "--memory", "1G", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [(each["space"], each["index"], each["recall"], each["curve"]) for each in told] == [
+    tunings = json.loads(done.stdout)
+    assert [(each["space"], each["index"], each["recall"], each["curve"]) for each in tunings] == [
         ("visual", "exact", 1.0, [])
     ]
     assert collection.indexes.target("visual") == IndexTarget(0.9, 10**9)
@@ -593,20 +614,20 @@ def test_the_table_and_the_plot(
 )
 def test_filters(collection: Collection, where: Filter, expected: object) -> None:
     collection.set_label_names({"label 2": "the second, called two"})
-    wanted = [n + 1 for n in range(5000) if expected(n)]  # type: ignore[operator]
-    assert sorted(ids(collection, like_images(1)[0], k=5000, where=where)) == wanted
+    expected_ids = [n + 1 for n in range(5000) if expected(n)]  # type: ignore[operator]
+    assert sorted(ids(collection, image_like_rows(1)[0], k=5000, where=where)) == expected_ids
 
 
-def test_a_filter_follows_what_is_written(collection: Collection) -> None:
+def test_a_filter_sees_new_items(collection: Collection) -> None:
     where = Filter(min_width=4995)
-    assert sorted(ids(collection, like_images(1)[0], where=where)) == [4996, 4997, 4998, 4999, 5000]
+    assert sorted(ids(collection, image_like_rows(1)[0], where=where)) == [4996, 4997, 4998, 4999, 5000]
     with Collection.open(collection.path) as writer:
         writer.remove([4997])
-        writer.add(items(1, first=5000), {"visual": like_images(1, seed=9)})
-    assert sorted(ids(collection, like_images(1)[0], where=where)) == [4996, 4998, 4999, 5000, 5001]
+        writer.add(items(1, first=5000), {"visual": image_like_rows(1, seed=9)})
+    assert sorted(ids(collection, image_like_rows(1)[0], where=where)) == [4996, 4998, 4999, 5000, 5001]
 
 
-def test_folders_of_files_beside_the_collection_and_odd_names(tmp_path: Path) -> None:
+def test_filters_by_folder_with_unusual_names(tmp_path: Path) -> None:
     home = tmp_path / "photos"
     home.mkdir()
     odd = os.fsdecode(b"od\xff")
@@ -618,7 +639,7 @@ def test_folders_of_files_beside_the_collection_and_odd_names(tmp_path: Path) ->
         "http://h/a/5.jpg",
     ]
     with Collection.create(home / ".pixmatcher", [Encoder()]) as collection:
-        collection.add([Item(uri, f"{n}") for n, uri in enumerate(places)], {"visual": like_images(5)})
+        collection.add([Item(uri, f"{n}") for n, uri in enumerate(places)], {"visual": image_like_rows(5)})
         for folder, expected in (
             (f"{home}/a", [1]),
             (f"{home}/{odd}", [3]),
@@ -628,13 +649,13 @@ def test_folders_of_files_beside_the_collection_and_odd_names(tmp_path: Path) ->
             ("http://h", [5]),
             ("http://h/a/", [5]),
         ):
-            assert sorted(ids(collection, like_images(1)[0], where=Filter(folder=folder))) == expected
+            assert sorted(ids(collection, image_like_rows(1)[0], where=Filter(folder=folder))) == expected
 
 
 @pytest.mark.parametrize(
     "options", [{"after": "yesterday"}, {"before": "24-1-1"}, {"min_width": -1}, {"min_height": 2.5}, {"labels": "one"}]
 )
-def test_filters_of_no_use_are_refused(options: dict[str, object]) -> None:
+def test_invalid_filters_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(CollectionError):
         Filter(**options)  # type: ignore[arg-type]
 

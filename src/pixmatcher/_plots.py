@@ -1,4 +1,4 @@
-"""What all plots share: the formats of their files, saving them, and names that fit on them."""
+"""Code shared by all plots: file formats, saving, and shortened names."""
 
 from __future__ import annotations
 

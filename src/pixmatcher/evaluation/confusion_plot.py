@@ -52,7 +52,7 @@ def draw_confusion_plot(evaluation: Evaluation) -> Figure:
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=max(0.6, float(np.nanmax(shares))))
     positions: Sequence[int] = range(len(labels))
-    # matplotlib takes the text after a dollar sign for a formula.
+    # For matplotlib, a dollar sign begins a formula.
     plain = [name.replace("$", r"\$") for name in names]
     axes.set_xticks(positions, plain, rotation=60, ha="right", rotation_mode="anchor", fontsize=9, color=_INK)
     axes.set_yticks(positions, plain, fontsize=9, color=_INK)

@@ -47,7 +47,7 @@ class TunedPoint:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was measured of the index of a space.
+    """The measurements of the index of a space.
 
     `index` is its kind, `rows` how many it has, `recall` the recall@10 of the chosen point; `ms` and `exact_ms` are
     median milliseconds for a query with the index and with an exact search. `texts` is how many of the queries were

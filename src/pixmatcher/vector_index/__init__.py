@@ -1,7 +1,7 @@
 """Vector indexes: vectors in, row numbers out. Exact, trained and scanning indexes, their files and their calibration.
 
 An index belongs to one space of a collection. It holds rows of a `VectorFile`, from which it can always be rebuilt.
-This package knows no collection and no image. May import: errors, records and the modules beside the packages.
+It does not depend on collections or images. May import: errors, records and the modules beside the packages.
 
 FAISS is imported only by the functions that need it.
 """

@@ -107,7 +107,7 @@ def calibrate_index(
 ) -> list[OperatingPoint]:
     """Choose the operating point of a trained index for a target; return all points that were measured.
 
-    `queries` (Q, D) float32 are measured beside those that are made from the rows. An exact index has no points.
+    `queries` (Q, D) float32 are measured in addition to those derived from the rows. An exact index has no points.
     """
     from .trained import TrainedIndex
 

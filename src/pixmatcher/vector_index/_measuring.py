@@ -1,4 +1,4 @@
-"""Measuring a trained index: queries are made from its rows, and its results are compared with an exact search.
+"""Measuring a trained index: queries are derived from its rows, and its results are compared with an exact search.
 
 The result is a curve of operating points. A point is a number of lists and of candidates, the recall they give, and
 what a query costs with them.
@@ -29,7 +29,7 @@ _MIN_GAIN = 0.01
 """Stop adding candidates when a doubling finds fewer than so many more of the nearest rows for each query."""
 _TEXT_MISSES = 0.4
 """Part of the misses that is allowed with text queries. In the semantic space of `lite`, with 20,000 images, label
-names find 0.95 of their nearest rows when queries that are made from rows find 0.975."""
+names find 0.95 of their nearest rows when queries derived from rows find 0.975."""
 CODE_COST = 1 / 192
 _CANDIDATE_COST = 150
 """Costs of reading one code of a value and of comparing one candidate, in the same arbitrary unit."""
@@ -45,8 +45,8 @@ _MAX_UNMERGED_BLOCKS = 8
 class MeasuringQueries:
     """Queries to measure an index with.
 
-    `vectors` (Q, D) float32; `own_rows` (Q,) is the row that each was made from, which does not count as found, or -1;
-    `groups` are the positions of the queries of each kind. The kind with the lowest recall counts.
+    `vectors` (Q, D) float32; `own_rows` (Q,) is the row from which each was derived, which does not count as found,
+    or -1; `groups` are the positions of the queries of each kind. The kind with the lowest recall counts.
     """
 
     vectors: Float32
@@ -69,7 +69,7 @@ class NearestRows:
 
 
 def measuring_queries(vectors: VectorFile, rows: Rows, given: Float32 | None = None) -> MeasuringQueries:
-    """Return queries that are made from `rows` (N,), followed by `given` (Q, D) ones."""
+    """Return queries derived from `rows` (N,), followed by `given` (Q, D) ones."""
     sampled, own_rows = sample_queries(vectors, rows, min(_QUERY_COUNT, len(rows)))
     if given is None:
         given = np.empty((0, vectors.dimension), np.float32)
@@ -80,7 +80,7 @@ def measuring_queries(vectors: VectorFile, rows: Rows, given: Float32 | None = N
 
 
 def sample_queries(vectors: VectorFile, rows: Rows, count: int) -> tuple[Float32, Rows]:
-    """Return queries (count, D) that are similar to those of users, and the row (count,) that each was made from.
+    """Return queries (count, D) similar to those of users, and the row (count,) from which each was derived.
 
     One third are rows with noise, one third are sums of three rows, and one third are rows. The sums stand for images
     that are not in the collection: these are further from its rows than the rows are from one another.
@@ -203,7 +203,7 @@ def count_hits(
 
 
 def text_goal(recall: float) -> float:
-    """Return the recall that queries made from rows must reach so that text queries reach `recall`.
+    """Return the recall that queries derived from rows must reach so that text queries reach `recall`.
 
     Texts are further from all images than images are from one another, so they miss more.
     """

@@ -1,4 +1,4 @@
-"""What every index of a space offers, whatever its kind."""
+"""The interface of an index, for all kinds."""
 
 from __future__ import annotations
 

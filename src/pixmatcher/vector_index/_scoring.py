@@ -1,4 +1,4 @@
-"""True scores of stored rows, and the best of them: what every kind of index ends a search with."""
+"""True scores of stored rows, and the selection of the best: the last step of a search in every kind of index."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def true_scores(vectors: VectorFile, query: Float32, rows: Rows) -> Float32:
 
 def inner_products(values: Float16, query: Float32) -> Float32:
     """Return the inner products (N,) float32 of `values` (N, D) with `query` (D,)."""
-    # The sum is made in float64, so that equal rows have equal scores wherever they are stored.
+    # float64, so that equal rows have equal scores wherever they are stored.
     scores = values.astype(np.float64) @ query.astype(np.float64)
     return scores.astype(np.float32)
 

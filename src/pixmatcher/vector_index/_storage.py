@@ -107,7 +107,7 @@ def read_intact_stamp(path: Path) -> Stamp | None:
 
 
 def index_is_intact(path: Path) -> bool:
-    """Read the whole index file `path` and return whether it matches its stamp; True if neither exists.
+    """Read the complete index file `path` and return whether it matches its stamp; True if neither exists.
 
     Raises `CollectionError` if it cannot be read.
     """

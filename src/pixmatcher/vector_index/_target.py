@@ -1,4 +1,4 @@
-"""The recall and memory that an index should have, and what was measured of a trained index."""
+"""The recall and memory that an index should have, and the measurements of a trained index."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class IndexTarget:
     memory: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise `CollectionError` if no index can have such values."""
+        """Raise `CollectionError` if no index can have these values."""
         if not (isinstance(self.recall, float) and 0 < self.recall <= 1):
             raise CollectionError(f"A recall is a number above 0 and up to 1, not {self.recall}.")
         if self.memory is not None and not (type(self.memory) is int and self.memory > 0):
@@ -42,7 +42,7 @@ class IndexTarget:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a trained index was trained on, and the operating point that was chosen for it.
+    """The training and the chosen operating point of a trained index.
 
     `trained_on` is a number of rows, `changed` the rows added or removed since the last measurement, `lists` how many
     lists a query visits, `candidates` how many rows are compared exactly, `recall` the recall@10 that was measured with
@@ -88,7 +88,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """How a trained index can be searched, and what that gives.
+    """A setting for searches in a trained index, with its recall and cost.
 
     `lists` and `candidates` are as in `Calibration`, `recall` is the mean recall@10 of the queries, `standard_error`
     that of this mean, and `cost` what a query reads, in arbitrary units.

@@ -216,7 +216,7 @@ class TrainedIndex:
             rows = np.flatnonzero(mask[:size] & (self._list_of_row[:size] >= 0))
             in_lists = np.bincount(self._list_of_row[rows], minlength=self.lists.count)
             bits = np.packbits(mask, bitorder="little")
-            # FAISS takes rows beyond the end of the mask for rows that are not allowed.
+            # For FAISS, rows beyond the end of the mask are not allowed.
             selector: Any = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
             self._allowed = _AllowedRows(mask, rows, in_lists, selector, bits)
         return self._allowed
@@ -232,7 +232,7 @@ class TrainedIndex:
     ) -> list[OperatingPoint]:
         """Choose the cheapest operating point that reaches the recall of the target; return all points measured.
 
-        Queries are made from the rows; more `queries` (Q, D) may be given. `text` says that there will be text queries.
+        Queries are derived from the rows; more `queries` (Q, D) may be given. `text` says that texts will be searched.
         If no point reaches the recall, the one with the highest recall is chosen. With `full_curve`, points beyond the
         target are measured too.
         """
