@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from conftest import TinyEncoder, paint, paint_many
 from pixmatcher import (
     Collection,
     EncoderError,
+    Filter,
     InvalidImageError,
     Item,
     Query,
@@ -29,7 +31,7 @@ from pixmatcher import (
 from pixmatcher.images import ImageSource, fit_image
 from pixmatcher.net.fetch import MAX_BYTES
 from pixmatcher.records import EncoderRecord, Space
-from pixmatcher.searching import parse_query, search_batch
+from pixmatcher.searching import parse_query, search_batch, search_similar
 
 SEARCH_STDIN = [sys.executable, "-m", "pixmatcher", "search", "-"]
 
@@ -137,6 +139,9 @@ def test_an_image_that_cannot_be_used_is_named(collection: Collection, broken: N
     assert str(caught.value).startswith(f"{name} cannot be used as a query ({reason}")
     assert str(caught.value).endswith("): choose another image.")
     assert (caught.value.reason, caught.value.exit_code) == (reason, 1)
+    cause = caught.value.__cause__
+    assert isinstance(cause, InvalidImageError)
+    assert (cause.reason, cause.detail) == (reason, caught.value.detail)
     (answer,) = search_batch(collection, [json.dumps({"image": name, "text": "red"})])
     assert answer["error"] == str(caught.value)
 
@@ -195,3 +200,39 @@ def test_where_no_encoder_can_be_used_this_is_reported_once(half_usable: Collect
     encoders.unregister_encoder("tiny")
     with pytest.raises(EncoderError, match=r"^None of the encoders of this collection can be used here\. The coll"):
         search(half_usable, "a cat")
+
+
+# ---- Options ----
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "The number of results must be 1 or more, not 0."),
+        ({"k": 2.5}, "The number of results must be a whole number, not 2.5."),
+        ({"k": "5"}, "The number of results must be a whole number, not '5'."),
+        ({"min_score": float("nan")}, "The lowest score must be a number, not nan."),
+        ({"min_score": "0.5"}, "The lowest score must be a number, not '0.5'."),
+    ],
+)
+def test_options_are_checked_when_they_are_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(QueryError) as caught:
+        SearchOptions(**options)
+    assert str(caught.value) == message
+
+
+def test_all_functions_accept_the_same_options(collection: Collection) -> None:
+    first = next(collection.items())
+    options = SearchOptions(k=np.int64(2), space="visual", filter=Filter(folder="photos"), exact=True)
+    query = Query(image=first.uri)
+    found = search(collection, query, options)
+    assert found.space == "visual"
+    assert len(found.hits) == 2
+    similar = search_similar(collection, first.id, options).hits  # whose scores differ by what float16 rounds
+    assert [hit.item for hit in similar] == [hit.item for hit in found.hits]
+    (answer,) = search_batch(collection, [json.dumps({"image": first.uri})], options)
+    assert answer["hits"] == found.as_json()["hits"]
+    assert search(collection, query, options, k=1).hits == found.hits[:1]  # k beside the options wins
+    assert search(collection, query, SearchOptions(min_score=2)).hits == []
+    assert search(collection, query, SearchOptions(filter=Filter(folder="elsewhere"))).hits == []
+    assert len(search(collection, query).hits) == 3

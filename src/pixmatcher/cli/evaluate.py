@@ -50,7 +50,8 @@ def evaluate_command(
         Path | None, typer.Option(metavar="FILE", help="Save the result of each category as a csv file.")
     ] = None,
     confusions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Save a plot of the most confused categories (.png or .svg).")
+        Path | None,
+        typer.Option(metavar="FILE", help="Save a plot of the most confused categories (.png, .svg or .pdf)."),
     ] = None,
     allow_private_hosts: PrivateHostsOption = False,
     space: SpaceOption = None,

@@ -13,7 +13,6 @@ from ._app import command
 from ._opening import runtime_of
 from ._options import (
     BackendOption,
-    CollectionOption,
     DeviceOption,
     OfflineOption,
     PrivateHostsOption,
@@ -36,7 +35,17 @@ def index_command(
             "refreshed from its own sources.",
         ),
     ] = None,
-    collection: CollectionOption = None,
+    collection: Annotated[
+        str | None,
+        typer.Option(
+            "--collection",
+            "-c",
+            metavar="COLLECTION",
+            help="The folder of the collection, which is created if it is missing; or NAME:REST, a collection in the "
+            "store of an installed package. By default, .pixmatcher in the folder that is indexed.",
+            show_default=False,
+        ),
+    ] = None,
     encoder: Annotated[
         list[str] | None,
         typer.Option("--encoder", help="An encoder for a new collection; repeat the option for several encoders."),
