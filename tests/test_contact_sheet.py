@@ -81,9 +81,9 @@ def test_a_path_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "sheet.JPEG").exists()
     for name in ("sheet.doc", "sheet", ".png", "sheet.png.gz"):
         assert "must end in .png or .jpg" in why_not(tmp_path / name)
-    assert "there is no folder" in why_not(tmp_path / "no" / "sheet.png")
+    assert "does not exist" in why_not(tmp_path / "no" / "sheet.png")
     (tmp_path / "file").touch()
-    assert "there is no folder" in why_not(tmp_path / "file" / "sheet.png")
+    assert "does not exist" in why_not(tmp_path / "file" / "sheet.png")
     (tmp_path / "folder.png").mkdir()
     assert "it is a folder" in why_not(tmp_path / "folder.png")
     if os.getuid() != 0:  # who may write anywhere

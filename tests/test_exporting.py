@@ -26,9 +26,7 @@ from pixmatcher import (
     index,
     search,
 )
-from pixmatcher import (
-    export as exporting,
-)
+from pixmatcher.export import _arrays
 
 WORDS = {"n01443537": "goldfish, Carassius auratus", "n02124075": "Egyptian cat"}
 
@@ -129,7 +127,7 @@ def test_one_space_alone(labelled: Collection, tmp_path: Path) -> None:
 
 def test_in_blocks_out_of_one_state(labelled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process takes items out and adds some while blocks of two rows are written."""
-    monkeypatch.setattr(exporting, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("pixmatcher.export._files._ROWS_AT_ONCE", 2)
     expected = state(labelled)
     changed = []
 
@@ -140,7 +138,7 @@ def test_in_blocks_out_of_one_state(labelled: Collection, tmp_path: Path, monkey
                 other.add([Item("/new.png", "0")], {"visual": np.ones((1, 48)), "semantic": np.ones((1, 24))})
         return True
 
-    monkeypatch.setattr(exporting, "_are_units", are_units)
+    monkeypatch.setattr(_arrays, "_are_units", are_units)
     export_arrays(labelled, tmp_path / "out")
     assert changed == [3]
     index(f"arrays:{tmp_path / 'out' / 'embeddings.npy'}", tmp_path / "back")
@@ -166,7 +164,7 @@ def test_an_empty_collection(tiny: TinyEncoder, tmp_path: Path) -> None:
 
 def test_parquet(labelled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(exporting, "_ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("pixmatcher.export._files._ROWS_AT_ONCE", 4)
     assert export_parquet(labelled, tmp_path / "out") == [tmp_path / "out" / "images.parquet"]
     file = parquet.ParquetFile(tmp_path / "out" / "images.parquet")
     assert file.metadata.num_row_groups == 3

@@ -140,7 +140,9 @@ def test_weights_are_not_imported_beside_an_export_of_others(
     others = torch.load(weights_of(SMALL), weights_only=True)
     others["features.0.0.weight"] *= 2
     torch.save(others, tmp_path / "others.pth")
-    with pytest.raises(EncoderError, match="with other weights, which would still be used: run `pixmatcher models export"):
+    with pytest.raises(
+        EncoderError, match="with other weights, which would still be used: run `pixmatcher models export"
+    ):
         import_weights(SMALL, tmp_path / "others.pth")
     assert load_encoder(SMALL).fingerprint == open_torch_model(SMALL).fingerprint
 

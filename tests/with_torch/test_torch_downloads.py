@@ -83,6 +83,8 @@ def test_a_download_that_does_not_fit_is_not_kept(cache: Path, monkeypatch: pyte
     with serve_hub() as hub:
         hub.publish("timm/resnet18.a1_in1k", {"model.safetensors": save({"a": torch.zeros(3)})})
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        with pytest.raises(EncoderError, match=r"does not contain the weights of timm:resnet18: the tensor .* is missing"):
+        with pytest.raises(
+            EncoderError, match=r"does not contain the weights of timm:resnet18: the tensor .* is missing"
+        ):
             load_encoder("timm:resnet18", ONLINE)
     assert not [path for path in cache.rglob("*.safetensors") if path.is_file()]

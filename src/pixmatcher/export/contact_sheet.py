@@ -1,4 +1,4 @@
-"""The contact sheet: a picture of the hits, each with its rank, score and name."""
+"""Contact sheets: one picture of the hits of a search, each with its rank, score and name."""
 
 from __future__ import annotations
 
@@ -19,25 +19,22 @@ if TYPE_CHECKING:
 
 _CELL, _MARGIN, _LINE = 240, 12, 20
 _MOST = 400
-"""Hits on one sheet: of 20 x 20, which is a picture of 30 megapixels."""
+"""The most hits on one sheet: 20 x 20, a picture of 30 megapixels."""
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _INK, _FAINT, _PAPER, _EMPTY = (32, 33, 36), (95, 99, 104), (255, 255, 255), (232, 234, 237)
 
 
 def check_sheet_path(path: Path) -> None:
-    """Find out, before the work is done, whether a contact sheet could be saved there.
-
-    Raises `PixMatcherError` if not.
-    """
+    """Check before the work whether a contact sheet can be saved at a path. Raises `PixMatcherError` if not."""
     if path.suffix.lower() not in _FORMATS:
         raise PixMatcherError(f"{path} must end in .png or .jpg.")
     check_writable(path)
 
 
 def save_contact_sheet(result: SearchResult, path: Path, collection: Store | None = None) -> None:
-    """Draw the hits in a grid and save it as .png or .jpg; an image that cannot be shown leaves an empty cell.
+    """Draw the hits in a grid and save it as .png or .jpg; an image that cannot be shown is an empty cell.
 
-    Images that are remote or gone are shown by the thumbnails that `collection` kept of them.
+    With `collection`, its thumbnails are shown for images that are remote or missing.
 
     Raises `PixMatcherError` if the file cannot be written.
     """
@@ -47,11 +44,11 @@ def save_contact_sheet(result: SearchResult, path: Path, collection: Store | Non
 
 
 def draw_contact_sheet(result: SearchResult, collection: Store | None = None) -> Image.Image:
-    """The hits of a result as one RGB picture: the first 400, and if there are more, a last line that says so."""
+    """Return the first 400 hits of a result as one RGB picture; a last line says if there are more."""
     from PIL import Image, ImageDraw, ImageFont
 
     hits = result.hits[:_MOST]
-    # About as wide as high where there are many: a JPEG may not have more than 65,500 pixels a side.
+    # Many hits make about a square: a JPEG has at most 65,500 pixels a side.
     columns = min(max(1, len(hits)), max(4, math.isqrt(len(hits))))
     rows = math.ceil(len(hits) / columns)
     cell_height = _CELL + 2 * _LINE + _MARGIN
@@ -72,11 +69,11 @@ def draw_contact_sheet(result: SearchResult, collection: Store | None = None) ->
             sheet.paste(picture, (left + (_CELL - picture.width) // 2, top + (_CELL - picture.height) // 2))
         below = top + _CELL + 4
         _write(draw, (left, below), os.path.basename(hit.item.uri), text, _INK, _CELL)
-        told = f"{hit.rank}   {hit.score:.3f}   {hit.item.details.get('author', '')}"
-        _write(draw, (left, below + _LINE), told.rstrip(), text, _FAINT, _CELL)
+        line = f"{hit.rank}   {hit.score:.3f}   {hit.item.details.get('author', '')}"
+        _write(draw, (left, below + _LINE), line.rstrip(), text, _FAINT, _CELL)
     if more:
-        told = f"These are the first {len(hits):,} of {len(result.hits):,} hits."
-        _write(draw, (_MARGIN, height), told, text, _INK, width - 2 * _MARGIN)
+        line = f"These are the first {len(hits):,} of {len(result.hits):,} hits."
+        _write(draw, (_MARGIN, height), line, text, _INK, width - 2 * _MARGIN)
     return sheet
 
 
@@ -88,7 +85,7 @@ def _write(
     colour: tuple[int, int, int],
     width: int,
 ) -> None:
-    """Write one line, shortened in its middle where it is too long."""
+    """Write one line of text; one that is too long is shortened in the middle."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:400]
     shown = text
     while len(text) > 8 and draw.textlength(shown, font=font) > width:
