@@ -31,7 +31,7 @@ class Activation:
 
 
 class Graph:
-    """A network with look-ups: weights by name, the node that computes a tensor, the nodes that read it."""
+    """A network with look-ups: its weights by name, and the nodes that read a tensor."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
