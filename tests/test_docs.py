@@ -30,7 +30,7 @@ import typer
 
 import pixmatcher
 from conftest import paint
-from pixmatcher.cli import app
+from pixmatcher.cli import complete_app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -293,7 +293,7 @@ def check_command(words: list[str]) -> None:
 
 def parse(arguments: list[str]) -> None:
     """Parse the arguments of `pixmatcher` without running anything; raise if one of them is unknown."""
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(complete_app())
     name = "pixmatcher"
     options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     while arguments and (arguments[0] in options or hasattr(command, "commands")):

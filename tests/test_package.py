@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import pixmatcher
 
@@ -73,6 +74,19 @@ def test_a_command_loads_only_what_it_needs(tmp_path: Path, arguments: list[str]
     loaded = loaded_modules(code)
     assert not loaded & (unneeded | {"httpx", "sklearn", "matplotlib", "plotly", "streamlit", "torch", "onnx", "ftfy"})
     assert ("PIL" in loaded) == (arguments == ["search", "cat.jpg"])
+
+
+def test_the_module_of_each_command_registers_it() -> None:
+    from pixmatcher.cli import _MODULES, complete_app
+
+    named = [command for commands in _MODULES.values() for command in commands]
+    registered = typer.main.get_command(complete_app()).commands  # type: ignore[attr-defined]
+    assert sorted(named) == sorted(registered)
+    for command in named:
+        done = subprocess.run(
+            [sys.executable, "-m", "pixmatcher", command, "--help"], capture_output=True, text=True, timeout=60
+        )
+        assert f"pixmatcher {command}" in done.stdout, done.stderr
 
 
 def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pixmatcher.cli import app
+from pixmatcher.cli import complete_app
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -52,7 +52,7 @@ def commands_page() -> str:
         "# Commands",
         "This page is generated from the command line itself. `pixmatcher COMMAND --help` prints the same.",
     ]
-    for path, command in _commands("pixmatcher", typer.main.get_command(app)):
+    for path, command in _commands("pixmatcher", typer.main.get_command(complete_app())):
         parts += _command_section(path, command)
     return "\n\n".join(parts) + "\n"
 

@@ -1,23 +1,54 @@
 """The command line: one module for each group of commands; they read options and print, and hold no logic.
 
-Modules of other packages are imported inside the commands, so that each command starts fast. May import all packages
-but `web`, which only the command `app` starts.
+Only the module of the command that is called is imported, and modules of other packages are imported inside the
+commands, so that each command starts fast. May import all packages but `web`, which only the command `app` starts.
 """
 
-# ruff: noqa: F401, I001
-from ._app import app, main
+from __future__ import annotations
 
-# To import a module registers its commands, in the order in which the help shows them.
-from . import index
-from . import search
-from . import evaluate
-from . import maps
-from . import collection
-from . import export
-from . import sources
-from . import demo
-from . import web_app
-from . import models
-from . import datasets
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = ["app", "main"]
+if TYPE_CHECKING:
+    import typer
+
+_MODULES = {
+    "index": ("index",),
+    "search": ("search", "categories"),
+    "evaluate": ("evaluate",),
+    "maps": ("map",),
+    "collection": ("info", "verify", "forget", "tune"),
+    "export": ("export",),
+    "sources": ("sources",),
+    "demo": ("demo",),
+    "web_app": ("app",),
+    "models": ("models",),
+    "datasets": ("datasets",),
+}
+"""The commands that each module registers when it is imported, in the order in which the help shows them."""
+
+
+def main() -> None:
+    """Run the command line."""
+    _register_commands(sys.argv[1:])
+    from ._app import run
+
+    run()
+
+
+def complete_app() -> typer.Typer:
+    """Return the Typer application with all commands."""
+    _register_commands([])
+    from ._app import app
+
+    return app
+
+
+def _register_commands(arguments: Sequence[str]) -> None:
+    """Import the module of the command that is called, or all modules if no command is named or it is unknown."""
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    called = [module for module, commands in _MODULES.items() if command in commands]
+    for module in called or _MODULES:
+        import_module(f".{module}", __name__)

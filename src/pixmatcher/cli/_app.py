@@ -46,14 +46,15 @@ VerboseOption = Annotated[
 ]
 
 
-def main() -> None:
-    """Run the command line."""
+def run() -> None:
+    """Run the application: parse the arguments of the process, and end it with an exit code."""
     _repair_streams()
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "pixmatcher"
-        fail(f"{error.format_message().rstrip('.')}. See `{command} --help`.", 2)
+        message = error.format_message().rstrip(".")
+        fail(f"{message}{'' if message.endswith('?') else '.'} See `{command} --help`.", 2)
     finally:
         # At exit Python looks for reference cycles among all objects, which takes as long as a search. PyTorch
         # needs that.
