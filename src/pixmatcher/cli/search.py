@@ -86,7 +86,7 @@ def search_command(
 ) -> None:
     """Search by text, by image, or by both together."""
     from ..collection import Collection, Filter
-    from ..searching import SearchOptions, parse_query, search, search_batch
+    from ..searching import SearchOptions, parse_query, search
 
     if (batch is None) == (not query):
         raise QueryError("Give either a QUERY or --batch FILE.")
@@ -95,6 +95,8 @@ def search_command(
     if batch is not None:
         if save_grid is not None:
             raise QueryError("--save-grid works with a single query only, not with --batch.")
+        from ..searching import search_batch
+
         with ProgressBars() as bars:
             runtime = runtime_of(backend, device, offline, bars)
             _answer_batch(

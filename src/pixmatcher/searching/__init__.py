@@ -7,14 +7,28 @@ image.
 May import `images`, `net`, `encoders`, `sources` and `collection`.
 """
 
-from ._batch import search_batch
-from ._example_texts import example_texts
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from ._search import SearchResult, is_weak, search, search_similar
-from .categories import Category, CategoryResult, classify, nearest_categories
 from .embedding import EmbeddedQuery, EncoderFallback, embed_query, image_encoder, image_space, text_encoder
 from .options import SearchOptions
-from .pictures import item_picture, original_file, original_picture
 from .query import MAX_TEXT_CHARACTERS, Query, parse_query, query_from_json, resolve_image
+
+if TYPE_CHECKING:
+    from ._batch import search_batch
+    from ._example_texts import example_texts
+    from .categories import Category, CategoryResult, classify, nearest_categories
+    from .pictures import item_picture, original_file, original_picture
+
+# A single search does not need these modules, so they are imported when one of their names is first used.
+_MODULES = {
+    "_batch": ("search_batch",),
+    "_example_texts": ("example_texts",),
+    "categories": ("Category", "CategoryResult", "classify", "nearest_categories"),
+    "pictures": ("item_picture", "original_file", "original_picture"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "MAX_TEXT_CHARACTERS",
@@ -43,3 +57,11 @@ __all__ = [
     "search_similar",
     "text_encoder",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
