@@ -106,8 +106,8 @@ def test_what_names_no_data_set(tmp_path: Path, unpacked: Path, zipped: Path) ->
     for spec, words in (
         ("tiny-imagenet:", "write it like"),
         (f"tiny-imagenet:{tmp_path / 'missing'}", "cannot be read"),
-        (f"tiny-imagenet:{tmp_path / 'empty'}", "is no Tiny ImageNet"),
-        (f"tiny-imagenet:{tmp_path / 'other.zip'}", "is no Tiny ImageNet"),
+        (f"tiny-imagenet:{tmp_path / 'empty'}", "is not Tiny ImageNet"),
+        (f"tiny-imagenet:{tmp_path / 'other.zip'}", "is not Tiny ImageNet"),
         (f"tiny-imagenet:{tmp_path / 'text.zip'}", "download it again"),
         (f"tiny-imagenet:{tmp_path / 'cut.zip'}", "download it again"),
         (f"tiny-imagenet:{unpacked}?split=none", "names no split"),

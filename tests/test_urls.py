@@ -317,7 +317,7 @@ def test_wrong_encodings_are_named(tmp_path: Path) -> None:
     assert [entry.uri for entry in entries] == ["https://h/a"]
     assert told(unusable) == [("3", "wrong encoding"), ("4", "wrong encoding")]
     path.write_bytes("url,caption\nhttps://h/a,one\n".encode("utf-16-le"))  # without a mark
-    with pytest.raises(SourceError, match="first line is not good"):
+    with pytest.raises(SourceError, match="first line is not valid"):
         scan(f"urls:{path}")
 
 
@@ -499,7 +499,7 @@ def test_a_compressed_list_that_is_cut_short(tmp_path: Path) -> None:
     # Nobody knows what is behind: no item of the source may be taken for gone.
     assert (bad.uri, bad.reason, bad.contents_unknown) == (source.spec, "damaged", True)
     path.write_bytes(b"\x1f\x8b" + os.urandom(50))
-    with pytest.raises(SourceError, match="first line is not good"):
+    with pytest.raises(SourceError, match="first line is not valid"):
         scan(source)
 
 

@@ -348,7 +348,7 @@ HOSTILE: dict[str, tuple[bytes, list[str], list[tuple[str, str]]]] = {
             ("text cannot be read", "it is not UTF-8"),
             ("text cannot be read", "Expecting"),
             ("text cannot be read", "recursion"),
-            ("text cannot be read", "no JSON object"),
+            ("text cannot be read", "not a JSON object"),
             ("text cannot be read", "longer than"),
             ("text cannot be read", "Exceeds the limit"),
         ],

@@ -1,7 +1,7 @@
-"""Tar files, read by their headers alone: what is in them and where, without unpacking or holding any of it.
+"""Tar files, read by their headers only: the names and positions of their files, without unpacking.
 
-The formats are ustar and pax, as POSIX describes them, and that of GNU tar. Python's tarfile is not used since it
-believes what a header claims: it reads an extended header of any length into memory, and keeps all that it has seen.
+The formats are ustar and pax (POSIX.1-2001) and that of GNU tar. Python's tarfile is not used because it trusts
+headers: it reads an extended header of any length into memory, and keeps all headers.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _BLOCK = 512
 _MAX_EXTENDED_BYTES = 1 << 20
 """Longest name or extended header that is read."""
 _MAX_IMAGE_BYTES = 256 << 20
-"""Longest image that is read, into memory."""
+"""Longest image that is read into memory."""
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _LINK, _SPARSE, _FOLDER = "a link", "a sparse file", "a folder"
 _KINDS = {
     b"1": _LINK, b"2": _LINK, b"3": "a device", b"4": "a device", b"5": _FOLDER, b"6": "a fifo", b"S": _SPARSE,
 }  # fmt: skip
-"""What is no plain file, by the type in its header. All but the last have no content, whatever length is told."""
+"""The types in a header that are not plain files. All but the last have no content, whatever length they state."""
 _GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", (b"x", b"X"), b"g"
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar file, where its content is, and why it is no plain file of a usable name, or "".
+    """A file in a tar file, the position of its content, and why it is not a plain file with a usable name, or "".
 
     A usable name is relative, without `.` and `..`; `modified` are seconds since 1970.
     """
@@ -49,8 +49,8 @@ class Member:
 
 
 @dataclass
-class _Ahead:
-    """What extended headers tell of the file that follows."""
+class _ExtendedHeader:
+    """The information of extended headers about the next file."""
 
     name: str | None = None
     size: int | None = None
@@ -59,7 +59,7 @@ class _Ahead:
 
 @contextmanager
 def open_tar(path: str) -> Iterator[int]:
-    """A descriptor of the file. Raises `InvalidImageError` if it is none that can be read."""
+    """Open a file and yield its descriptor. Raises `InvalidImageError` if it is not a file that can be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
@@ -75,13 +75,13 @@ def open_tar(path: str) -> Iterator[int]:
 
 
 def members(descriptor: int) -> Iterator[Member]:
-    """The files of an open tar file, in their order, without the folders.
+    """Yield the files of an open tar file in their order, without the folders.
 
     Raises `InvalidImageError` where it is damaged or cut short, or at once if it is no tar file.
     """
     length = os.fstat(descriptor).st_size
     offset = 0
-    ahead = _Ahead()
+    ahead = _ExtendedHeader()
     while True:
         block = read_at(descriptor, _BLOCK, offset)
         if not _may_be_header(block):
@@ -106,17 +106,17 @@ def members(descriptor: int) -> Iterator[Member]:
             )
         if extends:
             if kind == _GNU_NAME or kind in _PAX:
-                _look_ahead(ahead, kind, size, read_at(descriptor, min(size, _MAX_EXTENDED_BYTES), start))
+                _read_extended(ahead, kind, size, read_at(descriptor, min(size, _MAX_EXTENDED_BYTES), start))
         else:
             problem = ahead.problem or _KINDS.get(kind, "")
             if problem != _FOLDER and not name.endswith("/"):
                 yield _member(name, start, size, _number(block[136:148]), problem)
-            ahead = _Ahead()
+            ahead = _ExtendedHeader()
         offset = start + -(-size // _BLOCK) * _BLOCK
 
 
 def read_at(descriptor: int, size: int, offset: int) -> bytes:
-    """That many bytes from an offset on, fewer at the end of the file. Raises `InvalidImageError` if that fails."""
+    """Read `size` bytes at an offset, fewer at the end of the file. Raises `InvalidImageError` if that fails."""
     parts = []
     try:
         while size and (part := os.pread(descriptor, min(size, 1 << 30), offset)):
@@ -128,7 +128,7 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def is_tar(path: str) -> bool:
-    """Whether the file begins as a tar file does."""
+    """Return whether the file begins like a tar file."""
     try:
         with open_tar(path) as descriptor:
             block = read_at(descriptor, _BLOCK, 0)
@@ -139,7 +139,7 @@ def is_tar(path: str) -> bool:
 
 @contextmanager
 def open_member(path: str, name: str) -> Iterator[IO[bytes]]:
-    """Open an image of a tar file for reading, seekable. Raises `InvalidImageError` if that cannot be done."""
+    """Open an image of a tar file for reading, seekable. Raises `InvalidImageError` if that fails."""
     with open_tar(path) as descriptor:
         status = os.fstat(descriptor)
         with _places_lock:
@@ -156,7 +156,7 @@ def open_member(path: str, name: str) -> Iterator[IO[bytes]]:
 
 
 def may_be_image(name: str) -> bool:
-    """Whether the name ends like an image."""
+    """Return whether the name has the extension of an image."""
     return os.path.splitext(name)[1].lower() in ALLOWED_EXTENSIONS
 
 
@@ -165,14 +165,14 @@ _places_lock = threading.Lock()
 
 @lru_cache(maxsize=4)
 def _places(path: str, *_state: int) -> dict[str, tuple[int, int]]:
-    """Offset and size of each image of a tar file in this state; of several of one name the first counts."""
+    """Return offset and size of each image of a tar file; of several with the same name, the first."""
     places: dict[str, tuple[int, int]] = {}
     with open_tar(path) as descriptor:
         try:
             for member in members(descriptor):
                 if not member.problem and may_be_image(member.name):
                     places.setdefault(member.name, (member.offset, member.size))
-        except InvalidImageError:  # what comes before the damage can be opened
+        except InvalidImageError:  # the files before the damage can be opened
             pass
     return places
 
@@ -183,12 +183,12 @@ def _may_be_header(block: bytes) -> bool:
         return False
     if not any(block):
         return True
-    told, blank = _number(block[148:156]), 8 * ord(" ")
-    return told == sum(block) - sum(block[148:156]) + blank and _number(block[124:136]) >= 0
+    stated, blank = _number(block[148:156]), 8 * ord(" ")
+    return stated == sum(block) - sum(block[148:156]) + blank and _number(block[124:136]) >= 0
 
 
 def _raise_for(block: bytes, offset: int, length: int) -> None:
-    """Raise `InvalidImageError` that tells why there is no header at `offset`."""
+    """Raise `InvalidImageError` with the reason why there is no header at `offset`."""
     if not length:
         raise InvalidImageError("not a tar file", "it is empty")
     compressed = [name for magic, name in _COMPRESSED.items() if block.startswith(magic)]
@@ -204,7 +204,7 @@ def _raise_for(block: bytes, offset: int, length: int) -> None:
 
 
 def _number(field: bytes) -> int:
-    """A number of a header, in octal digits or, where the first bit is set, in binary; -1 for what is none."""
+    """Return a number of a header, in octal digits or, if the first bit is set, in binary; -1 if it is not a number."""
     if field[0] & 0x80:
         return int.from_bytes(field, "big") - (0x80 << 8 * (len(field) - 1)) if field[0] == 0x80 else -1
     digits = field.split(b"\0", 1)[0].strip()
@@ -227,8 +227,8 @@ def _member(name: str, offset: int, size: int, modified: int, problem: str) -> M
     return Member(name if problem else posixpath.normpath(name), offset, size, modified, problem)
 
 
-def _look_ahead(ahead: _Ahead, kind: bytes, size: int, data: bytes) -> None:
-    """Note what an extended header tells."""
+def _read_extended(ahead: _ExtendedHeader, kind: bytes, size: int, data: bytes) -> None:
+    """Store the information of an extended header in `ahead`."""
     if size > _MAX_EXTENDED_BYTES:
         ahead.problem = "an extended header too long"
     elif kind == _GNU_NAME:
@@ -246,7 +246,7 @@ def _look_ahead(ahead: _Ahead, kind: bytes, size: int, data: bytes) -> None:
 
 
 def _pax_fields(data: bytes) -> dict[bytes, bytes]:
-    """The records `LENGTH KEY=VALUE` of an extended header, as far as they make sense."""
+    """Return the records `LENGTH KEY=VALUE` of an extended header, up to the first invalid one."""
     fields: dict[bytes, bytes] = {}
     start = 0
     while start < len(data):

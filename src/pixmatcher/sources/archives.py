@@ -1,4 +1,4 @@
-"""Images inside zip and tar files: read without unpacking, at a uri that goes on behind the name of the file."""
+"""Images in zip and tar files, read without unpacking. Their uri is the path of the file, "/", and the name inside."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..images import open_regular_file
 from . import _tar
 
 _MAX_BYTES = 256 << 20
-"""Longest image that is unpacked, into memory; a small entry may claim to be of any length."""
+"""Longest image that is unpacked into memory; a small entry may claim any length."""
 
 
 @contextmanager
 def open_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-    """Open an image of a zip file for reading, seekable. Raises `InvalidImageError` if that cannot be done."""
+    """Open an image of a zip file for reading, seekable. Raises `InvalidImageError` if that fails."""
     try:
         if archive.getinfo(name).file_size > _MAX_BYTES:
             raise InvalidImageError("too large", f"more than {_MAX_BYTES:,} bytes, unpacked")
@@ -30,7 +30,7 @@ def open_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
         raise InvalidImageError("missing", "the zip file has no such image") from error
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InvalidImageError("damaged", f"in the zip file: {error}") from error
-    except (RuntimeError, NotImplementedError) as error:  # a password, an unknown way to compress
+    except (RuntimeError, NotImplementedError) as error:  # a password, an unknown compression
         raise InvalidImageError("unsupported format", f"in the zip file: {error}") from error
     except OSError as error:
         raise InvalidImageError("cannot be read", error.strerror or str(error)) from error
@@ -39,9 +39,9 @@ def open_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_path(path: str) -> Iterator[IO[bytes]]:
-    """Open an image by its path, which may go on behind the name of a zip or tar file.
+    """Open an image by its path, which may continue inside a zip or tar file.
 
-    Raises `InvalidImageError` if that cannot be done.
+    Raises `InvalidImageError` if that fails.
     """
     above = os.path.dirname(os.path.abspath(path))
     while not os.path.lexists(above):
@@ -65,5 +65,5 @@ def open_path(path: str) -> Iterator[IO[bytes]]:
 
 @lru_cache(maxsize=2)
 def _archive(path: str, *_state: int) -> zipfile.ZipFile:
-    """A zip file in this state, kept open: to read its list of names takes longer than to read an image."""
+    """Return a zip file that stays open, because reading its list of names takes longer than reading an image."""
     return zipfile.ZipFile(path)

@@ -15,17 +15,17 @@ from ..images import ALLOWED_EXTENSIONS, open_regular_file
 from ..records import Entry
 from .protocol import Unusable
 
-# Folders that hold copies made by other programs: Synology's thumbnails.
-_PASSED_OVER = {"@eaDir"}
+# Folders with copies that other programs made: the thumbnails of Synology.
+_SKIPPED = {"@eaDir"}
 _COLLECTION_FILES = {"collection.json", "catalog.sqlite"}
 _COLLECTION_FOLDERS = {"vectors", "index"}
 
 
 class FolderSource:
-    """All files below a folder whose extension says image; names that begin with a dot are passed over.
+    """All files below a folder that have the extension of an image; names that begin with a dot are skipped.
 
-    Linked files and folders are followed, each folder once: where a link leads back to a folder above it, the loop is
-    reported and not entered.
+    Links to files and folders are followed, each folder once. A link to a folder above itself is reported as a loop,
+    and is not followed.
     """
 
     remote = thumbnails = False
@@ -47,7 +47,7 @@ class FolderSource:
         visited: set[tuple[int, int]] = set()
         links: list[str] = []
         yield from self._walk(self.spec, visited, links)
-        # Links come last, so that an image is found under its true folder if that lies in the source too.
+        # Links come last, so that an image is listed in its real folder if the source contains that folder.
         for link in links:
             yield from self._walk(link, visited, links)
 
@@ -71,35 +71,35 @@ class FolderSource:
             except OSError as error:
                 yield Unusable(folder, "folder cannot be read", _plain(error), contents_unknown=True)
                 continue
-            passed_over = _PASSED_OVER
+            skipped = _SKIPPED
             if _COLLECTION_FILES.issubset(child.name for child in children):
-                passed_over = _PASSED_OVER | _COLLECTION_FOLDERS
+                skipped = _SKIPPED | _COLLECTION_FOLDERS
             below = []
             for child in children:
-                if child.name.startswith(".") or child.name in passed_over:
+                if child.name.startswith(".") or child.name in skipped:
                     continue
                 try:
                     if child.is_dir(follow_symlinks=False):
                         below.append(child.path)
                         continue
-                    found = self._look_at(child, links)
+                    found = self._check_file(child, links)
                 except OSError as error:
                     found = Unusable(child.path, "cannot be read", _plain(error), contents_unknown=True)
                 if found is not None:
                     yield found
             folders.extend(reversed(below))
 
-    def _look_at(self, child: os.DirEntry[str], links: list[str]) -> Entry | Unusable | None:
+    def _check_file(self, child: os.DirEntry[str], links: list[str]) -> Entry | Unusable | None:
         try:
             status = child.stat()
         except FileNotFoundError:
             if not _may_be_image(child.name):
                 return None
             if child.is_symlink():
-                return Unusable(child.path, "dangling link", "what it points to does not exist")
-            return Unusable(child.path, "missing", "it vanished")
+                return Unusable(child.path, "dangling link", "its target does not exist")
+            return Unusable(child.path, "missing", "it was deleted during the scan")
         except OSError as error:
-            # What a link leads to could have been a folder: it is named whatever its extension.
+            # The target of a link may be a folder, so the link is reported whatever its extension.
             if error.errno == errno.ELOOP:
                 return Unusable(child.path, "symlink loop", _plain(error))
             if child.is_symlink() or _may_be_image(child.name):
@@ -107,7 +107,7 @@ class FolderSource:
             return None
         if S_ISDIR(status.st_mode):
             if _is_above(status, child.path):
-                return Unusable(child.path, "symlink loop", "it leads to a folder above itself")
+                return Unusable(child.path, "symlink loop", "it points to a folder above itself")
             links.append(child.path)
             return None
         if not _may_be_image(child.name):
@@ -120,7 +120,7 @@ class FolderSource:
 
 
 def _is_above(folder: os.stat_result, path: str) -> bool:
-    """Whether `folder` is one of the folders that `path` lies in."""
+    """Whether `folder` is one of the folders above `path`."""
     above = os.path.dirname(path)
     while True:
         if os.path.samestat(os.stat(above), folder):
@@ -132,12 +132,12 @@ def _is_above(folder: os.stat_result, path: str) -> bool:
 
 
 def _may_be_image(name: str) -> bool:
-    # As `is_allowed_extension`, at a sixth of its cost: a run over what is known already does little else.
+    # Same as `is_allowed_extension`, at a sixth of its cost: a run without changes does little else.
     return os.path.splitext(name)[1].lower() in ALLOWED_EXTENSIONS
 
 
 def as_date(seconds: float) -> str | None:
-    """The time as an ISO 8601 date, or None for a year that has none."""
+    """Return a time in seconds since 1970 as an ISO 8601 date, or None for a year outside its range."""
     try:
         return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError):

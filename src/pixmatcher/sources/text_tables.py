@@ -1,7 +1,7 @@
-"""Lists in text files, read line by line: whatever is in them, the good rows come out and the bad ones are named.
+"""Text files and tables, read line by line: valid rows are returned, and invalid ones are reported.
 
 Lines may end with LF, CR LF or CR. They are UTF-8 or, if the file begins with its mark, UTF-16 or UTF-32; the file may
-be compressed with gzip. Nothing longer than `MAX_LINE` is ever held.
+be compressed with gzip. Memory is bounded by `MAX_LINE`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .protocol import Unusable
 MAX_LINE = 131_072
 """Longest line, and longest row over several lines, in characters: as long as Python's csv module takes a field."""
 _MAX_LINES = 100
-"""Most lines of one row, inside quotes. An open quote is never looked for further than this."""
+"""Most lines of one row inside quotes. The search for a closing quote ends there."""
 _BLOCK = 1 << 18
 _MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as that of UTF-16 does
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins like the mark of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -35,23 +35,23 @@ _MARKS = (
 _URL_FIELD = re.compile(r'\s*"?https?://\S+\s*')
 
 Line: TypeAlias = "tuple[int, str] | Unusable"
-"""The number of a line, from 1, and its text without its end; or what is wrong with it."""
+"""The number of a line, from 1, and its text without the line end; or what is wrong with it."""
 Row: TypeAlias = "tuple[int, list[str]] | Unusable"
 """The number of the first line of a row, and its fields; or what is wrong with it."""
 
 
 def plain_name(name: str) -> str:
-    """The name of a column as names are compared: "Image_URL", "image url" and "imageURL" are one."""
+    """Return the name of a column for comparison: "Image_URL", "image url" and "imageURL" are equal."""
     return re.sub(r"[\s_-]+", "", name).casefold()
 
 
 @contextmanager
 def open_list(path: str) -> Iterator[io.BufferedIOBase]:
-    """Open a file for reading, unpacked if it is of gzip. Raises `SourceError` if that cannot be done."""
+    """Open a file for reading, and decompress it if it is a gzip file. Raises `SourceError` if that fails."""
     with ExitStack() as stack:
         try:
             if not os.path.isfile(path):
-                what = "is no regular file" if os.path.lexists(path) else "does not exist"
+                what = "is not a regular file" if os.path.lexists(path) else "does not exist"
                 raise SourceError(f"{path} {what}: name a file.")
             file: io.BufferedIOBase = stack.enter_context(open(path, "rb"))
             head = file.read(2)
@@ -61,7 +61,7 @@ def open_list(path: str) -> Iterator[io.BufferedIOBase]:
                 f"{path} cannot be read ({error.strerror or error}): check that you may read it."
             ) from error
         if not head:
-            raise SourceError(f"{path} is empty: was it copied or downloaded to its end?")
+            raise SourceError(f"{path} is empty: copy or download it again.")
         if head == b"\x1f\x8b":
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
         yield file
@@ -70,8 +70,8 @@ def open_list(path: str) -> Iterator[io.BufferedIOBase]:
 def read_lines(path: str) -> Iterator[Line]:
     """Yield the lines of a text file.
 
-    Named instead are lines that are too long, hold a NUL byte or are not in the encoding of the file, and, last, a
-    damage that hides the lines behind it. Raises `SourceError` if the file cannot be opened.
+    Yield `Unusable` for lines that are too long, contain a NUL byte or are not in the encoding of the file, and for
+    damage after which no line can be read. Raises `SourceError` if the file cannot be opened.
     """
     number = 0
     rest = b""
@@ -81,11 +81,11 @@ def read_lines(path: str) -> Iterator[Line]:
             try:
                 block = next(blocks, b"")
             except (OSError, EOFError, zlib.error) as error:
-                yield Unusable(path, "damaged", f"behind line {number:,}: {error}", contents_unknown=True)
+                yield Unusable(path, "damaged", f"after line {number:,}: {error}", contents_unknown=True)
                 return
             data = rest + block
             end = _end_of_lines(data) if block else len(data)
-            # Of a line without end only so much is kept that its length is told.
+            # Of a line that does not end, only enough is kept to report its length.
             rest = data[end : end + 4 * MAX_LINE + 1]
             if end:
                 lines, good = _split(data[:end])
@@ -101,8 +101,8 @@ def read_lines(path: str) -> Iterator[Line]:
 
 
 def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
-    """The content in UTF-8, without its mark, in blocks that are not empty."""
-    # What can still be unpacked in front of a damage comes out with read1, but not with read.
+    """Yield the content in UTF-8, without its byte order mark, in blocks that are not empty."""
+    # Before damage, read1 returns what can still be decompressed, and read does not.
     block = file.read1(_BLOCK)
     while len(block) < 4 and (more := file.read1(_BLOCK)):
         block += more
@@ -117,7 +117,7 @@ def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
     while True:
         text = decoder.decode(block, final=not block)
         if text:
-            # What could not be decoded must not pass for text further on.
+            # Characters that could not be decoded must not count as text later.
             yield text.encode().replace("\ufffd".encode(), b"\xff")
         if not block:
             return
@@ -125,14 +125,14 @@ def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
 
 
 def _end_of_lines(data: bytes) -> int:
-    """Where the last line of the data ends, if any does."""
+    """Return the end of the last complete line of the data, or 0."""
     end = data.rfind(b"\n") + 1
     # A CR at the very end may be the first half of CR LF.
     return end or data.rfind(b"\r", 0, len(data) - 1) + 1
 
 
 def _split(data: bytes) -> tuple[list[str], bool]:
-    """The lines, and whether all of them are good; bytes that are no UTF-8 become lone surrogates."""
+    """Return the lines, and whether all are valid; bytes that are not UTF-8 become lone surrogates."""
     try:
         text = data.decode()
         good = "\0" not in text
@@ -148,7 +148,7 @@ def _split(data: bytes) -> tuple[list[str], bool]:
 
 
 def _fault(line: str) -> tuple[str, str] | None:
-    """What is wrong with a line: a reason and more of it."""
+    """Return what is wrong with a line, a reason and a detail, or None."""
     if len(line) > MAX_LINE:
         return "too long", f"more than {MAX_LINE:,} characters in a line"
     if "\0" in line:
@@ -161,11 +161,11 @@ def _fault(line: str) -> tuple[str, str] | None:
 
 
 def read_rows(path: str, delimiter: str) -> Iterator[Row]:
-    """Yield the rows of a table, its header first; blank lines are passed over.
+    """Yield the rows of a table, its header first; blank lines are skipped.
 
-    A field may be in double quotes, with doubled ones inside (RFC 4180), over several lines. Where quotes are broken
-    only the line that opens them is given up, so that no row is swallowed; in a table with tabs, where quotes often are
-    text, it is taken as it stands. Rows that have not as many fields as the first are named.
+    A field may be in double quotes, with doubled ones inside (RFC 4180), and may have several lines. If quotes are not
+    closed, only the line that opens them is unusable, so that no other row is lost; in a table with tabs, where quotes
+    often are text, the line is read as it is. Rows with another number of fields than the first are unusable.
     Raises `SourceError` if the file cannot be opened.
     """
     lines = read_lines(path)
@@ -188,7 +188,7 @@ def read_rows(path: str, delimiter: str) -> Iterator[Row]:
             if unquoted is None and delimiter == "\t" and width in (0, text.count("\t") + 1):
                 unquoted = text.split("\t")
             if unquoted is None:
-                detail = "one is not closed, or text stands behind a closed one"
+                detail = "one is not closed, or text follows a closed one"
                 yield Unusable(f"{path}:{number}", "broken quotes", detail)
                 continue
             fields = unquoted
@@ -201,9 +201,9 @@ def read_rows(path: str, delimiter: str) -> Iterator[Row]:
 
 
 def _unquoted(text: str, lines: Iterator[Line], again: deque[Line], delimiter: str, width: int) -> list[str] | None:
-    """The fields of a row that begins with the line `text` and takes more lines as it needs them.
+    """Return the fields of a row that begins with the line `text` and may continue in the next lines.
 
-    None if its quotes are broken: then the lines that were taken are back in `again`.
+    None if its quotes are broken; then the lines that were read are put back into `again`.
     """
     taken: list[Line] = []
     try:
@@ -218,7 +218,7 @@ def _unquoted(text: str, lines: Iterator[Line], again: deque[Line], delimiter: s
 
 
 def _from(text: str, lines: Iterator[Line], again: deque[Line], taken: list[Line]) -> Iterator[str]:
-    """Give the csv module a line and, as it asks for more, those behind it, which are noted in `taken`."""
+    """Yield a line and, on demand, the next ones, which are appended to `taken`."""
     yield text + "\n"
     length = len(text)
     while len(taken) < _MAX_LINES and length <= MAX_LINE:
@@ -233,7 +233,7 @@ def _from(text: str, lines: Iterator[Line], again: deque[Line], taken: list[Line
 
 
 def _holds_rows(taken: list[Line], delimiter: str, width: int) -> bool:
-    """Whether lines inside quotes look like rows with a URL: then it was a quote too many that began them."""
+    """Whether lines inside quotes look like rows with a URL: then an extra quote began them."""
     for line in taken:
         fields = line[1].split(delimiter) if isinstance(line, tuple) else []
         if len(fields) >= width and any(map(_URL_FIELD.fullmatch, fields)):
@@ -242,10 +242,10 @@ def _holds_rows(taken: list[Line], delimiter: str, width: int) -> bool:
 
 
 def first_row(rows: Iterator[Row], path: str) -> tuple[int, list[str]]:
-    """The first row, for a header. Raises `SourceError` if there is none that can be read."""
+    """Return the first row, for a header. Raises `SourceError` if it cannot be read."""
     row = next(rows, None)
     if row is None:
-        raise SourceError(f"{path} is empty: was it copied or downloaded to its end?")
+        raise SourceError(f"{path} is empty: copy or download it again.")
     if isinstance(row, Unusable):
-        raise SourceError(f"{path} cannot be read: its first line is not good ({row.reason}: {row.detail}).")
+        raise SourceError(f"{path} cannot be read: its first line is not valid ({row.reason}: {row.detail}).")
     return row

@@ -1,6 +1,6 @@
-"""Tiny ImageNet: 200 classes of small images, unpacked or in the zip file it comes in.
+"""Tiny ImageNet: 200 classes of small images, unpacked or in the original zip file.
 
-Its layout: `wnids.txt` (the classes, as WordNet ids), `words.txt` (their names), `train/WNID/images/`, `val/images/`
+Layout: `wnids.txt` (the classes, as WordNet ids), `words.txt` (their names), `train/WNID/images/`, `val/images/`
 with `val/val_annotations.txt`, and `test/images/`, which has no labels. Bounding boxes are not read.
 """
 
@@ -24,7 +24,7 @@ from .protocol import Unusable
 SPLITS = ("train", "val", "test")
 _MARK = "wnids.txt"
 _MAX_TEXT_BYTES = 64 << 20
-"""Longest list that is read, into memory; words.txt of the original has 3 MB. A small zip file may claim any length."""
+"""Longest list that is read into memory; words.txt of the original has 3 MB. A small zip file may claim any length."""
 
 
 class TinyImageNetSource:
@@ -37,7 +37,7 @@ class TinyImageNetSource:
         path = os.path.abspath(name)
         splits = parse_qs(query).get("split", ["train"])
         if (query and set(parse_qs(query)) != {"split"}) or len(splits) != 1 or splits[0] not in (*SPLITS, "all"):
-            raise SourceError(f"{query} names no split: write ?split= with one of {', '.join(SPLITS)} or all.")
+            raise SourceError(f"?{query} is not a split: write ?split= with one of {', '.join(SPLITS)} or all.")
         self.spec = f"tiny-imagenet:{path}" + ("" if splits[0] == "train" else f"?split={splits[0]}")
         self._splits = SPLITS if splits[0] == "all" else (splits[0],)
         self._path = path
@@ -58,40 +58,40 @@ class TinyImageNetSource:
                 if isinstance(entry, Unusable):
                     yield entry
                     continue
-                # The class of a train image is the first folder; some copies have lost the folder `images` below it.
+                # The class of a train image is the first folder; some copies have no folder `images` below it.
                 wnid, slash, _ = entry.uri[len(self._tree.place(split)) :].partition("/")
                 label = (wnid if slash else None) if split == "train" else labels.get(os.path.basename(entry.uri))
                 yield Entry(entry.uri, entry.version, entry.modified, label)
             if not found and len(self._splits) == 1:
-                raise SourceError(f"{self._path} has no images of the split {split}: name another with ?split=.")
+                raise SourceError(f"{self._path} has no images of the split {split}: choose another with ?split=.")
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
         return self._tree.open(uri)
 
     def label_names(self) -> Mapping[str, str]:
-        """The names of the classes by their WordNet ids."""
+        """Return the names of the classes by their WordNet ids."""
         wanted = set(self._tree.text(_MARK).split())
         pairs = (line.split("\t", 1) for line in self._tree.text("words.txt").splitlines())
         return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[0] in wanted}
 
     def _val_labels(self) -> dict[str, str]:
-        """The label of each image of the split val by the name of its file."""
+        """Return the label of each image of the split val by its file name."""
         lines = (line.split("\t") for line in self._tree.text("val/val_annotations.txt").splitlines())
         return {fields[0]: fields[1] for fields in lines if len(fields) > 1}
 
 
 def dataset_root(names: Iterable[str]) -> str | None:
-    """The folder of the data set, empty or with a slash at its end, among the names in a zip file; None without it."""
+    """Return the folder of the data set in a zip file with these names, "" or ending in a slash; None without it."""
     marks = [name for name in names if name == _MARK or name.endswith("/" + _MARK)]
     return min(marks, key=len).removesuffix(_MARK) if marks else None
 
 
 class _Tree(Protocol):
-    """The files of the data set, wherever they are."""
+    """The files of the data set, in a folder or in a zip file."""
 
     def images(self, split: str) -> Iterable[Entry | Unusable]: ...
     def place(self, split: str) -> str:
-        """How the uris of the images of a split begin."""
+        """Return the beginning of the uris of a split."""
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]: ...
     def text(self, name: str) -> str: ...
@@ -102,7 +102,7 @@ class _UnpackedTree:
         roots = [path, os.path.join(path, "tiny-imagenet-200")]
         found = [root for root in roots if os.path.isfile(os.path.join(root, _MARK))]
         if not found:
-            raise SourceError(f"{path} is no Tiny ImageNet: it has no {_MARK}. Name the folder tiny-imagenet-200.")
+            raise SourceError(f"{path} is not Tiny ImageNet: it has no {_MARK}. Name the folder tiny-imagenet-200.")
         self._root = found[0]
 
     def images(self, split: str) -> Iterable[Entry | Unusable]:
@@ -131,21 +131,21 @@ class _ZippedTree:
         try:
             self._archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
-            raise SourceError(f"{path} is no whole zip file ({error}): download it again.") from error
+            raise SourceError(f"{path} is not a complete zip file ({error}): download it again.") from error
         except OSError as error:
             raise SourceError(
                 f"{path} cannot be read ({error.strerror}): name the folder or the zip file of Tiny ImageNet."
             ) from error
         root = dataset_root(self._archive.namelist())
         if root is None:
-            raise SourceError(f"{path} is no Tiny ImageNet: it has no {_MARK}.")
+            raise SourceError(f"{path} is not Tiny ImageNet: it has no {_MARK}.")
         self._root = root
 
     def images(self, split: str) -> Iterable[Entry | Unusable]:
         below = f"{self._root}{split}/"
         for info in self._archive.infolist():
             if info.filename.startswith(below) and is_allowed_extension(info.filename):
-                # The content, not the zip file, tells whether the image has changed.
+                # The version depends on the content of the image, not on the zip file.
                 version = f"{info.CRC:08x}-{info.file_size}"
                 yield Entry(f"{self._path}/{info.filename}", version, _date(info.date_time))
 
@@ -164,7 +164,7 @@ class _ZippedTree:
 
 
 def _text(file: IO[bytes]) -> str:
-    """The text of a list. Raises `OSError` if it is too long to be one."""
+    """Return the text of a list. Raises `OSError` if it is too long."""
     data = file.read(_MAX_TEXT_BYTES + 1)
     if len(data) > _MAX_TEXT_BYTES:
         raise OSError(f"more than {_MAX_TEXT_BYTES:,} bytes")

@@ -1,7 +1,7 @@
-"""WebDataset: tar files of images with captions and details beside them, as img2dataset writes them.
+"""WebDataset: tar files of images with their captions and details, as img2dataset writes them.
 
-The files of a sample follow one another and have one key, the name up to the first dot: KEY.jpg, KEY.txt (the caption),
-KEY.json (caption, label, url, author, license, title), KEY.cls (the label). Nothing is unpacked to the disk.
+The files of a sample are next to each other and have the same key, the name up to the first dot: KEY.jpg, KEY.txt (the
+caption), KEY.json (caption, label, url, author, license, title), KEY.cls (the label). Nothing is unpacked to the disk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .folder import as_date
 from .protocol import Unusable
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-"""What counts as a shard in a folder; those that are compressed cannot be read, and are told."""
+"""The endings of shards in a folder. Compressed shards cannot be read and are reported."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,12})\.\.(\d{1,12})")
 _MAX_SHARDS = 100_000
@@ -56,7 +56,7 @@ class WebDatasetSource:
             except InvalidImageError as error:
                 found.append(error)
             for damage in found:
-                # Nobody knows what else was in it.
+                # The rest of its contents is unknown.
                 reason = "missing shard" if damage.reason == "missing" else damage.reason
                 yield Unusable(shard, reason, damage.detail, contents_unknown=True)
 
@@ -74,7 +74,7 @@ class WebDatasetSource:
 
 
 def _shards(path: str) -> list[str]:
-    """The tar files that a path means, be they there or not. Raises `SourceError` if a pattern means too many."""
+    """Return the tar files of a path or pattern, which may not exist. Raises `SourceError` if there are too many."""
     if os.path.isdir(path):
         try:
             names = sorted(os.listdir(path))
@@ -90,24 +90,24 @@ def _shards(path: str) -> list[str]:
 
 
 def _without_braces(pattern: str) -> list[str]:
-    """All that a pattern with {a..b} and {a,b} means, as a shell would understand it."""
+    """Return all names that a pattern with {a..b} and {a,b} stands for, as in a shell."""
     patterns, done = [pattern], False
     while not done:
         expanded = list(islice((text for one in patterns for text in _expanded(one)), _MAX_SHARDS + 1))
         if len(expanded) > _MAX_SHARDS:
-            raise SourceError(f"{pattern} means more than {_MAX_SHARDS:,} tar files: name fewer at once.")
+            raise SourceError(f"{pattern} stands for more than {_MAX_SHARDS:,} tar files: name fewer.")
         done = expanded == patterns
         patterns = expanded
     return list(dict.fromkeys(patterns))
 
 
 def _expanded(pattern: str) -> Sequence[str]:
-    """What the first braces mean that mean anything."""
+    """Return the names for the first braces that are a range or a list."""
     for braces in _BRACES.finditer(pattern):
         before, inside, after = pattern[: braces.start()], braces[1], pattern[braces.end() :]
         if bounds := _RANGE.fullmatch(inside):
             first, last = int(bounds[1]), int(bounds[2])
-            # As in a shell: zeros in front say how many digits there are.
+            # As in a shell, leading zeros set the number of digits.
             width = max(map(len, bounds.groups())) if any(re.match("0.", b) for b in bounds.groups()) else 0
             step = 1 if first <= last else -1
             numbers = range(first, last + step, step)[: _MAX_SHARDS + 1]
@@ -118,21 +118,21 @@ def _expanded(pattern: str) -> Sequence[str]:
 
 
 def _scan_shard(shard: str, descriptor: int, found: list[InvalidImageError]) -> Iterator[Entry | Unusable]:
-    """The images of a tar file; what ends it early is noted in `found`."""
+    """Yield the images of a tar file; an error that ends it early is appended to `found`."""
 
-    def whole() -> Iterator[Member]:
+    def until_damage() -> Iterator[Member]:
         try:
             yield from members(descriptor)
         except InvalidImageError as error:
             found.append(error)
 
     status = os.fstat(descriptor)
-    # Whatever changed the file may have changed any image in it; its content then decides.
+    # A change of the file may have changed any image in it; then the content decides.
     state = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
     seen: set[str] = set()
-    for _, sample in groupby(whole(), lambda member: _key_and_ending(member.name)[0]):
+    for _, sample in groupby(until_damage(), lambda member: _key_and_ending(member.name)[0]):
         images: list[Member] = []
-        beside: dict[str, Member] = {}
+        texts_of: dict[str, Member] = {}
         for member in sample:
             base, ending = posixpath.basename(member.name), _key_and_ending(member.name)[1]
             is_image = may_be_image(member.name)
@@ -149,43 +149,43 @@ def _scan_shard(shard: str, descriptor: int, found: list[InvalidImageError]) -> 
                 if is_image:
                     images.append(member)
                 else:
-                    beside[ending] = member
+                    texts_of[ending] = member
         if images:
-            told, unusable = _told(shard, descriptor, beside)
+            info, unusable = _sample_info(shard, descriptor, texts_of)
             yield from unusable
             for image in images:
                 yield Entry(
                     f"{shard}/{image.name}",
                     f"{state}-{image.offset}-{image.size}",
                     as_date(image.modified),
-                    told.label,
-                    told.caption,
-                    details=told.details,
+                    info.label,
+                    info.caption,
+                    details=info.details,
                 )
 
 
 def _key_and_ending(name: str) -> tuple[str, str]:
-    """The key of a sample, and what follows it in lower case."""
+    """Return the key of a sample, and the rest of the name in lower case."""
     folder, base = posixpath.split(name)
     key, _, ending = base.partition(".")
     return f"{folder}/{key}", ending.lower()
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What the files beside an image tell of it."""
+class _SampleInfo:
+    """The information about an image from the other files of its sample."""
 
     label: str | None
     caption: str | None
     details: Mapping[str, str]
 
 
-def _told(shard: str, descriptor: int, beside: Mapping[str, Member]) -> tuple[_Told, list[Unusable]]:
-    """What the files of a sample, by their endings, tell of its image, and those that cannot be used."""
+def _sample_info(shard: str, descriptor: int, files: Mapping[str, Member]) -> tuple[_SampleInfo, list[Unusable]]:
+    """Return the information in the files of a sample, by their endings, and the files that cannot be used."""
     texts: dict[str, str] = {}
     values: dict[str, Any] = {}
     unusable = []
-    for ending, member in beside.items():
+    for ending, member in files.items():
         try:
             texts[ending] = _text(descriptor, member)
             if ending == "json":
@@ -193,23 +193,23 @@ def _told(shard: str, descriptor: int, beside: Mapping[str, Member]) -> tuple[_T
         except (InvalidImageError, ValueError, RecursionError) as error:
             unusable.append(Unusable(f"{shard}/{member.name}", "text cannot be read", str(error)[:200]))
     label = values.get("label")
-    told = _Told(
+    info = _SampleInfo(
         _clean(texts.get("cls")) or _clean(str(label) if type(label) is int else label),
         _clean(texts.get("txt")) or _clean(values.get("caption")),
         {name: text for name in _DETAILS if (text := _clean(values.get(name)))},
     )
-    return told, unusable
+    return info, unusable
 
 
 def _object(text: str) -> dict[str, Any]:
     values = json.loads(text)
     if not isinstance(values, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return values
 
 
 def _text(descriptor: int, member: Member) -> str:
-    """The text of a file. Raises `ValueError` if it is too long or not UTF-8."""
+    """Return the text of a file. Raises `ValueError` if it is too long or not UTF-8."""
     if member.size > _MAX_TEXT_BYTES:
         raise ValueError(f"longer than {_MAX_TEXT_BYTES:,} bytes")
     try:
@@ -219,7 +219,7 @@ def _text(descriptor: int, member: Member) -> str:
 
 
 def _clean(text: object) -> str | None:
-    """A text that can be stored, without blanks around it; None for what is empty or no text."""
+    """Return a text that can be stored, without surrounding blanks; None if it is empty or not a text."""
     if not isinstance(text, str):
         return None
     return text.encode("utf-8", "replace").decode().replace("\0", " ").strip() or None
