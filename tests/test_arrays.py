@@ -237,7 +237,7 @@ def test_what_fits_no_collection(tiny: TinyEncoder, tmp_path: Path) -> None:
         (specs[0], tmp_path / "photos", None, "no embeddings of the encoder tiny"),
         (specs[1], tmp_path / "col", None, "no embeddings of the encoder mobilenet"),
         (specs, tmp_path / "both", None, "no embeddings of the encoder mobilenet"),
-        ([tmp_path / "photos", specs[0]], tmp_path / "both", None, "not at hand to encode .*photos"),
+        ([tmp_path / "photos", specs[0]], tmp_path / "both", None, "not available to encode .*photos"),
         (specs[0], tmp_path / "other", [CLIP], "was made with the encoders mobilenet"),
         (specs[0], None, None, "name one for the collection with -c"),
     ):

@@ -110,8 +110,8 @@ def test_what_names_no_data_set(tmp_path: Path, unpacked: Path, zipped: Path) ->
         (f"tiny-imagenet:{tmp_path / 'other.zip'}", "is not Tiny ImageNet"),
         (f"tiny-imagenet:{tmp_path / 'text.zip'}", "download it again"),
         (f"tiny-imagenet:{tmp_path / 'cut.zip'}", "download it again"),
-        (f"tiny-imagenet:{unpacked}?split=none", "names no split"),
-        (f"tiny-imagenet:{unpacked}?spilt=val", "names no split"),
+        (f"tiny-imagenet:{unpacked}?split=none", "is not a split"),
+        (f"tiny-imagenet:{unpacked}?spilt=val", "is not a split"),
     ):
         with pytest.raises(SourceError, match=words):
             open_source(spec)
