@@ -310,12 +310,12 @@ def test_a_full_temporary_folder(tmp_path: Path, small_disk: Path | None) -> Non
         for number in range(20_000):
             file.write(f"{number:016x},/m/{'long' * 100},1\n")
     code = (
-        "from pixmatcher.sources import open_images, open_source\nopen_images._CACHE_KIB = 100\n"
+        "from pixmatcher.sources import _image_labels, open_source\n_image_labels._CACHE_KIB = 100\n"
         f"list(open_source('open-images:{tmp_path}').scan())"
     )
     environment = {**os.environ, "SQLITE_TMPDIR": str(small_disk)}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
-    assert "SourceError: The labels of the images cannot be put in order" in run.stderr
+    assert "SourceError: The labels of the images cannot be sorted" in run.stderr
     assert run.stderr.strip().endswith("set TMPDIR to a folder with more room.")
     assert list(small_disk.iterdir()) == []
 
@@ -328,7 +328,7 @@ def test_the_temporary_database_leaves_nothing_behind_a_killed_process(tmp_path:
             file.write(f"{number:016x},/m/{'long' * 20},1\n")
     (tmp_path / "images.csv").write_text(HEADER + image(IDS[0]))
     code = (
-        "from pixmatcher.sources import open_images, open_source\nopen_images._CACHE_KIB = 100\n"
+        "from pixmatcher.sources import _image_labels, open_source\n_image_labels._CACHE_KIB = 100\n"
         f"print(next(open_source('open-images:{tmp_path}').scan()).label[:6], flush=True)\n"
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -400,7 +400,7 @@ def test_what_names_no_list(tmp_path: Path) -> None:
         ("missing.csv", "does not exist"),
         ("folder.csv", "is not a file"),
         ("fifo.csv", "is not a file"),
-        ("a.docx", r"no known kind.*\.jsonl"),
+        ("a.docx", r"unknown kind.*\.jsonl"),
         ("a.csv?nothing", r"\?nothing are not valid.*url="),
         ("a.csv?url=", "not valid"),
         ("a.csv?url=a&url=b", "not valid"),
@@ -435,14 +435,14 @@ def test_a_file_that_may_not_be_read(open_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('[{"url": "https://h/a"}, {"url": "https', "not whole JSON"),
+        ('[{"url": "https://h/a"}, {"url": "https', "not complete JSON"),
         ("[" * 200_000, "nested too deep"),
         ('{"a":' * 200_000, "nested too deep"),
-        ('{"url": "https://h/a"}\n{"url": "https://h/b"}\n', r"name it \.jsonl"),
-        ('"https://h/a"', "is no list of URLs"),
-        ("{}", "is no list of URLs"),
+        ('{"url": "https://h/a"}\n{"url": "https://h/b"}\n', r"rename it to \.jsonl"),
+        ('"https://h/a"', "is not a list of URLs"),
+        ("{}", "is not a list of URLs"),
         ('{"a": {"b": 1}}', "no column of URLs, but 'a'"),
-        ("[\xff]", "not whole JSON"),
+        ("[\xff]", "not complete JSON"),
     ],
 )
 def test_json_that_is_none(tmp_path: Path, content: str, words: str) -> None:

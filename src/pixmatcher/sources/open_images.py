@@ -1,31 +1,26 @@
 """Open Images, from its own metadata files (https://storage.googleapis.com/openimages/web/download_v7.html).
 
-What a csv file is, its columns tell:
+The columns of a CSV file show what it is:
 
 - an image list: ImageID, OriginalURL and mostly Subset, OriginalLandingURL, License, Author, Title, Thumbnail300KURL,
   Rotation;
 - image-level labels: ImageID, LabelName, Confidence; not boxes, which have more;
 - class descriptions: LabelName, DisplayName, often without this header.
-
-The labels of nine million images do not fit into memory. They go to a temporary database, which SQLite keeps in memory
-while it is small and then in a file that has no name, in SQLITE_TMPDIR or TMPDIR.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from operator import itemgetter
 from typing import IO
 
 from ..errors import SourceError
 from ..records import Entry
+from ._image_labels import ImageLabels, column_positions
 from ._image_urls import cannot_open, normal_url, shortened, version_of
 from ._options import split_options
 from .protocol import Unusable
@@ -43,16 +38,13 @@ _DETAILS = (
     ("title", "title"),
     ("page", "originallandingurl"),
 )
-_MOST_LABELS = 50
-"""Labels of an image that are kept, the most confident ones; the data set has up to some thirty."""
-_CACHE_KIB = 65_536
 _ROWS_AT_ONCE = 1000
 _SPLITS_SHOWN = 10
 
 
 @dataclass
 class _Files:
-    """The files of the data set by what they hold, each in the order of their names."""
+    """The files of the data set by their content, sorted by name."""
 
     images: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -63,8 +55,10 @@ class _Files:
 
 
 class OpenImagesSource:
-    """The images of Open Images. The rest of the spec is the folder of its csv files, or an image list, which takes
-    labels and their names from the other files of its folder; behind it `?split=NAME` for one Subset alone.
+    """The images of Open Images.
+
+    The rest of the spec is the folder of its CSV files, or an image list, whose labels and their names are in the other
+    files of its folder; `?split=NAME` after it selects one Subset.
     """
 
     folder: str | None = None
@@ -88,7 +82,7 @@ class OpenImagesSource:
             yield from _read_names(path, names)
         found = False
         others: set[str] = set()
-        with closing(_Labels()) as labels:
+        with closing(ImageLabels()) as labels:
             for path in self._chosen(files.labels):
                 yield from labels.load(path)
             labels.complete()
@@ -104,7 +98,7 @@ class OpenImagesSource:
         return cannot_open(uri)
 
     def label_names(self) -> Mapping[str, str]:
-        """The display names of the class descriptions; what is wrong with them, `scan` tells."""
+        """Return the display names of the class descriptions; `scan` reports their errors."""
         names: dict[str, str] = {}
         with suppress(SourceError):
             for path in self._files().names:
@@ -113,7 +107,7 @@ class OpenImagesSource:
         return names
 
     def _files(self) -> _Files:
-        """Find out what there is. Raises `SourceError` if there is no image list."""
+        """Return the files of the data set. Raises `SourceError` if there is no image list."""
         files = _Files()
         folder = self._path if os.path.isdir(self._path) else os.path.dirname(self._path)
         try:
@@ -144,7 +138,7 @@ class OpenImagesSource:
         return files
 
     def _chosen(self, paths: list[str]) -> list[str]:
-        """The files of labels without those that are of another split by their names."""
+        """Return the files of labels, except those whose name says another split."""
         if self._split is None:
             return paths
         chosen = []
@@ -156,11 +150,11 @@ class OpenImagesSource:
         return chosen or paths
 
     def _read_images(
-        self, path: str, labels: _Labels, names: Mapping[str, str], others: set[str]
+        self, path: str, labels: ImageLabels, names: Mapping[str, str], others: set[str]
     ) -> Iterator[Entry | Unusable]:
-        """The images of a list; the splits that are passed over are noted in `others`."""
+        """Yield the images of a list; the names of other splits are added to `others`."""
         rows = read_rows(path, ",")
-        columns = _columns(first_row(rows, path)[1])
+        columns = column_positions(first_row(rows, path)[1])
         image_id = columns["imageid"]
         if self._split is not None:
             if "subset" not in columns:
@@ -172,7 +166,7 @@ class OpenImagesSource:
                 if isinstance(row, tuple):
                     yield _entry(path, *row, columns, found, names)
                 elif row.contents_unknown:
-                    # Where the list breaks off, nobody knows which images are behind.
+                    # After damage it is unknown which images follow.
                     yield replace(row, uri=self.spec, detail=f"{path} {row.detail}")
                 else:
                     yield row
@@ -194,11 +188,11 @@ def _entry(
     labels: Mapping[str, Sequence[str]],
     names: Mapping[str, str],
 ) -> Entry | Unusable:
-    """The image of a row."""
-    turned = fields[columns["rotation"]].strip().lower() if "rotation" in columns else ""
-    if turned not in _ROTATIONS:
-        return Unusable(f"{path}:{number}", "wrong rotation", f"{shortened(turned)} is not a multiple of 90 degrees")
-    rotation = _ROTATIONS[turned]
+    """Return the image of a row."""
+    rotated = fields[columns["rotation"]].strip().lower() if "rotation" in columns else ""
+    if rotated not in _ROTATIONS:
+        return Unusable(f"{path}:{number}", "wrong rotation", f"{shortened(rotated)} is not a multiple of 90 degrees")
+    rotation = _ROTATIONS[rotated]
     try:
         url = normal_url(fields[columns["originalurl"]])
     except ValueError as error:
@@ -206,8 +200,8 @@ def _entry(
     urls: tuple[str, ...] = (url,)
     small = fields[columns["thumbnail300kurl"]] if "thumbnail300kurl" in columns else ""
     if small:
-        with suppress(ValueError):  # there is the original
-            # Flickr's smaller sizes are upright, so what must be turned is the original, if that is to be had.
+        with suppress(ValueError):  # the original remains
+            # Smaller sizes of Flickr are upright, so for a rotation the original is preferred.
             both = (url, normal_url(small)) if rotation else (normal_url(small), url)
             urls = tuple(dict.fromkeys(both))
     details: dict[str, str] = {}
@@ -222,120 +216,10 @@ def _entry(
     return Entry(url, version_of(urls, rotation), None, label, None, urls, rotation, details)
 
 
-class _Labels:
-    """The positive labels of all images, most confident first, in a temporary database."""
-
-    def __init__(self) -> None:
-        self._connection: sqlite3.Connection | None = None
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-
-    def load(self, path: str) -> Iterator[Unusable]:
-        """Take in the labels of a file, and yield what is wrong with it."""
-        if self._connection is None:
-            # A database without a name is temporary: SQLite deletes its file when it opens it.
-            with _explained():
-                self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-                self._connection.execute("PRAGMA journal_mode = OFF")
-                self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-                self._connection.execute("CREATE TABLE labels (image TEXT, labels TEXT)")
-        rows = read_rows(path, ",")
-        columns = _columns(first_row(rows, path)[1])
-        image_id, name, confidence = (columns[name] for name in ("imageid", "labelname", "confidence"))
-        # The labels of an image mostly stand together: they become one row.
-        current = ""
-        found: list[tuple[float, str]] = []
-        waiting: list[tuple[str, str]] = []
-        for row in rows:
-            if isinstance(row, Unusable):
-                yield replace(row, contents_unknown=False)
-                continue
-            number, fields = row
-            try:
-                sure = float(fields[confidence])
-            except ValueError:
-                sure = -1.0
-            if not 0 <= sure <= 1:
-                detail = f"{shortened(fields[confidence])} is not between 0 and 1"
-                yield Unusable(f"{path}:{number}", "wrong confidence", detail)
-                continue
-            if fields[image_id] != current or len(found) == 1000:
-                if found:
-                    waiting.append((current.strip(), _packed(found)))
-                    found.clear()
-                    if len(waiting) >= 10_000:
-                        self._put(waiting)
-                current = fields[image_id]
-            label = fields[name].strip().replace("\n", " ")
-            if sure and label:
-                found.append((sure, label))
-        if found:
-            waiting.append((current.strip(), _packed(found)))
-        self._put(waiting)
-
-    def _put(self, waiting: list[tuple[str, str]]) -> None:
-        assert self._connection is not None
-        with _explained():
-            self._connection.execute("BEGIN")
-            self._connection.executemany("INSERT INTO labels VALUES (?, ?)", waiting)
-            self._connection.execute("COMMIT")
-        waiting.clear()
-
-    def complete(self) -> None:
-        """To be called when all files are loaded."""
-        if self._connection is not None:
-            with _explained():
-                self._connection.execute("CREATE INDEX by_image ON labels (image)")
-
-    def of(self, images: Sequence[str]) -> dict[str, list[str]]:
-        """The labels of images, the most confident first, those of the same confidence in the order of the files."""
-        if self._connection is None:
-            return {}
-        with _explained():
-            rows = self._connection.execute(
-                "SELECT image, labels FROM labels WHERE image IN (SELECT value FROM json_each(?)) ORDER BY rowid",
-                (json.dumps(images),),
-            ).fetchall()
-        packed: dict[str, str] = {}
-        for image, text in rows:
-            packed[image] = f"{packed[image]}\n{text}" if image in packed else text
-        return {image: _unpacked(text) for image, text in packed.items()}
-
-
-def _packed(found: list[tuple[float, str]]) -> str:
-    """Labels and how sure they are, as they are stored: one a line, the most confident first."""
-    found.sort(key=itemgetter(0), reverse=True)  # stable all the same
-    return "\n".join([f"{sure} {label}" for sure, label in found[:_MOST_LABELS]])
-
-
-def _unpacked(text: str) -> list[str]:
-    """The labels of an image, each once."""
-    found = [line.partition(" ") for line in text.split("\n")]
-    found.sort(key=lambda parts: float(parts[0]), reverse=True)
-    return [*dict.fromkeys([label for _, _, label in found])][:_MOST_LABELS]
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise SourceError(
-            f"The labels of the images cannot be put in order ({error}): set TMPDIR to a folder with more room."
-        ) from error
-
-
-def _columns(header: Sequence[str]) -> dict[str, int]:
-    """The position of each column by its plain name."""
-    return {plain_name(name): position for position, name in reversed([*enumerate(header)])}
-
-
 def _kind_of(path: str) -> str | None:
-    """What a file holds, by the field of `_Files` for it. Raises `SourceError` if its first line cannot be read."""
+    """Return the field of `_Files` for a file, or None. Raises `SourceError` if its first line cannot be read."""
     row = first_row(read_rows(path, ","), path)[1]
-    names = {*_columns(row)}
+    names = {*column_positions(row)}
     if {"imageid", "originalurl"} <= names:
         return "images"
     if {"imageid", "labelname", "confidence"} <= names and names.isdisjoint({"xmin", "maskpath"}):
@@ -348,7 +232,7 @@ def _kind_of(path: str) -> str | None:
 
 
 def _read_names(path: str, names: dict[str, str]) -> Iterator[Unusable]:
-    """Take in what labels are called, and yield what is wrong with the file."""
+    """Load the names of labels, and yield the invalid rows of the file."""
     for row in read_rows(path, ","):
         if isinstance(row, Unusable):
             yield replace(row, contents_unknown=False)

@@ -1,6 +1,6 @@
 """Images at the URLs in a list: txt, csv, tsv, json, jsonl or parquet, or a JSON mapping of indices to file names.
 
-The names of columns that are recognised are those of the lists in use: of img2dataset and clip-retrieval (url, caption,
+The recognised names of columns are those of common lists: img2dataset and clip-retrieval (url, caption,
 key), LAION (URL, TEXT), COYO (id, url, text), SBU (image_urls, captions), Open Images (ImageID, OriginalURL), others.
 """
 
@@ -12,18 +12,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain, islice, zip_longest
-from typing import IO, Any, TypeAlias
+from typing import IO
 from urllib.parse import quote, urljoin
 
 from ..errors import SourceError
 from ..records import Entry
+from ._cell_values import TooLongError, Value, as_list, as_text, first_line
 from ._image_urls import cannot_open, normal_url, shortened, version_of
 from ._options import split_options
 from .protocol import Unusable
 from .text_tables import MAX_LINE, first_row, open_list, plain_name, read_lines, read_rows
 
 MAX_JSON = 256 << 20
-"""Longest json file in bytes, unpacked: it is read whole, into several times as much memory."""
+"""Longest JSON file in bytes, decompressed: all of it is read, into several times as much memory."""
 _FORMATS = {
     ".txt": "txt",
     ".csv": "csv",
@@ -42,16 +43,13 @@ _COLUMNS = {
     "license": ("license", "licence"),
     "title": ("title",),
 }
-"""The names of columns by what they hold, as `plain_name` gives them, the likeliest first."""
+"""The names of columns by their content, as `plain_name` returns them, the most likely first."""
 _CHOSEN = ("url", "caption", "label", "id")
 _DETAILS = ("id", "author", "license", "title")
 _ROWS_AT_ONCE = 4096
 _NAMES_SHOWN = 20
 _MOST_COLUMNS = 1000
-"""Of an object with more keys in json, the others are no columns."""
-
-Value: TypeAlias = Any
-"""Of a row: text where it is from a table, whatever JSON or parquet have otherwise."""
+"""Further keys of a JSON object are not columns."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,14 @@ class _Columns:
 
 
 _JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda _: None)
-"""Leaves numbers as they are written: they are ids or labels here."""
+"""Keeps numbers as they are written, because they are ids or labels."""
 _ONLY_URL = _Columns(0, None, None, ())
 
 
 class UrlListSource:
-    """The images of one list. The rest of the spec is `FILE`, with `?url=COLUMN` and the like behind it.
+    """The images of one list. The rest of the spec is `FILE`, with options such as `?url=COLUMN` after it.
 
-    A row that is none, or whose URL is none, is reported as `FILE:LINE`, in json and parquet `FILE:ROW`.
+    An invalid row, or a row with an invalid URL, is reported as `FILE:LINE`, in JSON and Parquet as `FILE:ROW`.
     """
 
     folder: str | None = None
@@ -87,7 +85,7 @@ class UrlListSource:
             what = "is not a file" if os.path.lexists(self._path) else "does not exist"
             raise SourceError(f"{self._path} {what}: name a list of URLs.")
         if extension not in _FORMATS:
-            raise SourceError(f"{self._path} is of no known kind: let its name end with {', '.join(_FORMATS)}.")
+            raise SourceError(f"{self._path} is of an unknown kind: its name must end with {', '.join(_FORMATS)}.")
         self._format = _FORMATS[extension]
         self._base = self._chosen.pop("base", None)
         if self._base is not None:
@@ -97,7 +95,7 @@ class UrlListSource:
                     raise ValueError("it has a ? in it")
             except ValueError as error:
                 raise SourceError(f"?base= is not a URL ({error}): write it like ?base=https://host/folder/.") from None
-            # It is a folder, with or without a slash at its end.
+            # It is a folder, with or without a slash at the end.
             self._base = base if base.endswith("/") else f"{base}/"
 
     def scan(self) -> Iterator[Entry | Unusable]:
@@ -110,9 +108,9 @@ class UrlListSource:
             "parquet": self._scan_parquet,
         }
         for found in scans[self._format]():
-            # Where the list breaks off, nobody knows which items of it are behind.
-            hides = isinstance(found, Unusable) and found.contents_unknown
-            yield replace(found, uri=self.spec) if hides else found
+            # After damage it is unknown which items follow.
+            unknown = isinstance(found, Unusable) and found.contents_unknown
+            yield replace(found, uri=self.spec) if unknown else found
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
         return cannot_open(uri)
@@ -155,14 +153,14 @@ class UrlListSource:
             if all(isinstance(name, str) for name in data.values()) and not self._chosen:
                 yield from self._json_mapping(data)
                 return
-            self._columns([*data])  # says what is missing
+            self._columns([*data])  # raises an error that says what is missing
         raise SourceError(
-            f"{self._path} is no list of URLs: give a list of objects or of URLs, an object of columns, "
+            f"{self._path} is not a list of URLs: give a list of objects or of URLs, an object of columns, "
             "or one of file names with ?base=."
         )
 
     def _json_columns(self, data: dict[str, Value], columns: _Columns) -> Iterator[Entry | Unusable]:
-        """The rows of an object of columns: each a list, or an object by row; or one row alone."""
+        """Yield the rows of an object of columns: each column a list, or an object by row; or a single row."""
         values = [*data.values()]
         used = [columns.url, columns.label, columns.caption, *(position for _, position in columns.details)]
         if not isinstance(values[columns.url], (list, dict)):
@@ -178,14 +176,14 @@ class UrlListSource:
             yield self._entry(number, row, columns)
 
     def _json_mapping(self, data: dict[str, str]) -> Iterator[Entry | Unusable]:
-        """The original project's form: {"0": "a.jpg"}."""
+        """Yield the rows of the format of the original project: {"0": "a.jpg"}."""
         if self._base is None and "://" not in next(iter(data.values())):
             raise SourceError(
                 f"{self._path} holds file names: give the URL of their folder, ?base=https://host/folder/."
             )
         columns = _Columns(0, None, None, (("id", 1),))
         for number, (key, name) in enumerate(data.items(), 1):
-            # In a file name # and ? mean themselves.
+            # In a file name, # and ? are ordinary characters.
             url = name if "://" in name else quote(name.encode("utf-8", "replace"))
             yield self._entry(number, (url, key), columns)
 
@@ -203,7 +201,7 @@ class UrlListSource:
                     yield Unusable(f"{self._path}:{line[0]}", "not JSON", str(error))
 
     def _objects(self, rows: Iterable[tuple[int, Value] | Unusable]) -> Iterator[Entry | Unusable]:
-        """The rows of a list of objects or of URLs."""
+        """Yield the rows of a list of objects or of URLs."""
         known: dict[tuple[str, ...], _Columns] = {}
         for found in rows:
             if isinstance(found, Unusable):
@@ -217,7 +215,7 @@ class UrlListSource:
                     try:
                         columns = self._columns(names)
                     except SourceError:
-                        if not known:  # the first row stands for all
+                        if not known:  # the first row decides for all
                             raise
                         yield self._unusable(number, "it has no column of URLs")
                         continue
@@ -235,12 +233,12 @@ class UrlListSource:
             raise SourceError(f"Reading {self._path} needs pyarrow: pip install 'pixmatcher[parquet]'.") from None
         with open_list(self._path) as file:
             try:
-                # With a buffer the pages of a column are read one by one, not all of a row group.
+                # With a buffer, single pages of a column are read, not whole row groups.
                 table = parquet.ParquetFile(file, buffer_size=1 << 20, page_checksum_verification=True)
                 names: list[str] = table.schema_arrow.names
-            except Exception as error:  # of many kinds, for a file that may hold anything
+            except Exception as error:  # of many types, because the file may contain anything
                 raise SourceError(
-                    f"{self._path} cannot be read as parquet ({_first_line(error)}): download it again."
+                    f"{self._path} cannot be read as parquet ({first_line(error)}): download it again."
                 ) from error
             columns = self._columns(names)
             used = (columns.url, columns.label, columns.caption, *(position for _, position in columns.details))
@@ -249,12 +247,12 @@ class UrlListSource:
             try:
                 for batch in table.iter_batches(_ROWS_AT_ONCE, columns=wanted):
                     found = dict(zip(batch.schema.names, batch.columns, strict=True))
-                    values = [_as_list(found[name]) if name in found else () for name in names]
+                    values = [as_list(found[name]) if name in found else () for name in names]
                     for row in zip_longest(*values):
                         number += 1
                         yield self._entry(number, row, columns)
             except Exception as error:  # as above
-                yield Unusable(self._path, "damaged", f"behind row {number:,}: {_first_line(error)}", True)
+                yield Unusable(self._path, "damaged", f"after row {number:,}: {first_line(error)}", True)
 
     def _load_json(self) -> Value:
         with open_list(self._path) as file:
@@ -263,15 +261,15 @@ class UrlListSource:
                 if len(content) > MAX_JSON:
                     raise SourceError(
                         f"{self._path} is longer than {MAX_JSON >> 20} MB: "
-                        "save it as jsonl, an object a line, which is not read whole."
+                        "save it as jsonl, one object in each line, which is read line by line."
                     )
                 return _JSON.decode(content.decode(json.detect_encoding(content)))
             except RecursionError:
-                raise SourceError(f"{self._path} is no list of URLs: it is nested too deep.") from None
+                raise SourceError(f"{self._path} is not a list of URLs: it is nested too deeply.") from None
             except (ValueError, OSError, EOFError) as error:
                 raise SourceError(
-                    f"{self._path} is not whole JSON ({error}): download it again, or name it .jsonl "
-                    "if it has an object a line."
+                    f"{self._path} is not complete JSON ({error}): download it again, or rename it to .jsonl "
+                    "if it has one object in each line."
                 ) from error
             except Exception as error:  # of gzip, of several kinds
                 raise SourceError(f"{self._path} cannot be read ({error}): download it again.") from error
@@ -279,7 +277,7 @@ class UrlListSource:
     # Columns
 
     def _delimiter(self) -> str:
-        """The delimiter of the table: a tab in tsv; in csv, which is written with others too, what its header has."""
+        """Return the delimiter of the table: a tab in TSV; in CSV, the most frequent delimiter of the header."""
         if self._format == "tsv":
             return "\t"
         line = next(read_lines(self._path), None)
@@ -290,7 +288,7 @@ class UrlListSource:
         return self._chosen.get("url", "").isdecimal() and self._chosen["url"] not in row
 
     def _numbered_columns(self, width: int) -> _Columns:
-        """The columns of a table without header, chosen by their numbers from 1."""
+        """Return the columns of a table without a header, chosen by their numbers from 1."""
         found = {}
         for what, number in self._chosen.items():
             if not number.isdecimal() or len(number) > 9 or not 0 < int(number) <= width:
@@ -301,7 +299,7 @@ class UrlListSource:
         return _as_columns(found)
 
     def _columns(self, names: Sequence[str]) -> _Columns:
-        """The columns of a table with these names. Raises `SourceError` if it has none of URLs or not those chosen."""
+        """Return the columns of a table. Raises `SourceError` if a chosen column or a column of URLs is missing."""
         found = self._find(names)
         missing = [what for what in self._chosen if what not in found] or [
             what for what in ("url",) if what not in found
@@ -318,7 +316,7 @@ class UrlListSource:
         return _as_columns(found)
 
     def _find(self, names: Iterable[str]) -> dict[str, int]:
-        """The position of each column that there is, by what it holds."""
+        """Return the position of each column that exists, by its content."""
         exact: dict[str, int] = {}
         plain: dict[str, int] = {}
         for position, name in enumerate(names):
@@ -345,14 +343,14 @@ class UrlListSource:
             return self._unusable(number, "it is empty" if raw is None else "it is no text")
         try:
             url = normal_url(raw if self._base is None or not raw.strip() else urljoin(self._base, raw.strip()))
-            label = None if columns.label is None else _as_text(values[columns.label])
-            caption = None if columns.caption is None else _as_text(values[columns.caption])
+            label = None if columns.label is None else as_text(values[columns.label])
+            caption = None if columns.caption is None else as_text(values[columns.caption])
             details = {}
             for name, position in columns.details:
-                text = _as_text(values[position])
+                text = as_text(values[position])
                 if text is not None:
                     details[name] = text
-        except _TooLongError:
+        except TooLongError:
             return Unusable(f"{self._path}:{number}", "too long", f"more than {MAX_LINE:,} characters in a field")
         except ValueError as error:
             return self._unusable(number, str(error))
@@ -362,40 +360,6 @@ class UrlListSource:
         return Unusable(f"{self._path}:{number}", "not a URL", detail)
 
 
-class _TooLongError(ValueError):
-    """A text is longer than any line of a table may be."""
-
-
 def _as_columns(found: Mapping[str, int]) -> _Columns:
     details = tuple((name, found[name]) for name in _DETAILS if name in found)
     return _Columns(found["url"], found.get("label"), found.get("caption"), details)
-
-
-def _as_text(value: Value) -> str | None:
-    """A value as text that can be stored; None for one that is empty, or is no single value."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if not isinstance(value, str):
-        if value is None or value != value or isinstance(value, (list, tuple, dict)):  # NaN is not itself
-            return None
-        value = str(value).lower() if isinstance(value, bool) else str(value)
-    if len(value) > MAX_LINE:
-        raise _TooLongError
-    if not value.isascii() or "\0" in value:  # JSON and parquet can hold what is no text
-        value = value.encode("utf-8", "replace").decode().replace("\0", "")
-    return value.strip() or None
-
-
-def _as_list(column: Any) -> list[Value]:
-    """The values of a column of parquet; text that is none in UTF-8 as bytes."""
-    import pyarrow
-
-    try:
-        values: list[Value] = column.to_pylist()
-    except UnicodeDecodeError:
-        values = column.cast(pyarrow.large_binary()).to_pylist()
-    return values
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).partition("\n")[0]
