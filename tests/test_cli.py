@@ -281,6 +281,7 @@ def test_index_without_a_source_refreshes_what_is_here(photos: Path) -> None:
     assert b"18 unchanged" in done.stdout
 
 
+@pytest.mark.xdist_group("demo")  # they share the collection of the demonstration
 def test_the_demonstration(tmp_path: Path) -> None:
     done = run("demo", "--grid", tmp_path / "sheet.png", cwd=tmp_path)
     assert done.returncode == 0, done
@@ -355,6 +356,7 @@ def test_the_demonstration_names_the_program_as_it_was_called(
     assert newcomer(shown_commands(as_module)[0]).returncode == 0
 
 
+@pytest.mark.xdist_group("demo")  # they share the collection of the demonstration
 def test_the_demonstration_of_an_older_version_is_created_again(tmp_path: Path) -> None:
     manifest = demo_paths()[1] / "collection.json"
     assert run("demo", cwd=tmp_path).returncode == 0

@@ -39,6 +39,8 @@ PAGES = [
     *sorted(ROOT.glob("docs/start/*.md")),
     *sorted(ROOT.glob("docs/how-to/*.md")),
 ]
+QUICK = {"README.md", "CONTRIBUTING.md", "first-search.md", "search-your-photos.md", "python.md"}
+"""Pages that `make test` runs. `make test-slow` runs the other pages, which need half a minute."""
 NOT_CODE = {"text", "json", "toml", "{.python}"}  # the last is an included file, which ruff must not format here
 _FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->\n\Z")
@@ -197,7 +199,12 @@ def session(page: Path, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(map(is_run, blocks(page)))], ids=lambda page: str(page.relative_to(ROOT))
+    "page",
+    [
+        pytest.param(page, marks=[] if page.name in QUICK else pytest.mark.slow, id=str(page.relative_to(ROOT)))
+        for page in PAGES
+        if any(map(is_run, blocks(page)))
+    ],
 )
 def test_the_blocks_of_a_page_run(page: Path, home: Path) -> None:
     """Run the page in one shell that stops at the first command that fails."""

@@ -223,6 +223,7 @@ def test_blocks_change_only_the_memory(collection: Collection, data: Path, monke
     assert blocks.categories == at_once.categories
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(tmp_path: Path, tiny: TinyEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scores of 2,000 queries against 10,000 rows would be 80 MB; here 2 MB are allowed."""
     rng = np.random.default_rng(3)

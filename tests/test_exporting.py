@@ -192,6 +192,7 @@ def test_parquet_without_pyarrow(labelled: Collection, tmp_path: Path, monkeypat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_export_replaces_the_last_or_leaves_it(labelled: Collection, tmp_path: Path) -> None:
     """With a limit on the size of files, as on a full disk."""
     out = tmp_path / "out"

@@ -228,6 +228,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tmp_path: Path) -> None:
     """40 kills at random moments; between them images are added, changed, renamed, deleted."""
     seed = random.randrange(1 << 30)
@@ -459,6 +460,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     peaks = []
     for count in (300, 3000):

@@ -266,6 +266,7 @@ def test_what_cannot_be_drawn_is_told_in_a_sentence(
     assert not list(tmp_path.glob("map.*"))
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     examples = Path(__file__).parents[1] / "examples" / "photos"
     folder = tmp_path / "photos"

@@ -397,6 +397,7 @@ def test_of_a_full_disk(small_disk: Path | None, tmp_path: Path) -> None:
         assert project(collection, "pca").kept
 
 
+@pytest.mark.slow
 def test_readers_see_the_old_map_or_the_new_one(collection: Collection) -> None:
     """Two processes compute the same map again and again while it is read."""
     add(collection, 40)

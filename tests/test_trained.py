@@ -144,7 +144,9 @@ def test_a_query_of_zeros(trained: tuple[TrainedIndex, VectorFile]) -> None:
     assert (scores.tolist(), rows.tolist()) == ([0] * 5, [0, 1, 2, 3, 4])
 
 
-@pytest.mark.parametrize("kind", ["copies", "one value", "tiny", "huge", "lengths", "odd", "wide"])
+@pytest.mark.parametrize(
+    "kind", ["copies", "one value", "tiny", "huge", "lengths", "odd", pytest.param("wide", marks=pytest.mark.slow)]
+)
 def test_unusual_rows(tmp_path: Path, kind: str) -> None:
     values = image_like_rows(3000, dimension={"odd": 33, "wide": 700}.get(kind, DIMENSION))
     if kind == "copies":
@@ -358,9 +360,18 @@ def filled(path: Path, count: int = 5000) -> Path:
         return collection.path
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection with a trained index, for tests to copy: training takes seconds."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(_kinds, "EXACT_UP_TO", 2000 * DIMENSION)
+        folder = filled(tmp_path_factory.mktemp("template"))
+    return folder
+
+
 @pytest.fixture
-def collection(tmp_path: Path, low_limit: None) -> Iterator[Collection]:
-    with Collection.open(filled(tmp_path)) as opened:
+def collection(tmp_path: Path, template: Path, low_limit: None) -> Iterator[Collection]:
+    with Collection.open(shutil.copytree(template, tmp_path / "collection")) as opened:
         yield opened
 
 
@@ -382,6 +393,7 @@ def test_a_writer_trains_the_index_of_a_large_collection(collection: Collection)
     assert collection.verify() == []
 
 
+@pytest.mark.slow
 def test_a_growing_collection_is_trained_again_and_a_small_one_has_an_exact_index(collection: Collection) -> None:
     path = collection.path
     stamp = path / "index" / "visual.json"
@@ -427,6 +439,7 @@ def test_readers_scan_while_there_is_no_index(collection: Collection) -> None:
         assert not first.indexes.has_scanned("visual")
 
 
+@pytest.mark.slow
 def test_readers_search_while_another_process_adds(collection: Collection) -> None:
     with Collection.open(collection.path) as writer:
         for step in range(3):
@@ -459,6 +472,7 @@ def test_damage_is_found_and_repaired(collection: Collection, damage: object) ->
         assert other.verify() == []
 
 
+@pytest.mark.slow
 def test_flipped_bits_never_crash(collection: Collection) -> None:
     index = collection.path / "index" / "visual.faiss"
     status, content = index.stat(), index.read_bytes()
@@ -487,6 +501,7 @@ with Collection.open(sys.argv[1]) as collection:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["Training the index", "Building the index", "Measuring the index", "saved"])
 def test_a_process_that_is_killed_while_it_trains(collection: Collection, when: str) -> None:
     """The old index stays, readers search with it, and the next writer trains a new one."""
@@ -522,6 +537,7 @@ def test_a_writer_that_fails_does_not_train(tmp_path: Path, low_limit: None) -> 
 # Tuning
 
 
+@pytest.mark.slow
 def test_the_target_stays_when_the_index_is_rebuilt(collection: Collection) -> None:
     tuning = tune(collection, "visual", IndexTarget(0.99))
     assert tuning.index == "trained"
@@ -537,6 +553,7 @@ def test_the_target_stays_when_the_index_is_rebuilt(collection: Collection) -> N
         assert other.verify() == []
 
 
+@pytest.mark.slow
 def test_tuning_for_less_memory_trains_a_new_index(collection: Collection) -> None:
     index = collection.path / "index" / "visual.faiss"
     before = index.stat().st_size

@@ -301,6 +301,7 @@ def test_the_first_collection_is_created(browser: Browser, tmp_path: Path) -> No
     assert f"DEBUG pixmatcher.web: searched by image in {photos}/.pixmatcher: " in log
 
 
+@pytest.mark.xdist_group("demo")
 def test_the_example_photos_are_a_first_collection(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     with running_app([], tmp_path / "home") as url:
