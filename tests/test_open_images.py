@@ -316,7 +316,7 @@ def test_a_full_temporary_folder(tmp_path: Path, small_disk: Path | None) -> Non
     environment = {**os.environ, "SQLITE_TMPDIR": str(small_disk)}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
     assert "SourceError: The labels of the images cannot be sorted" in run.stderr
-    assert run.stderr.strip().endswith("set TMPDIR to a folder with more room.")
+    assert run.stderr.strip().endswith("set TMPDIR to a folder with more space.")
     assert list(small_disk.iterdir()) == []
 
 
