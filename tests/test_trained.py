@@ -365,8 +365,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A collection with a trained index, for tests to copy: training takes seconds."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(_kinds, "EXACT_UP_TO", 2000 * DIMENSION)
-        folder = filled(tmp_path_factory.mktemp("template"))
-    return folder
+        return filled(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture

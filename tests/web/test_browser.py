@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from app_process import PATIENCE, REBOUND, running_app
 from browser_steps import at_start, choose, first_is, no_error, run_of_script, settle, tile, upload
 from PIL import Image
