@@ -239,7 +239,7 @@ def test_what_fits_no_collection(tiny: TinyEncoder, tmp_path: Path) -> None:
         (specs, tmp_path / "both", None, "no embeddings of the encoder mobilenet"),
         ([tmp_path / "photos", specs[0]], tmp_path / "both", None, "not available to encode .*photos"),
         (specs[0], tmp_path / "other", [CLIP], "was made with the encoders mobilenet"),
-        (specs[0], None, None, "name one for the collection with -c"),
+        (specs[0], None, None, "name one with -c FOLDER"),
     ):
         with pytest.raises(CollectionError, match=words):
             index(sources, collection, encoders=encoders)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import bound_by_permissions, cli
+from conftest import bound_by_permissions, cli, paint_many
 from pixmatcher import Collection, CollectionError, index, search
 from pixmatcher.collection._migrations import MIGRATIONS, SCHEMA_VERSION
 from pixmatcher.collection._sqlite_errors import ResultCode, result_code
@@ -164,7 +164,6 @@ def test_a_newer_schema_is_refused_in_one_sentence(photos: Path) -> None:
 
 
 def test_a_new_collection_has_the_newest_schema(tmp_path: Path, tiny: object) -> None:
-    from conftest import paint_many
 
     paint_many(tmp_path / "photos", 1)
     index(tmp_path / "photos", encoders=["tiny"])

@@ -34,6 +34,7 @@ def test_an_uploaded_photo_comes_back_first_and_opens(visit: Callable[..., Page]
     no_error(page)
 
 
+@pytest.mark.slow
 def test_another_photo_takes_the_place_of_the_first(visit: Callable[..., Page]) -> None:
     page = visit()
     for name in ("cat.jpg", "horse.jpg", "rocket.jpg", "temple.jpg"):
@@ -91,6 +92,7 @@ LISTENS_TO_PASTE = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_a_pasted_picture_is_searched_for(visit: Callable[..., Page]) -> None:
     page = visit()
     data = list((PHOTOS / "rocket.jpg").read_bytes())
@@ -106,6 +108,7 @@ def test_a_pasted_picture_is_searched_for(visit: Callable[..., Page]) -> None:
     first_is(page, "rocket.jpg", "1.00")
 
 
+@pytest.mark.slow
 def test_an_example_is_searched_for(visit: Callable[..., Page]) -> None:
     page = visit()
     page.locator("[class*='st-key-example-flower']").get_by_role("button").click()
@@ -121,6 +124,7 @@ def test_text_examples_fit_and_nonsense_is_reported(visit: Callable[..., Page]) 
     expect(page.get_by_text("No image matches well")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_uploads_of_unusable_files_are_refused(visit: Callable[..., Page], tmp_path: Path) -> None:
     files = {name: tmp_path / f"{name}.jpg" for name in ("text", "cut", "bomb", "large")}
     files["text"].write_bytes(b"<svg onload=alert(1)>")
@@ -138,6 +142,7 @@ def test_uploads_of_unusable_files_are_refused(visit: Callable[..., Page], tmp_p
     first_is(page, "cat.jpg", "1.00")
 
 
+@pytest.mark.slow
 def test_a_private_address_is_refused(visit: Callable[..., Page]) -> None:
     page = visit()
     page.get_by_role("button", name="URL").or_(page.get_by_role("radio", name="URL")).first.click()
@@ -163,6 +168,7 @@ def test_labels_make_categories_and_a_filter(visit: Callable[..., Page]) -> None
     expect(page.get_by_role("dialog").get_by_text("CC0")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_names_and_labels_of_strangers_are_shown_as_they_are(visit: Callable[..., Page]) -> None:
     page = visit(collection="odd")
     upload(page, PHOTOS / "cat.jpg")
@@ -182,6 +188,7 @@ def test_names_and_labels_of_strangers_are_shown_as_they_are(visit: Callable[...
     no_error(page)
 
 
+@pytest.mark.slow
 def test_a_collection_that_disappears_is_reported_and_may_come_back(
     visit: Callable[..., Page], collections: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -201,6 +208,7 @@ def test_a_collection_that_disappears_is_reported_and_may_come_back(
     first_is(page, "cat.jpg", "1.00")
 
 
+@pytest.mark.slow
 def test_two_visitors_do_not_disturb_each_other(visit: Callable[..., Page]) -> None:
     one, other = visit(), visit("text", locale="fr-FR")
     expect(other.get_by_role("heading", name="Décrivez les images que vous recherchez")).to_be_visible()
@@ -248,6 +256,7 @@ def test_the_collection_is_shown_and_a_folder_indexed(
     assert (more / "horse.jpg").exists()
 
 
+@pytest.mark.slow
 def test_a_new_collection_is_created_and_shown_to_all(visit: Callable[..., Page], tmp_path: Path) -> None:
     page, other = visit("collection"), visit()
     page.get_by_text("Index a folder").click()
@@ -302,6 +311,7 @@ def test_the_first_collection_is_created(browser: Browser, tmp_path: Path) -> No
     assert f"DEBUG pixmatcher.web: searched by image in {photos}/.pixmatcher: " in log
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("demo")
 def test_the_example_photos_are_a_first_collection(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
@@ -389,6 +399,7 @@ def test_the_map_is_drawn_and_points_are_chosen(visit: Callable[..., Page]) -> N
     expect(page.locator(".js-plotly-plot").get_by_text("your image").first).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_frame_chooses_points_of_the_map_and_is_taken_back(visit: Callable[..., Page]) -> None:
     page = visit("map")
     draw_map(page)
@@ -405,6 +416,7 @@ def test_a_frame_chooses_points_of_the_map_and_is_taken_back(visit: Callable[...
     expect(chosen).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_point_of_the_map_shows_its_picture_and_a_click_opens_it(visit: Callable[..., Page]) -> None:
     page = visit("map")
     for method in ("t-SNE", "PCA"):
@@ -436,6 +448,7 @@ def test_a_point_of_the_map_shows_its_picture_and_a_click_opens_it(visit: Callab
     no_error(page)
 
 
+@pytest.mark.slow
 def test_names_on_the_map_are_shown_as_they_are(visit: Callable[..., Page]) -> None:
     page = visit("map", collection="odd")
     draw_map(page)
@@ -450,6 +463,7 @@ def test_names_on_the_map_are_shown_as_they_are(visit: Callable[..., Page]) -> N
     expect(page.locator(".js-plotly-plot .legend").get_by_text("<script>")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_text_is_placed_on_the_map(visit: Callable[..., Page]) -> None:
     page = visit("text")
     page.get_by_placeholder("a dog on the beach").fill("a cup of coffee")
@@ -474,6 +488,7 @@ def test_a_text_is_placed_on_the_map(visit: Callable[..., Page]) -> None:
     expect(page.locator(".js-plotly-plot .annotation")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_the_map_on_a_telephone(visit: Callable[..., Page]) -> None:
     page = visit("map", locale="fr-FR", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     chart, button = page.locator(".js-plotly-plot .points").first, page.get_by_role("button", name="Dessiner la carte")
@@ -497,6 +512,7 @@ def test_the_map_on_a_telephone(visit: Callable[..., Page]) -> None:
     expect(page.get_by_role("dialog").get_by_text(".jpg").first).to_be_visible()
 
 
+@pytest.mark.slow
 def test_nothing_is_wider_than_the_window(visit: Callable[..., Page]) -> None:
     page = visit("text")
     page.get_by_role("button", name="a cat", exact=True).click()
@@ -511,6 +527,7 @@ def test_nothing_is_wider_than_the_window(visit: Callable[..., Page]) -> None:
         assert box["x"] + box["width"] <= width
 
 
+@pytest.mark.slow
 def test_an_item_is_not_searched_for_in_another_collection(visit: Callable[..., Page]) -> None:
     page = visit()
     upload(page, PHOTOS / "cat.jpg")

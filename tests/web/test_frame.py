@@ -12,6 +12,8 @@ from browser_steps import at_start, first_is, no_error, settle, tile, upload
 from playwright.sync_api import Locator, Page, expect
 from small_collections import PHOTOS
 
+pytestmark = pytest.mark.slow
+
 Sides = tuple[float, float, float, float]
 
 

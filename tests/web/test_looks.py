@@ -7,9 +7,12 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 from browser_steps import first_is, no_error, settle, tile, upload
 from playwright.sync_api import Page, expect
 from small_collections import PHOTOS
+
+pytestmark = pytest.mark.slow
 
 PALE = """() => {
   const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });

@@ -99,6 +99,7 @@ def test_nothing_is_shared_without_a_collection(tmp_path: Path) -> None:
     assert done.stderr == "Error: There is no collection here to share: name one with -c.\n"
 
 
+@pytest.mark.slow
 def test_a_shared_app_asks_for_its_password_and_indexes_nothing(
     collections: dict[str, Path], tmp_path: Path, browser: Browser
 ) -> None:
