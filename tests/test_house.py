@@ -20,6 +20,7 @@ EVERYWHERE = {
     "_text",
     "_urls",
     "_cores",
+    "_lazy",
     "_locks",
     "_logging",
     "_progress",

@@ -164,7 +164,6 @@ def test_a_newer_schema_is_refused_in_one_sentence(photos: Path) -> None:
 
 
 def test_a_new_collection_has_the_newest_schema(tmp_path: Path, tiny: object) -> None:
-
     paint_many(tmp_path / "photos", 1)
     index(tmp_path / "photos", encoders=["tiny"])
     assert version_of(tmp_path / "photos") == SCHEMA_VERSION

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._lazy import lazy_names
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ _MODULES = {
     "searching": ("Category", "CategoryResult", "Query", "SearchOptions", "SearchResult", "classify", "search"),
     "sources": ("Source", "Unusable"),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [
     "ALLOWED_EXTENSIONS",
@@ -144,15 +144,3 @@ __all__ = [
     "search",
     "text_to_vector",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

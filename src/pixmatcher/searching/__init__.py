@@ -7,9 +7,9 @@ image.
 May import `images`, `net`, `encoders`, `sources` and `collection`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .._lazy import lazy_names
 from ._search import SearchResult, is_weak, search, search_similar
 from .embedding import EmbeddedQuery, EncoderFallback, embed_query, image_encoder, image_space, text_encoder
 from .options import SearchOptions
@@ -28,7 +28,7 @@ _MODULES = {
     "categories": ("Category", "CategoryResult", "classify", "nearest_categories"),
     "pictures": ("item_picture", "original_file", "original_picture"),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [
     "MAX_TEXT_CHARACTERS",
@@ -57,11 +57,3 @@ __all__ = [
     "search_similar",
     "text_encoder",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
