@@ -58,10 +58,10 @@ class MemoryStore:
         space: str,
         k: int = 12,
         min_score: float | None = None,
-        where: Filter | None = None,
+        filter: Filter | None = None,
         exact: bool = False,
     ) -> list[Hit]:
-        allowed = None if where is None or where.labels is None else self.labels_called(where.labels)
+        allowed = None if filter is None or filter.labels is None else self.labels_called(filter.labels)
         scores = {
             item_id: float(stored @ np.asarray(vector, np.float32))
             for item_id, stored in self.vectors[space].items()

@@ -607,7 +607,7 @@ def test_the_table_and_the_plot(
 
 
 @pytest.mark.parametrize(
-    ("where", "expected"),
+    ("filter", "expected"),
     [
         (Filter(), lambda n: True),
         (Filter(labels=("label 1", "unknown")), lambda n: n % 5 == 1),
@@ -628,19 +628,19 @@ def test_the_table_and_the_plot(
         ),
     ],
 )
-def test_filters(collection: Collection, where: Filter, expected: object) -> None:
+def test_filters(collection: Collection, filter: Filter, expected: object) -> None:
     collection.set_label_names({"label 2": "the second, called two"})
     expected_ids = [n + 1 for n in range(5000) if expected(n)]  # type: ignore[operator]
-    assert sorted(ids(collection, image_like_rows(1)[0], k=5000, where=where)) == expected_ids
+    assert sorted(ids(collection, image_like_rows(1)[0], k=5000, filter=filter)) == expected_ids
 
 
 def test_a_filter_sees_new_items(collection: Collection) -> None:
-    where = Filter(min_width=4995)
-    assert sorted(ids(collection, image_like_rows(1)[0], where=where)) == [4996, 4997, 4998, 4999, 5000]
+    filter = Filter(min_width=4995)
+    assert sorted(ids(collection, image_like_rows(1)[0], filter=filter)) == [4996, 4997, 4998, 4999, 5000]
     with Collection.open(collection.path) as writer:
         writer.remove([4997])
         writer.add(items(1, first=5000), {"visual": image_like_rows(1, seed=9)})
-    assert sorted(ids(collection, image_like_rows(1)[0], where=where)) == [4996, 4998, 4999, 5000, 5001]
+    assert sorted(ids(collection, image_like_rows(1)[0], filter=filter)) == [4996, 4998, 4999, 5000, 5001]
 
 
 def test_filters_by_folder_with_unusual_names(tmp_path: Path) -> None:
@@ -665,7 +665,7 @@ def test_filters_by_folder_with_unusual_names(tmp_path: Path) -> None:
             ("http://h", [5]),
             ("http://h/a/", [5]),
         ):
-            assert sorted(ids(collection, image_like_rows(1)[0], where=Filter(folder=folder))) == expected
+            assert sorted(ids(collection, image_like_rows(1)[0], filter=Filter(folder=folder))) == expected
 
 
 @pytest.mark.parametrize(

@@ -42,15 +42,15 @@ class RowProperties:
                 self._labels = self._read_labels()
             return self._labels
 
-    def mask(self, where: Filter) -> npt.NDArray[np.bool_]:
+    def mask(self, filter: Filter) -> npt.NDArray[np.bool_]:
         """Return which rows have an item that passes a filter (rows,) bool. The caller may not change the array."""
         with self._catalog.reading():
             self._forget_if_written()
-            if where not in self._masks:
+            if filter not in self._masks:
                 if len(self._masks) >= _MOST_MASKS:
                     del self._masks[next(iter(self._masks))]
-                self._masks[where] = self._read_mask(where)
-            return self._masks[where]
+                self._masks[filter] = self._read_mask(filter)
+            return self._masks[filter]
 
     def _forget_if_written(self) -> None:
         state = self._catalog.write_count()
@@ -65,34 +65,34 @@ class RowProperties:
         codes[[row for row, _ in found]] = [code_of[label] for _, label in found]
         return RowLabels(names, codes)
 
-    def _read_mask(self, where: Filter) -> npt.NDArray[np.bool_]:
+    def _read_mask(self, filter: Filter) -> npt.NDArray[np.bool_]:
         mask = np.zeros(self._catalog.row_count(), np.bool_)
-        conditions, values = self._conditions(where)
-        if conditions or where.labels is None:
+        conditions, values = self._conditions(filter)
+        if conditions or filter.labels is None:
             sql = f"SELECT row FROM items WHERE {' AND '.join(['1', *conditions])}"
             mask[self._catalog.numbers(sql, *values)] = True
         else:
             mask[:] = True  # the labels alone decide
-        if where.labels is not None:
+        if filter.labels is not None:
             labels = self.labels()
-            allowed = self._catalog.labels_called(where.labels)
+            allowed = self._catalog.labels_called(filter.labels)
             mask &= np.isin(labels.codes, [code for code, name in enumerate(labels.names) if name in allowed])
         return mask
 
-    def _conditions(self, where: Filter) -> tuple[list[str], list[object]]:
+    def _conditions(self, filter: Filter) -> tuple[list[str], list[object]]:
         """Return a filter, but for its labels, as conditions in SQL and their values."""
         conditions, values = list[str](), list[object]()
         for condition, value in (
-            ("coalesce(taken, modified) >= ?", where.after and where.after.replace(" ", "T")),
-            ("coalesce(taken, modified) < ?", where.before and where.before.replace(" ", "T")),
-            ("width >= ?", where.min_width),
-            ("height >= ?", where.min_height),
+            ("coalesce(taken, modified) >= ?", filter.after and filter.after.replace(" ", "T")),
+            ("coalesce(taken, modified) < ?", filter.before and filter.before.replace(" ", "T")),
+            ("width >= ?", filter.min_width),
+            ("height >= ?", filter.min_height),
         ):
             if value is not None:
                 conditions.append(condition)
                 values.append(value)
-        if where.folder is not None:
-            condition, places = self._catalog.uris_below(os.path.join(where.folder, ""))
+        if filter.folder is not None:
+            condition, places = self._catalog.uris_below(os.path.join(filter.folder, ""))
             conditions.append(condition)
             values += places
         return conditions, values

@@ -22,13 +22,13 @@ def nearest_items(
     *,
     k: int,
     min_score: float | None,
-    where: Filter | None,
+    filter: Filter | None,
     exact: bool,
 ) -> list[Hit]:
     """Return the k items of the highest inner product with query (dimension,), best first; see `Collection.search`."""
     with catalog.reading() as generation:
         index = indexes.current(space, generation, exact=exact)
-        allowed_rows = None if where is None or where.empty else properties.mask(where)
+        allowed_rows = None if filter is None or filter.empty else properties.mask(filter)
         count = k
         # Of the items that tie for the last place those of the lowest ids win, so all of them are needed.
         while True:

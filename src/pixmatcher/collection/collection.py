@@ -252,12 +252,12 @@ class Collection:
         space: str,
         k: int = 12,
         min_score: float | None = None,
-        where: Filter | None = None,
+        filter: Filter | None = None,
         exact: bool = False,
     ) -> list[Hit]:
         """Return the k items of the highest inner product with a vector (dimension,), best first, ties by id.
 
-        With `where`, only items that pass the filter are returned. A trained index may miss some of the nearest items;
+        With `filter`, only items that pass the filter are returned. A trained index may miss some of the nearest items;
         with `exact`, all stored embeddings are compared. Hits that score less than `min_score` are left out. Raises
         `CollectionError` if the space does not exist, the vector does not fit it, or k is below 1.
         """
@@ -274,7 +274,7 @@ class Collection:
                 space,
                 k=k,
                 min_score=min_score,
-                where=where,
+                filter=filter,
                 exact=exact,
             )
 

@@ -57,7 +57,7 @@ class Store(Protocol):
         space: str,
         k: int = 12,
         min_score: float | None = None,
-        where: Filter | None = None,
+        filter: Filter | None = None,
         exact: bool = False,
     ) -> list[Hit]:
         """Return the k items of the highest inner product with a vector (dimension,), best first."""

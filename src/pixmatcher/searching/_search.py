@@ -114,7 +114,7 @@ def _nearest(collection: Store, vector: Any, space: str, options: SearchOptions)
         space=space,
         k=options.k,
         min_score=options.min_score,
-        where=options.filter,
+        filter=options.filter,
         exact=options.exact,
     )
 

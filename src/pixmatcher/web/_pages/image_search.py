@@ -129,7 +129,7 @@ def _search(collection: Collection, image: QueryImage, options: SearchOptions) -
             space=embedded.space,
             k=options.k,
             min_score=options.min_score,
-            where=options.filter,
+            filter=options.filter,
             exact=options.exact,
         )
         result = SearchResult(t("query_image"), embedded.space, (time.perf_counter() - started) * 1000, hits)
