@@ -485,7 +485,7 @@ def test_the_log_says_what_happens_to_a_collection(folder: Path, caplog: pytest.
         collection.search(np.ones(48), space="visual")
         assert "was built from the embeddings, as its file is missing or damaged" in caplog.text
         collection.repair()
-    assert f"Repair of {path}: 1 items taken out, as their embeddings are damaged" in caplog.text
+    assert f"Repair of {path}: 1 items removed, because their embeddings are damaged" in caplog.text
 
 
 def test_files_are_not_kept_open(folder: Path) -> None:

@@ -88,7 +88,7 @@ def test_what_is_no_unicode_is_refused(tmp_path: Path, text: str, cleaning: str)
 
 def test_a_text_without_ids(tmp_path: Path) -> None:
     tokenize = opened(tmp_path, small_tokenizer(unknown=None))
-    with pytest.raises(EncoderError, match=r"tokenizer\.json has no ids for the text"):
+    with pytest.raises(EncoderError, match=r"tokenizer\.json cannot tokenize the text"):
         tokenize("a bird")
 
 

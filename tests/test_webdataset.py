@@ -263,9 +263,9 @@ HOSTILE: dict[str, tuple[bytes, list[str], list[tuple[str, str]]]] = {
     "nothing in it": (END, [], []),
     "text": (b"hello " * 1000, [], [("not a tar file", "")]),
     "short": (b"hello", [], [("not a tar file", "")]),
-    "compressed": (gzip.compress(GOOD + END), [], [("compressed tar file", "by gzip")]),
-    "without an end": (GOOD + LAST, ["good.jpg", "last.jpg"], [("cut short", "without the mark of its end")]),
-    "cut in a header": (GOOD + LAST[:300], ["good.jpg"], [("cut short", "without the mark")]),
+    "compressed": (gzip.compress(GOOD + END), [], [("compressed tar file", "with gzip")]),
+    "without an end": (GOOD + LAST, ["good.jpg", "last.jpg"], [("cut short", "without an end mark")]),
+    "cut in a header": (GOOD + LAST[:300], ["good.jpg"], [("cut short", "without an end mark")]),
     "cut in an image": (GOOD + LAST[:700], ["good.jpg"], [("cut short", "the last in last.jpg")]),
     "damaged": (GOOD + b"x" * 512 + LAST + END, ["good.jpg"], [("damaged", "no header at byte")]),
     "flipped": (GOOD + b"L" + LAST[1:] + END, ["good.jpg"], [("damaged", "no header at byte")]),
@@ -323,7 +323,7 @@ HOSTILE: dict[str, tuple[bytes, list[str], list[tuple[str, str]]]] = {
     "pax bomb": (
         pax(b"path=" + b"x" * 2_000_000) + header("x.jpg", 0) + LAST + END,
         ["last.jpg"],
-        [("not a usable file", "x.jpg: an extended header too long")],
+        [("not a usable file", "x.jpg: an extended header that is too long")],
     ),
     "giant name": (
         GOOD + header("././@LongLink", BINARY, b"L") + LAST + END,

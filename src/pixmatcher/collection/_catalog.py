@@ -25,7 +25,7 @@ _ITEM_COLUMNS = tuple(field.name for field in fields(Item))
 _ITEM_VALUES = attrgetter(*_ITEM_COLUMNS[1:-1])
 """The values of an item between its uri and its id; the date `added` is the last of them."""
 _KIND = re.compile(r"[a-z][a-z0-9-]+:/")
-"""How the spec of a source begins that is no folder."""
+"""Matches the beginning of the spec of a source that is not a folder."""
 
 
 class Catalog(Database):
@@ -38,7 +38,7 @@ class Catalog(Database):
 
     def _connect(self) -> None:
         super()._connect()
-        # One that was made before items had details gets the column when it is next written to.
+        # Old catalogs have no column for details; the next write adds it.
         self._columns = readable_columns(self.connection, "items", _ITEM_COLUMNS)
 
     def prepare_to_write(self) -> None:
@@ -84,7 +84,7 @@ class Catalog(Database):
         return self.numbers("SELECT id FROM items ORDER BY id")
 
     def state(self) -> CollectionState:
-        """Return the state of now, from which later changes can be counted."""
+        """Return the current state; `changes_since` counts the changes after it."""
         with self.reading() as generation:
             last_id = self.number("SELECT coalesce(max(id), 0) FROM items")
             return CollectionState(generation, self.item_count(), last_id, self.row_count())
@@ -354,5 +354,5 @@ def details_from_json(details: object) -> dict[str, str]:
 
 
 def sql_text(text: str) -> str:
-    """Return text as SQLite stores it: what is not valid Unicode becomes escapes."""
+    """Return text as SQLite stores it: invalid Unicode becomes escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -270,6 +270,6 @@ class SourceComparison:
         if not found:
             return None
         item_id: int = found[0][0]
-        # By content too, as only that is indexed.
+        # The content counts too, because only the content is indexed.
         self._catalog.query("DELETE FROM temp.missing WHERE content_hash = ? AND id = ?", content_hash, item_id)
         return item_id

@@ -71,7 +71,7 @@ class Database:
                 self._snapshot_of = self._file_states()
                 self.connection = _connect_to_copy(self.path, "mode=ro&vfs=unix-none")
         else:
-            # There is no log and no right to make one. SQLite takes the file for constant then.
+            # Without a log and without permission to create one, SQLite must open the file as constant.
             self._snapshot_of = self._file_states()
             self.connection = _connect(self.path, "mode=ro&immutable=1")
         if self._snapshot_of is not None:
@@ -129,22 +129,22 @@ class Database:
                 raise
 
     def query(self, sql: str, *values: object) -> list[Any]:
-        """Return all rows of a result."""
+        """Run a statement, and return all rows of its result."""
         with self._lock, sqlite_errors_explained(self.path):
             return self.connection.execute(sql, values).fetchall()
 
     def numbers(self, sql: str, *values: object) -> npt.NDArray[np.int64]:
-        """Return the one column of a result (N,) int64."""
+        """Run a query with one column, and return it (N,) int64."""
         with self._lock, sqlite_errors_explained(self.path):
             cursor = self.connection.execute(sql, values)
             return np.fromiter((value for (value,) in cursor), dtype=np.int64)
 
     def number(self, sql: str, *values: object) -> int:
-        """Return the one number of a result."""
+        """Run a query with one number as its result, and return that number."""
         return int(self.query(sql, *values)[0][0])
 
     def write_count(self) -> tuple[int, int, int]:
-        """Return numbers that differ after each write, by whatever process, and after each new connection."""
+        """Return numbers that differ after each write of any process, and after each new connection."""
         # SQLite counts the writes of others and those of this connection in two places.
         return self._connections, self.number("PRAGMA data_version"), self.connection.total_changes
 
@@ -157,7 +157,7 @@ class Database:
 
 
 def _connect(path: Path, parameters: str, *, exclusive: bool = False) -> sqlite3.Connection:
-    """Return a connection that has been tried. An exclusive one needs no shared memory on the disk."""
+    """Return a connection that works. An exclusive one needs no shared memory on the disk."""
     connection = sqlite3.connect(
         f"{path.as_uri()}?{parameters}", uri=True, timeout=30, isolation_level=None, check_same_thread=False
     )

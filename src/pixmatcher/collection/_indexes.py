@@ -70,7 +70,7 @@ class SpaceIndexes:
         self._thread_lock = thread_lock
         self._writer_lock = writer_lock
         self._begin_writing = begin_writing
-        # A process holds this lock while it saves an index: a writer as long as it writes, a reader only meanwhile.
+        # A process holds this lock while it saves an index: a writer during all writes, a reader only to save.
         self.saving_lock = WriterLock(folder / INDEX_LOCK_NAME)
         self._held: dict[str, _HeldIndex] = {}
         self._scans: dict[str, _HeldIndex] = {}
@@ -144,7 +144,7 @@ class SpaceIndexes:
         held = self._held.get(space)
         if held is not None and held.generation == generation and held.index.name != SCAN:
             return held.index
-        if held is not None and not held.index.mapped and not self._file_is_of(space, generation):
+        if held is not None and not held.index.mapped and not self._file_has_generation(space, generation):
             index = held.index if held.generation == generation else self._updated(held.index, space)
             origin = _Origin.UPDATED
         else:
@@ -157,8 +157,8 @@ class SpaceIndexes:
             self._save_as_reader(space, index, generation, replace=origin is _Origin.BUILT)
         return index
 
-    def _file_is_of(self, space: str, generation: int) -> bool:
-        """Return whether the index file is of this generation."""
+    def _file_has_generation(self, space: str, generation: int) -> bool:
+        """Return whether the index file was built from this generation of the catalog."""
         from ..vector_index import read_stamp
 
         stamp = read_stamp(self.path(space))
@@ -174,7 +174,7 @@ class SpaceIndexes:
         return (loaded, _Origin.FILE) if current else (self._updated(loaded, space), _Origin.UPDATED)
 
     def _updated(self, index: VectorIndex, space: str) -> VectorIndex:
-        """Return the index with the rows of now, or one that scans the rows if the update would take long."""
+        """Return the index with the current rows, or one that scans the rows if the update would take long."""
         from ..vector_index import new_index, update_takes_long
 
         rows, vectors = self._catalog.rows(), self._vectors[space]
@@ -310,7 +310,7 @@ class SpaceIndexes:
         self._scans.clear()
 
     def remove_files(self) -> None:
-        """Delete the index files, which can be rebuilt. Raises `OSError` as the disk does."""
+        """Delete the index files, which can be rebuilt. Raises `OSError` if the disk fails."""
         from ..vector_index import index_files, target_path
 
         for name in self._spaces:

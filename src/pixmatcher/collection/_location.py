@@ -12,7 +12,7 @@ from ._names import CATALOG_NAME, FOLDER_NAME, MANIFEST_NAME
 
 
 def locate_collection(path: str | os.PathLike[str]) -> Path | None:
-    """Return the folder of the collection in the folder `path` or in `.pixmatcher` inside it; None if there is none.
+    """Return the folder of the collection in the folder `path` or in `.pixmatcher` inside it, or None.
 
     Raises `CollectionError` if one of these folders cannot be read, so that the answer is not known.
     """
@@ -29,7 +29,7 @@ def locate_collection(path: str | os.PathLike[str]) -> Path | None:
 def find_collection(start: str | os.PathLike[str] = ".") -> Path:
     """Return the folder of the nearest collection at or above `start`, as git finds a repository.
 
-    Raises `NoCollectionError` if there is none.
+    Raises `NoCollectionError` if no folder there is a collection.
     """
     origin = Path(os.path.abspath(start))
     for folder in (origin, *origin.parents):

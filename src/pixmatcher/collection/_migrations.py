@@ -75,7 +75,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     """Return the schema version of the database `path`.
 
-    Raises `CollectionError` if it is newer than this PixMatcher knows.
+    Raises `CollectionError` if the schema is newer than this version of PixMatcher supports.
     """
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:

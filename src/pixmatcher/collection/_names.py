@@ -60,7 +60,7 @@ def possible_specs(source: str) -> set[str]:
 
 
 def delete_collection(folder: Path) -> None:
-    """Delete the files of a collection, and its folder if nothing else is in it. Raises `OSError` as the disk does."""
+    """Delete the files of a collection, and its folder if nothing else is in it. Raises `OSError` if the disk fails."""
     for name in OWN_NAMES:
         remove(folder / name)
     with contextlib.suppress(OSError):  # it also holds files of the user

@@ -26,7 +26,7 @@ class RowLabels:
 
 
 class RowProperties:
-    """The labels of the rows, and the masks of filters, kept until something is written, by whatever process."""
+    """The labels of the rows, and the masks of filters, kept until any process writes something."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -80,7 +80,7 @@ class RowProperties:
         return mask
 
     def _conditions(self, filter: Filter) -> tuple[list[str], list[object]]:
-        """Return a filter, but for its labels, as conditions in SQL and their values."""
+        """Return the conditions of a filter in SQL, without those for labels, and their values."""
         conditions, values = list[str](), list[object]()
         for condition, value in (
             ("coalesce(taken, modified) >= ?", filter.after and filter.after.replace(" ", "T")),

@@ -1,4 +1,4 @@
-"""Verification of a collection, and repair: what is damaged is found by checksums, and taken out or rebuilt."""
+"""Verification of a collection, and repair: damage is found by checksums, and removed or rebuilt."""
 
 from __future__ import annotations
 
@@ -117,9 +117,9 @@ def require_intact_catalog(parts: Parts) -> None:
 
 
 def repair_parts(parts: Parts) -> int:
-    """Take out the items whose embeddings are damaged, and rebuild or delete damaged derived files.
+    """Remove the items whose embeddings are damaged, and rebuild or delete damaged derived files.
 
-    Return how many items were taken out. Call it with the writer lock. Raises `CollectionError` if a file cannot be
+    Return how many items were removed. Call it with the writer lock. Raises `CollectionError` if a file cannot be
     written.
     """
     damaged = _damaged_rows(parts.vectors, *parts.catalog.checksums())
@@ -131,7 +131,7 @@ def repair_parts(parts: Parts) -> int:
     if len(damaged):
         with parts.catalog.writing():
             parts.catalog.remove_rows(damaged.tolist())
-        logger.info("Repair of %s: %d items taken out, as their embeddings are damaged", parts.folder, len(damaged))
+        logger.info("Repair of %s: %d items removed, because their embeddings are damaged", parts.folder, len(damaged))
     parts.indexes.clear()
     if not parts.thumbnails.is_intact():
         try:

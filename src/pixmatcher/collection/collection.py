@@ -94,13 +94,13 @@ class Collection:
     def find(start: str | os.PathLike[str] = ".") -> Path:
         """Return the folder of the nearest collection at or above `start`, as git finds a repository.
 
-        Raises `NoCollectionError` if there is none.
+        Raises `NoCollectionError` if no folder there is a collection.
         """
         return find_collection(start)
 
     @staticmethod
     def locate(path: str | os.PathLike[str]) -> Path | None:
-        """Return the folder of the collection in `path` or in `.pixmatcher` inside it; None if there is none.
+        """Return the folder of the collection in `path` or in `.pixmatcher` inside it; None if neither is a collection.
 
         Raises `CollectionError` if one of these folders cannot be read, so that the answer is not known.
         """
@@ -216,7 +216,7 @@ class Collection:
             return generation
 
     def state(self) -> CollectionState:
-        """Return the state of now, from which `changes_since` counts."""
+        """Return the current state; `changes_since` counts the changes after it."""
         return self._catalog.state()
 
     def changes_since(self, state: CollectionState) -> Changes:
@@ -419,7 +419,7 @@ class Collection:
         return find_problems(self._parts())
 
     def repair(self) -> int:
-        """Take out the items whose embeddings are damaged and rebuild the indexes; return how many were taken out.
+        """Remove the items whose embeddings are damaged and rebuild the indexes; return how many were removed.
 
         Raises `CollectionError` if the catalog itself is damaged, `CollectionLockedError` if another process writes.
         """

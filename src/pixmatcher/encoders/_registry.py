@@ -83,7 +83,7 @@ def _is_built_in(name: str) -> bool:
 
 
 def _factory_of(name: str) -> EncoderFactory | None:
-    """Return what makes the encoder called `name`; None for a model, which `open_model` opens.
+    """Return the factory of the encoder called `name`; None for a model, which `open_model` opens.
 
     Raises `EncoderError` if the package that declares the name is broken.
     """

@@ -39,7 +39,7 @@ def tiff_time(image: Any) -> str | None:
     """Return when the photo in a TIFF file, opened by Pillow, was taken, in ISO 8601; None if it is not known."""
     try:
         ifd = image.getexif().get_ifd(_EXIF_IFD)
-    except Exception:  # a hostile file can make it raise anything, and the time is not essential
+    except Exception:  # a hostile file can cause any exception, and the time is optional
         return None
     return _iso_time(ifd.get(_TAKEN), ifd.get(_TAKEN_OFFSET))
 

@@ -75,7 +75,7 @@ UNSUPPORTED_SIGNATURES: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "unsupported format", "JPEG XL"),
     (re.compile(rb"\s*(<\?xml[^>]*>)?\s*<svg", re.I), "unsupported format", "SVG"),
 )
-"""How files begin that are often given as images and are not supported, with the reason and the detail of the error."""
+"""The first bytes of common files that are not supported, with the reason and the detail of the error."""
 
 
 def format_of(head: bytes) -> ImageFormat:
@@ -106,7 +106,7 @@ def format_of(head: bytes) -> ImageFormat:
 
 
 def webp_size(head: bytes) -> tuple[int, int]:
-    """Return width and height from the first 30 bytes of a WebP file; (0, 0) if they are not there."""
+    """Return width and height from the first 30 bytes of a WebP file; (0, 0) if they do not contain them."""
     if len(head) >= 30:
         chunk = head[12:16]
         if chunk == b"VP8X":

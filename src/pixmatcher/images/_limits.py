@@ -36,7 +36,7 @@ def check_tiles(image: Any, max_pixels: int) -> None:
 
 
 def check_scans(file: IO[bytes]) -> None:
-    """Raise InvalidImageError for a progressive JPEG with too many scans: each one passes over the whole image."""
+    """Raise InvalidImageError for a progressive JPEG with too many scans: each scan covers the complete image."""
     position = file.tell()
     file.seek(0)
     scans, last = 0, b""

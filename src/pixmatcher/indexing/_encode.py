@@ -120,7 +120,7 @@ class BatchEncoder:
         return result
 
     def _take_saved(self, source: HoldsEmbeddings, batch: Sequence[Entry], encode_known: bool) -> BatchResult:
-        """As `process`, for a source that holds embeddings: the version of an entry is the hash of its embeddings."""
+        """Process a batch of a source that holds embeddings: the version of an entry is the hash of its embeddings."""
         result = BatchResult()
         known = set() if encode_known else self._comparison.known_contents([entry.version for entry in batch])
         taken = [entry for entry in batch if entry.version not in known]

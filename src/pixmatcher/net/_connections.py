@@ -410,7 +410,7 @@ def _retry_after(response: httpcore.Response) -> float | None:
 
 
 def _header(response: httpcore.Response, name: bytes) -> str:
-    """Return the first header of a name, given in lower case; empty if there is none."""
+    """Return the first header of a name, given in lower case; empty without one."""
     for key, value in response.headers:
         if key.lower() == name:
             return value.decode("utf-8", "replace")

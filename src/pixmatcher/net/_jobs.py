@@ -1,4 +1,4 @@
-"""What `fetch_many` knows of each image to fetch and of each host, and how it judges failures."""
+"""The state of each image and each host in `fetch_many`, and what to do after a failure."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Host(Generic[T]):
         self.active = 0
         """The number of its jobs that are being fetched."""
         self.limit = float(limit)
-        """How many may be fetched at once; less after a setback."""
+        """The number of images to fetch at once; smaller after a failure."""
         self.is_ready = False
         """Whether it is in the queue of the hosts from which the next job is taken."""
         self.last_answer = 0.0

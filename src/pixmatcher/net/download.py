@@ -38,7 +38,7 @@ def download(
     stall_seconds: float = STALL_SECONDS,
     token: str | None = None,
 ) -> bool:
-    """Download `url` to `path` and return True; return False if the file is there already.
+    """Download `url` to `path` and return True; return False if the file exists already.
 
     An interrupted download continues where it stopped. Two processes that download the same file wait for each other.
 

@@ -34,7 +34,7 @@ def fetch_all(
 ) -> Generator[list[tuple[T, bytes | FetchError]], None, None]:
     """Fetch images, each from the first of its URLs that gives it, and yield them in the order in which they arrive.
 
-    A request is any key by which the caller knows the image, and one or more URLs. Requests are taken as needed, in the
+    A request is any key that identifies the image, and one or more URLs. Requests are taken as needed, in the
     thread of the caller, about a thousand ahead. Yields lists of up to `batch_size` images. At least about once a
     second a list is yielded, even a short or empty one, so that the caller can store its images. Close the generator
     to end early.

@@ -55,7 +55,7 @@ class Piece:
 
 
 class WrongContentError(FetchError):
-    """The received bytes are not those of the requested file: none of them are worth keeping."""
+    """The received bytes are not those of the requested file: they must be deleted."""
 
 
 class _TemporaryError(Exception):
@@ -237,7 +237,7 @@ class _StallWatch:
         self._thread.join()
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Note new sockets; httpx calls this at every step of a request."""
+        """Remember new sockets, to close them after a stall; httpx calls this at every step of a request."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._sockets.append(info["return_value"].get_extra_info("socket"))
             if self.stalled:
@@ -310,7 +310,7 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 def _is_private(url: httpx.URL) -> bool:
     try:
         found = socket.getaddrinfo(url.host, None, type=socket.SOCK_STREAM)
-    except OSError:  # a name that only the proxy knows, or an unknown name
+    except OSError:  # a name that only the proxy can resolve, or an unknown name
         return False
     return not all(is_public(str(sockaddr[0])) for *_, sockaddr in found)
 

@@ -63,6 +63,7 @@ def _check_count(path: str, count: int, rows: int, what: str) -> None:
 
 
 def read_json(path: str, most_bytes: int) -> Any:
+    """Return the content of a JSON file. Raises `SourceError` if it cannot be read, is too long or not valid."""
     try:
         with open_regular_file(path) as file:
             data = file.read(most_bytes + 1)

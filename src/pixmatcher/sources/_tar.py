@@ -77,7 +77,7 @@ def open_tar(path: str) -> Iterator[int]:
 def members(descriptor: int) -> Iterator[Member]:
     """Yield the files of an open tar file in their order, without the folders.
 
-    Raises `InvalidImageError` where it is damaged or cut short, or at once if it is no tar file.
+    Raises `InvalidImageError` where it is damaged or cut short, or at once if it is not a tar file.
     """
     length = os.fstat(descriptor).st_size
     offset = 0
@@ -85,14 +85,14 @@ def members(descriptor: int) -> Iterator[Member]:
     while True:
         block = read_at(descriptor, _BLOCK, offset)
         if not _may_be_header(block):
-            _raise_for(block, offset, length)
+            _raise_missing_header(block, offset, length)
         if not any(block):
             return
         kind, size = block[156:157], _number(block[124:136])
         name = ahead.name if ahead.name is not None else _name_in(block)
         start = offset + _BLOCK
         more = kind == b"S" and block[482]
-        while more:  # of the map of a sparse file
+        while more:  # blocks of the map of a sparse file
             block = read_at(descriptor, _BLOCK, start).ljust(_BLOCK, b"\0")
             more, start = block[504], start + _BLOCK
         extends = kind in (_GNU_NAME, _GNU_LINK, _PAX_GLOBAL, *_PAX)
@@ -102,7 +102,7 @@ def members(descriptor: int) -> Iterator[Member]:
             size = ahead.size
         if start + size > length:
             raise InvalidImageError(
-                "cut short", f"of {start + size:,} bytes it has {length:,}, the last in {name[:200]}"
+                "cut short", f"it has {length:,} of {start + size:,} bytes, the last in {name[:200]}"
             )
         if extends:
             if kind == _GNU_NAME or kind in _PAX:
@@ -139,7 +139,7 @@ def is_tar(path: str) -> bool:
 
 @contextmanager
 def open_member(path: str, name: str) -> Iterator[IO[bytes]]:
-    """Open an image of a tar file for reading, seekable. Raises `InvalidImageError` if that fails."""
+    """Open an image of a tar file for reading; the file is seekable. Raises `InvalidImageError` if that fails."""
     with open_tar(path) as descriptor:
         status = os.fstat(descriptor)
         with _places_lock:
@@ -178,7 +178,7 @@ def _places(path: str, *_state: int) -> dict[str, tuple[int, int]]:
 
 
 def _may_be_header(block: bytes) -> bool:
-    """Whether these are the 512 bytes of a header, or of the end."""
+    """Return whether these are the 512 bytes of a header, or of the end of a tar file."""
     if len(block) < _BLOCK:
         return False
     if not any(block):
@@ -187,20 +187,20 @@ def _may_be_header(block: bytes) -> bool:
     return stated == sum(block) - sum(block[148:156]) + blank and _number(block[124:136]) >= 0
 
 
-def _raise_for(block: bytes, offset: int, length: int) -> None:
+def _raise_missing_header(block: bytes, offset: int, length: int) -> None:
     """Raise `InvalidImageError` with the reason why there is no header at `offset`."""
     if not length:
         raise InvalidImageError("not a tar file", "it is empty")
     compressed = [name for magic, name in _COMPRESSED.items() if block.startswith(magic)]
     if not offset and compressed:
         raise InvalidImageError(
-            "compressed tar file", f"by {compressed[0]}: unpack it, images are read out of its middle"
+            "compressed tar file", f"with {compressed[0]}: decompress it, because its images are read one by one"
         )
     if not offset:
         raise InvalidImageError("not a tar file")
     if len(block) < _BLOCK:
-        raise InvalidImageError("cut short", f"it ends after {length:,} bytes without the mark of its end")
-    raise InvalidImageError("damaged", f"there is no header at byte {offset:,}")
+        raise InvalidImageError("cut short", f"it ends after {length:,} bytes without an end mark")
+    raise InvalidImageError("damaged", f"no header at byte {offset:,}")
 
 
 def _number(field: bytes) -> int:
@@ -214,6 +214,7 @@ def _number(field: bytes) -> int:
 
 
 def _name_in(block: bytes) -> str:
+    """Return the name in a header, with its prefix if it has one."""
     name = block[:100].split(b"\0", 1)[0]
     if block[257:263] == b"ustar\0" and block[345]:
         name = block[345:500].split(b"\0", 1)[0] + b"/" + name
@@ -221,6 +222,7 @@ def _name_in(block: bytes) -> str:
 
 
 def _member(name: str, offset: int, size: int, modified: int, problem: str) -> Member:
+    """Return a member; an unsafe name is a problem too."""
     parts = name.split("/")
     if not problem and (not name or name.startswith("/") or ".." in parts or "\0" in name):
         problem = "an unsafe name"
@@ -230,7 +232,7 @@ def _member(name: str, offset: int, size: int, modified: int, problem: str) -> M
 def _read_extended(ahead: _ExtendedHeader, kind: bytes, size: int, data: bytes) -> None:
     """Store the information of an extended header in `ahead`."""
     if size > _MAX_EXTENDED_BYTES:
-        ahead.problem = "an extended header too long"
+        ahead.problem = "an extended header that is too long"
     elif kind == _GNU_NAME:
         ahead.name = os.fsdecode(data.split(b"\0", 1)[0])
     else:

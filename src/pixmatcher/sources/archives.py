@@ -21,7 +21,7 @@ _MAX_BYTES = 256 << 20
 
 @contextmanager
 def open_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-    """Open an image of a zip file for reading, seekable. Raises `InvalidImageError` if that fails."""
+    """Open an image of a zip file for reading; the file is seekable. Raises `InvalidImageError` if that fails."""
     try:
         if archive.getinfo(name).file_size > _MAX_BYTES:
             raise InvalidImageError("too large", f"more than {_MAX_BYTES:,} bytes, unpacked")

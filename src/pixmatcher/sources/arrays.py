@@ -182,12 +182,12 @@ class ArraysSource:
 
     def _implied_uris(self, place: str) -> Sequence[str]:
         """Return the uris of rows without a list of uris: those of Tiny ImageNet in its usual order, or row numbers."""
-        beside = os.path.join(place, "tiny-imagenet-200")
-        if self._base is None and os.path.isdir(beside):
-            self._base = beside
+        neighbour = os.path.join(place, "tiny-imagenet-200")
+        if self._base is None and os.path.isdir(neighbour):
+            self._base = neighbour
         labels = self._labels or []
         if self._base is None or not labels or not all(label and _WORDNET_ID.fullmatch(label) for label in labels):
-            if self._base is not None and self._base != beside:
+            if self._base is not None and self._base != neighbour:
                 raise SourceError(
                     f"{self._path} has no uris that could be in {self._base}: name the file of the uris, uris=FILE."
                 )
@@ -206,9 +206,9 @@ def _saved_files(place: str, name: str, first: NpyArray, card: Card, encoder: st
 
     Raises `SourceError` if they are not of one export, or not of the requested encoder.
     """
-    wanted = [saved for saved in card.spaces if saved.file == name] if card.spaces[0].file != name else card.spaces
+    used_spaces = [saved for saved in card.spaces if saved.file == name] if card.spaces[0].file != name else card.spaces
     files = {}
-    for saved in wanted:
+    for saved in used_spaces:
         path = os.path.join(place, saved.file)
         if saved.file != name and not os.path.lexists(path):
             continue
@@ -219,7 +219,7 @@ def _saved_files(place: str, name: str, first: NpyArray, card: Card, encoder: st
                 f"{(card.rows, saved.space.dimension)}: export again."
             )
         files[saved.space.name] = array
-    names = {saved.encoder for saved in wanted}
+    names = {saved.encoder for saved in used_spaces}
     if encoder is not None and encoder not in names:
         raise SourceError(
             f"{first.path} is of the encoder {', '.join(names)}, as {CARD} in the same folder says, not of {encoder}."

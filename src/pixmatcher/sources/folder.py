@@ -69,7 +69,7 @@ class FolderSource:
                 with os.scandir(folder) as listing:
                     children = sorted(listing, key=lambda child: child.name)
             except OSError as error:
-                yield Unusable(folder, "folder cannot be read", _plain(error), contents_unknown=True)
+                yield Unusable(folder, "folder cannot be read", _reason(error), contents_unknown=True)
                 continue
             skipped = _SKIPPED
             if _COLLECTION_FILES.issubset(child.name for child in children):
@@ -84,7 +84,7 @@ class FolderSource:
                         continue
                     found = self._check_file(child, links)
                 except OSError as error:
-                    found = Unusable(child.path, "cannot be read", _plain(error), contents_unknown=True)
+                    found = Unusable(child.path, "cannot be read", _reason(error), contents_unknown=True)
                 if found is not None:
                     yield found
             folders.extend(reversed(below))
@@ -101,7 +101,7 @@ class FolderSource:
         except OSError as error:
             # The target of a link may be a folder, so the link is reported whatever its extension.
             if error.errno == errno.ELOOP:
-                return Unusable(child.path, "symlink loop", _plain(error))
+                return Unusable(child.path, "symlink loop", _reason(error))
             if child.is_symlink() or _may_be_image(child.name):
                 raise
             return None
@@ -120,7 +120,7 @@ class FolderSource:
 
 
 def _is_above(folder: os.stat_result, path: str) -> bool:
-    """Whether `folder` is one of the folders above `path`."""
+    """Return whether `folder` is one of the folders above `path`."""
     above = os.path.dirname(path)
     while True:
         if os.path.samestat(os.stat(above), folder):
@@ -144,5 +144,5 @@ def as_date(seconds: float) -> str | None:
         return None
 
 
-def _plain(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return error.strerror or str(error)

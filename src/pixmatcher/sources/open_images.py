@@ -69,13 +69,13 @@ class OpenImagesSource:
         split = options.get("split", "all").lower()
         self._split = None if split == "all" else _SPLITS.get(split, split)
         if not os.path.isdir(self._path) and not os.path.isfile(self._path):
-            what = "is neither" if os.path.lexists(self._path) else "does not exist"
+            what = "is neither a folder nor a file" if os.path.lexists(self._path) else "does not exist"
             raise SourceError(
                 f"{self._path} {what}: name the folder of the csv files of Open Images, or its image list."
             )
 
     def scan(self) -> Iterator[Entry | Unusable]:
-        files = self._files()
+        files = self._list_files()
         yield from files.unreadable
         names: dict[str, str] = {}
         for path in files.names:
@@ -83,7 +83,7 @@ class OpenImagesSource:
         found = False
         others: set[str] = set()
         with closing(ImageLabels()) as labels:
-            for path in self._chosen(files.labels):
+            for path in self._label_files_of_split(files.labels):
                 yield from labels.load(path)
             labels.complete()
             for path in files.images:
@@ -101,12 +101,12 @@ class OpenImagesSource:
         """Return the display names of the class descriptions; `scan` reports their errors."""
         names: dict[str, str] = {}
         with suppress(SourceError):
-            for path in self._files().names:
+            for path in self._list_files().names:
                 for _ in _read_names(path, names):
                     pass
         return names
 
-    def _files(self) -> _Files:
+    def _list_files(self) -> _Files:
         """Return the files of the data set. Raises `SourceError` if there is no image list."""
         files = _Files()
         folder = self._path if os.path.isdir(self._path) else os.path.dirname(self._path)
@@ -131,13 +131,13 @@ class OpenImagesSource:
             files.images = [self._path] if kind == "images" else []
             files.ids = [self._path] if kind == "ids" else []
         if not files.images:
-            wanted = "the one with the columns ImageID and OriginalURL, such as validation-images-with-rotation.csv"
+            expected = "the one with the columns ImageID and OriginalURL, such as validation-images-with-rotation.csv"
             if files.ids:
-                raise SourceError(f"{files.ids[0]} lists images without their URLs: name the image list, {wanted}.")
-            raise SourceError(f"{self._path} has no image list of Open Images: name {wanted}.")
+                raise SourceError(f"{files.ids[0]} lists images without their URLs: name the image list, {expected}.")
+            raise SourceError(f"{self._path} has no image list of Open Images: name {expected}.")
         return files
 
-    def _chosen(self, paths: list[str]) -> list[str]:
+    def _label_files_of_split(self, paths: list[str]) -> list[str]:
         """Return the files of labels, except those whose name says another split."""
         if self._split is None:
             return paths
@@ -159,7 +159,7 @@ class OpenImagesSource:
         if self._split is not None:
             if "subset" not in columns:
                 raise SourceError(f"{path} has no column Subset: leave ?split= out.")
-            rows = _of_split(rows, columns["subset"], self._split, others)
+            rows = _rows_of_split(rows, columns["subset"], self._split, others)
         while block := list(islice(rows, _ROWS_AT_ONCE)):
             found = labels.of([row[1][image_id].strip() for row in block if isinstance(row, tuple)])
             for row in block:
@@ -172,7 +172,8 @@ class OpenImagesSource:
                     yield row
 
 
-def _of_split(rows: Iterator[Row], subset: int, split: str, others: set[str]) -> Iterator[Row]:
+def _rows_of_split(rows: Iterator[Row], subset: int, split: str, others: set[str]) -> Iterator[Row]:
+    """Yield the rows of a split; the names of up to 10 other splits are added to `others`."""
     for row in rows:
         if isinstance(row, Unusable) or row[1][subset].strip().lower() == split:
             yield row
@@ -188,7 +189,7 @@ def _entry(
     labels: Mapping[str, Sequence[str]],
     names: Mapping[str, str],
 ) -> Entry | Unusable:
-    """Return the image of a row."""
+    """Return the image of a row, or what is wrong with the row."""
     rotated = fields[columns["rotation"]].strip().lower() if "rotation" in columns else ""
     if rotated not in _ROTATIONS:
         return Unusable(f"{path}:{number}", "wrong rotation", f"{shortened(rotated)} is not a multiple of 90 degrees")

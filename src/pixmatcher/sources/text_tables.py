@@ -1,6 +1,6 @@
 """Text files and tables, read line by line: valid rows are returned, and invalid ones are reported.
 
-Lines may end with LF, CR LF or CR. They are UTF-8 or, if the file begins with its mark, UTF-16 or UTF-32; the file may
+Lines may end with LF, CR LF or CR. They are UTF-8 or, with a byte order mark, UTF-16 or UTF-32; the file may
 be compressed with gzip. Memory is bounded by `MAX_LINE`.
 """
 
@@ -27,7 +27,7 @@ _MAX_LINES = 100
 """Most lines of one row inside quotes. The search for a closing quote ends there."""
 _BLOCK = 1 << 18
 _MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins like the mark of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),  # first, because it begins with the mark of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -57,9 +57,7 @@ def open_list(path: str) -> Iterator[io.BufferedIOBase]:
             head = file.read(2)
             file.seek(0)
         except OSError as error:
-            raise SourceError(
-                f"{path} cannot be read ({error.strerror or error}): check that you may read it."
-            ) from error
+            raise SourceError(f"{path} cannot be read ({error.strerror or error}): check its permissions.") from error
         if not head:
             raise SourceError(f"{path} is empty: copy or download it again.")
         if head == b"\x1f\x8b":
@@ -88,12 +86,12 @@ def read_lines(path: str) -> Iterator[Line]:
             # Of a line that does not end, only enough is kept to report its length.
             rest = data[end : end + 4 * MAX_LINE + 1]
             if end:
-                lines, good = _split(data[:end])
+                lines, good = _split_lines(data[:end])
                 if good:
                     yield from enumerate(lines, number + 1)
                 else:
                     for position, line in enumerate(lines, number + 1):
-                        fault = _fault(line)
+                        fault = _problem_of(line)
                         yield Unusable(f"{path}:{position}", *fault) if fault else (position, line)
                 number += len(lines)
             if not block:
@@ -131,7 +129,7 @@ def _end_of_lines(data: bytes) -> int:
     return end or data.rfind(b"\r", 0, len(data) - 1) + 1
 
 
-def _split(data: bytes) -> tuple[list[str], bool]:
+def _split_lines(data: bytes) -> tuple[list[str], bool]:
     """Return the lines, and whether all are valid; bytes that are not UTF-8 become lone surrogates."""
     try:
         text = data.decode()
@@ -147,7 +145,7 @@ def _split(data: bytes) -> tuple[list[str], bool]:
     return lines, good and max(map(len, lines), default=0) <= MAX_LINE
 
 
-def _fault(line: str) -> tuple[str, str] | None:
+def _problem_of(line: str) -> tuple[str, str] | None:
     """Return what is wrong with a line, a reason and a detail, or None."""
     if len(line) > MAX_LINE:
         return "too long", f"more than {MAX_LINE:,} characters in a line"
@@ -188,14 +186,14 @@ def read_rows(path: str, delimiter: str) -> Iterator[Row]:
             if unquoted is None and delimiter == "\t" and width in (0, text.count("\t") + 1):
                 unquoted = text.split("\t")
             if unquoted is None:
-                detail = "one is not closed, or text follows a closed one"
+                detail = "a quote is not closed, or text follows a closed quote"
                 yield Unusable(f"{path}:{number}", "broken quotes", detail)
                 continue
             fields = unquoted
         if not width:
             width = len(fields)
         if len(fields) != width:
-            yield Unusable(f"{path}:{number}", "wrong number of fields", f"{len(fields)} where the header has {width}")
+            yield Unusable(f"{path}:{number}", "wrong number of fields", f"{len(fields)}, the header has {width}")
             continue
         yield number, fields
 
@@ -207,17 +205,17 @@ def _unquoted(text: str, lines: Iterator[Line], again: deque[Line], delimiter: s
     """
     taken: list[Line] = []
     try:
-        fields = next(csv.reader(_from(text, lines, again, taken), delimiter=delimiter, strict=True))
+        fields = next(csv.reader(_lines_of_row(text, lines, again, taken), delimiter=delimiter, strict=True))
     except csv.Error:
         pass
     else:
-        if not taken or not width or (len(fields) == width and not _holds_rows(taken, delimiter, width)):
+        if not taken or not width or (len(fields) == width and not _look_like_rows(taken, delimiter, width)):
             return fields
     again.extendleft(reversed(taken))
     return None
 
 
-def _from(text: str, lines: Iterator[Line], again: deque[Line], taken: list[Line]) -> Iterator[str]:
+def _lines_of_row(text: str, lines: Iterator[Line], again: deque[Line], taken: list[Line]) -> Iterator[str]:
     """Yield a line and, on demand, the next ones, which are appended to `taken`."""
     yield text + "\n"
     length = len(text)
@@ -232,8 +230,8 @@ def _from(text: str, lines: Iterator[Line], again: deque[Line], taken: list[Line
         yield line[1] + "\n"
 
 
-def _holds_rows(taken: list[Line], delimiter: str, width: int) -> bool:
-    """Whether lines inside quotes look like rows with a URL: then an extra quote began them."""
+def _look_like_rows(taken: list[Line], delimiter: str, width: int) -> bool:
+    """Return whether lines inside quotes look like rows with a URL; then the opening quote is an error."""
     for line in taken:
         fields = line[1].split(delimiter) if isinstance(line, tuple) else []
         if len(fields) >= width and any(map(_URL_FIELD.fullmatch, fields)):

@@ -102,7 +102,7 @@ class _UnpackedTree:
         roots = [path, os.path.join(path, "tiny-imagenet-200")]
         found = [root for root in roots if os.path.isfile(os.path.join(root, _MARK))]
         if not found:
-            raise SourceError(f"{path} is not Tiny ImageNet: it has no {_MARK}. Name the folder tiny-imagenet-200.")
+            raise SourceError(f"{path} is not Tiny ImageNet, it has no {_MARK}: name the folder tiny-imagenet-200.")
         self._root = found[0]
 
     def images(self, split: str) -> Iterable[Entry | Unusable]:
@@ -138,7 +138,7 @@ class _ZippedTree:
             ) from error
         root = dataset_root(self._archive.namelist())
         if root is None:
-            raise SourceError(f"{path} is not Tiny ImageNet: it has no {_MARK}.")
+            raise SourceError(f"{path} is not Tiny ImageNet, it has no {_MARK}: name the original zip file.")
         self._root = root
 
     def images(self, split: str) -> Iterable[Entry | Unusable]:
@@ -159,7 +159,7 @@ class _ZippedTree:
         try:
             with self._archive.open(self._root + name) as file:
                 return _text(file)
-        except Exception as error:  # of a damaged zip file, of many kinds
+        except Exception as error:  # zipfile raises many classes for a damaged file
             raise SourceError(f"{self._path} has no {name} that can be read ({error}): download it again.") from error
 
 

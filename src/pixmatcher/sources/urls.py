@@ -92,7 +92,7 @@ class UrlListSource:
             try:
                 base = normal_url(self._base)
                 if "?" in base:
-                    raise ValueError("it has a ? in it")
+                    raise ValueError("it contains a ?")
             except ValueError as error:
                 raise SourceError(f"?base= is not a URL ({error}): write it like ?base=https://host/folder/.") from None
             # It is a folder, with or without a slash at the end.
@@ -147,7 +147,7 @@ class UrlListSource:
             yield from self._objects(enumerate(data, 1))
             return
         if isinstance(data, dict) and data:
-            if "url" in self._find(islice(data, _MOST_COLUMNS)):
+            if "url" in self._find_columns(islice(data, _MOST_COLUMNS)):
                 yield from self._json_columns(data, self._columns([*data]))
                 return
             if all(isinstance(name, str) for name in data.values()) and not self._chosen:
@@ -179,7 +179,7 @@ class UrlListSource:
         """Yield the rows of the format of the original project: {"0": "a.jpg"}."""
         if self._base is None and "://" not in next(iter(data.values())):
             raise SourceError(
-                f"{self._path} holds file names: give the URL of their folder, ?base=https://host/folder/."
+                f"{self._path} contains file names: give the URL of their folder, ?base=https://host/folder/."
             )
         columns = _Columns(0, None, None, (("id", 1),))
         for number, (key, name) in enumerate(data.items(), 1):
@@ -236,16 +236,16 @@ class UrlListSource:
                 # With a buffer, single pages of a column are read, not whole row groups.
                 table = parquet.ParquetFile(file, buffer_size=1 << 20, page_checksum_verification=True)
                 names: list[str] = table.schema_arrow.names
-            except Exception as error:  # of many types, because the file may contain anything
+            except Exception as error:  # pyarrow raises many classes for damaged files
                 raise SourceError(
                     f"{self._path} cannot be read as parquet ({first_line(error)}): download it again."
                 ) from error
             columns = self._columns(names)
             used = (columns.url, columns.label, columns.caption, *(position for _, position in columns.details))
-            wanted = [names[position] for position in used if position is not None]
+            used_names = [names[position] for position in used if position is not None]
             number = 0
             try:
-                for batch in table.iter_batches(_ROWS_AT_ONCE, columns=wanted):
+                for batch in table.iter_batches(_ROWS_AT_ONCE, columns=used_names):
                     found = dict(zip(batch.schema.names, batch.columns, strict=True))
                     values = [as_list(found[name]) if name in found else () for name in names]
                     for row in zip_longest(*values):
@@ -271,7 +271,7 @@ class UrlListSource:
                     f"{self._path} is not complete JSON ({error}): download it again, or rename it to .jsonl "
                     "if it has one object in each line."
                 ) from error
-            except Exception as error:  # of gzip, of several kinds
+            except Exception as error:  # gzip raises several classes
                 raise SourceError(f"{self._path} cannot be read ({error}): download it again.") from error
 
     # Columns
@@ -285,6 +285,7 @@ class UrlListSource:
         return max(",", ";", "\t", "|", key=header.count)
 
     def _has_no_header(self, row: Sequence[str]) -> bool:
+        """Return whether the column of URLs is chosen by its number, so that the first row is not a header."""
         return self._chosen.get("url", "").isdecimal() and self._chosen["url"] not in row
 
     def _numbered_columns(self, width: int) -> _Columns:
@@ -300,7 +301,7 @@ class UrlListSource:
 
     def _columns(self, names: Sequence[str]) -> _Columns:
         """Return the columns of a table. Raises `SourceError` if a chosen column or a column of URLs is missing."""
-        found = self._find(names)
+        found = self._find_columns(names)
         missing = [what for what in self._chosen if what not in found] or [
             what for what in ("url",) if what not in found
         ]
@@ -315,7 +316,7 @@ class UrlListSource:
             )
         return _as_columns(found)
 
-    def _find(self, names: Iterable[str]) -> dict[str, int]:
+    def _find_columns(self, names: Iterable[str]) -> dict[str, int]:
         """Return the position of each column that exists, by its content."""
         exact: dict[str, int] = {}
         plain: dict[str, int] = {}
@@ -340,7 +341,7 @@ class UrlListSource:
         if isinstance(raw, bytes):
             raw = raw.decode("utf-8", "surrogateescape")
         if not isinstance(raw, str):
-            return self._unusable(number, "it is empty" if raw is None else "it is no text")
+            return self._unusable(number, "it is empty" if raw is None else "it is not text")
         try:
             url = normal_url(raw if self._base is None or not raw.strip() else urljoin(self._base, raw.strip()))
             label = None if columns.label is None else as_text(values[columns.label])

@@ -34,11 +34,11 @@ _DETAILS = ("url", "author", "license", "title")
 
 
 class WebDatasetSource:
-    """Tar files of images; the rest of the spec is one, a folder of them, or a pattern with {a..b}, {a,b} or *."""
+    """Tar files of images: the rest of the spec is a file, a folder or a pattern with {a..b}, {a,b} or *."""
 
     def __init__(self, rest: str) -> None:
         if is_url(rest) or rest.startswith("pipe:"):
-            raise SourceError(f"{rest} is remote: download the shards and name the files, they are read from a disk.")
+            raise SourceError(f"{rest} is remote: download the shards, and name the downloaded files.")
         path = os.path.abspath(rest)
         self.spec = f"webdataset:{path}"
         self.folder: str | None = path if os.path.isdir(path) else None
@@ -65,7 +65,7 @@ class WebDatasetSource:
         while shard not in self._shards:
             above = os.path.dirname(shard)
             if above == shard:
-                raise InvalidImageError("missing", "no tar file of this source holds it")
+                raise InvalidImageError("missing", "no tar file of this source contains it")
             shard = above
         return open_member(shard, uri[len(shard) + 1 :])
 
@@ -84,16 +84,16 @@ def _shards(path: str) -> list[str]:
     if os.path.lexists(path):
         return [path]
     shards: list[str] = []
-    for one in _without_braces(path):
+    for one in _expand_braces(path):
         shards += (sorted(glob.glob(one)) if glob.has_magic(one) and not os.path.lexists(one) else None) or [one]
     return shards
 
 
-def _without_braces(pattern: str) -> list[str]:
+def _expand_braces(pattern: str) -> list[str]:
     """Return all names that a pattern with {a..b} and {a,b} stands for, as in a shell."""
     patterns, done = [pattern], False
     while not done:
-        expanded = list(islice((text for one in patterns for text in _expanded(one)), _MAX_SHARDS + 1))
+        expanded = list(islice((text for one in patterns for text in _expand_first_braces(one)), _MAX_SHARDS + 1))
         if len(expanded) > _MAX_SHARDS:
             raise SourceError(f"{pattern} stands for more than {_MAX_SHARDS:,} tar files: name fewer.")
         done = expanded == patterns
@@ -101,7 +101,7 @@ def _without_braces(pattern: str) -> list[str]:
     return list(dict.fromkeys(patterns))
 
 
-def _expanded(pattern: str) -> Sequence[str]:
+def _expand_first_braces(pattern: str) -> Sequence[str]:
     """Return the names for the first braces that are a range or a list."""
     for braces in _BRACES.finditer(pattern):
         before, inside, after = pattern[: braces.start()], braces[1], pattern[braces.end() :]
@@ -181,15 +181,15 @@ class _SampleInfo:
 
 
 def _sample_info(shard: str, descriptor: int, files: Mapping[str, Member]) -> tuple[_SampleInfo, list[Unusable]]:
-    """Return the information in the files of a sample, by their endings, and the files that cannot be used."""
+    """Return the information in the files of a sample, by their extensions, and the files that cannot be used."""
     texts: dict[str, str] = {}
     values: dict[str, Any] = {}
     unusable = []
     for ending, member in files.items():
         try:
-            texts[ending] = _text(descriptor, member)
+            texts[ending] = _read_text(descriptor, member)
             if ending == "json":
-                values = _object(texts[ending])
+                values = _json_object(texts[ending])
         except (InvalidImageError, ValueError, RecursionError) as error:
             unusable.append(Unusable(f"{shard}/{member.name}", "text cannot be read", str(error)[:200]))
     label = values.get("label")
@@ -201,14 +201,15 @@ def _sample_info(shard: str, descriptor: int, files: Mapping[str, Member]) -> tu
     return info, unusable
 
 
-def _object(text: str) -> dict[str, Any]:
+def _json_object(text: str) -> dict[str, Any]:
+    """Return the object in a JSON text. Raises `ValueError` if it is not a JSON object."""
     values = json.loads(text)
     if not isinstance(values, dict):
         raise ValueError("it is not a JSON object")
     return values
 
 
-def _text(descriptor: int, member: Member) -> str:
+def _read_text(descriptor: int, member: Member) -> str:
     """Return the text of a file. Raises `ValueError` if it is too long or not UTF-8."""
     if member.size > _MAX_TEXT_BYTES:
         raise ValueError(f"longer than {_MAX_TEXT_BYTES:,} bytes")
@@ -219,7 +220,7 @@ def _text(descriptor: int, member: Member) -> str:
 
 
 def _clean(text: object) -> str | None:
-    """Return a text that can be stored, without surrounding blanks; None if it is empty or not a text."""
+    """Return a text that can be stored, without spaces at its ends; None if it is empty or not a text."""
     if not isinstance(text, str):
         return None
     return text.encode("utf-8", "replace").decode().replace("\0", " ").strip() or None

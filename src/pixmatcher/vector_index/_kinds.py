@@ -56,7 +56,7 @@ def new_scan_index(vectors: VectorFile, rows: Rows) -> VectorIndex:
 
 
 def update_takes_long(index: VectorIndex, row_count: int, vectors: VectorFile) -> bool:
-    """Return whether it takes seconds to add the rows that the index lacks until it has `row_count`."""
+    """Return whether it takes seconds to add the missing rows to an index that must have `row_count` rows."""
     return (row_count - len(index.rows)) * vectors.dimension > EXACT_UP_TO
 
 

@@ -42,7 +42,7 @@ class Stamp:
 
 
 def save_index(index: SavableIndex, path: Path, generation: int, dimension: int) -> None:
-    """Write an index and its stamp, both or neither. Raises `OSError` as the disk does.
+    """Write an index and its stamp, both or neither. Raises `OSError` if the disk fails.
 
     Only one thread or process may save at a time: hold the lock for it.
     """

@@ -119,7 +119,7 @@ def read_target(path: Path) -> IndexTarget:
 
 
 def save_target(path: Path, target: IndexTarget) -> None:
-    """Write a target to a file in one step. Raises `OSError` as the disk does."""
+    """Write a target to a file in one step. Raises `OSError` if the disk fails."""
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as file:
         file.write(json.dumps({"recall": target.recall, "memory": target.memory}).encode())

@@ -26,7 +26,7 @@ _BLOCK_VALUES = 1 << 22
 
 
 class VectorFile:
-    """The rows of one space. Only the catalog of the collection knows how many of them are valid."""
+    """The rows of one space. The catalog of the collection stores how many of them are valid."""
 
     def __init__(self, path: Path, dimension: int) -> None:
         self.path = path
@@ -59,7 +59,7 @@ class VectorFile:
     def write(self, first_row: int, rows: Float16) -> None:
         """Write rows (N, dimension) at `first_row` and wait until they are on disk.
 
-        Rows after `first_row` were never committed and are overwritten. Raises `OSError` as the disk does, after the
+        Rows after `first_row` were never committed and are overwritten. Raises `OSError` if the disk fails, after the
         file is cut to `first_row` again.
         """
         offset = first_row * self.row_bytes
@@ -132,7 +132,7 @@ class VectorFile:
         return values
 
     def extend_with_zeros(self, row_count: int) -> None:
-        """Make the file at least `row_count` rows long, to repair one that was cut; replace whatever is not a file."""
+        """Make the file at least `row_count` rows long, to repair one that was cut; replace what is not a file."""
         if not self.path.parent.is_dir():
             remove(self.path.parent)
         if not self.path.is_file():

@@ -100,7 +100,7 @@ def _show_item(collection: Collection, item: Item) -> None:
 
 
 def details(collection: Collection, item: Item) -> list[tuple[str, str]]:
-    """Return what the collection knows about an item, as pairs of a name in the visitor's language and a value."""
+    """Return the information about an item, as pairs of a name in the visitor's language and a value."""
     known = [
         ("file", file_name(item)),
         ("label", collection.label_names().get(item.label or "", item.label)),

@@ -111,7 +111,7 @@ def download_missing(
     offline: bool = False,
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Download a file to `path`, unless the right file is there. A wrong file is deleted, old or downloaded.
+    """Download a file to `path`, unless the right file exists. A wrong file is deleted, old or downloaded.
 
     `check_is_exact` says that `is_right` finds every wrong byte. Raises `OfflineError` if a download is needed and
     `offline` forbids it, and as `download`.

@@ -193,7 +193,7 @@ def _context_length(files: _Folder) -> int:
     for length in stated:
         if is_number(length) and length >= 3:
             return min(int(length), MOST_IDS)
-    raise UnsupportedError("does not state the longest text, nor do the files beside it: choose another model")
+    raise UnsupportedError("does not state the longest text, and the files in its folder neither: choose another model")
 
 
 def _pad_id(files: _Folder) -> int:

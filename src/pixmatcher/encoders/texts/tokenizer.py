@@ -53,7 +53,7 @@ def open_tokenizer(path: Path, recipe: TextRecipe) -> Tokenize:
             encoding = tokenizer.encode(text)
         except Exception as error:  # the library has no error class of its own
             raise EncoderError(
-                f"{path} has no ids for the text ({error}): export or pull the encoder again."
+                f"{path} cannot tokenize the text ({error}): export or pull the encoder again."
             ) from error
         return np.array(encoding.ids, np.int64), np.array(encoding.attention_mask, np.int64)
 

@@ -1,6 +1,6 @@
 """How torchvision, timm and open_clip build their networks, and where each publishes the weights.
 
-The libraries build the networks and know their recipes. They never download anything themselves.
+The libraries build the networks and define their recipes. They never download anything themselves.
 """
 
 from __future__ import annotations
