@@ -1,4 +1,4 @@
-"""What several tests share: a small real encoder, painted images, and real subprocesses."""
+"""Fixtures for all tests: a small encoder, painted images, and subprocesses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class TinyEncoder:
-    """Colours of a 4 x 4 grid as the embedding: quick, true to the image, and it counts what it encodes."""
+    """A fast encoder: the embedding is the colours of a 4 x 4 grid. It counts the images that it encodes."""
 
     name = "tiny"
     fingerprint = "tiny-1"
@@ -59,7 +59,7 @@ class TinyEncoder:
 
 @pytest.fixture
 def tiny() -> Iterator[TinyEncoder]:
-    """A `TinyEncoder`, known to `load_encoder` as `tiny` during the test."""
+    """A `TinyEncoder` that is registered as `tiny` during the test."""
     encoder = TinyEncoder()
     encoders.register_encoder("tiny", lambda: encoder)
     yield encoder
@@ -67,7 +67,7 @@ def tiny() -> Iterator[TinyEncoder]:
 
 
 def paint(path: str | os.PathLike[str], seed: int, size: tuple[int, int] = (40, 30), kind: str | None = None) -> Path:
-    """Save an image of 16 coloured fields, another one for each seed."""
+    """Save an image of 16 coloured fields, a different one for each seed."""
     fields = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def paint_many(folder: Path, count: int, first: int = 0) -> list[Path]:
 
 
 def cli(*arguments: str | os.PathLike[str], timeout: float = 60, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
+    """Run the command line in a new process."""
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
         [sys.executable, "-m", "pixmatcher", *map(os.fspath, arguments)],
         capture_output=True,
@@ -93,13 +93,13 @@ def cli(*arguments: str | os.PathLike[str], timeout: float = 60, **options: obje
 
 
 def bound_by_permissions() -> Callable[[], None] | None:
-    """What to call in a child before exec so that permissions bind it, whoever runs the tests."""
+    """Return the `preexec_fn` of a child process that must obey file permissions, also if root runs the tests."""
     if os.geteuid() != 0:
         return None
     libc = ctypes.CDLL(None, use_errno=True)
 
     def restrict() -> None:
-        # Root without the rights to pass over permissions: the checkout stays readable, as it would not for nobody.
+        # Root without the right to ignore permissions; the user nobody could not read the checkout.
         dac_override, dac_read_search, drop_from_bounding_set = 1, 2, 24
         prctl = getattr(libc, "prctl", None)
         if prctl is None or any(prctl(drop_from_bounding_set, c, 0, 0, 0) for c in (dac_override, dac_read_search)):
@@ -110,7 +110,7 @@ def bound_by_permissions() -> Callable[[], None] | None:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A temporary folder that every user may enter; pytest's own are private."""
+    """A temporary folder that every user may enter; those of pytest are private."""
     folder = Path(tempfile.mkdtemp(prefix="pixmatcher-test-"))
     folder.chmod(0o755)
     yield folder
@@ -121,7 +121,7 @@ def open_folder() -> Iterator[Path]:
 
 
 def wait_for_lock(process: subprocess.Popen[str]) -> None:
-    """Wait until the process waits for a lock, where that can be seen."""
+    """Wait until the process waits for a lock, on systems that show this."""
     locks = Path("/proc/locks")
     while locks.exists() and process.poll() is None:
         waiting = [line.split() for line in locks.read_text().splitlines() if "->" in line]
@@ -132,7 +132,7 @@ def wait_for_lock(process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path | None]:
-    """A file system of 2 MB, where one may be mounted."""
+    """A file system of 2 MB, or None if the tests may not mount one."""
     mount_point = tmp_path / "disk"
     mount_point.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount_point)]
@@ -146,7 +146,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path | None]:
 
 
 def fill_up(disk: Path) -> Path:
-    """Leave no byte free; returns the file to delete to make room."""
+    """Fill a disk completely; return the file to delete to free space."""
     filler = disk / "filler"
     with filler.open("ab", buffering=0) as file:
         for block in (65536, 4096, 1):
@@ -158,7 +158,7 @@ def fill_up(disk: Path) -> Path:
 
 @pytest.fixture
 def quick_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pauses between attempts, and no proxy of whoever runs the tests."""
+    """Downloads without pauses between attempts, and without the proxy of the environment."""
     monkeypatch.setattr(stream, "_BACKOFF_SECONDS", 0.001)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)

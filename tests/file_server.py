@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback for downloads: it knows ranges and validators, misbehaves as told, and counts."""
+"""An HTTP server on loopback for downloads, with ranges, validators, failures on request, and a list of requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from servers import certificate
 
 @dataclass
 class File:
-    """A file and how it is served. What is a list is used up: its first element by the first request, and so on."""
+    """A file and how it is served. Each request uses the next element of a list."""
 
     body: bytes
     etag: str | None = '"1"'
@@ -25,12 +25,12 @@ class File:
     if_range: bool = True
     """Whether `If-Range` is heeded."""
     length: bool = True
-    """Whether the length is told; if not, the end of the connection is the end of the file."""
+    """Whether the length is sent; if not, the end of the connection is the end of the file."""
     more_length: int = 0
-    """By how much the length that is told is too great."""
+    """The number of bytes by which the sent length is too large."""
     encoding: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    """What else is told of it, also with a status in its place and with a redirect."""
+    """Further headers, which are also sent with an error status and with a redirect."""
     statuses: list[int] = field(default_factory=list)
     """Statuses of the next requests, in place of the file."""
     cuts: list[int] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Request:
 
 
 class FileServer:
-    """Files by their paths, and the requests for them so far."""
+    """The files by their paths, and the requests so far."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -70,14 +70,14 @@ class FileServer:
         self.closing = threading.Event()
 
     def sent(self, path: str) -> int:
-        """How many bytes of the file were sent in all."""
+        """Return how many bytes of the file were sent in total."""
         return sum(request.sent for request in self.requests if request.path == path)
 
     def ranges(self, path: str) -> list[str | None]:
         return [request.range for request in self.requests if request.path == path]
 
     def wait_for(self, path: str, count: int) -> None:
-        """Wait until so many bytes of the file were sent."""
+        """Wait until `count` bytes of the file were sent."""
         while self.sent(path) < count:
             time.sleep(0.002)
 
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
     files: FileServer
 
     def do_GET(self) -> None:
-        # As a proxy it is asked for whole URLs.
+        # As a proxy, it receives complete URLs.
         path = self.path
         headers = self.headers
         asked = (headers[name] for name in ("Range", "If-Range", "Accept-Encoding", "Authorization"))
@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve_files(tls: bool = False) -> Iterator[FileServer]:
-    """Serve what is put into `files` of the server that this gives; with `tls` the server is called one.example."""
+    """Serve the `files` of the yielded server; with `tls` the host name of the server is one.example."""
     files = FileServer()
     handler = type("Handler", (_Handler,), {"files": files})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

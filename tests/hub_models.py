@@ -1,4 +1,4 @@
-"""Small encoders as ONNX files, with the inputs and outputs of those that hubs offer, and the files beside them."""
+"""Small encoders as ONNX files, with inputs, outputs and further files as in repositories of hubs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def network(
 def vision(
     output: str = "image_embeds", *, size: Any = SIZE, batch: Any = "batch", dimension: int = DIMENSION, **more: Any
 ) -> bytes:
-    """The average colour of an image by `PIXELS`, and beside it what encoders give as well."""
+    """A network for images: the average colour times `PIXELS`, with the other outputs that encoders have."""
     nodes = [
         helper.make_node("ReduceMean", ["pixel_values"], ["colour"], axes=[2, 3], keepdims=0),
         helper.make_node("MatMul", ["colour", "weights"], [output]),
@@ -59,7 +59,7 @@ def vision(
 def text(
     output: str = "text_embeds", *, mask: bool = False, length: Any = "length", dimension: int = DIMENSION
 ) -> bytes:
-    """The sum of the vectors of the words, or of those that the mask leaves."""
+    """A network for texts: the sum of the vectors of the words, or of the words in the mask."""
     nodes = [helper.make_node("Gather", ["words", "input_ids"], ["found"])]
     if mask:
         nodes += [
@@ -76,7 +76,7 @@ def text(
 
 
 def patches() -> bytes:
-    """A vector for each patch of an image, as DINOv2 gives them."""
+    """A network with a vector for each patch of an image, like DINOv2."""
     nodes = [
         helper.make_node("Conv", ["pixel_values", "patches"], ["grid"], strides=[PATCH, PATCH]),
         helper.make_node("Reshape", ["grid", "shape"], ["row"]),
@@ -88,7 +88,7 @@ def patches() -> bytes:
 
 
 def outside(model: bytes, location: str) -> tuple[bytes, bytes]:
-    """The same network with its weights in a file called so, and that file."""
+    """Return the network with its weights in an external file of this name, and the content of that file."""
     loaded = onnx.load_from_string(model)
     data = io.BytesIO()
     for tensor in loaded.graph.initializer:
@@ -104,7 +104,7 @@ def outside(model: bytes, location: str) -> tuple[bytes, bytes]:
 
 
 def tokenizer() -> bytes:
-    """A tokenizer that knows `WORDS` and puts a text between <start> and <end>."""
+    """A tokenizer with the vocabulary `WORDS` that puts a text between <start> and <end>."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unknown>"))
@@ -138,7 +138,7 @@ CLIP_IMAGES: dict[str, object] = {
 
 
 def clip(**changed: bytes) -> dict[str, bytes]:
-    """As CLIP is offered; files can be changed by their names without the ending."""
+    """The files of a repository of CLIP; an argument with the name of a file, without its extension, replaces it."""
     files = {
         "README.md": b"# CLIP",
         "config.json": as_json(model_type="clip", text_config={"max_position_embeddings": 12}),
@@ -152,7 +152,7 @@ def clip(**changed: bytes) -> dict[str, bytes]:
 
 
 def siglip(**changed: bytes) -> dict[str, bytes]:
-    """As SigLIP is offered: pooled outputs, no mask, texts of 64 ids."""
+    """The files of a repository of SigLIP: pooled outputs, no mask, texts of 64 ids."""
     images = CLIP_IMAGES | {
         "image_processor_type": "SiglipImageProcessor",
         "size": {"height": SIZE, "width": SIZE},
@@ -173,7 +173,7 @@ def siglip(**changed: bytes) -> dict[str, bytes]:
 
 
 def mobileclip(**changed: bytes) -> dict[str, bytes]:
-    """As MobileCLIP is offered: images are not normalised, texts have a fixed length."""
+    """The files of a repository of MobileCLIP: images are not normalised, texts have a fixed length."""
     images = CLIP_IMAGES | {"do_normalize": False, "resample": 2, "image_processor_type": "CLIPFeatureExtractor"}
     files = {
         "config.json": as_json(model_type="clip"),
@@ -186,7 +186,7 @@ def mobileclip(**changed: bytes) -> dict[str, bytes]:
 
 
 def dinov2(**changed: bytes) -> dict[str, bytes]:
-    """As DINOv2 is offered: images only, the first of the last hidden states."""
+    """The files of a repository of DINOv2: images only, the first of the last hidden states."""
     images = CLIP_IMAGES | {
         "image_processor_type": "BitImageProcessor",
         "size": {"shortest_edge": 20},
@@ -223,13 +223,13 @@ def some_pixels() -> np.ndarray:
 
 
 def colours(mean: list[float], std: list[float]) -> np.ndarray:
-    """What the small networks for images give for these pixels, computed in float64."""
+    """Return the expected result of the networks for images, computed in float64."""
     values = (some_pixels().astype(np.float64) / 255 - mean) / std
     return unit(values.mean(axis=(1, 2)) @ PIXELS)
 
 
 def sum_of(words: str) -> np.ndarray:
-    """What the small networks for texts give for these words."""
+    """Return the expected result of the networks for texts."""
     return unit(sum(WORD_VECTORS[WORDS.index(word)].astype(np.float64) for word in words.split()))
 
 
@@ -238,7 +238,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def check(encoder: Encoder, images: np.ndarray, texts: dict[str, str] | None = None) -> None:
-    """Compare what an encoder gives with what it should."""
+    """Compare the embeddings of an encoder with the expected ones."""
     (space,) = encoder.spaces
     found = encoder.encode_images(some_pixels())
     np.testing.assert_allclose(found[space.name], images, atol=1e-5)

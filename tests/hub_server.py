@@ -1,4 +1,4 @@
-"""A hub of models on loopback: it speaks the endpoints of the real one, and gives long files by another server."""
+"""A hub of models on loopback, with the endpoints of the real one; long files come from another server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def blob(content: bytes) -> str:
 
 @dataclass
 class Hub:
-    """The hub's own server, and the one that it redirects to for what lies in LFS."""
+    """The server of the hub, and the server to which it redirects for files in LFS."""
 
     own: FileServer
     store: FileServer
@@ -34,7 +34,7 @@ class Hub:
         return self.own.url
 
     def publish(self, repo: str, files: Mapping[str, bytes], **info: object) -> str:
-        """Put a new commit into a repository; its hash."""
+        """Add a commit to a repository; return its hash."""
         listed = json.dumps([[path, blob(content)] for path, content in sorted(files.items())])
         commit = hashlib.sha1(listed.encode()).hexdigest()
         self.commits[repo] = commit
@@ -62,17 +62,17 @@ class Hub:
 
     def _serve(self, repo: str, commit: str, path: str, content: bytes) -> None:
         place = f"/{repo}/resolve/{commit}/{quote(path)}"
-        told = {"X-Repo-Commit": commit}
+        headers = {"X-Repo-Commit": commit}
         if path.endswith(LONG):
             sha256 = hashlib.sha256(content).hexdigest()
-            told |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content))}
-            self.own.files[place] = File(b"", redirect=f"{self.store.url}/lfs/{sha256}", headers=told)
+            headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content))}
+            self.own.files[place] = File(b"", redirect=f"{self.store.url}/lfs/{sha256}", headers=headers)
             self.store.files[f"/lfs/{sha256}"] = File(content, etag=f'"{sha256}"')
         else:
-            self.own.files[place] = File(content, etag=f'"{blob(content)}"', headers=told)
+            self.own.files[place] = File(content, etag=f'"{blob(content)}"', headers=headers)
 
     def list(self, repo: str, entries: list[dict[str, object]]) -> None:
-        """Let the newest commit of a repository hold these."""
+        """Make these the files of the newest commit of a repository."""
         tree = f"/api/models/{repo}/tree/{self.commits[repo]}?recursive=true"
         for start in range(0, len(entries) or 1, self.page):
             following = start + self.page
@@ -88,7 +88,7 @@ class Hub:
         self.own.files[address] = File(content, etag=None, type="application/json", headers=headers or {})
 
     def long(self, content: bytes) -> File:
-        """How a long file is served."""
+        """Return how a long file is served."""
         return self.store.files[f"/lfs/{hashlib.sha256(content).hexdigest()}"]
 
     def asked(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that serves images and misbehaves on request."""
+"""An HTTP server on loopback that serves images, and fails on request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import trustme
 
 @functools.cache
 def certificate() -> Path:
-    """A file, made for this run, of a key, the certificate of one.example and two.example, and its authority's."""
+    """Create a file with a key, the certificate of one.example and two.example, and that of its authority."""
     authority = trustme.CA()
     made = authority.issue_cert("one.example", "two.example")
     descriptor, name = tempfile.mkstemp(suffix=".pem")
@@ -34,7 +34,7 @@ def certificate() -> Path:
 
 @dataclass
 class Server:
-    """A server, and what it has seen."""
+    """A server, and the requests it received."""
 
     url: str
     at_most: int | None = None
@@ -50,7 +50,7 @@ class Server:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, path: str) -> bool:
-        """Count a request; whether it may go on."""
+        """Count a request; return whether it may continue."""
         with self._lock:
             self.requests[path] += 1
             self._at_once += 1
@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(302, b"", Location=location)
 
     def _flaky(self, times: int, status: int = 503, after: int | None = None, **_: int) -> None:
-        """The image, but not the first so many times."""
+        """Serve the image, but fail the first few times."""
         if self.server_seen.requests[self.path] > times:
             self._answer(200, self.image)
         else:
@@ -193,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve(image: bytes) -> Iterator[str]:
-    """Serve `image` under /image.jpg and other things under other names; gives the server's URL."""
+    """Serve `image` at /image.jpg and other answers at other paths; yield the URL of the server."""
     with serve_watched(image, protocol="HTTP/1.0") as server:
         yield server.url
 
@@ -207,7 +207,7 @@ def serve_watched(
     tls: bool = False,
     protocol: str = "HTTP/1.1",
 ) -> Iterator[Server]:
-    """The same, with connections that are kept: each answer comes after `latency` seconds."""
+    """The same with persistent connections; each answer comes after `latency` seconds."""
     seen = Server("", at_most)
     members = {"image": image, "latency": latency, "server_seen": seen, "protocol_version": protocol}
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), members))

@@ -1,4 +1,4 @@
-"""Saved embeddings as a source: our own exports, the original's files, hostile ones; refreshed, killed and resumed."""
+"""Saved embeddings as a source: exports, files of the original project, hostile files, killed imports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rows(count: int, dimension: int = 960, seed: int = 0) -> np.ndarray:
 
 
 def save(folder: Path, array: np.ndarray, categories: Any = None, uris: Any = None, name: str = "embeddings") -> Path:
-    """Save embeddings with what is known of them; returns the path of the embeddings."""
+    """Save embeddings with their categories and uris; return the path of the embeddings."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / f"{name}.npy", array)
     if categories is not None:
@@ -51,7 +51,7 @@ def entries(spec: str) -> list[Entry]:
 
 
 def unit(array: np.ndarray) -> np.ndarray:
-    """As a collection gives it back."""
+    """Return rows as a collection returns them."""
     lengths = np.linalg.norm(array.astype(np.float64), axis=1, keepdims=True)
     result: np.ndarray = (array / lengths).astype(np.float16).astype(np.float32)
     return result
@@ -63,10 +63,10 @@ def stored(collection: Path) -> dict[str, tuple[str | None, list[float]]]:
         return {item.uri: (item.label, opened.embeddings([item.id], space)[0].tolist()) for item in opened.items()}
 
 
-# The original's files, and what lies beside
+# Files of the original project, and the files in their folder
 
 
-def test_the_originals_files_of_tiny_imagenet(tmp_path: Path) -> None:
+def test_files_of_the_original_project_for_tiny_imagenet(tmp_path: Path) -> None:
     place = tmp_path / "ressources"
     root = place / "tiny-imagenet-200"
     root.mkdir(parents=True)
@@ -112,7 +112,7 @@ def test_the_originals_files_of_tiny_imagenet(tmp_path: Path) -> None:
         assert stored(tmp_path / f"{name}-back") == stored(tmp_path / name)
 
 
-def test_the_originals_files_of_open_images(tmp_path: Path) -> None:
+def test_files_of_the_original_project_for_open_images(tmp_path: Path) -> None:
     save(tmp_path, rows(3), name="mobilenet_embeddings")
     np.save(tmp_path / "clip_embeddings.npy", rows(3, 512).astype(np.float16))
     (tmp_path / "image_urls.json").write_text(json.dumps({str(n): f"{n}.jpg" for n in (2, 0, 1)}))
@@ -135,12 +135,12 @@ def test_rows_without_uris(tmp_path: Path) -> None:
     ]
     report = index(spec, tmp_path / "c")
     assert (report.added, index(collection=tmp_path / "c").unchanged) == (3, 3)
-    # What is not below a folder cannot be told to be.
+    # Uris that cannot be below the folder are refused.
     with pytest.raises(SourceError, match="name the file of the uris"):
         open_source(f"{spec}&base={tmp_path}")
 
 
-def test_tiny_imagenet_somewhere_else(tmp_path: Path) -> None:
+def test_images_of_tiny_imagenet_in_another_folder(tmp_path: Path) -> None:
     path = save(tmp_path / "a", rows(2), np.array(["n01443537", "n01443537"]), name="mobilenet_embeddings")
     assert entries(f"arrays:{path}")[1].uri == f"{path}#1"
     assert entries(f"arrays:{path}?base={tmp_path / 'b'}")[1].uri == (
@@ -149,7 +149,7 @@ def test_tiny_imagenet_somewhere_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_any_length_becomes_unit_length(tmp_path: Path, dtype: type) -> None:
+def test_embeddings_are_scaled_to_unit_length(tmp_path: Path, dtype: type) -> None:
     array = rows(6).astype(dtype)
     limits = np.finfo(dtype)
     array[1] *= 1000 if dtype == np.float16 else np.sqrt(limits.max)  # its square is beyond the type
@@ -163,7 +163,7 @@ def test_any_length_becomes_unit_length(tmp_path: Path, dtype: type) -> None:
     assert found[2][5] == found[3][6] == 1
 
 
-def test_categories_and_uris_of_other_files(tmp_path: Path) -> None:
+def test_categories_and_uris_can_be_in_other_files(tmp_path: Path) -> None:
     path = save(tmp_path / "e", rows(3))
     other = tmp_path / "o & ?%20"
     other.mkdir()
@@ -188,7 +188,7 @@ def test_categories_and_uris_of_other_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["plain.npy", "100%25.npy", "what?.npy", "caf\u00e9 & co.npy", os.fsdecode(b"\xe9.npy")]
 )
-def test_the_spec_names_any_file(tmp_path: Path, name: str) -> None:
+def test_a_spec_can_contain_any_file_name(tmp_path: Path, name: str) -> None:
     with open(tmp_path / name, "wb") as file:
         np.save(file, rows(2))
     spec = open_source(spec_of(str(tmp_path / name), {"encoder": MOBILENET})).spec
@@ -197,7 +197,7 @@ def test_the_spec_names_any_file(tmp_path: Path, name: str) -> None:
     assert index(collection=tmp_path / "c").unchanged == 2
 
 
-def test_one_space_of_an_encoder_that_has_two(tiny: TinyEncoder, tmp_path: Path) -> None:
+def test_an_export_with_only_one_of_two_spaces_is_imported(tiny: TinyEncoder, tmp_path: Path) -> None:
     paths = paint_many(tmp_path / "photos", 4)
     index(tmp_path / "photos", encoders=["tiny"])
     with Collection.open(tmp_path / "photos") as ours:
@@ -210,12 +210,12 @@ def test_one_space_of_an_encoder_that_has_two(tiny: TinyEncoder, tmp_path: Path)
         assert search(collection, Query(image=paths[2]), k=1).hits[0].item.uri == str(paths[2])
         with pytest.raises(Exception, match="No encoder of this collection supports text"):
             search(collection, "a text")
-    # Images go to the spaces that there are; a collection of both cannot take one.
+    # Images are added to the existing space; a collection of both spaces does not accept one only.
     paint_many(tmp_path / "more", 2, first=10)
     assert index(tmp_path / "more", tmp_path / "c").added == 2
     with pytest.raises(CollectionError, match="no embeddings of the space semantic"):
         index(spec, tmp_path / "photos")
-    # Without the card, the number of values tells the space.
+    # Without the card, the number of values decides the space.
     (tmp_path / "out" / "encoder.json").unlink()
     source = open_source(f"{spec}?encoder=tiny")
     assert isinstance(source, HoldsEmbeddings)
@@ -227,7 +227,7 @@ def test_one_space_of_an_encoder_that_has_two(tiny: TinyEncoder, tmp_path: Path)
 # What does not fit
 
 
-def test_what_fits_no_collection(tiny: TinyEncoder, tmp_path: Path) -> None:
+def test_embeddings_that_do_not_fit_the_collection_are_refused(tiny: TinyEncoder, tmp_path: Path) -> None:
     mobilenet, clip = save(tmp_path / "m", rows(2)), save(tmp_path / "c", rows(2, 512))
     paint_many(tmp_path / "photos", 1)
     index(tmp_path / "photos", encoders=["tiny"])
@@ -266,7 +266,7 @@ def saved(array: Any, **options: bool) -> bytes:
 
 
 class Bomb:
-    """What makes a file called `bombed` when it is unpickled."""
+    """An object that creates a file called `bombed` when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return (open, ("bombed", "w"))
@@ -311,7 +311,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_files_that_hold_no_embeddings(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_without_embeddings_are_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     content, words = HOSTILE[name]
     (tmp_path / "x.npy").write_bytes(content)
@@ -324,7 +324,9 @@ def test_files_that_hold_no_embeddings(tmp_path: Path, name: str, monkeypatch: p
 
 @settings(deadline=None, max_examples=300)
 @given(st.data())
-def test_no_header_does_more_than_fail(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_damaged_headers_only_raise_source_errors(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     path = tmp_path_factory.getbasetemp() / "random_clip.npy"
     content = bytearray(saved(rows(2, 512)))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -340,7 +342,7 @@ def test_no_header_does_more_than_fail(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_a_sparse_file_of_many_rows_is_not_read(tmp_path: Path) -> None:
-    """A header and a file that agree on 1 TB: the names, of another number, are compared first."""
+    """The file has 1 TB, as its header says. The number of uris differs, and is compared first."""
     path = save(tmp_path, rows(1), uris=["a"])
     path.write_bytes(npy((10**9 // 4, 960)))
     os.truncate(path, 10**12)
@@ -348,7 +350,7 @@ def test_a_sparse_file_of_many_rows_is_not_read(tmp_path: Path) -> None:
         open_source(f"arrays:{path}?encoder={MOBILENET}")
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_missing_and_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.npy").mkdir()
     os.mkfifo(tmp_path / "fifo.npy")
     for name, words in (("missing.npy", "missing"), ("folder.npy", "a directory"), ("fifo.npy", "a fifo"), ("\0", "")):
@@ -388,7 +390,7 @@ LISTS: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_lists_that_do_not_fit(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_lists_are_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = save(tmp_path, rows(3))
     file, content, words = LISTS[name]
@@ -400,7 +402,7 @@ def test_lists_that_do_not_fit(tmp_path: Path, name: str, monkeypatch: pytest.Mo
     assert not (tmp_path / "bombed").exists()
 
 
-def test_cards_that_lie(tmp_path: Path, tiny: TinyEncoder) -> None:
+def test_wrong_cards_are_refused(tmp_path: Path, tiny: TinyEncoder) -> None:
     paint_many(tmp_path / "photos", 3)
     index(tmp_path / "photos", encoders=["tiny"])
     with Collection.open(tmp_path / "photos") as ours:
@@ -435,7 +437,7 @@ def test_cards_that_lie(tmp_path: Path, tiny: TinyEncoder) -> None:
         card.write_bytes(content)
         with pytest.raises(SourceError, match=r"encoder\.json"):
             open_source(spec)
-    # An encoder that nothing else knows is taken from the card; another than the card's is refused.
+    # An encoder that is not registered is taken from the card; another encoder than that of the card is refused.
     card.write_text(json.dumps(true | {"encoder": "mine", "further": [], "label_names": {"\ud800": "\ud800"}}))
     index(f"{spec}?encoder=mine", tmp_path / "mine")
     with Collection.open(tmp_path / "mine") as collection:
@@ -449,7 +451,7 @@ def test_cards_that_lie(tmp_path: Path, tiny: TinyEncoder) -> None:
     assert len(entries(f"arrays:{tmp_path / 'out' / 'clip_embeddings.npy'}")) == 3
 
 
-def test_rows_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_rows_are_reported(tmp_path: Path) -> None:
     array = rows(12)
     array[1, 5], array[2, 6], array[3, 7], array[4] = np.nan, np.inf, -np.inf, 0
     array[5] = np.nan
@@ -471,14 +473,14 @@ def test_rows_that_cannot_be_used(tmp_path: Path) -> None:
     assert {"row 1 of", "row 4 of"} <= {failure.detail[:8] for failure in report.failures}
     assert sorted(stored(tmp_path / "c")) == ["/p/0.jpg", "/p/10.jpg", "/p/11.jpg"]
     assert index(collection=tmp_path / "c").unchanged == 3
-    # A row that was mended comes in; one that broke goes.
+    # A repaired row is added; a row that is invalid now is removed.
     array[1, 5], array[10, 5] = 1, np.nan
     save(tmp_path, array)
     again = index(collection=tmp_path / "c")
     assert (again.added, again.unchanged, again.removed, len(again.failures)) == (1, 2, 1, 9)
 
 
-def test_own_embeddings_are_kept_as_they_are(tiny: TinyEncoder, tmp_path: Path) -> None:
+def test_exported_embeddings_are_imported_unchanged(tiny: TinyEncoder, tmp_path: Path) -> None:
     with Collection.create(tmp_path / "ours", [tiny]) as ours:
         from pixmatcher import Item
 
@@ -517,7 +519,7 @@ def test_refresh(tmp_path: Path) -> None:
     assert {uri: after[uri] for uri in after if uri not in ("/p/moved.jpg", "/p/3.jpg")} == {
         uri: before[uri] for uri in after if uri not in ("/p/moved.jpg", "/p/3.jpg")
     }
-    # Two rows of the same values are two items; a file that is gone is told, and its items stay.
+    # Two rows with the same values are two items; a missing file is reported, and its items stay.
     array[5] = array[6]
     save(tmp_path, array[:18], np.array(["a"] * 18), uris[:18])
     assert index(collection=tmp_path / "c").total == 18
@@ -526,8 +528,8 @@ def test_refresh(tmp_path: Path) -> None:
     assert len(stored(tmp_path / "c")) == 18
 
 
-def test_a_file_that_changes_meanwhile(tmp_path: Path) -> None:
-    """It is written anew between the comparison and the import, and cut: no row of it is mistaken for another."""
+def test_a_file_that_changes_during_the_import(tmp_path: Path) -> None:
+    """The file is replaced between the comparison and the import; no row is mistaken for another."""
     path = save(tmp_path, rows(9))
     source = open_source(f"arrays:{path}?encoder={MOBILENET}")
     assert isinstance(source, HoldsEmbeddings)
@@ -578,8 +580,8 @@ for rows in map(int, sys.argv[3:]):
 """
 
 
-def test_killed_again_and_again(tmp_path: Path) -> None:
-    """The import is killed, and begun again, until it comes to its end: no item is lost or twice."""
+def test_an_import_killed_repeatedly_loses_no_item(tmp_path: Path) -> None:
+    """The import is killed and started again until it ends; no item is lost or stored twice."""
     array, labels = rows(400), np.array([f"l{n % 7}" for n in range(400)])
     uris = [f"/p/{n:03}.jpg" for n in range(400)]
     path = save(tmp_path, array, labels, uris)
@@ -643,13 +645,13 @@ def test_from_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", ["enc=x", "base=x&base=y", "base", "base="])
-def test_options_that_there_are_not(tmp_path: Path, options: str) -> None:
+def test_unknown_options_are_refused(tmp_path: Path, options: str) -> None:
     path = save(tmp_path, rows(2))
     with pytest.raises(SourceError, match="is not an option of saved embeddings"):
         open_source(f"arrays:{path}?encoder={MOBILENET}&{options}")
 
 
-def test_unusable_rows_of_a_source_are_no_items(tmp_path: Path) -> None:
+def test_unusable_rows_do_not_become_items(tmp_path: Path) -> None:
     path = save(tmp_path, np.full((2, 960), np.nan, np.float32))
     found = list(open_source(f"arrays:{path}?encoder={MOBILENET}").scan())
     assert [type(entry) for entry in found] == [Unusable, Unusable]

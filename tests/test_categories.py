@@ -26,7 +26,7 @@ def vector(tiny: TinyEncoder, image: Path) -> np.ndarray:
 
 
 def at_similarity(vector: np.ndarray, similarities: list[float]) -> np.ndarray:
-    """Unit vectors of these similarities to a unit vector."""
+    """Return unit vectors with these similarities to a unit vector."""
     random = np.random.default_rng(0)
     others = random.normal(size=(len(similarities), len(vector)))
     others -= np.outer(others @ vector, vector)
@@ -40,7 +40,7 @@ def fill(collection: Collection, vectors: np.ndarray, labels: list[str | None]) 
     collection.add(items, {"visual": vectors, "semantic": vectors[:, ::2]})
 
 
-def test_the_vote_is_what_the_formula_says(tiny: TinyEncoder, image: Path, vector: np.ndarray, tmp_path: Path) -> None:
+def test_the_vote_follows_the_formula(tiny: TinyEncoder, image: Path, vector: np.ndarray, tmp_path: Path) -> None:
     similarities = [0.9, 0.8, 0.8, 0.7, 0.2]
     labels = ["a", "b", "b", None, "c"]
     with Collection.create(tmp_path / "c", [tiny]) as collection:
@@ -56,7 +56,7 @@ def test_the_vote_is_what_the_formula_says(tiny: TinyEncoder, image: Path, vecto
     assert [c.example.uri for c in result.categories] == ["/images/0.png", "/images/1.png", "/images/4.png"]
 
 
-def test_five_categories_and_not_five_neighbours(
+def test_five_categories_are_returned_even_if_the_nearest_items_share_a_label(
     tiny: TinyEncoder, image: Path, vector: np.ndarray, tmp_path: Path
 ) -> None:
     many = 3 * NEIGHBOURS
@@ -68,7 +68,9 @@ def test_five_categories_and_not_five_neighbours(
         assert len(classify(collection, Query(image=image), k=50).categories) == 9
 
 
-def test_what_cannot_be_classified(tiny: TinyEncoder, image: Path, vector: np.ndarray, tmp_path: Path) -> None:
+def test_queries_that_cannot_be_classified_are_refused(
+    tiny: TinyEncoder, image: Path, vector: np.ndarray, tmp_path: Path
+) -> None:
     with Collection.create(tmp_path / "c", [tiny]) as collection:
         fill(collection, at_similarity(vector, [0.5]), [None])
         with pytest.raises(CollectionError, match="has a label"):

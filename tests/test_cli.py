@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, real collections, real output."""
+"""The command line: real processes, real collections, real output."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(*arguments: str | Path, cwd: Path, stdin: bytes | None = None) -> subpro
 
 
 def one_line_error(done: subprocess.CompletedProcess[bytes], exit_code: int) -> str:
-    """The error message of a call that must have failed in one line."""
+    """Return the error message of a call that must fail with one line."""
     assert done.returncode == exit_code, done
     text = done.stderr.decode()
     assert "Traceback" not in text
@@ -86,7 +86,7 @@ def test_words_without_quotes_are_one_text(photos: Path) -> None:
     assert names(unquoted) == names(quoted)
 
 
-def test_json_has_the_promised_form(photos: Path) -> None:
+def test_json_has_the_documented_format(photos: Path) -> None:
     done = run("search", "a cat", "-k", "2", "--json", cwd=photos)
     answer = json.loads(done.stdout)
     assert done.stderr == b""
@@ -258,7 +258,7 @@ def test_a_wrong_call_is_reported_in_one_line(photos: Path, arguments: list[str]
     assert words in one_line_error(run(*arguments, cwd=photos), exit_code)
 
 
-def test_the_collection_is_found_from_below(photos: Path, tmp_path: Path) -> None:
+def test_the_collection_is_found_from_a_subfolder(photos: Path, tmp_path: Path) -> None:
     below = photos / "below"
     below.mkdir()
     assert run("search", "a cat", "--json", "-k", "1", cwd=below).returncode == 0
@@ -275,7 +275,7 @@ def test_info_and_verify(photos: Path) -> None:
     assert b"Undamaged: 18 images" in verify.stdout
 
 
-def test_index_without_a_source_refreshes_what_is_here(photos: Path) -> None:
+def test_index_without_a_source_refreshes_the_collection(photos: Path) -> None:
     done = run("index", cwd=photos)
     assert done.returncode == 0
     assert b"18 unchanged" in done.stdout
@@ -293,7 +293,7 @@ def test_the_demonstration(tmp_path: Path) -> None:
 
 @pytest.fixture
 def newcomer(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs shell commands as on a machine with a new installation, which is not on the PATH of the shell."""
+    """Run shell commands as on a machine with a new installation that is not on the PATH."""
     installed = tmp_path / "packages" / "pixmatcher"
     installed.mkdir(parents=True)
     for entry in Path(pixmatcher.__file__).parent.iterdir():
@@ -323,12 +323,12 @@ def newcomer(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 def shown_commands(output: str) -> list[str]:
-    """The commands that the demonstration says to type."""
+    """Return the commands that the demonstration suggests."""
     return re.findall(r"^  (\S.*)$", output[output.index("Type next:") :], re.MULTILINE)
 
 
 @pytest.mark.parametrize("pictures", [False, True])
-def test_what_the_demonstration_says_to_type_works(
+def test_the_commands_that_the_demonstration_shows_work(
     newcomer: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, pictures: bool
 ) -> None:
     if pictures:
@@ -346,7 +346,7 @@ def test_what_the_demonstration_says_to_type_works(
     assert "FOLDER" not in done.stdout if pictures else "pixmatcher index FOLDER" in done.stdout
 
 
-def test_the_demonstration_names_the_program_as_it_was_called(
+def test_the_demonstration_shows_the_program_name_that_was_typed(
     newcomer: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     in_path = newcomer("PATH=$PWD/.venv/bin:$PATH; pixmatcher demo").stdout
@@ -385,7 +385,7 @@ def test_shell_completion(tmp_path: Path) -> None:
     assert done.stdout.split() == [b"search"]
 
 
-def test_a_reader_that_stops_reading_is_no_error(photos: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(photos: Path) -> None:
     queries = b"a cat\n" * 200
     process = subprocess.Popen(
         [sys.executable, "-m", "pixmatcher", "search", "--batch", "-", "--json"],
@@ -418,7 +418,7 @@ def test_a_reader_that_stops_reading_is_no_error(photos: Path) -> None:
         ("search 'a cat' --json >/dev/full", 1),
     ],
 )
-def test_streams_that_are_closed_or_full(photos: Path, command: str, exit_code: int) -> None:
+def test_closed_and_full_standard_streams(photos: Path, command: str, exit_code: int) -> None:
     done = subprocess.run(
         f"'{sys.executable}' -m pixmatcher {command}", shell=True, cwd=photos, capture_output=True, timeout=60
     )
@@ -447,7 +447,7 @@ def test_a_current_folder_that_is_missing(photos: Path, tmp_path: Path) -> None:
     assert b"cat.jpg" in found.stdout
 
 
-def test_a_source_is_forgotten(photos: Path, tmp_path: Path) -> None:
+def test_a_source_is_removed(photos: Path, tmp_path: Path) -> None:
     for name in ("cat", "horse"):
         (tmp_path / name).mkdir()
         shutil.copy(photos / f"{name}.jpg", tmp_path / name)

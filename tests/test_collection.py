@@ -1,4 +1,4 @@
-"""The store: what goes in comes out, whatever happens to the files."""
+"""Collections: items are stored and returned, and damaged or missing files are handled."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def collection(folder: Path) -> Iterator[Collection]:
 
 
 def filled(folder: Path, count: int = 50) -> Path:
-    """A closed collection of `count` items; returns its folder."""
+    """Create a collection of `count` items and close it; return its folder."""
     with Collection.create(folder / ".pixmatcher", [TinyEncoder()]) as collection:
         collection.add(items(folder, count), vectors(count))
         return collection.path
 
 
 def expected_hits(stored: np.ndarray, query: np.ndarray, k: int) -> list[tuple[int, float]]:
-    """Row numbers and scores of an exhaustive comparison in NumPy; equals in the order of their rows."""
+    """Return row numbers and scores of an exhaustive comparison in NumPy; equal scores in the order of rows."""
     scores = stored.astype(np.float16).astype(np.float32) @ query
     order = np.lexsort((np.arange(len(scores)), -scores))[:k]
     return [(int(row), float(scores[row])) for row in order]
@@ -64,7 +64,7 @@ def expected_hits(stored: np.ndarray, query: np.ndarray, k: int) -> list[tuple[i
 # Finding, opening, making
 
 
-def test_found_from_below_as_git_does(folder: Path) -> None:
+def test_a_collection_is_found_from_a_subfolder(folder: Path) -> None:
     path = filled(folder, 1)
     below = folder / "a" / "b"
     below.mkdir(parents=True)
@@ -73,21 +73,21 @@ def test_found_from_below_as_git_does(folder: Path) -> None:
         assert by_folder.path == by_itself.path == path
 
 
-def test_no_collection_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_collection_is_reported_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CollectionError, match="pixmatcher index FOLDER"):
         Collection.open(tmp_path)
     with pytest.raises(CollectionError, match="pixmatcher index FOLDER"):
         Collection.find(tmp_path)
 
 
-def test_a_collection_json_of_another_program_is_left_alone(tmp_path: Path) -> None:
+def test_a_collection_json_of_another_program_is_not_touched(tmp_path: Path) -> None:
     """The advice to move a damaged collection elsewhere must never be given for a folder of the user."""
     (tmp_path / "collection.json").write_text('{"info": {"name": "of Postman"}}')
     with pytest.raises(CollectionError, match="There is no collection"):
         Collection.open(tmp_path)
 
 
-def test_not_made_twice(folder: Path) -> None:
+def test_a_collection_is_not_created_twice(folder: Path) -> None:
     path = filled(folder)
     with pytest.raises(CollectionError, match="a collection already"):
         Collection.create(path, [TinyEncoder()])
@@ -104,7 +104,7 @@ def test_unusable_spaces_are_refused(tmp_path: Path, spaces: tuple[Space, ...]) 
     assert not (tmp_path / "c").exists()
 
 
-def test_use_after_close_is_an_error_that_does_not_speak_of_damage(folder: Path) -> None:
+def test_use_after_close_is_not_reported_as_damage(folder: Path) -> None:
     with Collection.create(folder / ".pixmatcher", [TinyEncoder()]) as collection:
         pass
     collection.close()  # once more does no harm
@@ -115,7 +115,7 @@ def test_use_after_close_is_an_error_that_does_not_speak_of_damage(folder: Path)
 # Adding and removing
 
 
-def test_items_come_back_as_they_went_in(collection: Collection, folder: Path) -> None:
+def test_items_are_returned_as_they_were_stored(collection: Collection, folder: Path) -> None:
     item = Item(
         str(folder / "a.jpg"), "abc", "v", 5, 40, 30, "JPEG", "cat", "A cat.", "2020-01-01", "2019-01-01T10:00:00+02:00"
     )
@@ -139,13 +139,13 @@ def test_the_same_uri_replaces_and_keeps_its_id(collection: Collection, folder: 
     assert best[0].item.id == ids[2]
 
 
-def test_twice_the_same_uri_in_one_call_is_one_item(collection: Collection, folder: Path) -> None:
+def test_the_same_uri_twice_in_one_call_is_one_item(collection: Collection, folder: Path) -> None:
     ids = collection.add(items(folder, 1) * 2, vectors(2))
     assert ids[0] == ids[1]
     assert len(collection) == len(collection.search(np.ones(48), space="visual")) == 1
 
 
-def test_copies_take_the_embeddings_of_their_content(collection: Collection, folder: Path) -> None:
+def test_copies_get_the_embeddings_of_the_same_content(collection: Collection, folder: Path) -> None:
     given = vectors(3)
     known: dict[str, Any] = {"width": 40, "height": 30, "format": "JPEG", "taken": "2020-01-02T03:04:05"}
     collection.add([replace(item, **known) for item in items(folder, 3)], given)
@@ -169,7 +169,7 @@ def test_copies_take_the_embeddings_of_their_content(collection: Collection, fol
         ("too large for float16", {**vectors(2), "semantic": np.full((2, 24), 1e6)}),
     ],
 )
-def test_unfit_embeddings_are_refused_and_nothing_is_stored(
+def test_invalid_embeddings_are_refused_and_nothing_is_stored(
     collection: Collection, folder: Path, name: str, spoilt: dict[str, np.ndarray]
 ) -> None:
     with pytest.raises(CollectionError):
@@ -201,11 +201,11 @@ def test_items_are_read_in_pages_while_others_are_added(collection: Collection, 
     assert len(seen) == len(set(seen)) == 2504
 
 
-def test_embeddings_come_in_the_order_of_the_ids(collection: Collection, folder: Path) -> None:
+def test_embeddings_are_in_the_order_of_the_ids(collection: Collection, folder: Path) -> None:
     given = vectors(20)
     ids = collection.add(items(folder, 20), given)
-    wanted = [ids[7], ids[3], ids[19], ids[3]]
-    found = collection.embeddings(wanted, "semantic")
+    requested = [ids[7], ids[3], ids[19], ids[3]]
+    found = collection.embeddings(requested, "semantic")
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, given["semantic"].astype(np.float16)[[7, 3, 19, 3]])
     assert collection.embeddings([], "visual").shape == (0, 48)
@@ -215,7 +215,7 @@ def test_embeddings_come_in_the_order_of_the_ids(collection: Collection, folder:
         collection.embeddings([ids[0]], "third")
 
 
-def test_names_that_are_no_unicode_and_odd_ones(collection: Collection, folder: Path) -> None:
+def test_file_names_that_are_unusual_or_not_unicode(collection: Collection, folder: Path) -> None:
     names = [
         b"\xff\xfe.jpg",
         b"new\nline.jpg",
@@ -244,7 +244,7 @@ def test_moving_the_folder_moves_the_collection(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["version", "format", "label", "caption", "modified", "taken"])
-def test_texts_that_are_no_unicode_are_stored_as_escapes(collection: Collection, folder: Path, field: str) -> None:
+def test_texts_that_are_not_unicode_are_stored_as_escapes(collection: Collection, folder: Path, field: str) -> None:
     collection.add([Item(str(folder / "a.jpg"), **{field: "caf\udce9"})], vectors(1))  # type: ignore[arg-type]
     [found] = collection.items()
     assert getattr(found, field) == "caf\\udce9"
@@ -290,11 +290,11 @@ def test_size_on_disk_is_that_of_its_own_files(folder: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("reopened", [False, True])
 @pytest.mark.parametrize("k", [1, 7, 200, 1000])
-def test_search_is_the_exhaustive_comparison(folder: Path, k: int, reopened: bool) -> None:
+def test_search_equals_an_exhaustive_comparison(folder: Path, k: int, reopened: bool) -> None:
     given = vectors(200)
     with Collection.create(folder / ".pixmatcher", [TinyEncoder()]) as collection:
         collection.add(items(folder, 120), {name: rows[:120] for name, rows in given.items()})
-        collection.search(np.ones(48), space="visual")  # the index is brought up to date after this
+        collection.search(np.ones(48), space="visual")  # the index is updated after this
         ids = collection.add(items(folder, 80, first=120), {name: rows[120:] for name, rows in given.items()})
         path = collection.path
         if reopened:
@@ -311,7 +311,7 @@ def test_search_is_the_exhaustive_comparison(folder: Path, k: int, reopened: boo
         collection.close()
 
 
-def test_equal_scores_come_in_the_order_of_ids_at_every_cut(collection: Collection, folder: Path) -> None:
+def test_equal_scores_are_in_the_order_of_ids_for_every_k(collection: Collection, folder: Path) -> None:
     same = {name: np.repeat(rows[:1], 40, axis=0) for name, rows in vectors(1).items()}
     ids = collection.add(items(folder, 40), same)
     collection.add(items(folder, 1), {name: rows[:1] for name, rows in same.items()})  # the first one's row is the last
@@ -320,7 +320,7 @@ def test_equal_scores_come_in_the_order_of_ids_at_every_cut(collection: Collecti
         assert [hit.item.id for hit in found] == ids[:k]
 
 
-def test_least_score(collection: Collection, folder: Path) -> None:
+def test_min_score(collection: Collection, folder: Path) -> None:
     given = vectors(30)
     collection.add(items(folder, 30), given)
     query = given["visual"][0]
@@ -329,7 +329,7 @@ def test_least_score(collection: Collection, folder: Path) -> None:
     assert collection.search(query, space="visual", min_score=1e9) == []
 
 
-def test_search_of_nothing(collection: Collection) -> None:
+def test_search_in_an_empty_collection(collection: Collection) -> None:
     assert collection.search(np.ones(48), space="visual") == []
 
 
@@ -351,7 +351,7 @@ def test_search_of_nothing(collection: Collection) -> None:
         (None, "visual", 1),
     ],
 )
-def test_unfit_queries_are_refused(
+def test_invalid_queries_are_refused(
     collection: Collection, folder: Path, vector: np.ndarray, space: str, k: int
 ) -> None:
     collection.add(items(folder, 2), vectors(2))
@@ -359,7 +359,7 @@ def test_unfit_queries_are_refused(
         collection.search(vector, space=space, k=k)
 
 
-def test_a_query_may_be_a_list_and_of_any_size(collection: Collection, folder: Path) -> None:
+def test_a_query_can_be_a_list_and_have_any_norm(collection: Collection, folder: Path) -> None:
     given = vectors(30)
     collection.add(items(folder, 30), given)
     query = given["visual"][3]
@@ -372,7 +372,7 @@ def test_a_query_may_be_a_list_and_of_any_size(collection: Collection, folder: P
 
 
 def test_threads_search_and_list_while_another_adds(collection: Collection, folder: Path) -> None:
-    """Every answer is of one complete state: states grow by 20 whole items."""
+    """Every answer is of one complete state; states grow by 20 items."""
     wrong: list[object] = []
     finished = threading.Event()
 
@@ -434,7 +434,7 @@ def test_a_reader_sees_only_complete_states_of_another_process(folder: Path) -> 
             assert len(found) % 20 == 0
             sizes.add(len(found))
         assert writer.wait() == 0
-        # The reader that was open all the time sees what came last.
+        # The reader that stayed open sees the last items.
         assert len(reader) == len(reader.search(np.ones(24), space="semantic", k=5000)) == 400
         assert reader.verify() == []
     assert len(sizes) > 2
@@ -527,7 +527,7 @@ with Collection.open(sys.argv[1]) as collection:
 """
 
 
-def test_a_search_that_saves_an_index_keeps_no_writer_away(folder: Path) -> None:
+def test_a_search_that_saves_an_index_does_not_block_writers(folder: Path) -> None:
     path = filled(folder, 30)
     shutil.rmtree(path / "index")
     command = [sys.executable, "-c", SAVING_READER, str(path)]
@@ -555,9 +555,7 @@ def test_a_search_that_saves_an_index_keeps_no_writer_away(folder: Path) -> None
         assert json.loads((path / "index" / "visual.json").read_text())["generation"] == 2
 
 
-def test_a_thread_that_searches_takes_no_lock_from_one_that_writes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_does_not_release_the_lock_of_a_writing_thread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = filled(folder, 10)
     shutil.rmtree(path / "index")
     from pixmatcher import vector_index as index
@@ -615,7 +613,7 @@ def parts(path: Path) -> list[str]:
         return [problem.part for problem in collection.verify()]
 
 
-def test_verify_of_the_unharmed(folder: Path) -> None:
+def test_verify_finds_nothing_in_an_undamaged_collection(folder: Path) -> None:
     path = filled(folder)
     assert parts(path) == []
     (path / "unknown.new").write_text("left over")
@@ -627,7 +625,7 @@ def test_verify_of_the_unharmed(folder: Path) -> None:
     assert parts(path) == []
 
 
-def test_an_index_that_was_never_built_is_no_damage(folder: Path) -> None:
+def test_a_missing_index_is_not_damage(folder: Path) -> None:
     script = (
         "import sys, os, signal; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
         "from test_collection import TinyEncoder, items, vectors; from pixmatcher import Collection\n"
@@ -650,7 +648,7 @@ def test_an_index_that_was_never_built_is_no_damage(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["faiss", "json"])
-def test_half_an_index_is_damage(folder: Path, ending: str) -> None:
+def test_an_incomplete_index_is_damage(folder: Path, ending: str) -> None:
     path = filled(folder)
     (path / "index" / f"visual.{ending}").unlink()
     assert parts(path) == ["index"]
@@ -670,7 +668,7 @@ with Collection.open(folder) as collection:
 """
 
 
-def test_an_index_that_is_being_saved_is_no_damage(folder: Path) -> None:
+def test_an_index_that_is_being_saved_is_not_damage(folder: Path) -> None:
     path = filled(folder, 2000)
     command = [sys.executable, "-c", SAVER, str(folder), str(Path(__file__).parent), "100"]
     found = []
@@ -737,7 +735,7 @@ def test_an_index_of_an_unknown_kind_is_built_again(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["index", "index/visual.faiss", "index/visual.json", "index/visual.faiss.new"])
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_repair_clears_what_is_in_the_way_of_an_index(folder: Path, name: str, what: str) -> None:
+def test_repair_removes_obstacles_for_an_index(folder: Path, name: str, what: str) -> None:
     path = filled(folder, 20)
     place = path / name
     if place.is_dir():
@@ -761,7 +759,7 @@ def test_repair_clears_what_is_in_the_way_of_an_index(folder: Path, name: str, w
 
 @pytest.mark.parametrize("name", ["vectors", "vectors/visual.f16"])
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_repair_clears_what_is_in_the_way_of_the_vectors(folder: Path, name: str, what: str) -> None:
+def test_repair_removes_obstacles_for_the_vectors(folder: Path, name: str, what: str) -> None:
     path = filled(folder, 20)
     place = path / name
     shutil.rmtree(place) if place.is_dir() else place.unlink()
@@ -850,8 +848,8 @@ def test_a_damaged_index_is_rebuilt(folder: Path, damage: object, method: str) -
     assert index.read_bytes() == before
 
 
-def test_a_damaged_index_that_nobody_can_tell_by_its_date_never_crashes(folder: Path) -> None:
-    """A bit that turns over by itself leaves the date: each byte of the head is tried, in one process."""
+def test_an_index_damaged_with_an_unchanged_date_never_crashes(folder: Path) -> None:
+    """A flipped bit does not change the date of the file. Each byte of the header is changed, in one process."""
     path = filled(folder, 3)
     index = path / "index" / "visual.faiss"
     status, content = index.stat(), index.read_bytes()
@@ -868,7 +866,7 @@ def test_a_damaged_index_that_nobody_can_tell_by_its_date_never_crashes(folder: 
 
 
 def test_an_index_of_a_later_catalog_is_not_trusted(folder: Path) -> None:
-    """The catalog is put back from a copy, and its rows are then filled with other images."""
+    """The catalog is restored from a copy, and its rows are then filled with other images."""
     path = filled(folder, 10)
     shutil.copy(path / "catalog.sqlite", path.parent / "copy")
     with Collection.open(path) as collection:
@@ -943,7 +941,7 @@ def test_a_damaged_manifest(folder: Path, text: str) -> None:
         Collection.open(path)
 
 
-def test_the_advice_spares_the_files_of_the_user(folder: Path) -> None:
+def test_the_advice_never_moves_files_of_the_user(folder: Path) -> None:
     path = filled(folder, 1)
     for inner in path.iterdir():
         inner.rename(folder / inner.name)
@@ -958,7 +956,7 @@ def test_the_advice_spares_the_files_of_the_user(folder: Path) -> None:
     )
 
 
-def test_a_lost_manifest_does_not_lead_to_a_wrong_collection(folder: Path) -> None:
+def test_a_missing_manifest_is_reported_and_no_new_collection_is_created(folder: Path) -> None:
     path = filled(folder, 1)
     (path / "collection.json").unlink()
     with pytest.raises(CollectionError, match=r"lost its collection\.json"):
@@ -1060,14 +1058,12 @@ tell(lambda c: c.remove([1]))
     [
         ("vectors", ["['vectors ", "CollectionError", "CollectionError", "CollectionError"]),
         ("vectors/visual.f16", ["['vectors ", "CollectionError", "CollectionError", "1"]),
-        ("index", ["['index ", "10", "CollectionError", "1", "CollectionError"]),  # removed, but no index saved
+        ("index", ["['index ", "10", "CollectionError", "1", "CollectionError"]),  # removed without saving an index
         ("index/visual.faiss", ["['index ", "10", "0", "1"]),
         ("", ["CollectionError"] * 4),
     ],
 )
-def test_files_that_may_not_be_read_are_reported_and_nothing_is_lost(
-    open_folder: Path, name: str, expected: list[str]
-) -> None:
+def test_unreadable_files_are_reported_and_nothing_is_lost(open_folder: Path, name: str, expected: list[str]) -> None:
     path = filled(open_folder, 10)
     (path / name).chmod(0)
     command = [sys.executable, "-c", UNREADABLE, str(open_folder)]
@@ -1088,7 +1084,7 @@ def test_files_that_may_not_be_read_are_reported_and_nothing_is_lost(
         assert collection.verify() == []
 
 
-def test_a_wrong_place_is_a_wrong_call_and_no_full_disk(open_folder: Path) -> None:
+def test_an_invalid_folder_is_a_wrong_call_not_a_full_disk(open_folder: Path) -> None:
     photos = open_folder / "photos"
     photos.mkdir()
     file = open_folder / "file"
@@ -1105,7 +1101,7 @@ def test_a_wrong_place_is_a_wrong_call_and_no_full_disk(open_folder: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["lock", "index.lock", "index", "vectors"])
-def test_a_writer_tells_what_is_in_its_way(folder: Path, name: str) -> None:
+def test_a_writer_reports_what_prevents_writing(folder: Path, name: str) -> None:
     path = folder / ".pixmatcher"
     Collection.create(path, [TinyEncoder()]).close()
     with pytest.raises(CollectionError) as error, Collection.open(path) as collection:  # noqa: PT012
@@ -1121,7 +1117,7 @@ def test_a_writer_tells_what_is_in_its_way(folder: Path, name: str) -> None:
     assert "full" not in str(error.value)
 
 
-def test_a_catalog_that_may_not_be_written_is_no_full_disk(open_folder: Path) -> None:
+def test_a_read_only_catalog_is_not_reported_as_a_full_disk(open_folder: Path) -> None:
     path = filled(open_folder, 10)
     (path / "catalog.sqlite").chmod(0o444)
     done = subprocess.run(
@@ -1131,8 +1127,8 @@ def test_a_catalog_that_may_not_be_written_is_no_full_disk(open_folder: Path) ->
     assert "catalog.sqlite cannot be written (Permission denied)" in done.stdout.splitlines()[1]
 
 
-def test_a_reader_without_rights_follows_its_owner(open_folder: Path) -> None:
-    """Who may not write opens the database as constant, but must notice that its owner changed it."""
+def test_a_reader_without_write_permission_sees_changes_of_the_owner(open_folder: Path) -> None:
+    """A reader without write permission opens the database as constant, but must notice changes of the owner."""
     path = filled(open_folder, 10)
     script = (
         "import sys; import numpy as np; from pixmatcher import Collection\n"
@@ -1165,8 +1161,10 @@ def test_a_reader_without_rights_follows_its_owner(open_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("shared_memory_left", [True, False])
-def test_a_full_disk_can_be_searched(small_disk: Path | None, tmp_path: Path, shared_memory_left: bool) -> None:
-    """A killed writer left its log on a disk that is full since: there is no room for the log's shared memory."""
+def test_a_collection_on_a_full_disk_can_be_searched(
+    small_disk: Path | None, tmp_path: Path, shared_memory_left: bool
+) -> None:
+    """A killed writer left its log on a disk that is now full, without space for the shared memory of the log."""
     if small_disk is None:
         pytest.skip("no file system may be mounted here; test_faults.py has the test with a limit instead")
     filled(small_disk, 100)
@@ -1189,7 +1187,7 @@ def test_a_full_disk_can_be_searched(small_disk: Path | None, tmp_path: Path, sh
             other.add(items(small_disk, 50, first=150), vectors(50))
         assert len(other) == 150
         assert other.search(np.ones(24), space="semantic", k=500)
-        with suppress(StorageError):  # the index files cannot be brought up to date, of which nothing is lost
+        with suppress(StorageError):  # the index files cannot be updated, but nothing is lost
             other.close()
         filler.unlink()
         with Collection.open(path) as writer:

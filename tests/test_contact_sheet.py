@@ -40,7 +40,7 @@ def why_not(path: Path) -> str:
 
 @pytest.mark.parametrize("count", [1, 4, 5, 30, 400, 1000])
 @pytest.mark.parametrize("suffix", [".jpg", ".PNG"])
-def test_any_number_of_hits_fits(tmp_path: Path, count: int, suffix: str) -> None:
+def test_a_sheet_has_room_for_any_number_of_hits(tmp_path: Path, count: int, suffix: str) -> None:
     shown = min(count, 400)
     red, blue = painted(tmp_path, "red.png", RED), painted(tmp_path, "blue.png", BLUE)
     missing = str(tmp_path / "missing.png")
@@ -57,7 +57,7 @@ def test_any_number_of_hits_fits(tmp_path: Path, count: int, suffix: str) -> Non
     assert abs((np.abs(pixels - contact_sheet._EMPTY).max(axis=2) < 3).sum() - max(0, shown - 2) * cell) < cell
 
 
-def test_the_last_line_tells_of_hits_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_line_counts_the_hits_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = str(tmp_path / "missing.png")
     written: list[str] = []
     write = contact_sheet._write
@@ -73,10 +73,10 @@ def test_the_last_line_tells_of_hits_left_out(tmp_path: Path, monkeypatch: pytes
     assert written[-1] == "These are the first 400 of 1,500 hits."
     added = np.asarray(cut)[whole.height :]
     assert (added < 100).any()  # ink
-    assert (added[-1] == 255).all()  # none at the edge, so the line is all there
+    assert (added[-1] == 255).all()  # no ink at the edge, so the line is complete
 
 
-def test_a_path_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_reported_at_once(tmp_path: Path) -> None:
     check_sheet_path(tmp_path / "sheet.JPEG")
     assert not (tmp_path / "sheet.JPEG").exists()
     for name in ("sheet.doc", "sheet", ".png", "sheet.png.gz"):
@@ -86,12 +86,12 @@ def test_a_path_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     assert "does not exist" in why_not(tmp_path / "file" / "sheet.png")
     (tmp_path / "folder.png").mkdir()
     assert "it is a folder" in why_not(tmp_path / "folder.png")
-    if os.getuid() != 0:  # who may write anywhere
+    if os.getuid() != 0:  # root may write anywhere
         (tmp_path / "closed").mkdir(mode=0o500)
         assert "permission denied" in why_not(tmp_path / "closed" / "sheet.png")
 
 
-def test_what_goes_wrong_when_saving_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_when_saving_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PixMatcherError, match=r"cannot be written \(File name too long\)\.$"):
         save_contact_sheet(result_of([]), tmp_path / ("x" * 300 + ".png"))
     if os.path.exists("/dev/full"):

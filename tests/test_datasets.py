@@ -1,4 +1,4 @@
-"""Getting data sets from a real server on loopback: whole, cut, killed, hostile, and through the command line."""
+"""Downloads of data sets from a server on loopback: complete, interrupted, killed, hostile, and by the command line."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def image(seed: int) -> bytes:
 
 
 def zipped(change: Callable[[zipfile.ZipFile], None] = lambda archive: None, root: str = ROOT) -> bytes:
-    """A zip file in the layout of Tiny ImageNet with four train images, and what `change` adds."""
+    """Return a zip file in the layout of Tiny ImageNet with four train images, changed by `change`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         if root:
@@ -77,7 +77,7 @@ def serve(server: FileServer, body: bytes, name: str = "/tiny.zip", **how: objec
     return server.url + name
 
 
-def test_tiny_imagenet_is_downloaded_unpacked_and_found_there(server: FileServer, tmp_path: Path) -> None:
+def test_tiny_imagenet_is_downloaded_unpacked_and_not_downloaded_again(server: FileServer, tmp_path: Path) -> None:
     body, seen = zipped(), []
     url, folder = serve(server, body, cuts=[700]), tmp_path / "new" / "folder"
     path = get_tiny_imagenet(folder, url=url, progress=seen.append)
@@ -118,14 +118,16 @@ def test_the_zip_file_has_a_plain_name(server: FileServer, tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("root", ["", "a/b/tiny-imagenet-200/"])
-def test_the_data_set_may_lie_anywhere_in_the_zip_file(server: FileServer, tmp_path: Path, root: str) -> None:
+def test_the_data_set_can_be_anywhere_in_the_zip_file(server: FileServer, tmp_path: Path, root: str) -> None:
     body = zipped(lambda archive: archive.writestr("__MACOSX/._x", "x") if root else None, root)
     path = get_tiny_imagenet(tmp_path, url=serve(server, body))
     assert (path / "wnids.txt").is_file()
     assert sorted(os.listdir(path)) == [".pixmatcher.json", "train", "wnids.txt", "words.txt"]
 
 
-def test_the_original_must_have_its_length(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_original_zip_file_must_have_the_known_length(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", server.url)
     server.files[_tiny_imagenet.TINY_IMAGENET_URL] = File(zipped())
     with pytest.raises(FetchError, match="instead of 248,100,043") as caught:
@@ -134,7 +136,7 @@ def test_the_original_must_have_its_length(server: FileServer, tmp_path: Path, m
     assert listing(tmp_path) == []
 
 
-def test_what_is_there_of_another_url_is_left_alone(server: FileServer, tmp_path: Path) -> None:
+def test_files_of_another_url_are_not_touched(server: FileServer, tmp_path: Path) -> None:
     path = get_tiny_imagenet(tmp_path, url=serve(server, zipped()))
     before = listing(path)
     with pytest.raises(PixMatcherError, match="exists already, but is not from") as caught:
@@ -151,7 +153,7 @@ def test_what_is_there_of_another_url_is_left_alone(server: FileServer, tmp_path
 
 
 def entry(name: str, content: bytes = b"x", mode: int = 0, **fields: int) -> Callable[[zipfile.ZipFile], None]:
-    """What adds an entry to a zip file, whatever zipfile thinks of its name."""
+    """Return a function that adds an entry of any name to a zip file."""
 
     def add(archive: zipfile.ZipFile) -> None:
         info = zipfile.ZipInfo("a")
@@ -251,7 +253,7 @@ def test_zip_bombs_are_refused(server: FileServer, tmp_path: Path, monkeypatch: 
         (zipped(root="other/").replace(b"wnids.txt", b"names.txt"), "not Tiny ImageNet"),
     ],
 )
-def test_what_is_no_whole_zip_file_is_refused_and_deleted(
+def test_incomplete_zip_files_are_refused_and_deleted(
     server: FileServer, tmp_path: Path, body: bytes, words: str
 ) -> None:
     with pytest.raises(FetchError, match=words) as caught:
@@ -260,7 +262,7 @@ def test_what_is_no_whole_zip_file_is_refused_and_deleted(
     assert listing(tmp_path) == []
 
 
-def test_a_damaged_zip_file_that_was_there_is_told(server: FileServer, tmp_path: Path) -> None:
+def test_an_existing_damaged_zip_file_is_reported(server: FileServer, tmp_path: Path) -> None:
     url = serve(server, zipped())
     (tmp_path / "tiny.zip").write_bytes(zipped(entry(f"{ROOT}a", CRC=1)))
     with pytest.raises(FetchError, match=r"tiny\.zip cannot be unpacked .* delete it and run the same command again"):
@@ -293,7 +295,7 @@ def test_killed_while_unpacking_leaves_nothing_or_everything(server: FileServer,
     path = get_tiny_imagenet(tmp_path, url=url)
     assert len(os.listdir(path / "train" / "n01443537" / "images")) == 4002
     assert not beside.exists()
-    assert server.requests == []  # the zip file was whole
+    assert server.requests == []  # the zip file was complete
 
 
 def test_a_full_disk_while_unpacking(server: FileServer, small_disk: Path | None) -> None:
@@ -305,7 +307,7 @@ def test_a_full_disk_while_unpacking(server: FileServer, small_disk: Path | None
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert f"The disk of {small_disk} is full" in done.stderr
     assert listing(small_disk) == ["tiny.zip"]
-    fill_up(small_disk).unlink()  # there is room again for nothing more, and the message is the same
+    fill_up(small_disk).unlink()  # the disk is still full, and the message is the same
     again = cli("datasets", "get", "tiny-imagenet", "--url", url, "--to", small_disk)
     assert again.stderr == done.stderr
 
@@ -348,7 +350,7 @@ def file_in(folder: Path, name: str) -> Path:
 
 
 def holds_the_first(folder: Path, count: int) -> bool:
-    """Whether the lists are those of the first images, and nothing else is there."""
+    """Return whether the folder has only the lists of the first images."""
     ids = {row.partition(",")[0] for row in IMAGE_ROWS[:count]}
     labels = [row for row in LABEL_ROWS if row.partition(",")[0] in ids]
     return (
@@ -359,7 +361,7 @@ def holds_the_first(folder: Path, count: int) -> bool:
     )
 
 
-def test_the_lists_are_downloaded_as_they_are(lists: FileServer, tmp_path: Path) -> None:
+def test_the_lists_are_downloaded_unchanged(lists: FileServer, tmp_path: Path) -> None:
     lists.files[LABELS].cuts = [5000]
     assert get_open_images(tmp_path / "oi", base_url=f"{lists.url}/") == tmp_path / "oi"
     for name in (IMAGES, LABELS, NAMES):
@@ -379,20 +381,20 @@ def test_the_first_images_and_their_labels(lists: FileServer, tmp_path: Path, co
     assert lists.requests == []
 
 
-def test_a_limit_beyond_the_list_takes_all_of_it(lists: FileServer, tmp_path: Path) -> None:
+def test_a_limit_beyond_the_list_keeps_the_complete_list(lists: FileServer, tmp_path: Path) -> None:
     get_open_images(tmp_path, "validation", 100_000, base_url=lists.url)
     assert holds_the_first(tmp_path, len(IMAGE_ROWS))
 
 
-def test_nothing_is_read_behind_the_last_image_that_is_wanted(lists: FileServer, tmp_path: Path) -> None:
+def test_reading_stops_after_the_last_requested_image(lists: FileServer, tmp_path: Path) -> None:
     wanted = len((IMAGE_HEADER + "".join(IMAGE_ROWS[:5])).encode())
-    lists.files[IMAGES].hold_after = wanted  # whoever reads on, waits for ever
+    lists.files[IMAGES].hold_after = wanted  # a reader that continues would wait forever
     get_open_images(tmp_path, "validation", 5, base_url=lists.url)
     assert holds_the_first(tmp_path, 5)
 
 
 @pytest.mark.parametrize("name", [IMAGES, LABELS])
-def test_a_list_that_is_cut_goes_on(lists: FileServer, tmp_path: Path, name: str) -> None:
+def test_an_interrupted_list_is_continued(lists: FileServer, tmp_path: Path, name: str) -> None:
     lists.files[name].cuts = [10_001, 5003]
     get_open_images(tmp_path, "validation", 200, base_url=lists.url)
     assert holds_the_first(tmp_path, 200)
@@ -400,7 +402,7 @@ def test_a_list_that_is_cut_goes_on(lists: FileServer, tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("name", [IMAGES, LABELS])
-def test_a_list_that_changes_meanwhile_is_read_again(lists: FileServer, tmp_path: Path, name: str) -> None:
+def test_a_list_that_changes_during_the_download_is_read_again(lists: FileServer, tmp_path: Path, name: str) -> None:
     lists.files[name].cuts = [10_001]
     lists.files[name].etags = ['"1"', '"2"']
     get_open_images(tmp_path, "validation", 200, base_url=lists.url)
@@ -420,7 +422,7 @@ def test_marks_line_ends_and_broken_quotes(lists: FileServer, tmp_path: Path) ->
     assert file_in(tmp_path, IMAGES).read_bytes() == (
         b"\xef\xbb\xbf" + ("ImageID,Subset,OriginalURL,Title\r\n" + "".join(rows[:3]) + "4\r\n").encode()
     )
-    # A quote that is never closed costs its row and those behind it, as far as a field may go.
+    # An open quote loses its row and the rows after it, up to the longest field.
     broken = b"ImageID,Title\n1,a\n" + b'2,"never closed\n' + b"x,y\n" * 50_000 + b"3,b\n"
     lists.files[IMAGES] = File(broken)
     get_open_images(tmp_path / "broken", "validation", 3, base_url=lists.url)
@@ -430,7 +432,7 @@ def test_marks_line_ends_and_broken_quotes(lists: FileServer, tmp_path: Path) ->
 @pytest.mark.parametrize("limit", [None, 3])
 @pytest.mark.parametrize("body", [b"<html>Gone</html>", b'{"error": 404}', b"", b"x" * 3_000_000, b"a,b\n1,2\n"])
 @pytest.mark.parametrize("name", [IMAGES, LABELS])
-def test_what_is_no_list_is_refused(
+def test_other_content_than_a_list_is_refused(
     lists: FileServer, tmp_path: Path, limit: int | None, body: bytes, name: str
 ) -> None:
     lists.files[name] = File(body)
@@ -447,7 +449,7 @@ def test_an_empty_list_is_refused(lists: FileServer, tmp_path: Path) -> None:
         get_open_images(tmp_path, "validation", 3, base_url=lists.url)
 
 
-def test_another_limit_takes_the_place_of_the_first_and_whole_lists_stay(lists: FileServer, tmp_path: Path) -> None:
+def test_another_limit_replaces_the_first_and_complete_lists_stay(lists: FileServer, tmp_path: Path) -> None:
     for limit in (5, 20, 3):
         get_open_images(tmp_path, "validation", limit, base_url=lists.url)
         assert holds_the_first(tmp_path, limit)
@@ -462,7 +464,7 @@ def test_another_limit_takes_the_place_of_the_first_and_whole_lists_stay(lists: 
     assert file_in(tmp_path, IMAGES).read_bytes() == lists.files[IMAGES].body
 
 
-def test_lists_that_the_user_brought_are_taken_whole_and_never_cut(lists: FileServer, tmp_path: Path) -> None:
+def test_lists_of_the_user_are_used_unchanged(lists: FileServer, tmp_path: Path) -> None:
     file_in(tmp_path, IMAGES).write_text("ImageID,mine\n")
     with pytest.raises(PixMatcherError, match="has other lists"):
         get_open_images(tmp_path, "validation", 5, base_url=lists.url)
@@ -512,7 +514,7 @@ def test_the_list_of_data_sets() -> None:
 
 
 @pytest.mark.parametrize("unpack", [True, False])
-def test_what_to_type_next_works(server: FileServer, tmp_path: Path, unpack: bool) -> None:
+def test_the_suggested_next_commands_work(server: FileServer, tmp_path: Path, unpack: bool) -> None:
     url = serve(server, zipped())
     arguments = ("--to", "my data", *(() if unpack else ("--no-unpack",)))
     done = cli("datasets", "get", "tiny-imagenet", "--url", url, *arguments, cwd=tmp_path)
@@ -548,7 +550,7 @@ def test_open_images_from_the_command_line(lists: FileServer, tmp_path: Path) ->
         ([], 2, "NAME"),
     ],
 )
-def test_a_wrong_call_is_told_in_one_line(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+def test_a_wrong_call_is_reported_in_one_line(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
     done = cli("datasets", "get", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
     assert words in done.stderr

@@ -57,7 +57,7 @@ def one_sentence(error: pytest.ExceptionInfo[PixMatcherError]) -> str:
 
 
 def stop_after(server: FileServer, url: str, path: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the first `count` bytes of the file behind, as a run does that gave up."""
+    """Stop a download after `count` bytes, as in a run that failed."""
     server.files["/file.bin"].cuts = [count]
     with monkeypatch.context() as patch:
         patch.setattr(module, "_RETRIES", 0)
@@ -321,7 +321,7 @@ def test_a_wrong_file_is_refused_and_deleted(
 
 
 def test_an_endless_answer_is_not_read_to_the_end(server: FileServer, tmp_path: Path) -> None:
-    url = serve(server, length=False, hold_after=250_000)  # whoever reads on, waits for ever
+    url = serve(server, length=False, hold_after=250_000)  # a reader that continues would wait forever
     with pytest.raises(FetchError, match="bytes instead of 200,000"):
         download(url, tmp_path / "file.bin", size=200_000, stall_seconds=600)
     assert listing(tmp_path) == []
@@ -393,7 +393,7 @@ def test_a_server_that_stalls_or_trickles_is_given_up(
         ("http://127.0.0.1:9/", "cannot be downloaded"),
     ],
 )
-def test_urls_that_do_not_exist(tmp_path: Path, url: str, words: str) -> None:
+def test_invalid_and_unreachable_urls_are_reported(tmp_path: Path, url: str, words: str) -> None:
     with pytest.raises(FetchError, match=words) as caught:
         download(url, tmp_path / "file.bin")
     one_sentence(caught)
@@ -499,7 +499,7 @@ def test_certificates_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # The place
 
 
-def test_a_file_in_the_way_is_named_and_not_changed(server: FileServer, tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_reported_and_not_changed(server: FileServer, tmp_path: Path) -> None:
     url, path = serve(server), tmp_path / "file.bin"
     path.write_bytes(b"mine")
     for expected, words in (({"size": 5}, "has 4 bytes instead of 5"), ({"sha256": SHA256}, "another SHA-256")):
@@ -536,7 +536,7 @@ except PixMatcherError as error:
 
 
 def start(url: str, path: Path, **options: object) -> subprocess.Popen[str]:
-    """Download in a process of its own."""
+    """Download in a new process."""
     command = [sys.executable, "-c", SCRIPT, url, os.fspath(path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, text=True, **pipes, **options)  # type: ignore[call-overload, no-any-return]
@@ -585,7 +585,7 @@ def test_a_waiting_process_continues_the_download_of_a_killed_one(server: FileSe
         while (tmp_path / "file.bin.part").stat().st_size < 120_000:
             pass
         assert len(server.requests) == 1
-        # Whichever of them has the lock has made the request; the other one waits.
+        # The process with the lock has made the request; the other one waits.
         holder = first if holds(first, tmp_path / "file.bin.part") else second
         waiting = second if holder is first else first
         holder.kill()
@@ -596,13 +596,13 @@ def test_a_waiting_process_continues_the_download_of_a_killed_one(server: FileSe
 
 
 def holds(process: subprocess.Popen[str], path: Path) -> bool:
-    """Whether the process has a lock on the file."""
+    """Return whether the process has a lock on the file."""
     locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     inode = str(path.stat().st_ino)
     return any(lock[1] == "FLOCK" and int(lock[4]) == process.pid and lock[5].endswith(f":{inode}") for lock in locks)
 
 
-def test_a_lock_is_of_the_file_that_has_the_name_now(tmp_path: Path) -> None:
+def test_a_lock_is_on_the_file_that_has_the_name_now(tmp_path: Path) -> None:
     path, waits, done = tmp_path / "file", threading.Event(), threading.Event()
 
     def wait() -> None:

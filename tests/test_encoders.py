@@ -46,7 +46,7 @@ def other(tiny: TinyEncoder) -> Iterator[OtherEncoder]:
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
+    """An empty cache of models."""
     monkeypatch.setenv("PIXMATCHER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -54,7 +54,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # ---- Several in one collection ----
 
 
-def test_spaces_of_one_name_are_told_apart(tiny: TinyEncoder, other: OtherEncoder, tmp_path: Path) -> None:
+def test_spaces_with_the_same_name_get_different_names(tiny: TinyEncoder, other: OtherEncoder, tmp_path: Path) -> None:
     paths = paint_many(tmp_path / "photos", 5)
     index(tmp_path / "photos", encoders=["tiny", "other"])
     assert tiny.encoded == other.encoded == 5
@@ -77,7 +77,7 @@ def test_spaces_of_one_name_are_told_apart(tiny: TinyEncoder, other: OtherEncode
             ["visual-2", "semantic-2"],
         ]
         export_arrays(collection, tmp_path / "saved")
-    # They come back from saved arrays under the same names.
+    # Saved arrays are imported with the same names.
     index(f"arrays:{tmp_path / 'saved' / 'embeddings.npy'}", tmp_path / "back")
     with Collection.open(tmp_path / "back") as back:
         assert [*back.spaces] == ["visual", "semantic", "visual-2", "semantic-2"]
@@ -98,7 +98,7 @@ def test_a_refresh_fills_all_spaces(tiny: TinyEncoder, other: OtherEncoder, tmp_
             index(tmp_path / "photos", encoders=["tiny"])
 
 
-def test_spaces_that_cannot_answer(tiny: TinyEncoder, tmp_path: Path) -> None:
+def test_spaces_that_cannot_answer_a_query(tiny: TinyEncoder, tmp_path: Path) -> None:
     (path,) = paint_many(tmp_path / "photos", 1)
     index(tmp_path / "photos", encoders=["tiny"])
     with Collection.open(tmp_path / "photos") as collection:
@@ -139,7 +139,7 @@ def test_an_evaluation_in_a_space(tiny: TinyEncoder, other: OtherEncoder, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["resnet50", "torch:resnet50", "timm:", "", "LITE", "hf", "clip-vit-b-32@int4"])
-def test_names_that_mean_no_encoder(name: str) -> None:
+def test_unknown_encoder_names_are_refused(name: str) -> None:
     for load in (load_encoder, describe_encoder):
         with pytest.raises(EncoderError, match=r"Unknown encoder .*: choose one of lite, mobilenet_v3_large, "):
             load(name)
@@ -151,12 +151,12 @@ def test_encoders_of_the_original_are_known_without_their_weights() -> None:
     assert [(s.name, s.dimension, s.text) for s in describe_encoder("clip-vit-b-32").spaces] == [("clip", 512, True)]
 
 
-def test_a_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_missing_encoder_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="missing"):
         load_encoder(f"onnx:{tmp_path / 'missing'}")
 
 
-def test_int8_is_made_by_an_export() -> None:
+def test_int8_must_be_exported_first() -> None:
     with pytest.raises(EncoderError, match=r"models export mobilenet_v3_large --int8"):
         load_encoder("mobilenet_v3_large@int8")
 
@@ -170,7 +170,7 @@ def test_the_cache_is_where_the_user_says(empty_cache: Path) -> None:
 # ---- Runtime ----
 
 
-def test_the_environment_says_what_the_call_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_sets_the_defaults_of_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Runtime() == Runtime("auto", "auto", False)
     monkeypatch.setenv("PIXMATCHER_BACKEND", "onnx")
     monkeypatch.setenv("PIXMATCHER_DEVICE", "cpu")

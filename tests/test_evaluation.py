@@ -436,7 +436,7 @@ def test_a_csv_that_cannot_be_read(collection: Collection, tmp_path: Path, conte
         evaluate_captions(collection, tmp_path / "captions.csv")
 
 
-def test_lines_that_cannot_be_read_are_named(collection: Collection, tmp_path: Path) -> None:
+def test_unreadable_lines_are_reported(collection: Collection, tmp_path: Path) -> None:
     uri = next(iter(collection.items())).uri
     lines = [
         "image, caption",

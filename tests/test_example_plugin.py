@@ -1,4 +1,4 @@
-"""The example of an encoder and a source of one's own: installed as a package, and used as objects."""
+"""The example package with an encoder and a source: installed, and used as objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports: what the files hold, that they come back as they were, and what may be in the way."""
+"""Exports: the content of the files, their import, and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WORDS = {"n01443537": "goldfish, Carassius auratus", "n02124075": "Egyptian cat"
 
 @pytest.fixture
 def labelled(tiny: TinyEncoder, tmp_path: Path) -> Iterator[Collection]:
-    """A collection of six images with labels that have names, two without a label, and one whose name is no Unicode."""
+    """A collection of six images with named labels, two without a label, and one whose file name is not Unicode."""
     root = tmp_path / "tiny-imagenet-200"
     for number, wnid in enumerate(WORDS):
         for image in range(3):
@@ -49,14 +49,14 @@ def labelled(tiny: TinyEncoder, tmp_path: Path) -> Iterator[Collection]:
 
 
 def state(collection: Collection) -> dict[str, tuple[object, ...]]:
-    """Label and embeddings of each item by its uri."""
+    """Return the label and the embeddings of each item by its uri."""
     return {
         item.uri: (item.label, *(collection.embeddings([item.id], space).tolist() for space in collection.spaces))
         for item in collection.items()
     }
 
 
-def test_what_the_arrays_hold(labelled: Collection, tmp_path: Path) -> None:
+def test_the_content_of_the_arrays(labelled: Collection, tmp_path: Path) -> None:
     files = export_arrays(labelled, tmp_path / "deep" / "out")
     assert sorted(path.name for path in files) == sorted(os.listdir(tmp_path / "deep" / "out"))
     items = list(labelled.items())
@@ -94,7 +94,7 @@ def test_what_the_arrays_hold(labelled: Collection, tmp_path: Path) -> None:
     }
 
 
-def test_what_was_exported_comes_back(labelled: Collection, tmp_path: Path) -> None:
+def test_an_export_can_be_imported(labelled: Collection, tmp_path: Path) -> None:
     export_arrays(labelled, tmp_path / "out")
     report = index(f"arrays:{tmp_path / 'out' / 'embeddings.npy'}", tmp_path / "back")
     assert (report.added, report.failures) == (9, [])
@@ -118,15 +118,17 @@ def test_one_space_alone(labelled: Collection, tmp_path: Path) -> None:
         assert {uri: values[1] for uri, values in state(back).items()} == {
             uri: values[2] for uri, values in state(labelled).items()
         }
-        # An image goes to the only space that there is.
+        # An image is searched in the only existing space.
         assert search(back, Query(image=next(back.items()).uri)).space == "semantic"
     for export in (export_arrays, export_parquet):
         with pytest.raises(CollectionError, match="choose one of visual, semantic"):
             export(labelled, tmp_path / "out", space="none")
 
 
-def test_in_blocks_out_of_one_state(labelled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process takes items out and adds some while blocks of two rows are written."""
+def test_all_blocks_are_of_one_state_of_the_collection(
+    labelled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process removes and adds items while blocks of two rows are written."""
     monkeypatch.setattr("pixmatcher.export._files._ROWS_AT_ONCE", 2)
     expected = state(labelled)
     changed = []
@@ -193,7 +195,7 @@ def test_parquet_without_pyarrow(labelled: Collection, tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_an_export_replaces_the_last_or_leaves_it(labelled: Collection, tmp_path: Path) -> None:
+def test_an_export_replaces_the_last_one_completely_or_not_at_all(labelled: Collection, tmp_path: Path) -> None:
     """With a limit on the size of files, as on a full disk."""
     out = tmp_path / "out"
     for kind in ("arrays", "parquet"):
@@ -208,7 +210,7 @@ def test_an_export_replaces_the_last_or_leaves_it(labelled: Collection, tmp_path
     shutil.rmtree(out)
 
 
-def test_places_that_cannot_be_written(labelled: Collection, tmp_path: Path, open_folder: Path) -> None:
+def test_unwritable_folders_are_refused(labelled: Collection, tmp_path: Path, open_folder: Path) -> None:
     (tmp_path / "file").write_text("")
     for kind in ("arrays", "parquet"):
         done = cli("export", kind, "-c", tmp_path / "c", "--to", tmp_path / "file" / "below")
@@ -253,7 +255,7 @@ def test_the_bundled_encoder(tmp_path: Path) -> None:
                 assert [(h.item.uri, h.score) for h in search(back, query).hits] == [
                     (h.item.uri, h.score) for h in search(ours, query).hits
                 ]
-    # Its images can be indexed beside what was imported.
+    # Its images can be indexed into the collection of the import.
     shutil.copy(photos / "coffee.jpg", tmp_path / "photos")
     report = index(tmp_path / "photos", tmp_path / "back")
     assert (report.added + report.changed, report.failures) == (4, [])

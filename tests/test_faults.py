@@ -1,4 +1,4 @@
-"""Bad input and faults, for real: hostile files, kills, full disks, two writers, through the command line."""
+"""Bad input and faults by the command line: hostile files, kills, full disks, two writers."""
 
 from __future__ import annotations
 
@@ -132,12 +132,12 @@ def test_hostile_files(open_folder: Path) -> None:
         )
         matching = [line for line in reported if line.startswith(f"    {shown}: {reason}")]
         assert len(matching) == 1, name
-    # A second run tries none of them again, and says the same.
+    # A second run tries no file again, and reports the same.
     again = cli("index", folder, preexec_fn=bound_by_permissions())
     assert again.returncode == 1
     assert again.stdout.splitlines()[2:] == lines[2:]
     assert f"{len(made)} unchanged" in again.stdout
-    # Odd names come back from a search, each on one line.
+    # A search shows unusual names, each on one line.
     found = cli("search", folder / "plain.jpg", "-c", folder, "-k", "99")
     assert (found.returncode, found.stderr) == (0, "")
     assert len([line for line in found.stdout.splitlines() if ".jpg" in line or ".png" in line]) >= len(made)
@@ -145,8 +145,8 @@ def test_hostile_files(open_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["deleted", "replaced", "folder removed", "cut"])
-def test_files_that_vanish_or_change_while_indexing(tiny: TinyEncoder, tmp_path: Path, what: str) -> None:
-    """Files go as soon as the run begins; those not opened yet are met in a state other than they were listed."""
+def test_files_deleted_or_changed_during_indexing(tiny: TinyEncoder, tmp_path: Path, what: str) -> None:
+    """Files are deleted and changed after they were listed and before they are opened."""
     folder = tmp_path / "photos"
     paths = paint_many(folder / "below", 300)
     started = threading.Event()
@@ -183,7 +183,7 @@ def test_files_that_vanish_or_change_while_indexing(tiny: TinyEncoder, tmp_path:
             assert item.content_hash == hashlib.sha256(Path(item.uri).read_bytes()).hexdigest()
 
 
-def test_files_that_vanish_under_the_command_line(tmp_path: Path) -> None:
+def test_files_deleted_while_the_command_line_indexes(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     paths = paint_many(folder, 400)
     command = [sys.executable, "-m", "pixmatcher", "index", str(folder)]
@@ -229,7 +229,7 @@ for line in sys.stdin:
 
 
 @pytest.mark.slow
-def test_killed_again_and_again(tmp_path: Path) -> None:
+def test_indexing_killed_repeatedly_loses_no_item(tmp_path: Path) -> None:
     """40 kills at random moments; between them images are added, changed, renamed, deleted."""
     seed = random.randrange(1 << 30)
     print("seed", seed)  # noqa: T201
@@ -257,7 +257,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
             code = run(chance.uniform(0.0, longest))
             assert code in (0, -signal.SIGKILL)
             killed += code != 0
-            # Most runs are to be killed, and some to come to their end, however busy the machine is.
+            # Most runs must be killed and some must end, also on a busy machine.
             longest *= 0.8 if code == 0 else 1.05
             if code == 0:
                 gone.clear()
@@ -302,7 +302,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
             assert best.item.content_hash == item.content_hash
 
 
-def test_kill_of_the_command_line(tmp_path: Path) -> None:
+def test_the_command_line_killed_during_indexing(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     paths = paint_many(folder, 60)
     vectors = folder / ".pixmatcher" / "vectors" / "visual.f16"
@@ -325,7 +325,7 @@ LIMIT = 120_000
 
 
 def limit_files() -> None:
-    """No file may grow beyond a limit: writing fails as on a full disk."""
+    """Limit the size of files, so that writing fails as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
 
 
@@ -358,7 +358,7 @@ def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(
     assert {str(p) for p in paths[:10]} <= stored < {str(p) for p in paths}
     with Collection.open(path) as collection:
         assert {problem.part for problem in collection.verify()} <= {"index"}
-    # A run that has no room at all says so again.
+    # A run without any free space reports it again.
     if disk:
         again = cli("index", folder, "-c", path)
         assert (again.returncode, again.stderr.count("\n")) == (1, 1)
@@ -409,11 +409,11 @@ def test_the_error_of_a_second_writer_names_the_first(tmp_path: Path) -> None:
         assert second.returncode == 2
         assert second.stderr.count("\n") == 1
         assert f"is being written by process {os.getpid()} on {os.uname().nodename} since 20" in second.stderr
-        assert uris(folder)  # readers are not kept away
+        assert uris(folder)  # readers are not blocked
 
 
 def test_many_writers_make_one_collection(tmp_path: Path) -> None:
-    """Started at once on a new folder, one or some of them index it, one after the other; the others get an error."""
+    """Several processes index a new folder at once: some do it one after another, the others get an error."""
     folder = tmp_path / "photos"
     paths = paint_many(folder, 30)
     script = "import sys; sys.argv[0:1] = ['pixmatcher']; from pixmatcher.cli import main; sys.stdin.readline(); main()"

@@ -43,7 +43,7 @@ def server(image: bytes) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Pauses are shorter than usual; at the end nothing of a run may be left."""
+    """Make pauses short, and check that no thread or socket of a run is left."""
     monkeypatch.setattr(_jobs, "_PAUSE_SECONDS", 0.02)
     yield
     for thread in threading.enumerate():
@@ -53,7 +53,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def fetch_urls(*urls: str, **options: Any) -> list[bytes | FetchError]:
-    """What comes of each URL, in the order of the URLs."""
+    """Return the result of each URL, in the order of the URLs."""
     requests = [(number, [url]) for number, url in enumerate(urls)]
     options = {"batch_size": 10, "allow_private": True} | options
     found = dict(pair for batch in fetch_all(requests, **options) for pair in batch)
@@ -61,7 +61,7 @@ def fetch_urls(*urls: str, **options: Any) -> list[bytes | FetchError]:
 
 
 def fetch_one(*urls: str, **options: Any) -> bytes | FetchError:
-    """What comes of one image that has several URLs."""
+    """Return the result of one image that has several URLs."""
     options = {"batch_size": 10, "allow_private": True} | options
     ((key, outcome),) = [pair for batch in fetch_all([("it", urls)], **options) for pair in batch]
     assert key == "it"
@@ -70,7 +70,7 @@ def fetch_one(*urls: str, **options: Any) -> bytes | FetchError:
 
 def failure(outcome: bytes | FetchError) -> FetchError:
     assert isinstance(outcome, FetchError)
-    assert outcome.__traceback__ is None  # it would hold on to bodies
+    assert outcome.__traceback__ is None  # it would keep bodies in memory
     return outcome
 
 
@@ -84,7 +84,7 @@ def resolve_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
-# ---- What comes, and in which lists ----
+# ---- Results and their lists ----
 
 
 def test_all_images_arrive_in_lists_of_the_requested_size(server: Server, image: bytes) -> None:
@@ -95,7 +95,7 @@ def test_all_images_arrive_in_lists_of_the_requested_size(server: Server, image:
     assert set(server.requests.values()) == {1}
 
 
-def test_nothing_to_fetch_gives_nothing() -> None:
+def test_no_requests_give_no_results() -> None:
     assert list(fetch_all([], batch_size=10)) == []
 
 
@@ -180,7 +180,7 @@ def test_bodies_that_fill_the_memory_all_arrive(server: Server, monkeypatch: pyt
     assert outcomes == [bytes(900 << 10)] * 20
 
 
-# ---- What may pass, and what will not ----
+# ---- Temporary and permanent errors ----
 
 
 def test_a_temporary_error_is_retried(server: Server, image: bytes) -> None:
@@ -255,12 +255,12 @@ def test_retries_and_hosts_that_are_given_up_are_logged(server: Server, caplog: 
     assert any(message.startswith("fetched 1 images, 20 failed, in ") for message in messages)
 
 
-def test_a_host_that_comes_back_is_not_given_up(image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_answers_again_is_not_given_up(image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_jobs, "_PAUSE_SECONDS", 0.3)
     monkeypatch.setattr(_scheduler, "_TRIES", 5)
     with serve_watched(image) as server:
         url = server.url
-    # It is gone now, and will be there again.
+    # The server is down now, and will be up again.
     port = int(url.rpartition(":")[2])
     listening = socket.socket()
 
@@ -302,7 +302,7 @@ def test_an_unknown_host_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> N
 # ---- Several URLs of one image ----
 
 
-def test_the_next_url_is_tried_where_one_fails(server: Server, image: bytes) -> None:
+def test_the_next_url_is_tried_if_one_fails(server: Server, image: bytes) -> None:
     for bad in (
         f"{server.url}/nothing",
         f"{server.url}/page.html",
@@ -328,10 +328,10 @@ def test_if_all_urls_fail_the_last_error_is_reported(server: Server) -> None:
     assert "\n" not in str(error)
 
 
-# ---- Bad input: each is named, none ends the run ----
+# ---- Bad input: each URL is reported, none ends the run ----
 
 
-def test_each_bad_url_is_named_and_none_ends_the_run(server: Server, image: bytes) -> None:
+def test_each_bad_url_is_reported_and_none_ends_the_run(server: Server, image: bytes) -> None:
     expected = {
         f"{server.url}/nothing": ("HTTP 404", "Not Found"),
         f"{server.url}/300": ("HTTP 300", "Multiple Choices"),
@@ -359,16 +359,16 @@ def test_each_bad_url_is_named_and_none_ends_the_run(server: Server, image: byte
         f"{server.url}/called-a-page.jpg": None,
     }
     outcomes = fetch_urls(*expected, seconds=0.7, max_bytes=1 << 20)
-    for (url, told), outcome in zip(expected.items(), outcomes, strict=True):
-        if told is None:
+    for (url, expected_error), outcome in zip(expected.items(), outcomes, strict=True):
+        if expected_error is None:
             assert outcome == image
         else:
             error = failure(outcome)
-            assert (url, error.reason) == (url, told[0])
-            assert told[1] in error.detail
+            assert (url, error.reason) == (url, expected_error[0])
+            assert expected_error[1] in error.detail
 
 
-def test_an_image_without_a_url_is_named(server: Server, image: bytes) -> None:
+def test_an_image_without_a_url_is_reported(server: Server, image: bytes) -> None:
     requests = [("none", []), ("one", [f"{server.url}/image.jpg"])]
     found = dict(pair for batch in fetch_all(requests, batch_size=10, allow_private=True) for pair in batch)
     assert failure(found["none"]).reason == "not a URL"
@@ -395,7 +395,7 @@ def test_a_redirect_to_a_private_address_is_refused(server: Server, monkeypatch:
 def test_a_name_that_changes_its_address_is_looked_up_once(
     server: Server, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that is public when it is checked and private when it is connected to would be a way in."""
+    """A host name must not be public for the check and private for the connection."""
     real = socket.getaddrinfo
     answers = iter(["127.0.0.1"])
 
@@ -429,7 +429,7 @@ def test_a_connection_serves_only_the_host_that_it_was_made_for(
     assert sorted(tls_server.hosts) == [["one.example"] * 11, ["two.example"] * 11]  # TLS and ten requests each
 
 
-def test_a_certificate_that_is_not_trusted_is_named(tls_server: Server) -> None:
+def test_an_untrusted_certificate_is_reported(tls_server: Server) -> None:
     error = failure(fetch_one(tls_server.url.replace("127.0.0.1", "one.example") + "/image.jpg"))
     assert error.reason == "cannot be fetched"
     assert "certificate verify failed" in error.detail

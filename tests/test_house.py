@@ -25,7 +25,7 @@ EVERYWHERE = {
     "_logging",
     "_progress",
 }
-"""Modules beside the packages that every package may import."""
+"""Modules outside the packages that every package may import."""
 
 MAY_IMPORT: dict[str, set[str]] = {
     "images": set(),
@@ -82,7 +82,7 @@ def imports() -> Iterator[tuple[str, str]]:
 
 
 def package_of(module: str) -> str:
-    """The package, or the module beside the packages, that a module belongs to."""
+    """Return the package of a module, or the module itself if it is outside the packages."""
     return module.split(".")[1] if "." in module else "pixmatcher"
 
 

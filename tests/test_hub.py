@@ -1,4 +1,4 @@
-"""The hub: a loopback server with its endpoints, small encoders with the inputs and outputs of those that it offers."""
+"""The hub: a server on loopback with its endpoints, and small encoders with usual inputs and outputs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def listing(folder: Path) -> list[str]:
 # The client
 
 
-def test_what_a_repository_holds(hub: Hub) -> None:
+def test_the_content_of_a_repository(hub: Hub) -> None:
     hub.page = 2
     commit = hub.publish(REPO, models.clip(), cardData={"license": "mit"})
     repository = look_up(REPO)
@@ -88,7 +88,7 @@ def test_what_a_repository_holds(hub: Hub) -> None:
     assert look_up(REPO, commit).commit == commit
 
 
-def test_the_hubs_own_client_understands_the_server_of_these_tests(hub: Hub, tmp_path: Path) -> None:
+def test_the_official_client_works_with_the_server_of_these_tests(hub: Hub, tmp_path: Path) -> None:
     client = pytest.importorskip("huggingface_hub")
     hub.page = 3
     files = models.clip()
@@ -121,7 +121,7 @@ def test_licences(hub: Hub, info: dict[str, object], licence: str) -> None:
     "repo",
     ["../etc", "a/../b", "/etc/passwd", "a/b/c", "a b", "a/b?x", "a//b", "-a/b", "a/b.", "", "a\n", "ä/b", "a" * 200],
 )
-def test_names_of_no_repository(hub: Hub, repo: str) -> None:
+def test_invalid_repository_names_are_refused(hub: Hub, repo: str) -> None:
     with pytest.raises(EncoderError, match="is not the name of a repository") as caught:
         look_up(repo)
     one_sentence(caught)
@@ -129,7 +129,7 @@ def test_names_of_no_repository(hub: Hub, repo: str) -> None:
 
 
 @pytest.mark.parametrize("revision", ["..", "a/../b", "a b", "a?b", "#", "a\n"])
-def test_names_of_no_revision(hub: Hub, revision: str) -> None:
+def test_invalid_revisions_are_refused(hub: Hub, revision: str) -> None:
     with pytest.raises(EncoderError, match="is not a revision") as caught:
         look_up(REPO, revision)
     one_sentence(caught)
@@ -146,7 +146,7 @@ def test_names_of_no_revision(hub: Hub, revision: str) -> None:
         (401, "GatedRepo", "requires that you accept its terms"),
     ],
 )
-def test_repositories_that_may_not_be_read(hub: Hub, status: int, code: str, words: str) -> None:
+def test_unreadable_repositories_are_reported(hub: Hub, status: int, code: str, words: str) -> None:
     address = f"/api/models/{REPO}/revision/main"
     hub.own.files[address] = File(b"", statuses=[status], headers={"X-Error-Code": code})
     with pytest.raises(EncoderError, match=words) as caught:
@@ -156,7 +156,7 @@ def test_repositories_that_may_not_be_read(hub: Hub, status: int, code: str, wor
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_gated_repository_that_shows_its_files(hub: Hub, status: int) -> None:
+def test_a_gated_repository_whose_list_of_files_is_public(hub: Hub, status: int) -> None:
     commit = hub.publish(REPO, {"model.safetensors": WEIGHTS}, gated="auto")
     hub.own.files[f"/{REPO}/resolve/{commit}/model.safetensors"].statuses = [status]
     with pytest.raises(EncoderError, match="requires that you accept its terms") as caught:
@@ -180,7 +180,7 @@ def test_a_gated_repository_that_shows_its_files(hub: Hub, status: int) -> None:
         ("tree", b'[{"type": "file", "path": "a", "size": 3, "oid": "b", "lfs": []}]'),
     ],
 )
-def test_what_is_no_hub(hub: Hub, which: str, answer: bytes) -> None:
+def test_servers_that_are_not_a_hub_are_refused(hub: Hub, which: str, answer: bytes) -> None:
     commit = hub.publish(REPO, {})
     rest = "revision/main" if which == "revision" else f"tree/{commit}?recursive=true"
     hub.own.files[f"/api/models/{REPO}/{rest}"].body = answer
@@ -199,7 +199,7 @@ def test_file_names_that_leave_the_folder_are_refused(hub: Hub, path: str) -> No
     one_sentence(caught)
 
 
-def test_a_list_without_end(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_list_of_files_is_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pixmatcher.encoders.hub._api._MAX_PAGES", 3)
     commit = hub.publish(REPO, {})
     address = f"/api/models/{REPO}/tree/{commit}?recursive=true"
@@ -218,11 +218,11 @@ def fetch(**options: Any) -> Path:
 
 def test_a_file_is_downloaded_once_and_kept_at_its_commit(hub: Hub, cache: Path) -> None:
     commit = hub.publish(REPO, {"open_clip_model.safetensors": WEIGHTS, "config.json": b"{}"})
-    told: list[tuple[str, int, int | None]] = []
-    path = fetch(progress=lambda p: told.append((p.stage, p.done, p.total)))
+    reports: list[tuple[str, int, int | None]] = []
+    path = fetch(progress=lambda p: reports.append((p.stage, p.done, p.total)))
     assert path.read_bytes() == WEIGHTS
     assert path.is_relative_to(cache / "weights")
-    assert told[-1] == ("open_clip_model.safetensors", len(WEIGHTS), len(WEIGHTS))
+    assert reports[-1] == ("open_clip_model.safetensors", len(WEIGHTS), len(WEIGHTS))
     assert f"/{REPO}/resolve/{commit}/open_clip_model.safetensors" in hub.asked()
     hub.own.requests.clear()
     hub.publish(REPO, {"open_clip_model.safetensors": WEIGHTS[::-1]})
@@ -264,7 +264,7 @@ def test_damaged_files_of_the_cache_are_not_used(hub: Hub, how: str) -> None:
     assert fetch().read_bytes() == WEIGHTS
 
 
-def test_without_a_network_three_ways_out_are_named(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_three_remedies_are_named(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ways = f"copy {cache} from a machine that has it, name a file with --weights FILE, or use the bundled encoder lite."
     with pytest.raises(EncoderError, match="weights of the encoder open_clip:tiny cannot be downloaded") as caught:
         fetch(offline=True)
@@ -293,7 +293,7 @@ def test_without_a_network_three_ways_out_are_named(hub: Hub, cache: Path, monke
 # The token
 
 
-def test_the_token_goes_to_the_hub_alone(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_sent_to_the_hub_only(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", f" {TOKEN}\n")
     hub.publish(REPO, {"open_clip_model.safetensors": WEIGHTS})
     hub.long(WEIGHTS).cuts = [100_000]
@@ -303,7 +303,7 @@ def test_the_token_goes_to_the_hub_alone(hub: Hub, cache: Path, monkeypatch: pyt
     assert not [path for path in cache.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
-def test_the_token_does_not_come_back_to_the_hub_by_another_host(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_back_to_the_hub_does_not_get_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     address = f"/api/models/{REPO}/revision/main"
     hub.publish(REPO, {})
@@ -317,7 +317,7 @@ def test_the_token_does_not_come_back_to_the_hub_by_another_host(hub: Hub, monke
     assert [request.authorization for request in hub.own.requests] == [f"Bearer {TOKEN}", None, f"Bearer {TOKEN}"]
 
 
-def test_where_the_token_comes_from(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_of_the_token(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.publish(REPO, {})
 
     def sent() -> str | None:
@@ -336,7 +336,7 @@ def test_where_the_token_comes_from(hub: Hub, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("token", ["two words", "a\r\nHost: b", "caf\u00e9", "x" * 2000])
-def test_what_is_no_token_is_neither_sent_nor_shown(hub: Hub, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_token_is_neither_sent_nor_shown(hub: Hub, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(EncoderError, match="does not contain a token") as caught:
         look_up(REPO)
@@ -423,13 +423,13 @@ def test_the_int8_files_of_a_repository(hub: Hub) -> None:
     one_sentence(caught)
 
 
-def test_files_that_lie_beside_readme(hub: Hub) -> None:
+def test_files_in_the_top_folder_of_a_repository(hub: Hub) -> None:
     hub.publish(REPO, {path.removeprefix("onnx/"): content for path, content in models.clip().items()})
     models.check(load_encoder(f"hf:{REPO}"), models.colours(CLIP_MEAN, CLIP_STD), {"cat": "<start> cat <end>"})
 
 
 @pytest.mark.parametrize("name", ["vision_model.onnx_data", "weights/of vision.bin"])
-def test_weights_in_a_file_of_their_own(hub: Hub, name: str) -> None:
+def test_weights_in_a_separate_file(hub: Hub, name: str) -> None:
     outer, inner = models.outside(models.vision(), name)
     hub.publish(REPO, {**models.clip(vision_model=outer), f"onnx/{name}": inner, "onnx/other.onnx_data": b"x"})
     encoder = load_encoder(f"hf:{REPO}")
@@ -471,7 +471,7 @@ def test_weights_that_are_missing(hub: Hub, tmp_path: Path) -> None:
     one_sentence(caught)
 
 
-def test_a_pulled_encoder_is_brought_up_to_date(hub: Hub) -> None:
+def test_a_pulled_encoder_is_updated(hub: Hub) -> None:
     hub.publish(REPO, models.clip())
     folder = pull()
     before = read_card(folder).fingerprint
@@ -490,7 +490,7 @@ def test_a_pulled_encoder_is_brought_up_to_date(hub: Hub) -> None:
     assert listing(folder.parent) == sorted(f"{folder.name}/{name}" for name in ("card.json", *models.siglip()))
 
 
-def test_a_revision_can_be_named(hub: Hub) -> None:
+def test_a_revision_can_be_chosen(hub: Hub) -> None:
     commit = hub.publish(REPO, models.clip())
     hub.publish(REPO, models.dinov2())
     assert load_encoder(f"hf:{REPO}@{commit}").spaces[0].text
@@ -516,13 +516,13 @@ def start() -> subprocess.Popen[str]:
 
 
 def large_model() -> tuple[dict[str, bytes], bytes]:
-    """A model for images only whose weights take a while, and these."""
+    """Return a model for images only whose weights take long to download, and these weights."""
     outer, inner = models.outside(models.patches(), "model.onnx_data")
     inner += WEIGHTS
     return {**models.dinov2(model=outer), "onnx/model.onnx_data": inner}, inner
 
 
-def test_a_killed_pull_goes_on(hub: Hub, cache: Path) -> None:
+def test_a_killed_pull_continues(hub: Hub, cache: Path) -> None:
     files, inner = large_model()
     hub.publish(REPO, files)
     hub.long(inner).hold_after = 120_000
@@ -542,7 +542,7 @@ def test_a_killed_pull_goes_on(hub: Hub, cache: Path) -> None:
     assert listing(cache / "models") == sorted(f"{folder.name}/{name}" for name in ("card.json", *files))
 
 
-def test_a_killed_pull_goes_on_with_another_commit(hub: Hub, cache: Path) -> None:
+def test_a_killed_pull_continues_with_another_commit(hub: Hub, cache: Path) -> None:
     files, inner = large_model()
     hub.publish(REPO, {**files, "config.json": b"{}"})
     hub.long(inner).hold_after = 120_000
@@ -571,7 +571,7 @@ def test_two_processes_pull_once(hub: Hub) -> None:
     assert len([request for request in hub.store.requests if request.path == place]) == 1
 
 
-def test_what_cannot_be_used_is_not_kept(hub: Hub, cache: Path) -> None:
+def test_unusable_encoders_are_not_kept(hub: Hub, cache: Path) -> None:
     for files, words in (
         ({"README.md": b""}, "has no ONNX files of an encoder in the usual layout .it has no ONNX files"),
         ({"onnx/decoder_model.onnx": b"x"}, r"it has onnx/decoder_model\.onnx"),

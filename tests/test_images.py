@@ -1,4 +1,4 @@
-"""Images are opened from real files, good and hostile ones, made with Pillow or by hand."""
+"""Opening images: good and hostile files, made with Pillow or by hand."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "white
 
 
 def quarters(width: int = 96, height: int = 64) -> Image.Image:
-    """Red and green above, blue and white below."""
+    """Return an image with red and green above, blue and white below."""
     image = Image.new("RGB", (width, height), "red")
     image.paste("green", (width // 2, 0, width, height // 2))
     image.paste("blue", (0, height // 2, width // 2, height))
@@ -64,7 +64,7 @@ def quarters(width: int = 96, height: int = 64) -> Image.Image:
 
 
 def corners(image: Image.Image) -> list[str]:
-    """The names of the colours at a quarter from each corner, row by row."""
+    """Return the names of the colours in the four quarters of an image, row by row."""
     width, height = image.size
     points = [(x, y) for y in (height // 4, height * 3 // 4) for x in (width // 4, width * 3 // 4)]
     names = []
@@ -84,7 +84,7 @@ def encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
 
 
 def photo(width: int, height: int) -> Image.Image:
-    """Something with edges, gradients and noise, so that its code is not trivially short."""
+    """Return an image with edges, gradients and noise, which does not compress well."""
     y, x = np.mgrid[0:height, 0:width]
     planes = [128 + 90 * np.sin(x / 37 + k) * np.cos(y / 23 - k) for k in range(3)]
     noise = np.random.default_rng(0).normal(0, 6, (height, width, 3))
@@ -169,9 +169,9 @@ def test_heic_without_the_extra_says_what_to_install() -> None:
         except Exception as error:
             print(type(error).__name__, error)
     """
-    told = run_python(code)
+    result = run_python(code)
     expected = "InvalidImageError unsupported format: HEIC needs an extra: pip install 'pixmatcher[heif]'\n"
-    assert (told.stdout, told.stderr) == (expected, "")
+    assert (result.stdout, result.stderr) == (expected, "")
 
 
 def test_allowed_extensions() -> None:
@@ -194,7 +194,7 @@ def test_allowed_extensions() -> None:
         assert not is_allowed_extension(name), name
 
 
-def test_content_decides_whatever_the_extension(tmp_path: Path) -> None:
+def test_the_content_decides_not_the_extension(tmp_path: Path) -> None:
     path = tmp_path / "really-a-png.jpg"
     path.write_bytes(encoded(quarters(), "PNG"))
     assert open_image(path).format == "PNG"
@@ -203,7 +203,7 @@ def test_content_decides_whatever_the_extension(tmp_path: Path) -> None:
     assert open_image(path).format == "JPEG"
 
 
-def test_only_the_first_frame_is_touched() -> None:
+def test_the_first_frame_is_used() -> None:
     first, second = quarters(), Image.new("RGB", (96, 64), "black")
     for name in ("GIF", "WEBP", "TIFF", "PNG", "AVIF"):
         data = encoded(first, name, save_all=True, append_images=[second] * 20)
@@ -232,7 +232,7 @@ def test_files_that_are_not_images_are_refused(tmp_path: Path, content: bytes, r
     assert reason_of(content) == reason
 
 
-def test_formats_not_supported_never_reach_their_plugins() -> None:
+def test_plugins_of_unsupported_formats_are_never_called() -> None:
     """Pillow could open these, and some of their plugins are old or start other programs."""
     for name in ("ICO", "TGA", "PCX", "SGI", "EPS", "PDF", "MSP", "XBM"):
         mode = "1" if name in ("MSP", "XBM") else "RGB"
@@ -293,7 +293,7 @@ def test_palette_with_and_without_transparency() -> None:
 
 
 @pytest.mark.parametrize("name", ["PNG", "WEBP", "TIFF", "AVIF", "JPEG2000"])
-def test_alpha_is_laid_over_white(name: str) -> None:
+def test_alpha_is_blended_with_white(name: str) -> None:
     image = quarters().convert("RGBA")
     image.paste((0, 0, 0, 0), (0, 0, 48, 32))
     data = encoded(image, name, **({"lossless": True} if name == "WEBP" else {}))
@@ -318,7 +318,7 @@ def test_grey_of_16_bits_is_scaled_by_its_range(name: str) -> None:
 
 
 def png(header: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG put together by hand."""
+    """Return a PNG made of these chunks."""
     data = b"\x89PNG\r\n\x1a\n"
     for kind, content in ((b"IHDR", header), *chunks, (b"IEND", b"")):
         data += struct.pack(">I", len(content)) + kind + content
@@ -365,7 +365,7 @@ def test_lab_tiff() -> None:
 
 
 def pictures_of_every_mode(width: int, height: int) -> dict[str, Image.Image]:
-    """Pictures that no converter may take for one colour, with every kind of transparency."""
+    """Return pictures of every mode and every kind of transparency, with more than one colour."""
     chance = np.random.default_rng(0)
     colour = Image.fromarray(chance.integers(0, 256, (height, width, 4), dtype=np.uint8))
     opaque = colour.convert("RGB")
@@ -395,7 +395,7 @@ def pictures_of_every_mode(width: int, height: int) -> dict[str, Image.Image]:
 
 @pytest.mark.parametrize("size", [(61, 47), (9, 130), (1900, 7)])
 @pytest.mark.parametrize("min_side", [None, 1, 3, 10])
-def test_strips_give_the_same_pixels_as_the_whole_image(
+def test_strips_give_the_same_pixels_as_the_complete_image(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], min_side: int | None
 ) -> None:
     pictures = pictures_of_every_mode(*size)
@@ -506,7 +506,7 @@ def test_reduced_scale_is_large_enough_and_looks_the_same(name: str) -> None:
     opened = open_image(data, min_side=recipe.min_side)
     assert (opened.width, opened.height) == (1600, 1104)
     assert 130 <= min(opened.image.size) < 550
-    if name == "JPEG":  # decoded at an eighth, which is what makes large photos fast
+    if name == "JPEG":  # decoded at an eighth of the size, which makes large photos fast
         assert opened.image.size == (200, 138)
     reduced = fit_image(opened.image, recipe).astype(int)
     full = fit_image(open_image(data).image, recipe).astype(int)
@@ -532,7 +532,7 @@ def test_min_side_must_be_positive() -> None:
 
 
 @pytest.mark.parametrize(("extension", "name"), SAVED_AS.items())
-def test_truncated_files_never_give_half_a_picture(extension: str, name: str) -> None:
+def test_truncated_files_never_give_an_incomplete_picture(extension: str, name: str) -> None:
     options = {"no_jp2": True} if extension == "j2k" else {}
     data = encoded(photo(90, 60), name, **options)
     whole = np.asarray(open_image(data).image)
@@ -558,8 +558,8 @@ def test_truncated_jpegs(options: dict[str, object], min_side: int | None) -> No
 
 
 @pytest.mark.parametrize("extension", ["jp2", "j2k"])
-def test_jpeg_2000_without_its_tiles(extension: str) -> None:
-    """Pillow gives a black picture for what is cut off behind the headers."""
+def test_jpeg_2000_cut_off_after_the_headers(extension: str) -> None:
+    """Pillow returns a black picture for a file that ends after the headers."""
     data = encoded(photo(240, 160), "JPEG2000", no_jp2=extension == "j2k")
     start = data.index(b"\xff\x90")
     for cut in range(start, start + 200):
@@ -597,7 +597,7 @@ def test_random_bytes_raise_nothing_else(name: str, kept: int, tail: bytes) -> N
 # ---- Limits ----
 
 
-def test_the_limit_is_checked_by_the_header(tmp_path: Path) -> None:
+def test_the_limit_of_pixels_is_checked_before_decoding(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     path = tmp_path / "bomb.png"
     path.write_bytes(png(header, (b"IDAT", zlib.compress(bytes(1000)))))
@@ -611,7 +611,7 @@ def test_the_limit_is_checked_by_the_header(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are kept on Linux only")
-def test_bombs_take_no_memory(tmp_path: Path) -> None:
+def test_decompression_bombs_use_little_memory(tmp_path: Path) -> None:
     """Small files that would take gigabytes; the process may take 500 MB more than it starts with."""
     size = 30_000
     header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
@@ -676,11 +676,11 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
         timeout=60,
     )
     assert process.stderr == ""
-    told = dict(line.split(" -> ") for line in process.stdout.splitlines() if "->" in line)
-    assert told.pop("text.png") in ("damaged", "opened")
-    assert told.pop("profile.png") in ("damaged", "opened")
-    assert told.pop("tags.tif") in ("damaged", "truncated", "unsupported format")
-    assert set(told.values()) == {"too many pixels"}, told
+    result = dict(line.split(" -> ") for line in process.stdout.splitlines() if "->" in line)
+    assert result.pop("text.png") in ("damaged", "opened")
+    assert result.pop("profile.png") in ("damaged", "opened")
+    assert result.pop("tags.tif") in ("damaged", "truncated", "unsupported format")
+    assert set(result.values()) == {"too many pixels"}, result
     assert "grown little" in process.stdout, process.stdout
 
 
@@ -705,13 +705,13 @@ def peak():
     # Not ru_maxrss, which begins with what the process that started this one had.
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 """
-"""Code that tells the most memory a process has had, in bytes."""
+"""Code that prints the peak memory of the process, in bytes."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize("mode", LARGE)
-def test_a_large_picture_takes_little_more_than_its_own_pixels(tmp_path: Path, mode: str) -> None:
-    """A picture of 16 megapixels, which is converted in strips, and shrunk before it is whole in RGB."""
+def test_a_large_picture_needs_little_more_memory_than_its_pixels(tmp_path: Path, mode: str) -> None:
+    """A picture of 16 megapixels is converted in strips, and made smaller before all of it is in RGB."""
     name, colour, bytes_a_pixel = LARGE[mode]
     path, small = tmp_path / "large", tmp_path / "small"
     compression = {"compress_level": 1} if name == "PNG" else {"compression": "tiff_lzw"}
@@ -724,13 +724,13 @@ def test_a_large_picture_takes_little_more_than_its_own_pixels(tmp_path: Path, m
         open_image({str(path)!r}, min_side=64)
         print(peak() - before)
     """
-    told = run_python(PEAK + textwrap.dedent(code))
-    assert told.stderr == ""
-    assert int(told.stdout) < 16_000_000 * bytes_a_pixel + 40_000_000
+    result = run_python(PEAK + textwrap.dedent(code))
+    assert result.stderr == ""
+    assert int(result.stdout) < 16_000_000 * bytes_a_pixel + 40_000_000
 
 
 class SlowFile(io.RawIOBase):
-    """A file that tells a `Decodings` when its pixels are read; the headers are in its first bytes."""
+    """A file that reports to a `Decodings` when its pixels are read; the headers are in its first bytes."""
 
     def __init__(self, data: bytes, decodings: Decodings) -> None:
         self._data, self._decodings = io.BytesIO(data), decodings
@@ -754,7 +754,7 @@ class SlowFile(io.RawIOBase):
 
 
 class Decodings:
-    """Which slow files are being decoded. The first one stays so until `go_on` is set."""
+    """The slow files that are being decoded. The first one waits until `go_on` is set."""
 
     def __init__(self) -> None:
         self.under_way: set[SlowFile] = set()
@@ -806,7 +806,7 @@ def test_which_images_wait_for_the_lock_of_huge_images(monkeypatch: pytest.Monke
             for source in passes:
                 pool.submit(opened_or_reason, source, min_side=20).result(timeout=60)  # type: ignore[arg-type]
             assert not wait(waiting, timeout=0.3).done
-            open_image(picture)  # the thread that has the turn
+            open_image(picture)  # the thread that has the lock
         assert all(future.result(timeout=60).width == 400 for future in waiting)
 
 
@@ -887,7 +887,7 @@ def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_no_permission(tmp_path: Path) -> None:
-    """As root may read anything, the reading is done by a process that gave its rights away."""
+    """Root may read everything, so a process without these rights reads the file."""
     path = tmp_path / "secret.jpg"
     quarters().save(path)
     path.chmod(0)
@@ -938,7 +938,7 @@ def test_large_file_is_read_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert reason_of(path) == "truncated"
 
 
-def test_no_descriptor_stays_open(tmp_path: Path) -> None:
+def test_no_file_descriptor_stays_open(tmp_path: Path) -> None:
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs /proc")
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
@@ -1023,7 +1023,7 @@ def test_a_pil_image_of_a_truncated_file() -> None:
 
 
 def warning_files() -> dict[str, bytes]:
-    """Files that are good enough to be opened, and that make Pillow warn when it opens them by itself."""
+    """Return files that can be opened, and for which Pillow alone shows a warning."""
     exif = Image.Exif()
     exif[0x010E] = "a description that is longer than four bytes"
     tag, doubled = struct.pack("<HHI", 296, 3, 1), struct.pack("<HHI", 296, 3, 2)  # a unit, given twice
@@ -1042,14 +1042,14 @@ def warning_files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", warning_files())
-def test_no_warning_leaks_and_none_becomes_an_error(name: str) -> None:
+def test_warnings_are_not_shown_and_not_raised(name: str) -> None:
     data = warning_files()[name]
     with pytest.warns(UserWarning, match=r"."), Image.open(io.BytesIO(data)) as image:
         image.convert("RGB")
     assert open_image(data).image.mode == "RGB"
 
 
-def test_warnings_of_other_threads_are_left_alone() -> None:
+def test_warnings_of_other_threads_are_shown() -> None:
     """While one thread opens images, another one must get the warnings of Pillow, as it would without."""
     apng = warning_files()["animated.png"]
     stop = threading.Event()
@@ -1096,11 +1096,11 @@ def test_nothing_is_written_to_stderr(tmp_path: Path, flags: tuple[str, ...]) ->
                 pass
         print("done")
     """
-    told = run_python(code, flags=flags)
-    assert (told.stdout, told.stderr) == ("done\n", "")
+    result = run_python(code, flags=flags)
+    assert (result.stdout, result.stderr) == ("done\n", "")
 
 
-def test_threads_get_the_same_as_one(tmp_path: Path) -> None:
+def test_many_threads_get_the_same_pixels_as_one(tmp_path: Path) -> None:
     sources = [encoded(photo(300, 200), name) for name in SAVED_AS.values()] * 4
     alone = preprocess_images(sources)
     with ThreadPoolExecutor(4) as pool:
@@ -1112,10 +1112,10 @@ def test_threads_get_the_same_as_one(tmp_path: Path) -> None:
 
 
 def test_importing_images_imports_neither_pillow_nor_numpy() -> None:
-    told = run_python(
+    result = run_python(
         "import sys, pixmatcher.images; print([m for m in ('PIL', 'numpy', 'ctypes') if m in sys.modules])"
     )
-    assert (told.stdout, told.stderr) == ("[]\n", "")
+    assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
 def test_recipe_is_checked() -> None:
@@ -1142,7 +1142,7 @@ def test_fit_is_a_plain_resize_of_the_crop(interpolation: str) -> None:
     recipe = Recipe(90, interpolation=interpolation)  # type: ignore[arg-type]
     plain = image.crop((30, 0, 210, 180)).resize((90, 90), Image.Resampling[interpolation.upper()])
     fitted = fit_image(image, recipe)
-    # At the border, a crop by the box sees the pixels outside of it, as it should.
+    # At the border, a crop by the box uses the pixels outside the box, as intended.
     np.testing.assert_array_equal(fitted[3:-3, 3:-3], np.asarray(plain)[3:-3, 3:-3])
     assert fitted.dtype == np.uint8
     assert fitted.flags.c_contiguous

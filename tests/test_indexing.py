@@ -1,4 +1,4 @@
-"""Indexing: what changed is encoded, what did not is left, and the report tells it."""
+"""Indexing: only changed images are encoded, and the report counts the changes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Indexer:
-    """Indexes with the small encoder and keeps what the last run encoded."""
+    """Indexes with the small encoder, and counts the images that the last run encoded."""
 
     def __init__(self, encoder: TinyEncoder, collection: Path | None = None) -> None:
         self.encoder = encoder
@@ -43,7 +43,7 @@ class Indexer:
         before = self.encoder.encoded
         report = index(sources, self.collection, encoders=["tiny"], **options)  # type: ignore[arg-type]
         self.encoded = self.encoder.encoded - before
-        check_whole(report.collection, self.encoder)
+        check_items(report.collection, self.encoder)
         return report
 
 
@@ -52,8 +52,8 @@ def run(tiny: TinyEncoder) -> Indexer:
     return Indexer(tiny)
 
 
-def check_whole(path: Path, encoder: TinyEncoder) -> None:
-    """Each item is what its file is now, and is found by it."""
+def check_items(path: Path, encoder: TinyEncoder) -> None:
+    """Check that each item belongs to its current file, and is found by it."""
     with Collection.open(path) as collection:
         assert collection.verify() == []
         items = list(collection.items())
@@ -70,7 +70,7 @@ def check_whole(path: Path, encoder: TinyEncoder) -> None:
 
 
 def counts(report: IndexReport) -> dict[str, int]:
-    """The numbers of a report that are not 0."""
+    """Return the numbers of a report that are not 0."""
     names = ("added", "changed", "moved", "removed", "unchanged")
     found = {name: getattr(report, name) for name in names} | {"failed": len(report.failures)}
     return {name: number for name, number in found.items() if number}
@@ -98,7 +98,7 @@ def test_the_first_run_and_a_second_one(run: Indexer, folder: Path) -> None:
     assert (folder / ".pixmatcher" / "index" / "visual.json").read_text() == generation
 
 
-def test_an_encoder_is_loaded_once_a_run_and_only_where_it_is_needed(
+def test_an_encoder_is_loaded_at_most_once_a_run_and_only_if_needed(
     run: Indexer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[int] = []
@@ -112,7 +112,7 @@ def test_an_encoder_is_loaded_once_a_run_and_only_where_it_is_needed(
     assert len(loads) == 2
 
 
-def test_what_an_item_knows(run: Indexer, tmp_path: Path) -> None:
+def test_the_fields_of_an_item(run: Indexer, tmp_path: Path) -> None:
     path = paint(tmp_path / "photos" / "a.jpg", 1, size=(64, 48))
     run(path.parent)
     with Collection.open(path.parent) as collection:
@@ -139,7 +139,7 @@ def test_added_changed_and_deleted(run: Indexer, folder: Path) -> None:
     assert after[str(folder / "00001.png")] == before[str(folder / "00001.png")]
 
 
-def test_moved_and_renamed_are_not_encoded_and_keep_their_ids(run: Indexer, folder: Path) -> None:
+def test_moved_files_are_not_encoded_again_and_keep_their_ids(run: Indexer, folder: Path) -> None:
     run(folder)
     before = ids(folder)
     (folder / "00000.png").rename(folder / "renamed.png")
@@ -151,7 +151,7 @@ def test_moved_and_renamed_are_not_encoded_and_keep_their_ids(run: Indexer, fold
     assert sorted(after.values()) == sorted(before.values())
 
 
-def test_copied_and_touched_are_not_encoded(run: Indexer, folder: Path) -> None:
+def test_copied_and_touched_files_are_not_encoded_again(run: Indexer, folder: Path) -> None:
     run(folder)
     shutil.copy(folder / "00000.png", folder / "copy.png")
     os.utime(folder / "00001.png", (1, 1))
@@ -160,17 +160,17 @@ def test_copied_and_touched_are_not_encoded(run: Indexer, folder: Path) -> None:
     assert counts(run(folder)) == {"unchanged": 9}
 
 
-def test_a_file_too_long_to_read_at_once(run: Indexer, folder: Path) -> None:
+def test_a_file_too_large_to_read_at_once(run: Indexer, folder: Path) -> None:
     path = folder / "00000.png"
     with path.open("r+b") as file:
-        file.truncate(65 << 20)  # what follows the picture counts for its content, and takes no room on the disk
+        file.truncate(65 << 20)  # data after the picture is part of the content; as a hole it uses no disk space
     assert counts(run(folder)) == {"added": 8}
     path.rename(folder / "trip" / "renamed.png")
     assert counts(run(folder)) == {"moved": 1, "unchanged": 7}
     assert run.encoded == 0
 
 
-def test_swapped_files_are_not_encoded(run: Indexer, folder: Path) -> None:
+def test_swapped_files_are_not_encoded_again(run: Indexer, folder: Path) -> None:
     run(folder)
     one, two, aside = folder / "00000.png", folder / "00001.png", folder / "aside"
     one.rename(aside)
@@ -180,7 +180,7 @@ def test_swapped_files_are_not_encoded(run: Indexer, folder: Path) -> None:
     assert run.encoded == 0
 
 
-def test_moved_away_with_another_in_its_place(run: Indexer, folder: Path) -> None:
+def test_a_file_is_moved_and_another_one_gets_its_name(run: Indexer, folder: Path) -> None:
     run(folder)
     (folder / "00000.png").rename(folder / "zzz.png")
     paint(folder / "00000.png", 100)
@@ -188,7 +188,7 @@ def test_moved_away_with_another_in_its_place(run: Indexer, folder: Path) -> Non
     assert run.encoded == 1
 
 
-def test_moved_onto_another(run: Indexer, folder: Path) -> None:
+def test_a_file_is_moved_over_another_one(run: Indexer, folder: Path) -> None:
     run(folder)
     before = ids(folder)
     (folder / "00000.png").replace(folder / "00001.png")
@@ -199,8 +199,8 @@ def test_moved_onto_another(run: Indexer, folder: Path) -> None:
     assert after[str(folder / "00001.png")] in (before[str(folder / "00000.png")], before[str(folder / "00001.png")])
 
 
-def test_a_copy_takes_the_place_of_the_deleted_original_in_many(run: Indexer, tmp_path: Path) -> None:
-    """Many of the same content, some of which move, some go."""
+def test_copies_replace_deleted_originals_in_many_files(run: Indexer, tmp_path: Path) -> None:
+    """Many files have the same content; some are moved, some are deleted."""
     folder = tmp_path / "photos"
     original = paint(folder / "0.png", 1)
     for n in range(1, 30):
@@ -214,7 +214,7 @@ def test_a_copy_takes_the_place_of_the_deleted_original_in_many(run: Indexer, tm
     assert run.encoded == 0
 
 
-def test_more_than_fits_in_one_commit(run: Indexer, tmp_path: Path) -> None:
+def test_a_run_of_several_commits(run: Indexer, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     paint_many(folder, 1100)
     assert counts(run(folder, workers=3)) == {"added": 1100}
@@ -226,7 +226,7 @@ def test_more_than_fits_in_one_commit(run: Indexer, tmp_path: Path) -> None:
     assert run.encoded == 0
 
 
-def test_dot_names_and_collections_are_passed_over(run: Indexer, folder: Path, tmp_path: Path) -> None:
+def test_hidden_files_and_collections_are_skipped(run: Indexer, folder: Path, tmp_path: Path) -> None:
     paint(folder / ".hidden.png", 50)
     paint(folder / ".hidden" / "a.png", 51)
     paint(folder / "@eaDir" / "thumbnail.png", 52)
@@ -235,23 +235,23 @@ def test_dot_names_and_collections_are_passed_over(run: Indexer, folder: Path, t
     inner(folder / "trip")
     paint(folder / "inner collection" / "vectors" / "a.png", 54)
     assert counts(run(folder)) == {"added": 8}
-    # What the user puts beside the files of a collection is the user's.
+    # Other files in the folder of a collection belong to the user.
     paint(folder / "inner collection" / "a.png", 55)
     assert counts(run(folder)) == {"added": 1, "unchanged": 8}
 
 
-def test_a_folder_that_holds_other_things_gets_the_collection_inside(tiny: TinyEncoder, folder: Path) -> None:
+def test_a_collection_is_created_inside_a_folder_of_other_files(tiny: TinyEncoder, folder: Path) -> None:
     report = index(folder, folder, encoders=["tiny"])
     assert report.collection == folder / ".pixmatcher"
     assert report.total == 8
     assert index(folder, folder).collection == folder / ".pixmatcher"
-    # Also where what lies there is damaged: no second one is made beside it.
+    # No second collection is created, also if the first one is damaged.
     (folder / ".pixmatcher" / "collection.json").write_text("garbage")
     with pytest.raises(CollectionError, match="damaged"):
         index(folder, folder)
 
 
-def test_a_named_collection_elsewhere(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
+def test_a_collection_in_another_folder(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
     run = Indexer(tiny, tmp_path / "deep" / "collection")
     assert run(folder).collection == tmp_path / "deep" / "collection"
     assert not (folder / ".pixmatcher").exists()
@@ -267,7 +267,7 @@ def test_overlapping_sources(tiny: TinyEncoder, folder: Path, tmp_path: Path) ->
     assert counts(run([folder / "trip", folder])) == {"removed": 1, "unchanged": 7}
 
 
-def test_what_vanished_from_an_overlapping_source_leaves(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
+def test_items_deleted_from_an_overlapping_source_are_removed(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
     run = Indexer(tiny, tmp_path / "c")
     paint(folder / ".hidden" / "a.png", 50)
     run(folder / ".hidden")
@@ -275,7 +275,7 @@ def test_what_vanished_from_an_overlapping_source_leaves(tiny: TinyEncoder, fold
     assert counts(run(folder)) == {"added": 4, "unchanged": 4}
     (folder / "trip" / "00010.png").unlink()
     (folder / "trip" / "00011.png").rename(folder / "renamed.png")
-    # What lies where this source does not look is not gone.
+    # Files outside this source are not treated as deleted.
     assert counts(run(folder)) == {"moved": 1, "removed": 1, "unchanged": 6}
     (folder / "renamed.png").rename(folder / "trip" / "back.png")
     assert counts(run(folder / "trip")) == {"added": 1, "unchanged": 2}
@@ -286,7 +286,7 @@ def test_what_vanished_from_an_overlapping_source_leaves(tiny: TinyEncoder, fold
     assert "removed" not in counts(run(folder))
 
 
-def test_a_refresh_goes_on_without_a_source_that_is_missing(
+def test_a_refresh_continues_if_a_source_is_missing(
     tiny: TinyEncoder, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Indexer(tiny, tmp_path / "c")
@@ -308,7 +308,7 @@ def test_a_refresh_goes_on_without_a_source_that_is_missing(
     assert counts(index(collection=tmp_path / "c")) == {"unchanged": 3}
 
 
-def test_a_run_tells_of_its_own_sources_only(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
+def test_a_run_reports_its_own_sources_only(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
     run = Indexer(tiny, tmp_path / "c")
     broken(folder / "broken.png")
     paint_many(tmp_path / "other", 1, first=40)
@@ -316,7 +316,7 @@ def test_a_run_tells_of_its_own_sources_only(tiny: TinyEncoder, folder: Path, tm
     assert counts(run(tmp_path / "other")) == {"added": 1}
 
 
-def test_the_folder_of_the_photos_is_no_collection(tiny: TinyEncoder, tmp_path: Path) -> None:
+def test_a_folder_of_photos_is_not_mistaken_for_a_collection(tiny: TinyEncoder, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert index(tmp_path / "empty", tmp_path / "empty", encoders=["tiny"]).collection.name == ".pixmatcher"
     paint(tmp_path / "e" / "index" / "a.png", 1)
@@ -325,7 +325,7 @@ def test_the_folder_of_the_photos_is_no_collection(tiny: TinyEncoder, tmp_path: 
     assert index(tmp_path / "empty").added == 1
 
 
-def test_a_date_that_no_calendar_has() -> None:
+def test_an_invalid_modification_date_is_left_out() -> None:
     assert as_date(300_000_000_000) is None
     assert as_date(0) == "1970-01-01T00:00:00+00:00"
 
@@ -345,7 +345,7 @@ def test_three_sources_and_a_move_between_them(tiny: TinyEncoder, tmp_path: Path
     assert counts(run(folders)) == {"moved": 2, "unchanged": 7}
     assert run.encoded == 0
     assert sorted(ids(tmp_path / "collection").values()) == sorted(before.values())
-    # A run over one of them leaves the others alone.
+    # A run over one source does not change the items of the others.
     paint(folders[1] / "newer.png", 50)
     assert counts(run(folders[1])) == {"added": 1, "unchanged": 4}
     assert len(ids(tmp_path / "collection")) == 10
@@ -356,7 +356,7 @@ def test_several_sources_need_a_collection(tiny: TinyEncoder, folder: Path) -> N
         index([folder, folder / "trip"], encoders=["tiny"])
 
 
-def test_sources_that_are_none(tiny: TinyEncoder, tmp_path: Path) -> None:
+def test_unknown_and_missing_sources_are_refused(tiny: TinyEncoder, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for name, words in (("missing", "does not exist"), ("file", "is not a folder")):
         with pytest.raises(SourceError, match=words):
@@ -379,13 +379,13 @@ def test_linked_folders_and_files(run: Indexer, folder: Path, tmp_path: Path) ->
     found = ids(folder)
     assert str(folder / "a link" / "00060.png") in found
     assert not any("twice" in uri or "back" in uri for uri in found)
-    # What is found through a link follows what it leads to.
+    # Images found through a link follow changes of its target.
     paint(single, 71)
     (tmp_path / "outside" / "00060.png").unlink()
     assert counts(run(folder)) == {"changed": 1, "removed": 1, "unchanged": 10}
 
 
-def test_loops_and_dangling_links_and_fifos_are_told(run: Indexer, folder: Path) -> None:
+def test_symlink_loops_dangling_links_and_fifos_are_reported(run: Indexer, folder: Path) -> None:
     (folder / "trip" / "up").symlink_to(folder)
     (folder / "self.png").symlink_to(folder / "self.png")
     (folder / "nowhere.png").symlink_to(folder / "never was.png")
@@ -406,7 +406,7 @@ def test_loops_and_dangling_links_and_fifos_are_told(run: Indexer, folder: Path)
 
 
 def broken(path: Path) -> Path:
-    """An image that ends too early."""
+    """Write an image that is cut short."""
     paint(path, 200, size=(400, 300))
     os.truncate(path, path.stat().st_size // 2)
     return path
@@ -430,7 +430,7 @@ def test_a_failure_is_tried_again_only_when_the_file_changes(run: Indexer, folde
     assert counts(run(folder)) == {"removed": 1, "unchanged": 8}
 
 
-def test_a_failure_is_tried_again_when_its_reason_is_gone(run: Indexer, folder: Path) -> None:
+def test_a_failure_is_tried_again_after_its_cause_was_removed(run: Indexer, folder: Path) -> None:
     path = paint(folder / "large.png", 60, size=(200, 100))
     done: list[tuple[int, int]] = []
     for _ in range(2):
@@ -441,14 +441,14 @@ def test_a_failure_is_tried_again_when_its_reason_is_gone(run: Indexer, folder: 
     assert counts(run(folder, max_pixels=20_000)) == {"added": 1, "unchanged": 8}
 
 
-def test_a_failure_is_forgotten_with_its_file(run: Indexer, folder: Path) -> None:
+def test_the_failure_of_a_deleted_file_is_removed(run: Indexer, folder: Path) -> None:
     path = broken(folder / "broken.png")
     run(folder)
     path.unlink()
     assert counts(run(folder)) == {"unchanged": 8}
 
 
-def test_an_image_that_is_broken_now_leaves(run: Indexer, folder: Path) -> None:
+def test_the_item_of_an_image_that_is_damaged_later_is_removed(run: Indexer, folder: Path) -> None:
     run(folder)
     broken(folder / "00001.png")
     report = run(folder)
@@ -456,7 +456,7 @@ def test_an_image_that_is_broken_now_leaves(run: Indexer, folder: Path) -> None:
     assert str(folder / "00001.png") not in ids(folder)
 
 
-def test_an_empty_folder_may_be_a_disk_that_is_not_there(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
+def test_items_stay_if_a_source_folder_is_suddenly_empty(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> None:
     run = Indexer(tiny, tmp_path / "c")
     run(folder)
     folder.rename(tmp_path / "aside")
@@ -470,7 +470,7 @@ def test_an_empty_folder_may_be_a_disk_that_is_not_there(tiny: TinyEncoder, fold
     assert counts(run(folder)) == {"unchanged": 8}
 
 
-def test_an_emptied_folder_with_its_collection_inside(run: Indexer, folder: Path) -> None:
+def test_items_are_removed_if_a_folder_with_its_collection_has_no_images_left(run: Indexer, folder: Path) -> None:
     run(folder)
     for path in folder.iterdir():
         if path.is_file():
@@ -493,7 +493,7 @@ def test_another_encoder_is_refused(run: Indexer, folder: Path) -> None:
         index(folder)
 
 
-def test_an_encoder_that_fails_ends_the_run_and_keeps_what_is_done(run: Indexer, folder: Path) -> None:
+def test_an_encoder_that_fails_ends_the_run_and_finished_items_stay(run: Indexer, folder: Path) -> None:
     run(folder)
     paint_many(folder / "more", 40, first=300)
 
@@ -517,7 +517,7 @@ def test_an_encoder_that_fails_ends_the_run_and_keeps_what_is_done(run: Indexer,
     assert counts(run(folder)) == {"added": 40 - stored, "unchanged": 8 + stored}
 
 
-# Folders and files that may not be read. Permissions bind no root, so these run in a bound process.
+# Folders and files without read permission. Root ignores permissions, so a restricted process runs these tests.
 
 BOUND = """
 import sys
@@ -539,7 +539,7 @@ def bound_index(folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_what_may_not_be_read_keeps_its_items(open_folder: Path) -> None:
+def test_items_of_unreadable_files_stay(open_folder: Path) -> None:
     folder = open_folder / "photos"
     paint_many(folder, 2)
     paint_many(folder / "closed", 3, first=10)
@@ -567,7 +567,7 @@ def test_what_may_not_be_read_keeps_its_items(open_folder: Path) -> None:
     assert bound_index(folder) == ["8 0 0 8"]
 
 
-def test_files_that_cannot_even_be_looked_at_keep_their_items(open_folder: Path) -> None:
+def test_items_of_files_in_an_unreadable_folder_stay(open_folder: Path) -> None:
     folder = open_folder / "photos"
     paint_many(folder / "a", 3)
     for inner in (open_folder, folder):
@@ -581,7 +581,7 @@ def test_files_that_cannot_even_be_looked_at_keep_their_items(open_folder: Path)
     assert bound_index(folder) == ["3 0 0 3"]
 
 
-def test_a_folder_that_cannot_be_read_at_all(open_folder: Path) -> None:
+def test_an_unreadable_source_folder(open_folder: Path) -> None:
     folder = open_folder / "photos"
     paint_many(folder, 1)
     folder.chmod(0o000)
@@ -612,7 +612,7 @@ main()
 """
 
 
-def test_an_interrupt_keeps_what_is_done(run: Indexer, tmp_path: Path) -> None:
+def test_finished_items_stay_after_an_interrupt(run: Indexer, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     paint_many(folder, 800)
     command = [sys.executable, "-c", INTERRUPTED, str(Path(__file__).parent), str(folder)]

@@ -1,4 +1,4 @@
-"""The decoder of large JPEGs is held against Pillow's, pixel by pixel, on good and on damaged files."""
+"""The decoder of large JPEGs is compared with Pillow pixel by pixel, for good and damaged files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pixmatcher.images import _open
 from pixmatcher.images._jpeg import LIBRARY, decode_eighth
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
-# Where there is a compiler, a build that leaves the library out has to be noticed.
+# With a compiler, a build without the library must be noticed.
 needs_library = pytest.mark.skipif(
     not LIBRARY.exists() and shutil.which("cc") is None, reason="the package was built without a C compiler"
 )
 
 
 def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    """Soft shapes with edges and grain: blocks of one value and blocks of many."""
+    """Return a picture of soft shapes with edges and grain, so that blocks have few or many values."""
     random_numbers = np.random.default_rng(seed)
     small = random_numbers.integers(0, 256, (max(2, height // 50), max(2, width // 50), 3), np.uint8)
     pixels = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
@@ -63,7 +63,7 @@ def assert_same(data: bytes) -> None:
 @needs_library
 @pytest.mark.parametrize("quality", [1, 30, 75, 95, 100])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
-def test_pixels_are_those_of_pillow(quality: int, subsampling: int) -> None:
+def test_pixels_equal_those_of_pillow(quality: int, subsampling: int) -> None:
     for number, size in enumerate([(640, 480), (333, 217), (16, 16), (9, 130), (8, 8)]):
         assert_same(jpeg(picture(*size, seed=number), quality=quality, subsampling=subsampling))
 
@@ -101,7 +101,7 @@ def test_colour_at_half_the_rows_alone() -> None:
 
 
 @needs_library
-def test_photos_are_those_of_pillow() -> None:
+def test_photos_equal_those_of_pillow() -> None:
     for path in sorted(PHOTOS.glob("*.jpg")):
         with Image.open(path) as image:
             assert_same(jpeg(image.resize((2 * image.width + 5, 2 * image.height + 3)), quality=90))
@@ -215,7 +215,7 @@ def test_damaged_files_are_decoded_as_pillow_does_or_not_at_all() -> None:
         if found is not None:
             decoded += 1
             assert np.array_equal(np.asarray(found), np.asarray(by_pillow(data)))
-    assert decoded > 100  # damage that a file of this format cannot tell
+    assert decoded > 100  # damage that cannot be detected in this format
 
 
 HARNESS = """
@@ -248,7 +248,7 @@ int main(int count, char **names) {
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
-def test_damaged_files_touch_no_foreign_memory(tmp_path: Path) -> None:
+def test_damaged_files_cause_no_memory_errors(tmp_path: Path) -> None:
     """The same code, built so that it stops at the first byte out of bounds and the first undefined result."""
     program, harness = tmp_path / "harness", tmp_path / "harness.c"
     harness.write_text(HARNESS)
@@ -270,7 +270,9 @@ def test_damaged_files_touch_no_foreign_memory(tmp_path: Path) -> None:
 
 @needs_library
 @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
-def test_open_image_is_the_same_with_it_and_without(orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_image_returns_the_same_with_and_without_the_decoder(
+    orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = jpeg(picture(1207, 903), exif=exif)

@@ -1,4 +1,4 @@
-"""Folders of ONNX files as hubs offer them: what is read from them, and what is refused."""
+"""Folders of ONNX files in the layout of hubs: what is read from them, and what is refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_folder_without_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert read_layout(tmp_path / "model").fingerprint == encoder.fingerprint
 
 
-def test_a_folder_of_links_as_the_hubs_own_cache_has_them(tmp_path: Path) -> None:
+def test_a_folder_of_links_as_in_the_cache_of_the_official_client(tmp_path: Path) -> None:
     models.write(tmp_path / "blobs", models.clip())
     for name in models.clip():
         link = tmp_path / "snapshot" / name
@@ -45,7 +45,7 @@ def test_a_folder_of_links_as_the_hubs_own_cache_has_them(tmp_path: Path) -> Non
     models.check(load_encoder(f"onnx:{tmp_path}/snapshot"), models.colours(CLIP_MEAN, CLIP_STD))
 
 
-def test_the_fingerprint_is_of_all_that_matters(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_everything_that_changes_embeddings(tmp_path: Path) -> None:
     def fingerprint(**changed: bytes) -> str:
         return read_layout(models.write(tmp_path / "model", models.clip(**changed))).fingerprint
 
@@ -170,7 +170,7 @@ def test_normalisation(tmp_path: Path, changed: dict[str, object], to_network: A
         ({"rescale_factor": 0}, "not possible"),
     ],
 )
-def test_images_that_cannot_be_made_are_refused(tmp_path: Path, changed: dict[str, object], words: str) -> None:
+def test_unsupported_preprocessing_is_refused(tmp_path: Path, changed: dict[str, object], words: str) -> None:
     with pytest.raises(EncoderError, match=rf"preprocessor_config\.json.* ({words})") as caught:
         recipe_for(tmp_path, **changed)
     one_sentence(caught)
@@ -213,7 +213,7 @@ INT64 = 7
         ({"preprocessor_config": b"[1]"}, r"preprocessor_config\.json is damaged"),
     ],
 )
-def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, changed: dict[str, bytes], words: str) -> None:
+def test_unusable_folders_are_refused(tmp_path: Path, changed: dict[str, bytes], words: str) -> None:
     folder = models.write(tmp_path / "model", models.clip(**changed))
     with pytest.raises(EncoderError, match=words) as caught:
         read_layout(folder)
@@ -229,7 +229,7 @@ def test_a_tokenizer_that_is_too_long(tmp_path: Path) -> None:
     one_sentence(caught)
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_missing_and_unreadable_files_are_refused(tmp_path: Path) -> None:
     for name in ("preprocessor_config.json", "tokenizer.json", "onnx/vision_model.onnx"):
         folder = models.write(tmp_path / name.replace("/", "-"), models.clip())
         (folder / name).unlink()
@@ -247,15 +247,15 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         one_sentence(caught)
 
 
-def test_a_long_text_is_cut_where_the_network_takes_more(tmp_path: Path) -> None:
+def test_a_long_text_is_truncated_although_the_network_accepts_more(tmp_path: Path) -> None:
     config = models.as_json(text_config={"max_position_embeddings": 8192})
     card = read_layout(models.write(tmp_path / "model", models.clip(config=config)))
     assert card.text is not None
     assert card.text.context_length == 512
 
 
-def test_the_names_of_external_weights_wherever_they_are(tmp_path: Path) -> None:
-    """As the library `onnx` itself writes them, in a graph within a graph and among the attributes of a node."""
+def test_all_names_of_external_weights_are_found(tmp_path: Path) -> None:
+    """The library `onnx` writes the files, with weights in a graph within a graph and in attributes of nodes."""
     from onnx import TensorProto, helper, save
 
     def tensor(location: str) -> TensorProto:
@@ -275,7 +275,7 @@ def test_the_names_of_external_weights_wherever_they_are(tmp_path: Path) -> None
     assert external_files(tmp_path / "model.onnx") == {"inner", "constant", "values", "indices", "outer"}
 
 
-def test_no_bytes_make_the_reader_of_networks_fail(tmp_path: Path) -> None:
+def test_random_bytes_never_crash_the_reader_of_networks(tmp_path: Path) -> None:
     whole = models.outside(models.vision(), "vision_model.onnx_data")[0]
     chance = random.Random(4)
     path = tmp_path / "model.onnx"

@@ -48,20 +48,20 @@ def card() -> dict[str, dict[str, dict[str, object]]]:
 # ---- The files ----
 
 
-def test_shipped_files_are_those_of_the_card(card):
+def test_shipped_files_match_the_card(card):
     assert {file.name for file in FILES.iterdir()} == {*card["files"], "card.json"}
-    for name, told in card["files"].items():
+    for name, entry in card["files"].items():
         content = (FILES / name).read_bytes()
-        assert hashlib.sha256(content).hexdigest() == told["sha256"], name
-        assert len(content) == told["bytes"]
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"], name
+        assert len(content) == entry["bytes"]
 
 
 def test_shipped_files_stay_within_35_megabytes():
     assert sum(file.stat().st_size for file in FILES.iterdir()) <= 35_000_000
 
 
-def test_fingerprint_follows_from_files_and_constants(card, monkeypatch):
-    hashes = {name: told["sha256"] for name, told in card["files"].items()}
+def test_fingerprint_depends_on_files_and_constants(card, monkeypatch):
+    hashes = {name: entry["sha256"] for name, entry in card["files"].items()}
     assert LiteEncoder().fingerprint == lite.fingerprint_of(hashes)
     assert lite.fingerprint_of({**hashes, "visual.onnx": "0" * 64}) != lite.fingerprint_of(hashes)
     monkeypatch.setattr(lite, "NAME_WEIGHT", 3.0)
@@ -83,7 +83,7 @@ def test_card_names_a_source_a_licence_and_a_hash_for_everything(card):
         assert re.match(r"[\w-]+==?[\d.:-]+", str(source["package"]))
 
 
-def test_figures_reached_are_those_asked_for(card):
+def test_the_reached_figures_meet_the_requirements(card):
     reached = card["figures"]["tiny-imagenet-mini, precision@10"]
     assert reached["visual"] >= 0.38
     assert reached["semantic"] >= 0.51
@@ -102,7 +102,7 @@ def test_figures_reached_are_those_asked_for(card):
     ],
 )
 @pytest.mark.parametrize("missing", [True, False])
-def test_missing_and_damaged_files_are_told(tmp_path, name, use, missing):
+def test_missing_and_damaged_files_are_reported(tmp_path, name, use, missing):
     for file in FILES.iterdir():
         if file.name != name:
             (tmp_path / file.name).symlink_to(file)
@@ -144,7 +144,7 @@ def test_batch_equals_one_by_one(encoder, photos):
             np.testing.assert_allclose(vectors[0], together[name][row], atol=1e-5)
 
 
-def test_images_may_come_in_any_memory_order(encoder, photos):
+def test_images_can_have_any_memory_order(encoder, photos):
     np.testing.assert_allclose(
         encoder.encode_images(photos[::-1])["visual"],
         encoder.encode_images(photos)["visual"][::-1],
@@ -191,12 +191,12 @@ def test_odd_texts_have_an_embedding(encoder, text):
     assert np.isfinite(vector).all()
 
 
-def test_what_is_no_unicode_is_refused(encoder):
+def test_texts_that_are_not_unicode_are_refused(encoder):
     with pytest.raises(QueryError, match="not valid Unicode"):
         encoder.encode_texts(["caf\udce9"])
 
 
-def test_no_texts_give_no_rows(encoder):
+def test_an_empty_list_of_texts_gives_no_rows(encoder):
     assert encoder.encode_texts([])["semantic"].shape == (0, encoder.spaces[1].dimension)
 
 
@@ -233,30 +233,30 @@ def test_text_is_split_into_words():
         ("\uff24\uff4f\uff47", "dog"),
     ],
 )
-def test_texts_that_tell_of_the_same(naming, one, other):
+def test_texts_with_the_same_meaning(naming, one, other):
     assert naming.class_shares(other).sum() > 0
     np.testing.assert_array_equal(naming.class_shares(one), naming.class_shares(other))
 
 
-def test_a_class_and_what_is_below_it_stand_for_the_class(naming):
+def test_the_names_of_a_class_select_it(naming):
     goldfish = np.eye(lite.CLASSES + lite.GROUPS, dtype=np.float32)[1]
     np.testing.assert_array_equal(naming.class_shares("goldfish"), goldfish)
     np.testing.assert_array_equal(naming.class_shares("Carassius auratus"), goldfish)
 
 
-def test_a_name_above_classes_stands_for_their_group(naming):
+def test_a_hypernym_selects_all_its_classes(naming):
     for name in ("dog", "bird", "vehicle", "fruit"):
-        (told,) = np.flatnonzero(naming.class_shares(name))
-        assert told >= lite.CLASSES, name
+        (number,) = np.flatnonzero(naming.class_shares(name))
+        assert number >= lite.CLASSES, name
 
 
-def test_a_thing_outside_the_classes_is_likened_to_some(naming):
-    told = naming.class_shares("kitten")
-    assert 0 < told.sum() < 1
-    assert told.argmax() in range(281, 286)  # the cats
+def test_an_object_outside_the_classes_is_mapped_to_similar_classes(naming):
+    shares = naming.class_shares("kitten")
+    assert 0 < shares.sum() < 1
+    assert shares.argmax() in range(281, 286)  # the cats
 
 
-def test_the_longest_name_counts(naming):
+def test_the_longest_matching_name_is_used(naming):
     assert naming.class_shares("sports car")[817] == 1
     assert naming.class_shares("sports car").sum() == 1
     np.testing.assert_array_equal(
@@ -265,11 +265,11 @@ def test_the_longest_name_counts(naming):
 
 
 @pytest.mark.parametrize("text", ["", "the", "of and with", "qwertyuiop", "日本の寺", "-", "'s"])
-def test_texts_that_tell_of_nothing(naming, text):
+def test_texts_without_known_words(naming, text):
     assert not naming.class_shares(text).any()
 
 
-def test_no_word_tells_of_more_than_one_thing(naming):
+def test_the_shares_of_a_word_are_at_most_one(naming):
     shares = naming.row_shares.astype(int).sum(1)
     assert shares.min() > 0
     assert shares.max() <= lite.SHARE_UNITS
@@ -306,7 +306,7 @@ assert not encoder._texts and "tokenizers" not in sys.modules
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def test_many_threads_get_what_one_gets(photos):
+def test_many_threads_get_the_same_result_as_one(photos):
     fresh = LiteEncoder()
 
     def work(row: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -89,7 +89,7 @@ def test_a_setting_that_is_not_understood_is_reported(folder: Path, setting: str
     assert "is ignored" in done.stderr
 
 
-def test_an_error_stays_one_line_and_its_cause_is_in_the_log(folder: Path) -> None:
+def test_an_error_is_still_one_line_and_its_cause_is_in_the_log(folder: Path) -> None:
     plain = run("search", "missing.jpg", cwd=folder)
     verbose = run("search", "missing.jpg", "-vv", cwd=folder)
     assert plain.returncode == verbose.returncode == 2
@@ -106,7 +106,7 @@ def test_a_message_cannot_forge_a_line(folder: Path) -> None:
 
 
 def test_the_log_and_a_progress_bar_share_a_terminal(folder: Path) -> None:
-    """While a bar is shown, each line of the log stands above it, complete."""
+    """While a bar is shown, each line of the log is printed above it."""
     code = (
         "import logging\n"
         "from pixmatcher._progress import Progress\n"

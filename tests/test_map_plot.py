@@ -1,4 +1,4 @@
-"""The picture of a map and the page: what is on them, what hostile names become, and the command that makes them."""
+"""Maps as a picture and as a page: their content, hostile names, and the command that draws them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">{{map}} <b>&am
 
 
 def projection_of(labels: list[str | None], clusters: list[int] | None = None) -> Projection:
-    """A map of items with these labels, which lie anywhere."""
+    """Return a map of items with these labels, at random positions."""
     count = len(labels)
     points = np.random.default_rng(0).normal(size=(count, 2)).astype(np.float32)
     numbers = np.array(clusters or [0] * count, np.int32)
@@ -53,7 +53,7 @@ def photos(tmp_path: Path, tiny: TinyEncoder) -> Iterator[Collection]:
 # Colours
 
 
-def test_of_many_labels_the_most_frequent_have_names() -> None:
+def test_only_the_most_frequent_of_many_labels_are_in_the_legend() -> None:
     labels = [f"label {n:03}" for n in range(200) for _ in range(1 + (n < 5))] + [None] * 7
     groups = color_groups(projection_of(labels), None, {"label 003": "three"})
     assert {group.name for group in groups[:5]} == {"label 000", "label 001", "label 002", "three", "label 004"}
@@ -67,7 +67,7 @@ def test_of_many_labels_the_most_frequent_have_names() -> None:
     members = np.concatenate([group.members for group in groups])
     assert sorted(members.tolist()) == list(range(len(labels)))
     assert {labels[n] for n in groups[21].members} == {None}
-    # Of equals not the first by name, which may all be of one kind.
+    # Equally frequent labels are not chosen by name, because neighbours may be of one kind.
     assert [group.name for group in groups[5:20]] != [f"label {n:03}" for n in range(5, 20)]
 
 
@@ -89,7 +89,7 @@ def test_without_labels_clusters_give_the_colours() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".JPG", ".svg", ".pdf"])
-def test_a_picture_of_any_names(photos: Collection, tmp_path: Path, suffix: str) -> None:
+def test_a_picture_with_unusual_names(photos: Collection, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"map{suffix}"
     save_map_plot(project(photos, "pca"), photos, out, query=(HOSTILE * 3, (0.0, 0.0)))
     if suffix in (".png", ".JPG"):
@@ -116,7 +116,7 @@ def test_every_item_is_a_point_and_every_group_in_the_legend() -> None:
     assert [text.get_text() for text in axes.texts][:1] == ["a cat"]
 
 
-def test_the_title_tells_what_the_map_is_of(photos: Collection) -> None:
+def test_the_title_says_what_the_map_shows(photos: Collection) -> None:
     made = project(photos, "pca", most=10)
     assert map_title(made, photos)[0] == "10 of 21 images of {{map}}<b>"
     made = project(photos, "pca")
@@ -157,7 +157,7 @@ class Page(HTMLParser):
             self.heading += data
 
 
-def test_the_page_holds_all_it_needs_and_names_are_text(photos: Collection, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_names_are_escaped(photos: Collection, tmp_path: Path) -> None:
     out = tmp_path / "map.html"
     made = project(photos, "pca")
     pictures: list[tuple[int, int]] = []
@@ -166,30 +166,32 @@ def test_the_page_holds_all_it_needs_and_names_are_text(photos: Collection, tmp_
     assert (page.tags["script"], page.tags["img"], page.tags["b"], page.tags["link"]) == (3, 1, 0, 0)
     assert page.addresses == []
     assert page.heading == "21 images of {{map}}<b>"
-    told = json.loads(page.scripts[1])
+    content = json.loads(page.scripts[1])
     shown = HOSTILE.replace("\n", "\N{REPLACEMENT CHARACTER}").replace("\u202e", "\N{REPLACEMENT CHARACTER}")
     items = [*photos.items()]
-    assert told["labels"] == [shown if item.label else "" for item in items]
-    assert sorted(told["names"]) == sorted([*(f"{n:05}.png" for n in range(20)), f"{shown.replace('/', '')}.png"])
-    assert told["places"] == told["names"]  # below the collection's folder
+    assert content["labels"] == [shown if item.label else "" for item in items]
+    assert sorted(content["names"]) == sorted([*(f"{n:05}.png" for n in range(20)), f"{shown.replace('/', '')}.png"])
+    assert content["places"] == content["names"]  # below the collection's folder
     assert str(tmp_path) not in page.scripts[1]
     assert pictures[-1] == (21, 21)
-    for url in told["pictures"]:
+    for url in content["pictures"]:
         kind, _, data = url.partition(",")
         assert kind == "data:image/jpeg;base64"
         assert base64.b64decode(data, validate=True).startswith(b"\xff\xd8")
-    # What Plotly draws as text knows tags.
-    drawn = [trace["name"] for trace in told["data"]] + [note["text"] for note in told["layout"]["annotations"]]
+    # Plotly interprets tags in its texts.
+    drawn = [trace["name"] for trace in content["data"]] + [note["text"] for note in content["layout"]["annotations"]]
     assert len(drawn) == 4
     assert not any(re.search("[<>]", text) for text in drawn)
 
 
-def test_of_many_items_some_have_pictures(photos: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_some_of_many_items_have_pictures(
+    photos: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pixmatcher.maps.interactive.MOST_THUMBNAILS", 7)
     Path(next(photos.items()).uri).unlink()
     save_map_plot(project(photos, "pca"), photos, tmp_path / "map.html")
-    told = json.loads(Page((tmp_path / "map.html").read_text(encoding="utf-8")).scripts[1])
-    assert [n for n, picture in enumerate(told["pictures"]) if picture] == [3, 6, 9, 12, 15, 18]
+    content = json.loads(Page((tmp_path / "map.html").read_text(encoding="utf-8")).scripts[1])
+    assert [n for n, picture in enumerate(content["pictures"]) if picture] == [3, 6, 9, 12, 15, 18]
 
 
 def test_many_points_are_drawn_by_the_graphics_card() -> None:
@@ -200,7 +202,7 @@ def test_many_points_are_drawn_by_the_graphics_card() -> None:
 
 
 def test_the_page_in_a_browser(photos: Collection, tmp_path: Path) -> None:
-    """Over each of the items in turn: its name is shown as text, nothing is run, nothing is fetched."""
+    """The pointer moves over each item: its name is shown as text, no script runs, nothing is fetched."""
     browser = shutil.which("chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if browser is None:
@@ -247,7 +249,7 @@ def test_the_page_in_a_browser(photos: Collection, tmp_path: Path) -> None:
 # What cannot be drawn, and the command
 
 
-def test_what_cannot_be_drawn_is_told_in_a_sentence(
+def test_maps_that_cannot_be_drawn_are_reported_in_one_sentence(
     photos: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = project(photos, "pca")
@@ -289,7 +291,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "18 images by tsne in the space semantic" in done.stdout
     assert "in the space visual" in cli("map", out, "-c", folder, "--method", "pca", "--color", "cluster").stdout
-    for wrong, told in (
+    for wrong, words in (
         (("--method", "som"), "choose one of tsne, umap, pca"),
         (("--color", "size"), "choose one of label, cluster"),
         (("--space", "smell"), "space 'smell' does not exist"),
@@ -297,4 +299,4 @@ def test_the_command(tmp_path: Path) -> None:
     ):
         done = cli("map", out, "-c", folder, *wrong)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done
-        assert told in done.stderr
+        assert words in done.stderr

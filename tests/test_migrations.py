@@ -1,4 +1,4 @@
-"""Collections of earlier versions: they open, answer, and are brought to the newest schema by the first write."""
+"""Collections of earlier versions can be read, and the first write updates their schema."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ the same catalog as it was before items had details."""
 
 @pytest.fixture(params=["with details", "without details"])
 def photos(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A folder of images with the collection that version 0.1.0, or an earlier one, made of it."""
+    """A folder of images with its collection of version 0.1.0 or an earlier state."""
     with zipfile.ZipFile(SAVED) as saved:
         saved.extractall(tmp_path)
     if request.param == "without details":
@@ -49,7 +49,7 @@ def names(photos: Path, query: str) -> list[str]:
         return [os.path.relpath(hit.item.uri, photos) for hit in search(collection, query).hits]
 
 
-def test_it_opens_answers_and_verifies_and_reading_changes_nothing(photos: Path) -> None:
+def test_an_old_collection_can_be_read_and_reading_does_not_change_it(photos: Path) -> None:
     with Collection.open(photos) as collection:
         assert [os.path.relpath(item.uri, photos) for item in collection.items()] == [
             "blue.webp",
@@ -102,7 +102,7 @@ def test_repair_and_removal_change_the_schema_too(photos: Path) -> None:
         assert len(collection) == 2
 
 
-def test_a_collection_that_may_only_be_read_is_read_as_it_is(photos: Path, open_folder: Path) -> None:
+def test_a_read_only_collection_is_read_without_migration(photos: Path, open_folder: Path) -> None:
     target = Path(shutil.copytree(photos, open_folder / "photos"))
     for folder, _, files in os.walk(target):
         for name in files:
@@ -116,7 +116,7 @@ def test_a_collection_that_may_only_be_read_is_read_as_it_is(photos: Path, open_
     assert "green.jpg" in done.stdout
 
 
-def test_readers_go_on_while_the_schema_changes(photos: Path) -> None:
+def test_readers_continue_while_the_schema_changes(photos: Path) -> None:
     with Collection.open(photos) as reader, Collection.open(photos) as writer:
         first = [item.uri for item in reader.items()]
         writer.begin_writing()
@@ -124,7 +124,7 @@ def test_readers_go_on_while_the_schema_changes(photos: Path) -> None:
         assert len(reader.search(np.ones(384), space="visual")) == 3
 
 
-def test_two_migrations_at_once_are_one(photos: Path) -> None:
+def test_two_migrations_at_once_run_only_once(photos: Path) -> None:
     from pixmatcher.collection._catalog import Catalog
 
     catalogs = [Catalog(photos / ".pixmatcher" / "catalog.sqlite", photos) for _ in range(4)]
@@ -169,7 +169,7 @@ def test_a_new_collection_has_the_newest_schema(tmp_path: Path, tiny: object) ->
     assert version_of(tmp_path / "photos") == SCHEMA_VERSION
 
 
-def test_errors_of_sqlite_are_known_with_and_without_their_code(tmp_path: Path) -> None:
+def test_errors_of_sqlite_are_recognised_with_and_without_their_code(tmp_path: Path) -> None:
     """Python 3.10 gives messages only; an error made here has no code, as there."""
     path = tmp_path / "file"
     with pytest.raises(sqlite3.OperationalError) as missing:

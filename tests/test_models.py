@@ -1,4 +1,4 @@
-"""Models by the command line: folders as encoders, what an export refuses, cards that somebody has changed."""
+"""Models by the command line: folders as encoders, refused exports, cards that were changed by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from test_quantize import SIZE, mobile
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
+    """An empty cache of models."""
     monkeypatch.setenv("PIXMATCHER_CACHE", str(tmp_path / "cache"))
     encoders.unload_encoders()
     return tmp_path / "cache"
@@ -54,7 +54,7 @@ def change(folder: Path, *keys: str, to: object) -> None:
     (folder / "card.json").write_text(json.dumps(card))
 
 
-def test_a_folder_may_be_called_as_int8_exports_are(small: Path, photos: Path) -> None:
+def test_a_folder_can_have_a_name_like_an_int8_export(small: Path, photos: Path) -> None:
     folder = small.rename(small.with_name("sm äll@int8"))
     assert full_name(f"onnx:{folder}") == f"onnx:{folder}"
     index(photos, encoders=[f"onnx:{folder}"])
@@ -65,7 +65,7 @@ def test_a_folder_may_be_called_as_int8_exports_are(small: Path, photos: Path) -
     assert str(folder) in done.stdout
 
 
-def test_int8_of_a_folder_goes_to_a_folder(small: Path, photos: Path, tmp_path: Path) -> None:
+def test_an_int8_export_of_a_folder_is_a_folder(small: Path, photos: Path, tmp_path: Path) -> None:
     name, to = f"onnx:{small}", tmp_path / "in int8"
     with pytest.raises(EncoderError, match=r"^Name the folder for the int8 version of .* with --to\.$"):
         export_model(name, int8=True, calibration=calibrate_on(str(photos)))
@@ -78,7 +78,7 @@ def test_int8_of_a_folder_goes_to_a_folder(small: Path, photos: Path, tmp_path: 
     export_model(name, to, int8=True, calibration=calibrate_on(str(photos)))  # in its own place
 
 
-def test_an_export_leaves_other_encoders_alone(small: Path, photos: Path) -> None:
+def test_an_export_does_not_touch_other_encoders(small: Path, photos: Path) -> None:
     change(small, "name", to="mobilenet_v3_small")
     link_model("mobilenet_v3_small", small)
     for folder in (small, model_folder("mobilenet_v3_small")):
@@ -97,7 +97,7 @@ def test_an_export_leaves_other_encoders_alone(small: Path, photos: Path) -> Non
         (["export", "onnx:.", "--int8", "--calibrate", ".", "--weights", "weights.pth"], "leave out --weights"),
     ],
 )
-def test_what_would_be_ignored_is_refused(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_options_without_effect_are_refused(arguments: list[str], words: str, tmp_path: Path) -> None:
     done = cli("models", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
@@ -133,7 +133,7 @@ def test_a_card_with_a_wrong_value_is_refused(small: Path, keys: list[str], valu
 
 
 @pytest.mark.parametrize(("keys", "value"), [(["recipe", "size"], SIZE + 1), (["visual", "output"], "other")])
-def test_a_card_that_is_not_of_its_network(small: Path, keys: list[str], value: object) -> None:
+def test_a_card_that_does_not_fit_its_network(small: Path, keys: list[str], value: object) -> None:
     change(small, *keys, to=value)
     encoder = load_encoder(f"onnx:{small}")
     size = encoder.recipe.size
@@ -141,7 +141,7 @@ def test_a_card_that_is_not_of_its_network(small: Path, keys: list[str], value: 
         encoder.encode_images(np.zeros((1, size, size, 3), np.uint8))
 
 
-def test_int8_is_not_taken_for_the_encoder_itself(small: Path, photos: Path) -> None:
+def test_an_int8_version_is_not_used_as_the_fp32_encoder(small: Path, photos: Path) -> None:
     change(small, "name", to="mobilenet_v3_small@int8")
     link_model("mobilenet_v3_small@int8", small)
     with pytest.raises(EncoderError, match=r"in int8 only: name it mobilenet_v3_small@int8\.$"):
@@ -158,7 +158,7 @@ def test_int8_is_not_taken_for_the_encoder_itself(small: Path, photos: Path) -> 
         "pixmatcher.encoders.manage.export_model('mobilenet_v3_large')",
     ],
 )
-def test_a_broken_pytorch_is_told_in_a_sentence(use: str, tmp_path: Path) -> None:
+def test_a_broken_pytorch_is_reported_in_one_sentence(use: str, tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('no libcudart')")
     code = (

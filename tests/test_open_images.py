@@ -1,4 +1,4 @@
-"""Open Images as a source: its files told apart, labels joined to images, and what may be wrong with them."""
+"""Open Images as a source: its files are recognised, labels are joined to images, errors are reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CC_BY = "https://creativecommons.org/licenses/by/2.0/"
 def image(
     image_id: str, subset: str = "validation", title: str = "A title", small: bool = True, rotation: str = "0.0"
 ) -> str:
-    """A line of an image list."""
+    """Return a line of an image list."""
     thumbnail = f"https://c1.host/{image_id}_z.jpg?zz=1" if small else ""
     return (
         f"{image_id},{subset},https://farm3.host/{image_id}_o.jpg,https://host/photos/{image_id},{CC_BY},"
@@ -44,7 +44,7 @@ IDS = [f"{number:016x}" for number in range(1, 7)]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two splits with labels and names, boxes, and what else a folder may hold."""
+    """A folder with two splits, labels, names, boxes and other files."""
     place = tmp_path / "open-images"
     place.mkdir()
     lines = [image(IDS[0]), image(IDS[1], title='"An ""odd"", title"', small=False, rotation=""), image(IDS[2])]
@@ -145,9 +145,7 @@ def test_labels_for_all_splits_in_one_file_are_found(folder: Path) -> None:
     assert labels(f"open-images:{folder}?split=validation") == {IDS[0]: None, IDS[1]: "/m/cat", IDS[2]: None}
 
 
-def test_an_image_list_takes_labels_and_names_from_its_neighbours(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_list_uses_the_labels_and_names_in_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     source = open_source("open-images:open-images/validation-images-with-rotation.csv")
     assert open_source(source.spec).spec == source.spec
@@ -164,7 +162,7 @@ def test_an_image_list_takes_labels_and_names_from_its_neighbours(
     assert labels(f"open-images:{alone}") == {IDS[0]: None}
 
 
-def test_the_version_tells_what_is_fetched(folder: Path) -> None:
+def test_the_version_depends_on_what_is_fetched(folder: Path) -> None:
     path = folder / "validation-images-with-rotation.csv"
 
     def version(line: str) -> str:
@@ -177,7 +175,7 @@ def test_the_version_tells_what_is_fetched(folder: Path) -> None:
     assert version(image(IDS[0], small=False)) != first
 
 
-def test_bad_rows_are_named(folder: Path) -> None:
+def test_bad_rows_are_reported(folder: Path) -> None:
     images = folder / "validation-images-with-rotation.csv"
     images.write_bytes(
         (
@@ -204,7 +202,7 @@ def test_bad_rows_are_named(folder: Path) -> None:
         (IDS[3], 0, "/m/tree"),
         (IDS[5], 270, "/m/tree"),
     ]
-    assert entries[0].urls == (original(IDS[3]),)  # a thumbnail that is none is done without
+    assert entries[0].urls == (original(IDS[3]),)  # an invalid thumbnail URL is left out
     assert [(found.uri, found.reason) for found in unusable] == [
         (f"{names}:3", "wrong number of fields"),
         (f"{names}:4", "broken quotes"),
@@ -224,7 +222,7 @@ def test_bad_rows_are_named(folder: Path) -> None:
     }
 
 
-def test_what_names_no_data_set(tmp_path: Path, folder: Path) -> None:
+def test_invalid_specs_are_refused(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "fifo.csv")
     (tmp_path / "empty.csv").touch()
@@ -274,8 +272,8 @@ def test_files_that_are_cut_short(folder: Path) -> None:
     assert (of_images.uri, of_images.reason, of_images.contents_unknown) == (source, "damaged", True)
 
 
-def test_labels_that_lie_apart_are_joined(tmp_path: Path) -> None:
-    """Against a join in memory: ids in any order, in two files, more than are held at once."""
+def test_labels_in_different_places_are_joined(tmp_path: Path) -> None:
+    """Compared with a join in memory: ids in any order, in two files, more than are read at once."""
     rng = random.Random(4)
     ids = [f"{rng.getrandbits(64):016x}" for _ in range(3000)]
     rows = [(rng.choice(ids), f"/m/{rng.randrange(50)}", rng.choice(["0", "1", "0.5", "0.9"])) for _ in range(20_000)]
@@ -346,7 +344,7 @@ contents = st.one_of(st.binary(max_size=100), st.lists(PIECES, max_size=40).map(
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(images=contents, names=contents, confidences=contents, split=st.sampled_from(["", "?split=train"]))
-def test_whatever_is_in_the_files_the_scan_ends_well(
+def test_random_files_never_crash_the_scan(
     tmp_path: Path, images: bytes, names: bytes, confidences: bytes, split: str
 ) -> None:
     (tmp_path / "images.csv").write_bytes(b"ImageID,OriginalURL,Subset,Rotation\n" + images)

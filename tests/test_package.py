@@ -29,7 +29,7 @@ def loaded_modules(code: str) -> set[str]:
     return set(listing.stdout.split())
 
 
-def test_every_exported_name_is_there() -> None:
+def test_every_exported_name_exists() -> None:
     for name in pixmatcher.__all__:
         assert getattr(pixmatcher, name) is not None
     assert set(pixmatcher.__all__) <= set(dir(pixmatcher))
@@ -89,7 +89,7 @@ def test_the_module_of_each_command_registers_it() -> None:
         assert f"pixmatcher {command}" in done.stdout, done.stderr
 
 
-def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
+def test_no_telemetry_is_collected(tmp_path: Path) -> None:
     """ONNX Runtime's telemetry keeps what it will send in the user's cache folder; continuous integration has none."""
     home = tmp_path / "home"
     home.mkdir()
@@ -117,8 +117,8 @@ def test_versions_agree() -> None:
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_files_name_no_place_of_their_making() -> None:
-    """No file speaks of the machine or registry it was made with."""
+def test_the_files_do_not_name_the_machine_that_built_them() -> None:
+    """No file names the machine or the registry that was used to build it."""
     pattern = re.compile("|".join(["/" + "root/", "/" + "tmp/", "pypi" + r"\.org", "files." + "pythonhosted"]))
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     for name in listed:

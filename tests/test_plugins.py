@@ -1,4 +1,4 @@
-"""Encoders of the caller's own: as objects, registered in a process, or declared by an installed package."""
+"""Encoders of the caller: as objects, registered in a process, or declared by an installed package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pixmatcher.searching import SearchOptions, search_batch
 
 
 class OwnEncoder(TinyEncoder):
-    """An encoder that no registry knows."""
+    """An encoder that is not registered."""
 
     name = "own"
     fingerprint = "own-1"
@@ -35,7 +35,7 @@ def photos(tmp_path: Path) -> Path:
 # ---- Objects ----
 
 
-def test_an_object_is_all_that_is_needed(tmp_path: Path) -> None:
+def test_an_encoder_object_needs_no_registration(tmp_path: Path) -> None:
     own = OwnEncoder()
     root = tmp_path / "tiny-imagenet-200"
     for label in ("n1", "n2"):
@@ -83,7 +83,7 @@ def test_an_object_of_another_version_is_refused(photos: Path) -> None:
         search(collection, "a text", encoders=[Newer()])
 
 
-def test_what_is_not_an_encoder_is_refused_before_anything_is_written(photos: Path) -> None:
+def test_invalid_encoders_are_refused_before_anything_is_written(photos: Path) -> None:
     class Half:
         name = "half"
 
@@ -115,7 +115,7 @@ def registered() -> Iterator[Callable[[str, Callable[[], object]], None]]:
         unregister_encoder(name)
 
 
-def test_a_registered_encoder_is_made_once(registered: Callable[..., None]) -> None:
+def test_a_registered_encoder_is_created_once(registered: Callable[..., None]) -> None:
     made = []
 
     def factory() -> OwnEncoder:
@@ -141,7 +141,7 @@ def test_built_in_names_and_references_cannot_be_registered(name: str) -> None:
         register_encoder(name, OwnEncoder)
 
 
-def test_what_a_factory_does_wrong_is_one_sentence(registered: Callable[..., None]) -> None:
+def test_errors_of_a_factory_are_one_sentence(registered: Callable[..., None]) -> None:
     def fails() -> OwnEncoder:
         raise RuntimeError("no model file")
 
@@ -180,7 +180,7 @@ class Brightness:
 
 
 def install(folder: Path, package: str, points: str, module: str = MODULE) -> None:
-    """Lay out a package as an installer does: a module, and metadata beside it."""
+    """Write a package as an installer does: a module and its metadata."""
     folder.mkdir(exist_ok=True)
     (folder / f"{package}.py").write_text(module)
     metadata = folder / f"{package}-1.0.dist-info"
@@ -239,7 +239,7 @@ def test_a_package_cannot_hide_a_built_in_name(site: Path) -> None:
         ("bad = broken:Brightness", MODULE, "registered as 'bad' calls itself 'brightness'"),
     ],
 )
-def test_a_broken_package_is_named_in_one_sentence(site: Path, points: str, module: str, words: str) -> None:
+def test_a_broken_package_is_reported_in_one_sentence(site: Path, points: str, module: str, words: str) -> None:
     install(site, "broken", points, module)
     with pytest.raises(EncoderError, match=words) as caught:
         load_encoder("bad")
@@ -258,7 +258,7 @@ def test_two_packages_with_one_name_are_both_named(site: Path) -> None:
         load_encoder("brightness")
 
 
-def test_built_in_names_cost_no_look_at_packages(tmp_path: Path) -> None:
+def test_built_in_names_do_not_search_the_packages(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pixmatcher.encoders import load_encoder\nload_encoder('lite')\n"
         "assert 'importlib.metadata' not in sys.modules"
@@ -267,7 +267,7 @@ def test_built_in_names_cost_no_look_at_packages(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_many_images_through_an_object(tmp_path: Path) -> None:
+def test_many_images_are_encoded_by_an_object(tmp_path: Path) -> None:
     own = OwnEncoder()
     paths = paint_many(tmp_path / "many", 40)
     index(tmp_path / "many", encoders=[own], workers=4)

@@ -1,4 +1,4 @@
-"""The map: what lies where, what is kept of it, and what becomes of that when the collection or its files change."""
+"""Maps: positions, storage, and changes of the collection or of the files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pixmatcher.maps.projection import load_projection, place_query, project, sa
 
 
 def groups(count: int, first: int = 0) -> np.ndarray:
-    """Unit vectors (N, 48) of three far groups: that of item n is n % 3."""
+    """Return unit vectors (N, 48) of three distant groups; item n is in the group n % 3."""
     numbers = np.arange(first, first + count)
     noise = np.random.default_rng(first).normal(scale=0.1, size=(count, 48))
     rows = np.eye(3, 48)[numbers % 3] + noise
@@ -47,7 +47,7 @@ def map_file(collection: Collection, name: str = "visual-tsne-20000.map") -> Pat
 
 
 @pytest.mark.parametrize("method", ["tsne", "pca"])
-def test_what_is_alike_lies_side_by_side(collection: Collection, method: str) -> None:
+def test_similar_items_are_close_together(collection: Collection, method: str) -> None:
     ids = add(collection, 90)
     steps: list[tuple[int, int]] = []
     made = project(collection, method, progress=lambda p: steps.append((p.done, p.total)))
@@ -62,14 +62,14 @@ def test_what_is_alike_lies_side_by_side(collection: Collection, method: str) ->
     assert sorted(np.bincount(made.clusters), reverse=True) == np.bincount(made.clusters).tolist()
     assert steps == sorted(steps)
     assert steps[-1][0] == steps[-1][1]
-    # A step for each of t-SNE's: it is told of by a way that another version of scikit-learn may close.
+    # One report for each step of t-SNE; this depends on internals of scikit-learn.
     assert len(steps) > 500 or method == "pca"
 
 
 @pytest.mark.parametrize("method", ["tsne", "pca"])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 9])
 @pytest.mark.parametrize("kind", ["different", "copies", "pairs"])
-def test_few_items_and_copies(collection: Collection, method: str, count: int, kind: str) -> None:
+def test_few_items_and_identical_items(collection: Collection, method: str, count: int, kind: str) -> None:
     rows = groups(count)
     if kind != "different":
         rows = rows[np.zeros(count, int) if kind == "copies" else np.arange(count) // 2]
@@ -81,7 +81,7 @@ def test_few_items_and_copies(collection: Collection, method: str, count: int, k
     assert np.isfinite(place_query(made, collection, rows[0])).all()
 
 
-def test_the_same_comes_out_the_same(tmp_path: Path) -> None:
+def test_the_map_is_reproducible(tmp_path: Path) -> None:
     made = []
     for name in ("one", "other"):
         with Collection.create(tmp_path / name, [TinyEncoder()]) as collection:
@@ -92,7 +92,7 @@ def test_the_same_comes_out_the_same(tmp_path: Path) -> None:
         assert (one.clusters == other.clusters).all()
 
 
-def test_it_is_computed_once(collection: Collection) -> None:
+def test_a_map_is_computed_once(collection: Collection) -> None:
     add(collection, 20)
     assert load_projection(collection) is None
     first = project(collection)
@@ -118,7 +118,7 @@ def test_it_is_computed_once(collection: Collection) -> None:
         assert (project(reopened, progress=never).points == first.points).all()
 
 
-def test_a_map_that_is_behind_says_so(collection: Collection) -> None:
+def test_a_stale_map_counts_the_changes(collection: Collection) -> None:
     ids = add(collection, 30)
     first = project(collection)
     collection.remove(ids[:2])
@@ -135,7 +135,7 @@ def test_a_map_that_is_behind_says_so(collection: Collection) -> None:
     assert project(collection).stale == 0
 
 
-def test_a_map_of_which_nothing_is_left_is_computed_again(collection: Collection) -> None:
+def test_a_map_without_any_remaining_item_is_computed_again(collection: Collection) -> None:
     collection.remove(add(collection, 8))
     with pytest.raises(CollectionError, match="no images to map"):
         project(collection)
@@ -158,7 +158,7 @@ def test_a_map_of_a_later_catalog_is_not_trusted(collection: Collection, tmp_pat
     assert len(project(collection).ids) == 8
 
 
-def test_of_many_items_some_are_chosen_evenly(collection: Collection) -> None:
+def test_a_sample_of_many_items_is_even(collection: Collection) -> None:
     many = np.arange(1, 100_001)
     chosen = sample(many, 10_000)
     assert len(np.unique(chosen)) == 10_000
@@ -178,7 +178,7 @@ def test_of_many_items_some_are_chosen_evenly(collection: Collection) -> None:
 
 
 @pytest.mark.parametrize("method", ["tsne", "pca"])
-def test_a_query_lies_among_its_like(collection: Collection, method: str) -> None:
+def test_a_query_is_placed_near_similar_items(collection: Collection, method: str) -> None:
     add(collection, 90)
     made = project(collection, method)
     for group in range(3):
@@ -187,7 +187,7 @@ def test_a_query_lies_among_its_like(collection: Collection, method: str) -> Non
         assert set((np.argsort(distances)[:10] % 3).tolist()) == {group}
 
 
-def test_by_pca_a_query_is_projected_as_the_items_were(collection: Collection) -> None:
+def test_pca_projects_a_query_like_the_items(collection: Collection) -> None:
     ids = add(collection, 40)
     made = project(collection, "pca")
     stored = load_projection(collection, "pca")
@@ -197,7 +197,7 @@ def test_by_pca_a_query_is_projected_as_the_items_were(collection: Collection) -
         assert place_query(found, collection, vector) == pytest.approx(made.points[3].tolist(), abs=1e-5)
 
 
-def test_a_query_on_a_map_whose_items_go(collection: Collection) -> None:
+def test_a_query_on_a_map_whose_items_are_removed(collection: Collection) -> None:
     ids = add(collection, 12)
     made = project(collection)
     collection.remove(ids[:-1])
@@ -220,15 +220,15 @@ def test_wrong_calls(collection: Collection) -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "method", "told"),
+    ("missing", "method", "words"),
     [("sklearn", "tsne", r"'pixmatcher\[app\]'"), ("umap", "umap", r"'pixmatcher\[umap\]'")],
 )
-def test_what_is_not_installed_is_told(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch, missing: str, method: str, told: str
+def test_missing_packages_are_reported(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, missing: str, method: str, words: str
 ) -> None:
     add(collection, 10)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(PixMatcherError, match=told):
+    with pytest.raises(PixMatcherError, match=words):
         project(collection, method)
 
 
@@ -243,7 +243,7 @@ def test_umap(collection: Collection) -> None:
     assert set((np.argsort(np.linalg.norm(made.points - place, axis=1))[:10] % 3).tolist()) == {1}
 
 
-# What is kept
+# Stored maps
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_a_damaged_map_is_computed_again(collection: Collection, damage: object)
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "pipe"])
-def test_what_lies_in_the_way(collection: Collection, what: str) -> None:
+def test_other_files_in_place_of_the_map(collection: Collection, what: str) -> None:
     add(collection, 12)
     file = map_file(collection, "visual-pca-20000.map")
     if what == "file":
@@ -301,7 +301,7 @@ def test_what_lies_in_the_way(collection: Collection, what: str) -> None:
     assert project(collection, "pca").kept
 
 
-def test_a_map_is_one_of_the_collections_own_files(collection: Collection) -> None:
+def test_a_map_is_a_file_of_the_collection(collection: Collection) -> None:
     add(collection, 12)
     collection.indexes.save()
     before = collection.size_on_disk()
@@ -311,7 +311,7 @@ def test_a_map_is_one_of_the_collections_own_files(collection: Collection) -> No
     assert {path.name for path in collection.path.iterdir()} <= Collection.FILES
 
 
-def test_who_stops_it_keeps_nothing(collection: Collection) -> None:
+def test_a_cancelled_map_is_not_stored(collection: Collection) -> None:
     add(collection, 30)
 
     def stop(progress: Progress) -> None:
@@ -371,7 +371,7 @@ with Collection.open(sys.argv[1]) as collection:
 """
 
 
-def test_of_a_collection_that_may_only_be_read(open_folder: Path) -> None:
+def test_a_map_of_a_read_only_collection(open_folder: Path) -> None:
     with Collection.create(open_folder / "photos", [TinyEncoder()]) as collection:
         add(collection, 12)
         project(collection, "pca")
@@ -384,7 +384,7 @@ def test_of_a_collection_that_may_only_be_read(open_folder: Path) -> None:
     assert (done.stdout, done.stderr) == ("(12, True) (12, False) 0\n", "")
 
 
-def test_of_a_full_disk(small_disk: Path | None, tmp_path: Path) -> None:
+def test_a_map_on_a_full_disk(small_disk: Path | None, tmp_path: Path) -> None:
     if small_disk is None:
         pytest.skip("no file system can be mounted here")
     with Collection.create(small_disk / "photos", [TinyEncoder()]) as collection:

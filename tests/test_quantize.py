@@ -1,4 +1,4 @@
-"""int8 of small networks: what they compute, which layers are left alone, and what is refused."""
+"""int8 versions of small networks: their results, the layers that stay in fp32, and refused calls."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Maker:
     def conv(
         self, given: str, into: int, out: int, side: int = 1, *, group: int = 1, stride: int = 1, far: float = 0
     ) -> str:
-        """A convolution; what comes out of it lies around `far`."""
+        """Add a convolution whose results are around `far`."""
         weight = self.floats(out, into // group, side, side, spread=1.4 / np.sqrt(into // group * side * side))
         bias = self.constant((self.random.normal(size=out) * 0.3 + far).astype(np.float32))
         pads = [side // 2] * 4
@@ -65,7 +65,7 @@ class Maker:
         return self.add("Flatten", self.add("GlobalAveragePool", given))
 
     def centred(self, given: str, pixels: np.ndarray, folder: Path) -> str:
-        """`given` less what it is of these images in the mean, so that embeddings point in all directions."""
+        """Subtract the mean over these images, so that embeddings point in all directions."""
         so_far = list(self.nodes)
         self.finish(folder / "visual.onnx", given)
         self.nodes = so_far
@@ -162,7 +162,7 @@ def test_a_convolutional_network_is_computed_in_integers_and_agrees(
     assert card.notes is not None
     assert {"images_per_second", "images_per_second_fp32", "agreement_5th_percentile"} <= card.notes.keys()
     exact, found = vectors_of(small, pixels), vectors_of(target, pixels)
-    agreement = cosines(exact[::2], found[::2])  # those that had no part in the calibration
+    agreement = cosines(exact[::2], found[::2])  # images that were not used for the calibration
     assert card.notes["agreement"] == pytest.approx(agreement.mean(), abs=1e-4)
     assert agreement.mean() > 0.99
     assert cosines(exact - exact.mean(0), found - found.mean(0)).mean() > 0.97
@@ -178,7 +178,7 @@ def test_the_most_sensitive_layers_stay_in_fp32(small: Path, pixels: np.ndarray,
     x = make.add("Relu", make.conv(make.planes(), 3, 16, 3, stride=2))
     for _ in range(7):
         x = make.add("Relu", make.conv(x, 16, 16, 3))
-    # What this one tells apart is far below the steps of its grid.
+    # The differences in this network are far smaller than its quantisation steps.
     x = make.add("Sub", make.conv(x, 16, 16, far=5000), make.number(5000))
     make.finish(small / "visual.onnx", make.centred(make.pooled(x), pixels, small))
     write(small, 16)
@@ -205,7 +205,7 @@ def test_a_network_that_int8_spoils_is_refused(small: Path, pixels: np.ndarray, 
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
-def test_products_have_a_grid_for_each_image(small: Path, pixels: np.ndarray, tmp_path: Path) -> None:
+def test_matrix_products_have_a_scale_for_each_image(small: Path, pixels: np.ndarray, tmp_path: Path) -> None:
     make = Maker()
     patches = make.add("Conv", make.planes(), make.floats(24, 3, 8, 8, spread=0.1), strides=[8, 8])
     rows = make.add("Reshape", patches, make.constant(np.array([0, 24, -1], np.int64)))
@@ -230,7 +230,7 @@ def test_a_text_network_is_in_int8_if_it_agrees(small: Path, pixels: np.ndarray,
     mobile(small)
     make = Maker()
     table, weights = make.random.normal(size=(1 << 13, 128)), make.random.normal(size=(128, 64))
-    if spoilt:  # beside one so large, all others are 0 on the grid of a product
+    if spoilt:  # with one value this large, all others are quantised to 0 in a product
         table[:, 0], weights[0] = 1e5, 0
     tables = (make.constant(values.astype(np.float32)) for values in (table, weights))
     rows = make.add("Gather", next(tables), "ids")
@@ -252,7 +252,9 @@ def test_a_text_network_is_in_int8_if_it_agrees(small: Path, pixels: np.ndarray,
         assert cosines(exact, found).min() > 0.99
 
 
-def test_what_cannot_be_calibrated_is_refused_in_a_sentence(small: Path, pixels: np.ndarray, tmp_path: Path) -> None:
+def test_calls_that_cannot_be_calibrated_are_refused_in_one_sentence(
+    small: Path, pixels: np.ndarray, tmp_path: Path
+) -> None:
     mobile(small)
     with pytest.raises(EncoderError, match="int8 needs 20 or more images for the calibration, not 19: name more"):
         quantize_model(small, tmp_path / "int8", pixels[:19])

@@ -1,4 +1,4 @@
-"""What a user typed becomes a query, or one sentence that says what to do."""
+"""The input of a user becomes a query, or an error of one sentence."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def collection(tmp_path: Path, tiny: TinyEncoder, monkeypatch: pytest.MonkeyPatc
 # ---- Standard input ----
 
 
-def test_an_image_on_standard_input_may_be_as_large_as_one_that_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_on_standard_input_can_be_as_large_as_a_fetched_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(MAX_BYTES))))
     assert parse_query(["-"]).image == bytes(MAX_BYTES)
 
@@ -64,7 +64,7 @@ def test_a_larger_image_on_standard_input_is_not_called_truncated() -> None:
     ("redirection", "message"),
     [("<&-", "Standard input is closed:"), ("0>/dev/null", "Standard input cannot be read (")],
 )
-def test_a_standard_input_that_is_none_is_one_sentence(redirection: str, message: str) -> None:
+def test_an_unusable_standard_input_is_reported_in_one_sentence(redirection: str, message: str) -> None:
     command = ["sh", "-c", f'exec "$@" {redirection}', "sh", *SEARCH_STDIN]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
@@ -76,7 +76,7 @@ def test_a_standard_input_that_is_none_is_one_sentence(redirection: str, message
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\n"])
-def test_a_blank_text_beside_an_image_counts_as_none(collection: Collection, blank: str) -> None:
+def test_a_blank_text_with_an_image_is_ignored(collection: Collection, blank: str) -> None:
     image = "photos/00001.png"
     alone = search(collection, parse_query([image]))
     assert alone.space == "visual"
@@ -86,7 +86,7 @@ def test_a_blank_text_beside_an_image_counts_as_none(collection: Collection, bla
 
 
 @pytest.mark.parametrize("line", ['{"text": "red"}', "red"])
-def test_a_byte_order_mark_is_no_part_of_the_first_line(collection: Collection, line: str) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_line(collection: Collection, line: str) -> None:
     Path("queries.txt").write_text(f"{line}\n{line}\n", encoding="utf-8-sig")
     with open("queries.txt", encoding="utf-8") as lines:
         first, second = search_batch(collection, lines)
@@ -94,7 +94,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(collection: Collection, 
     assert first["hits"] == second["hits"]
 
 
-def test_a_text_that_is_no_unicode_is_refused_from_python_too(tmp_path: Path) -> None:
+def test_a_text_that_is_not_unicode_is_refused_from_python_too(tmp_path: Path) -> None:
     paint(tmp_path / "red.png", 1)
     index(tmp_path)
     with Collection.open(tmp_path) as opened:
@@ -123,7 +123,7 @@ def test_the_path_of_a_folder_is_not_an_image(collection: Collection, path: str)
 
 @pytest.fixture
 def broken(collection: Collection) -> None:
-    """Files in the working folder that are no images, and one of which only the beginning is left."""
+    """Files in the working folder that are not images, and one that is cut short."""
     Path("empty.jpg").touch()
     Path("page.png").write_text("<html>")
     whole = paint("whole.png", 1).read_bytes()
@@ -133,7 +133,7 @@ def broken(collection: Collection) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"), [("empty.jpg", "empty file"), ("page.png", "not an image"), ("cut.png", "truncated")]
 )
-def test_an_image_that_cannot_be_used_is_named(collection: Collection, broken: None, name: str, reason: str) -> None:
+def test_an_unusable_image_is_reported(collection: Collection, broken: None, name: str, reason: str) -> None:
     with pytest.raises(InvalidImageError) as caught:
         search(collection, parse_query([name]))
     assert str(caught.value).startswith(f"{name} cannot be used as a query ({reason}")
@@ -156,7 +156,7 @@ def test_an_image_that_cannot_be_used_is_named(collection: Collection, broken: N
         ("photos", None, "photos"),
     ],
 )
-def test_an_image_that_is_no_file_is_named(
+def test_an_image_that_is_not_a_file_is_reported(
     collection: Collection, image: ImageSource, name: str | None, shown: str
 ) -> None:
     with pytest.raises(InvalidImageError) as caught:
@@ -169,7 +169,7 @@ def test_an_image_that_is_no_file_is_named(
 
 @pytest.fixture
 def half_usable(tmp_path: Path, tiny: TinyEncoder) -> Iterator[Collection]:
-    """A collection whose first encoder, for images and texts, is not on this machine, and whose second is."""
+    """A collection with two encoders; the first one, for images and texts, is missing on this machine."""
     picture = paint(tmp_path / "a.png", 1)
     away = EncoderRecord(f"onnx:{tmp_path / 'nowhere'}", "x", (Space("away", 4, text=True), Space("away-image", 4)))
     with Collection.create(tmp_path / "half", [away, tiny]) as made:
@@ -179,7 +179,7 @@ def half_usable(tmp_path: Path, tiny: TinyEncoder) -> Iterator[Collection]:
         yield made
 
 
-def test_another_encoder_answers_where_the_first_cannot_be_used(half_usable: Collection, tmp_path: Path) -> None:
+def test_another_encoder_is_used_if_the_first_cannot_be_used(half_usable: Collection, tmp_path: Path) -> None:
     by_text = search(half_usable, "a cat")
     by_image = search(half_usable, Query(image=tmp_path / "a.png"))
     assert [by_text.space, by_image.space] == ["semantic", "visual"]
@@ -191,12 +191,12 @@ def test_another_encoder_answers_where_the_first_cannot_be_used(half_usable: Col
     assert "note" not in search(half_usable, "a cat", SearchOptions(space="semantic")).as_json()
 
 
-def test_a_space_that_was_asked_for_is_not_replaced(half_usable: Collection) -> None:
+def test_a_requested_space_is_not_replaced(half_usable: Collection) -> None:
     with pytest.raises(EncoderError, match="The collection was made with the encoder onnx:"):
         search(half_usable, "a cat", SearchOptions(space="away"))
 
 
-def test_where_no_encoder_can_be_used_this_is_reported_once(half_usable: Collection) -> None:
+def test_if_no_encoder_can_be_used_one_error_says_so(half_usable: Collection) -> None:
     encoders.unregister_encoder("tiny")
     with pytest.raises(EncoderError, match=r"^None of the encoders of this collection can be used here\. The coll"):
         search(half_usable, "a cat")
@@ -228,11 +228,11 @@ def test_all_functions_accept_the_same_options(collection: Collection) -> None:
     found = search(collection, query, options)
     assert found.space == "visual"
     assert len(found.hits) == 2
-    similar = search_similar(collection, first.id, options).hits  # whose scores differ by what float16 rounds
+    similar = search_similar(collection, first.id, options).hits  # the scores differ by rounding to float16
     assert [hit.item for hit in similar] == [hit.item for hit in found.hits]
     (answer,) = search_batch(collection, [json.dumps({"image": first.uri})], options)
     assert answer["hits"] == found.as_json()["hits"]
-    assert search(collection, query, options, k=1).hits == found.hits[:1]  # k beside the options wins
+    assert search(collection, query, options, k=1).hits == found.hits[:1]  # the argument k overrides the options
     assert search(collection, query, SearchOptions(min_score=2)).hits == []
     assert search(collection, query, SearchOptions(filter=Filter(folder="elsewhere"))).hits == []
     assert len(search(collection, query).hits) == 3

@@ -1,4 +1,4 @@
-"""The ways of a recipe to resize, against the same done plainly in Pillow: resize all, then crop."""
+"""Resizing by a recipe, compared with Pillow: resize the complete image, then crop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 
 
 def textured(width: int, height: int) -> Image.Image:
-    """Photos at their own scale beside each other, so that there is detail in every pixel."""
+    """Return an image of photos side by side at full scale, with detail in every pixel."""
     image = Image.new("RGB", (width, height))
     photos = [Image.open(PHOTOS / f"{name}.jpg").convert("RGB") for name in ("astronaut", "grass", "coins", "cat")]
     for number, left in enumerate(range(0, width, 400)):
@@ -29,7 +29,7 @@ def textured(width: int, height: int) -> Image.Image:
 
 
 def plainly(image: Image.Image, recipe: Recipe) -> Image.Image:
-    """What the recipe means, as torchvision's `Resize` and `CenterCrop` compute it for a Pillow image."""
+    """Return the expected result, as torchvision's `Resize` and `CenterCrop` compute it for a Pillow image."""
     resized = round(recipe.size / recipe.crop)
     width, height = image.size
     if recipe.resize == "squash":
@@ -68,7 +68,7 @@ def encoded(image: Image.Image, image_format: str, orientation: int = 1, **optio
 )
 # The same examples in each run: of pictures one pixel wide, one in many thousands is 0.607 away on average.
 @settings(max_examples=150, deadline=None, derandomize=True)
-def test_same_as_resizing_the_whole_image_and_cropping(
+def test_same_as_resizing_the_complete_image_and_cropping(
     width: int, height: int, size: int, crop: float, interpolation: str, resize: str
 ) -> None:
     recipe = Recipe(size, crop, interpolation, resize=resize)  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ def test_same_as_resizing_the_whole_image_and_cropping(
         assert away.max() <= rounding
 
 
-def test_no_pixel_is_moved_by_rounding() -> None:
+def test_rounding_does_not_shift_pixels() -> None:
     for width, height in ((500, 333), (333, 500), (501, 334), (641, 480), (1023, 767), (225, 224)):
         image = textured(width, height)
         for recipe in (Recipe(224, 224 / 256, "bilinear", resize="shortest"), Recipe(224, resize="shortest")):
@@ -92,8 +92,8 @@ def test_no_pixel_is_moved_by_rounding() -> None:
 
 
 @pytest.mark.parametrize("resize", ["shortest", "squash"])
-def test_extreme_shapes_take_no_memory(resize: str) -> None:
-    # Resized as a whole, these would take 20 GB and more.
+def test_extreme_shapes_need_little_memory(resize: str) -> None:
+    # Resized completely, these would need 20 GB and more.
     for size in ((400_000, 2), (2, 400_000), (3_000_000, 1), (1, 3_000_000)):
         image = Image.new("RGB", size, (10, 200, 30))
         fitted = fit_image(image, Recipe(224, resize=resize))  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ def test_extreme_shapes_take_no_memory(resize: str) -> None:
         assert (fitted == (10, 200, 30)).all()
 
 
-def test_extreme_shape_has_its_centre() -> None:
+def test_an_extreme_shape_is_cropped_at_its_centre() -> None:
     image = Image.new("RGB", (3000, 2), "red")
     image.paste("blue", (1499, 0, 1501, 2))
     assert (fit_image(image, Recipe(64, resize="shortest"))[:, 16:-16] == (0, 0, 255)).all()
@@ -126,7 +126,7 @@ def test_large_jpeg_at_a_reduced_scale(resize: str, quality: int, subsampling: i
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("image_format", "options"), [("JPEG", {"quality": 95}), ("PNG", {"compress_level": 1})])
-def test_reduced_scale_moves_nothing(image_format: str, options: dict[str, object], orientation: int) -> None:
+def test_reduced_scale_does_not_shift_pixels(image_format: str, options: dict[str, object], orientation: int) -> None:
     # At an eighth there are 173 pixels for 172.1, in another ratio to the 132 for 131.1: taken for the whole, they
     # would move what is shown, and make it a pixel narrower.
     ramp = np.add.outer(np.linspace(0, 127, 1049), np.linspace(0, 127, 1377))
@@ -141,7 +141,7 @@ def test_reduced_scale_moves_nothing(image_format: str, options: dict[str, objec
         assert away.max() <= 2, resize
 
 
-def test_a_box_is_cut_out_of_the_pixels_there_are() -> None:
+def test_a_crop_box_stays_within_the_decoded_pixels() -> None:
     data = encoded(textured(1901, 1427), "JPEG")
     recipe = Recipe(100, 0.8)
     opened = open_image(data, min_side=recipe.min_side)
@@ -168,7 +168,7 @@ def test_min_side_of_a_recipe() -> None:
 # ---- The face of the original ----
 
 
-def test_target_size_squashes_the_whole_image() -> None:
+def test_target_size_squashes_the_complete_image() -> None:
     image = textured(640, 400)
     for size in ((224, 224), (160, 90), (90, 160)):
         expected = image.resize(size, Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""Remote images from end to end: listed, fetched from a real server, indexed, searched when the server is gone."""
+"""Remote images: listed, fetched from a server, indexed, and searched without the server."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-def test_a_list_is_indexed_and_answers_when_the_network_is_gone(
+def test_an_indexed_list_can_be_searched_without_a_network(
     server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport], tiny: TinyEncoder
 ) -> None:
     rows = [{"url": f"{server.url}/{n}.jpg", "caption": f"number {n}", "label": f"l{n % 2}"} for n in range(20)]
@@ -70,7 +70,7 @@ def test_a_list_is_indexed_and_answers_when_the_network_is_gone(
     report = refresh(listed)
     assert (report.added, report.failures) == (20, [])
     assert tiny.encoded == 20
-    # Nothing is fetched again, and what the list tells anew is noted all the same.
+    # Nothing is fetched again, but new captions and labels of the list are stored.
     rows[3]["caption"] = "another"
     write_csv(listed, [*rows[:19]])
     report = refresh(listed)
@@ -90,7 +90,7 @@ def test_a_list_is_indexed_and_answers_when_the_network_is_gone(
             assert np.abs(difference).mean() < 8
 
 
-def test_each_bad_url_is_named_and_none_ends_the_run(
+def test_each_bad_url_is_reported_and_none_ends_the_run(
     server: Server, tmp_path: Path, refresh: Callable[..., IndexReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "fetch_all", functools.partial(fetching.fetch_all, seconds=1))
@@ -131,7 +131,7 @@ def test_private_addresses_are_refused_unless_allowed(
     assert refresh(listed).added == 2
 
 
-def test_an_image_that_is_gone_from_its_server_stays(
+def test_the_item_of_an_image_deleted_from_its_server_stays(
     server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport]
 ) -> None:
     listed = tmp_path / "images.csv"
@@ -145,7 +145,7 @@ def test_an_image_that_is_gone_from_its_server_stays(
         assert len(collection) == 1
 
 
-def test_a_list_that_breaks_off_takes_nothing_away(
+def test_items_stay_if_a_list_is_cut_short(
     server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport]
 ) -> None:
     listed = tmp_path / "list.txt.gz"
@@ -163,7 +163,7 @@ def test_a_list_that_breaks_off_takes_nothing_away(
     assert refresh(listed).removed == 14
 
 
-def test_of_millions_of_bad_rows_not_all_are_named(
+def test_only_some_of_many_bad_rows_are_reported(
     tmp_path: Path, refresh: Callable[..., IndexReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_compare, "_MOST_UNUSABLE", 10)
@@ -174,7 +174,7 @@ def test_of_millions_of_bad_rows_not_all_are_named(
     assert [f.detail for f in failures if f.reason == "more of these"] == ["990 entries that are not named"]
 
 
-def test_open_images_are_turned_and_keep_their_authors(
+def test_open_images_are_rotated_and_keep_their_authors(
     server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport], tiny: TinyEncoder
 ) -> None:
     folder = tmp_path / "lists"
@@ -195,7 +195,7 @@ def test_open_images_are_turned_and_keep_their_authors(
     (folder / "oidv7-class-descriptions.csv").write_text("LabelName,DisplayName\n/m/01,Cat\n")
     report = refresh(f"open-images:{folder}")
     assert (report.added, report.failures) == (3, [])
-    assert "/gone.jpg" not in server.requests  # the thumbnail comes first, but for what must be turned
+    assert "/gone.jpg" not in server.requests  # the thumbnail is tried first, except for images that must be rotated
     with Collection.open(path) as collection:
         items = {item.details["id"]: item for item in collection.items()}
         assert collection.label_names() == {"/m/01": "Cat"}
@@ -285,7 +285,7 @@ def test_the_command_line(server: Server, tmp_path: Path) -> None:
     assert "-c FOLDER" in wrong.stderr
 
 
-def test_what_two_lists_have_passes_to_the_one_that_still_has_it(
+def test_an_image_of_two_lists_stays_if_one_list_still_has_it(
     server: Server, tmp_path: Path, path: Path, tiny: TinyEncoder
 ) -> None:
     def write(name: str, numbers: range) -> Path:
@@ -303,7 +303,7 @@ def test_what_two_lists_have_passes_to_the_one_that_still_has_it(
     report = index(None, path, allow_private=True)
     assert (report.changed, report.unchanged, report.removed) == (1, 5, 0)
     assert captions() == ["0 of one", "1 of one", "2 of one", "3 of two", "4 of two", "5 of two"]
-    # A list of which nobody knows what it has loses nothing.
+    # If the content of a list is unknown, no item is removed.
     (tmp_path / "one.csv").write_text("")
     report = index(None, path, allow_private=True)
     assert [failure.uri for failure in report.failures] == [specs[0]]
@@ -312,7 +312,7 @@ def test_what_two_lists_have_passes_to_the_one_that_still_has_it(
         assert collection.forget(specs[1]) == 3
 
 
-def test_a_source_is_forgotten_as_it_was_named(
+def test_a_source_is_removed_by_the_name_it_was_given(
     server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_csv(tmp_path / "list.csv", [{"url": f"{server.url}/1.jpg", "name": "one"}])

@@ -221,7 +221,7 @@ class MemoryComparison:
 
 
 def opened_memory(name: str) -> MemoryStore:
-    """What the entry point `memory` names."""
+    """The function of the entry point `memory`."""
     return MemoryStore.opened.setdefault(name, MemoryStore(name))
 
 

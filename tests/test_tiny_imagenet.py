@@ -1,4 +1,4 @@
-"""Tiny ImageNet as a source: unpacked and zipped, its splits and labels, and what may be wrong with it."""
+"""Tiny ImageNet as a source: unpacked and zipped, splits, labels and errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def place(request: pytest.FixtureRequest, unpacked: Path, zipped: Path) -> Path:
 
 
 def labels(spec: str) -> dict[str, str | None]:
-    """The label of each image of a source by the name of its file."""
+    """Return the label of each image of a source by its file name."""
     found = list(open_source(spec).scan())
     assert all(isinstance(entry, Entry) for entry in found)
     return {Path(entry.uri).name: entry.label for entry in found if isinstance(entry, Entry)}
@@ -62,7 +62,7 @@ def test_splits_and_labels(place: Path) -> None:
     assert open_source(f"tiny-imagenet:{place}").label_names() == CLASSES
 
 
-def test_images_out_of_their_place(unpacked: Path, tmp_path: Path) -> None:
+def test_images_in_unusual_folders(unpacked: Path, tmp_path: Path) -> None:
     train = unpacked / "train"
     (train / "n02124075" / "images" / "n02124075_0.JPEG").rename(train / "n02124075" / "n02124075_0.JPEG")
     (train / "n01443537" / "images" / "n01443537_0.JPEG").rename(train / "stray.JPEG")
@@ -88,7 +88,9 @@ def test_indexed_refreshed_and_shown(tiny: TinyEncoder, place: Path, tmp_path: P
         assert collection.forget(spec) == 6
 
 
-def test_a_zip_file_that_was_only_written_anew_is_unchanged(tiny: TinyEncoder, zipped: Path, tmp_path: Path) -> None:
+def test_a_zip_file_written_again_with_the_same_images_is_unchanged(
+    tiny: TinyEncoder, zipped: Path, tmp_path: Path
+) -> None:
     index(f"tiny-imagenet:{zipped}", tmp_path / "c", encoders=["tiny"])
     with zipfile.ZipFile(zipped) as old, zipfile.ZipFile(tmp_path / "new.zip", "w") as new:
         for name in old.namelist():
@@ -97,7 +99,7 @@ def test_a_zip_file_that_was_only_written_anew_is_unchanged(tiny: TinyEncoder, z
     assert index(collection=tmp_path / "c").unchanged == 6
 
 
-def test_what_names_no_data_set(tmp_path: Path, unpacked: Path, zipped: Path) -> None:
+def test_invalid_specs_are_refused(tmp_path: Path, unpacked: Path, zipped: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.zip").write_text("no zip file")
     (tmp_path / "cut.zip").write_bytes(zipped.read_bytes()[:-200])
@@ -123,7 +125,7 @@ def test_what_names_no_data_set(tmp_path: Path, unpacked: Path, zipped: Path) ->
         list(open_source(f"tiny-imagenet:{unpacked}?split=val").scan())
 
 
-def test_a_list_of_any_length_is_not_read(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_is_too_long_is_not_read(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny_imagenet, "_MAX_TEXT_BYTES", 1000)
     (unpacked / "words.txt").write_text("n00001740\tentity\n" * 1000)
     zipped = shutil.make_archive(str(tmp_path / "long"), "zip", unpacked.parent, unpacked.name)
@@ -148,7 +150,7 @@ def test_a_wrong_call_leaves_no_collection_behind(tiny: TinyEncoder, unpacked: P
         assert len(collection) == 6
 
 
-def test_lost_names_of_labels_are_told(tiny: TinyEncoder, unpacked: Path, tmp_path: Path) -> None:
+def test_missing_names_of_labels_are_reported(tiny: TinyEncoder, unpacked: Path, tmp_path: Path) -> None:
     (unpacked / "words.txt").unlink()
     report = index(f"tiny-imagenet:{unpacked}", tmp_path / "c", encoders=["tiny"])
     assert report.added == 6
@@ -157,11 +159,11 @@ def test_lost_names_of_labels_are_told(tiny: TinyEncoder, unpacked: Path, tmp_pa
     assert index(collection=tmp_path / "c").failures == []
 
 
-def test_damaged_images_of_a_zip_file_are_told(tiny: TinyEncoder, zipped: Path, tmp_path: Path) -> None:
+def test_damaged_images_of_a_zip_file_are_reported(tiny: TinyEncoder, zipped: Path, tmp_path: Path) -> None:
     content = bytearray(zipped.read_bytes())
     with zipfile.ZipFile(zipped) as archive:
         first = archive.getinfo("tiny-imagenet-200/train/n01443537/images/n01443537_0.JPEG")
-    # Behind the local header, whose length is told in itself, in the middle of the content.
+    # In the middle of the content, after the local header, which states its own length.
     extra = int.from_bytes(content[first.header_offset + 28 : first.header_offset + 30], "little")
     content[first.header_offset + 30 + len(first.filename) + extra + first.compress_size // 2] ^= 0xFF
     zipped.write_bytes(content)
@@ -177,9 +179,7 @@ def test_a_zip_file_needs_a_collection(tiny: TinyEncoder, zipped: Path, unpacked
     assert index(f"tiny-imagenet:{unpacked}", encoders=["tiny"]).collection == unpacked / ".pixmatcher"
 
 
-def test_a_folder_of_such_a_name_is_a_folder(
-    tiny: TinyEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_can_be_called_like_a_spec(tiny: TinyEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paint(tmp_path / "tiny-imagenet:x" / "a.png", 1)
     monkeypatch.chdir(tmp_path)
     assert index("tiny-imagenet:x", encoders=["tiny"]).added == 1

@@ -1,4 +1,4 @@
-"""Texts as ids, with small tokenizers that the `tokenizers` library makes."""
+"""Tokenizing texts with small tokenizers of the library `tokenizers`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORDS = {"<s>": START, "</s>": END, "?": UNKNOWN, "a": 4, "cat": 5, "dog": 6, "a
 
 
 def small_tokenizer(unknown: str | None = "?") -> Tokenizer:
-    """Words between blanks, with a token before and one behind."""
+    """Return a tokenizer of words between spaces, with a token before and a token after a text."""
     made = Tokenizer(models.WordLevel(WORDS, unk_token=unknown))  # type: ignore[arg-type]
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(
@@ -39,7 +39,7 @@ def opened(folder: Path, made: Tokenizer, length: int = 8, cleaning: str = "none
     return open_tokenizer(folder / "tokenizer.json", recipe)
 
 
-def test_ids_are_padded_and_the_mask_tells_where(tmp_path: Path) -> None:
+def test_ids_are_padded_and_the_mask_marks_the_padding(tmp_path: Path) -> None:
     ids, mask = opened(tmp_path, small_tokenizer())("a cat")
     assert ids.tolist() == [START, 4, 5, END, PAD, PAD, PAD, PAD]
     assert mask.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
@@ -58,7 +58,7 @@ def test_a_long_text_is_cut_before_its_last_token(tmp_path: Path) -> None:
     assert mask.tolist() == 8 * [1]
 
 
-def test_what_the_file_says_of_lengths_does_not_count(tmp_path: Path) -> None:
+def test_lengths_in_the_file_are_ignored(tmp_path: Path) -> None:
     expected = opened(tmp_path, small_tokenizer())("a cat")
     other = small_tokenizer()
     other.enable_padding(direction="left", pad_id=0, length=20, pad_to_multiple_of=16)
@@ -76,23 +76,23 @@ def test_very_long_texts(tmp_path: Path) -> None:
     ):
         assert tokenize(text)[0].tolist() == [START, 4, 5, 7, 4, 6, 7, END]
     words = opened(tmp_path, small_tokenizer(), MAX_CHARACTERS)("cat " * MAX_CHARACTERS)[0]
-    assert (words == 5).sum() == MAX_CHARACTERS // 4  # what comes later is not looked at
+    assert (words == 5).sum() == MAX_CHARACTERS // 4  # later text is ignored
 
 
 @pytest.mark.parametrize("text", ["caf\udce9", "\ud83d\ude00", "\ud800"])
 @pytest.mark.parametrize("cleaning", ["none", "clip"])
-def test_what_is_no_unicode_is_refused(tmp_path: Path, text: str, cleaning: str) -> None:
+def test_texts_that_are_not_unicode_are_refused(tmp_path: Path, text: str, cleaning: str) -> None:
     with pytest.raises(QueryError, match=r"^The text is not valid Unicode: write it in UTF-8, or set the terminal"):
         opened(tmp_path, small_tokenizer(), cleaning=cleaning)(text)
 
 
-def test_a_text_without_ids(tmp_path: Path) -> None:
+def test_a_text_that_cannot_be_tokenized(tmp_path: Path) -> None:
     tokenize = opened(tmp_path, small_tokenizer(unknown=None))
     with pytest.raises(EncoderError, match=r"tokenizer\.json cannot tokenize the text"):
         tokenize("a bird")
 
 
-def test_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
+def test_invalid_tokenizer_files_are_refused(tmp_path: Path) -> None:
     recipe = TextRecipe("tokenizer.json", 8, 0)
     for content in (b"", b"{}", b"[1, 2]", b"\xff\xfe", b'{"version": "1.0", "model": {"type": "Other"}}'):
         (tmp_path / "tokenizer.json").write_bytes(content)
@@ -100,7 +100,7 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
             open_tokenizer(tmp_path / "tokenizer.json", recipe)
 
 
-def test_texts_are_cleaned_where_the_recipe_says_so(tmp_path: Path) -> None:
+def test_texts_are_cleaned_if_the_recipe_says_so(tmp_path: Path) -> None:
     text = "  A\tCAT &amp;amp; a\u00a0DOG and CAFÃ‰ "
     plain = opened(tmp_path, small_tokenizer(), 10)(text)[0]
     assert plain.tolist() == [START, 3, 3, 3, 4, 3, 7, 3, END, PAD]
@@ -110,7 +110,7 @@ def test_texts_are_cleaned_where_the_recipe_says_so(tmp_path: Path) -> None:
 
 @given(st.text() | st.text(st.characters(max_codepoint=0x7F)) | st.text("&amp;#x41 <>Ãé\u00a0\u0092\n", max_size=30))
 @settings(max_examples=400, deadline=None)
-def test_cleaning_is_what_open_clip_does(text: str) -> None:
+def test_cleaning_equals_that_of_open_clip(text: str) -> None:
     mended = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     assert clean(text) == " ".join(mended.split()).strip().lower()
 

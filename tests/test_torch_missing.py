@@ -1,4 +1,4 @@
-"""Without PyTorch every feature that needs it says how to get it; all else works."""
+"""Without PyTorch, each feature that needs it says how to install it; everything else works."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_each_feature_says_how_to_install_it(
     assert not any(tmp_path.iterdir())
 
 
-def test_the_names_are_there_all_the_same() -> None:
+def test_the_names_exist_without_pytorch() -> None:
     assert {"FeatureExtractor", "text_to_vector"} <= set(pixmatcher.__all__)
 
 
-def test_a_folder_that_happens_to_be_called_torch_is_not_pytorch(tmp_path: Path) -> None:
+def test_a_folder_called_torch_is_not_pytorch(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     code = "from pixmatcher import FeatureExtractor\nFeatureExtractor()"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Lists of URLs as sources: every format, how columns are found, and what may be wrong with a list."""
+"""Lists of URLs as sources: formats, columns, and errors in lists."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROWS = [
 
 
 def scan(source: Source | str) -> tuple[list[Entry], list[Unusable]]:
-    """What a source has, and what it cannot use."""
+    """Return the entries of a source, and its unusable rows."""
     found = list((open_source(source) if isinstance(source, str) else source).scan())
     return [f for f in found if isinstance(f, Entry)], [f for f in found if isinstance(f, Unusable)]
 
@@ -47,8 +47,8 @@ def uris(source: str) -> list[str]:
     return [entry.uri for entry in entries]
 
 
-def told(unusable: list[Unusable]) -> list[tuple[str, str]]:
-    """Where something is wrong, and what."""
+def problems(unusable: list[Unusable]) -> list[tuple[str, str]]:
+    """Return the place and the reason of each unusable row."""
     return [(found.uri.rpartition(":")[2], found.reason) for found in unusable]
 
 
@@ -88,7 +88,7 @@ WRITERS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_format_gives_the_same(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_format_gives_the_same_entries(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / name).write_bytes(WRITERS[name]())
     monkeypatch.chdir(tmp_path)
     source = open_source(f"urls:{name}")
@@ -104,7 +104,7 @@ def test_every_format_gives_the_same(tmp_path: Path, name: str, monkeypatch: pyt
         source.open(entries[0].uri)
 
 
-def test_urls_alone(tmp_path: Path) -> None:
+def test_a_list_of_urls_only(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"\n# a comment\n https://h/a.jpg \r\nhttps://h/b.jpg#top\n\nhttps://h/c c.jpg")
     (tmp_path / "list.json").write_text('["https://h/a.jpg", "https://h/b.jpg#top", "https://h/c c.jpg"]')
     (tmp_path / "list.jsonl").write_text('"https://h/a.jpg"\n"https://h/b.jpg#top"\n"https://h/c c.jpg"\n')
@@ -162,7 +162,7 @@ def test_columns_without_a_header_are_chosen_by_number(tmp_path: Path) -> None:
         scan(f"urls:{path}")
 
 
-def test_a_missing_column_is_named_with_those_that_there_are(tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
     contents = {
         "a.csv": b"Address,Words\nhttps://h/a.jpg,a\n",
         "a.json": b'[{"Address": "https://h/a.jpg", "Words": "a"}]',
@@ -193,7 +193,7 @@ def test_a_question_mark_in_the_name_of_the_file(tmp_path: Path, monkeypatch: py
         assert (entry.uri, entry.details["id"]) == (f"https://h/{url}", number)
 
 
-def test_the_base_of_names(tmp_path: Path) -> None:
+def test_a_base_url_for_file_names(tmp_path: Path) -> None:
     (tmp_path / "image_urls.json").write_text('{"0": "a.jpg", "1": "b c#1?.jpg", "2": "http://x/d%20.jpg", "3": ""}')
     for base in ("https://host/folder/", "https://host/folder"):
         source = open_source(f"urls:{tmp_path / 'image_urls.json'}?base={base}")
@@ -204,7 +204,7 @@ def test_the_base_of_names(tmp_path: Path) -> None:
             ("https://host/folder/b%20c%231%3F.jpg", {"id": "1"}),
             ("http://x/d%20.jpg", {"id": "2"}),
         ]
-        assert told(unusable) == [("4", "not a URL")]
+        assert problems(unusable) == [("4", "not a URL")]
     with pytest.raises(SourceError, match=r"file names: give .*\?base=https://host/folder/"):
         scan(f"urls:{tmp_path / 'image_urls.json'}")
     (tmp_path / "list.csv").write_text("url\nx/a.jpg\n/b.jpg\nhttps://other/c.jpg\n//third/d.jpg\n../e%20f.jpg?w=1\n")
@@ -217,7 +217,7 @@ def test_the_base_of_names(tmp_path: Path) -> None:
     ]
 
 
-def test_the_version_tells_what_is_fetched_and_nothing_else(tmp_path: Path) -> None:
+def test_the_version_depends_only_on_what_is_fetched(tmp_path: Path) -> None:
     def versions(content: str) -> list[str]:
         (tmp_path / "list.csv").write_text(content)
         return [entry.version for entry in scan(f"urls:{tmp_path / 'list.csv'}")[0]]
@@ -235,7 +235,7 @@ A, B, C, D = (f"https://h/{name}.jpg" for name in "abcd")
 @pytest.mark.parametrize(
     ("rows", "good", "bad"),
     [
-        # An open quote, with nothing, rows, and rows with quotes behind it
+        # An open quote, followed by nothing, by rows, and by rows with quotes
         (f'{A},"open\n', [], [("2", "broken quotes")]),
         (f'{A},one\n{B},"open\n{C},three\n{D},four\n', [A, C, D], [("3", "broken quotes")]),
         (f'{A},"open\n{B},"two, quoted"\n{C},three\n', [B, C], [("2", "broken quotes")]),
@@ -244,7 +244,7 @@ A, B, C, D = (f"https://h/{name}.jpg" for name in "abcd")
         (f'"{A},one\n"{B}",two\n{C},three\n', [B, C], [("2", "broken quotes")]),
         (f'{A},"open\n' + f"{B},two\n" * 300 + f'{C},"three"\n', [B] * 300 + [C], [("2", "broken quotes")]),
         (f'{A},"open {"x" * 100_000}\n{"y" * 100_000},{B}\n', [], [("2", "broken quotes"), ("3", "not a URL")]),
-        # Text behind a closed quote
+        # Text after a closed quote
         (f'{A},"one" two\n{B},three\n', [B], [("2", "broken quotes")]),
         # All in order
         (f'{A},"one\n\ntwo ""three""\n,"\n{B},5" wide\n{C},""\n', [A, B, C], []),
@@ -252,7 +252,7 @@ A, B, C, D = (f"https://h/{name}.jpg" for name in "abcd")
         # Fields too few and too many
         (f"{A}\n{B},two,three\n{C},four\n", [C], [("2", "wrong number of fields"), ("3", "wrong number of fields")]),
         (f'{A},"one",\n{B},two\n', [B], [("2", "wrong number of fields")]),
-        # What is no text, and what is too long
+        # Content that is not text, and content that is too long
         (f"{A},o\0ne\n{B},two\n", [B], [("2", "NUL byte")]),
         (f"{A},{'x' * MAX_LINE}\n{B},two\n", [B], [("2", "too long")]),
         (f"{A},{'é' * 3 * MAX_LINE}\n{B},two\n", [B], [("2", "too long")]),
@@ -261,18 +261,18 @@ A, B, C, D = (f"https://h/{name}.jpg" for name in "abcd")
             [B],
             [("2", "too long"), ("4", "too long")],
         ),
-        # What is no URL
+        # Invalid URLs
         (f",one\nftp://h/x,two\n{C},three\n", [C], [("2", "not a URL"), ("3", "not a URL")]),
     ],
 )
-def test_bad_rows_are_named_and_the_others_are_not_lost(
+def test_bad_rows_are_reported_and_the_others_are_not_lost(
     tmp_path: Path, rows: str, good: list[str], bad: list[tuple[str, str]]
 ) -> None:
     path = tmp_path / "list.csv"
     path.write_bytes(f"url,caption\n{rows}".encode())
     entries, unusable = scan(f"urls:{path}")
     assert [entry.uri for entry in entries] == good
-    assert told(unusable) == bad
+    assert problems(unusable) == bad
     assert all(found.uri.startswith(f"{path}:") and found.detail for found in unusable)
 
 
@@ -288,7 +288,7 @@ ENCODINGS = {
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_encodings_and_line_ends(tmp_path: Path, encoding: str) -> None:
-    # Longer than what is read at once, so that characters and line ends are cut.
+    # Longer than one read, so that characters and line ends are split.
     text = "url,caption\n" + "".join(f"https://h/{number},für {number}\n" for number in range(40_000))
     (tmp_path / "list.csv").write_bytes(ENCODINGS[encoding](text))
     entries, unusable = scan(f"urls:{tmp_path / 'list.csv'}")
@@ -296,7 +296,7 @@ def test_encodings_and_line_ends(tmp_path: Path, encoding: str) -> None:
     assert [entry.caption for entry in entries] == [f"für {number}" for number in range(40_000)]
 
 
-def test_wrong_encodings_are_named(tmp_path: Path) -> None:
+def test_wrong_encodings_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_bytes("url,caption\nhttps://h/a,one\nhttps://h/b,für\nhttps://h/c,three\n".encode("latin-1"))
     entries, [bad] = scan(f"urls:{path}")
@@ -315,7 +315,7 @@ def test_wrong_encodings_are_named(tmp_path: Path) -> None:
     )
     entries, unusable = scan(f"urls:{path}")
     assert [entry.uri for entry in entries] == ["https://h/a"]
-    assert told(unusable) == [("3", "wrong encoding"), ("4", "wrong encoding")]
+    assert problems(unusable) == [("3", "wrong encoding"), ("4", "wrong encoding")]
     path.write_bytes("url,caption\nhttps://h/a,one\n".encode("utf-16-le"))  # without a mark
     with pytest.raises(SourceError, match="first line is not valid"):
         scan(f"urls:{path}")
@@ -344,7 +344,7 @@ def test_wrong_encodings_are_named(tmp_path: Path) -> None:
         ("http://under_score.example./a", "http://under_score.example./a"),
     ],
 )
-def test_urls_are_put_in_order(written: str, meant: str) -> None:
+def test_urls_are_normalised(written: str, meant: str) -> None:
     assert normal_url(written) == meant
     assert normal_url(meant) == meant
 
@@ -359,7 +359,7 @@ def test_urls_are_put_in_order(written: str, meant: str) -> None:
         *("https://" + "é" * 300 + "/a", "https://\u3002/a", "http s://h/a", "https\x00://h/a", "\x1b[31mhttps"),
     ],
 )
-def test_what_is_no_url_is_named(tmp_path: Path, text: str) -> None:
+def test_invalid_urls_are_reported(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match=r".") as raised:
         normal_url(text)
     assert str(raised.value).isprintable()
@@ -374,7 +374,7 @@ def test_what_is_no_url_is_named(tmp_path: Path, text: str) -> None:
 @given(st.text(max_size=30), st.text(max_size=60))
 @example("[::1]", "")
 @example("a@b", "?#?")
-def test_every_url_that_is_taken_is_one_for_who_fetches_it(host: str, rest: str) -> None:
+def test_every_accepted_url_can_be_fetched(host: str, rest: str) -> None:
     try:
         url = normal_url(f"http://{host}/{rest}")
     except ValueError:
@@ -387,10 +387,10 @@ def test_every_url_that_is_taken_is_one_for_who_fetches_it(host: str, rest: str)
     assert httpx.URL(url).raw_host.decode() == re.sub(r"^http://(?:[^@/]*@)?\[?([^/\]]*?)\]?(?::\d*)?/.*", r"\1", url)
 
 
-# Whole files
+# Complete files
 
 
-def test_what_names_no_list(tmp_path: Path) -> None:
+def test_invalid_specs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     os.mkfifo(tmp_path / "fifo.csv")
     (tmp_path / "a.docx").write_text("url\n")
@@ -420,7 +420,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, kind: str) -> None:
         scan(f"urls:{tmp_path / f'a.{kind}'}")
 
 
-def test_a_file_that_may_not_be_read(open_folder: Path) -> None:
+def test_an_unreadable_file(open_folder: Path) -> None:
     path = open_folder / "a.csv"
     path.write_text("url\nhttps://h/a\n")
     path.chmod(0)
@@ -445,13 +445,13 @@ def test_a_file_that_may_not_be_read(open_folder: Path) -> None:
         ("[\xff]", "not complete JSON"),
     ],
 )
-def test_json_that_is_none(tmp_path: Path, content: str, words: str) -> None:
+def test_invalid_json_is_refused(tmp_path: Path, content: str, words: str) -> None:
     (tmp_path / "a.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(SourceError, match=words):
         scan(f"urls:{tmp_path / 'a.json'}")
 
 
-def test_json_is_read_up_to_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = json.dumps(ROWS).encode()
     monkeypatch.setattr(urls, "MAX_JSON", len(content))
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(content))
@@ -484,7 +484,7 @@ def test_odd_values_of_json(tmp_path: Path) -> None:
             ("https://h/d", None, None),
         ]
         assert [entry.details["id"] for entry in entries] == ["12345678901234567890", "1.50", "9" * 5000]
-        assert [number for number, _ in told(unusable)] == ["3", "4", "5", "7", "8", *more]
+        assert [number for number, _ in problems(unusable)] == ["3", "4", "5", "7", "8", *more]
         assert unusable[3].reason == "too long"
 
 
@@ -496,7 +496,7 @@ def test_a_compressed_list_that_is_cut_short(tmp_path: Path) -> None:
     entries, [bad] = scan(source)
     assert 0 < len(entries) < 50_000
     assert [entry.uri for entry in entries] == text.split("\n")[1 : len(entries) + 1]
-    # Nobody knows what is behind: no item of the source may be taken for gone.
+    # The rest of the list is unknown, so no item of the source may be removed.
     assert (bad.uri, bad.reason, bad.contents_unknown) == (source.spec, "damaged", True)
     path.write_bytes(b"\x1f\x8b" + os.urandom(50))
     with pytest.raises(SourceError, match="first line is not valid"):
@@ -523,9 +523,9 @@ def test_odd_values_of_parquet(tmp_path: Path) -> None:
         ("https://h/a", "a", "3", {"id": "1.5"}),
         ("https://h/d", "c", "6", {}),
     ]
-    assert told(unusable) == [("2", "not a URL"), ("3", "not a URL")]
+    assert problems(unusable) == [("2", "not a URL"), ("3", "not a URL")]
     (tmp_path / "b.parquet").write_bytes(as_parquet({"url": [[1], [2]], "id": ["a", "b"]}))
-    assert told(scan(f"urls:{tmp_path / 'b.parquet'}")[1]) == [("1", "not a URL"), ("2", "not a URL")]
+    assert problems(scan(f"urls:{tmp_path / 'b.parquet'}")[1]) == [("1", "not a URL"), ("2", "not a URL")]
 
 
 def test_parquet_that_is_damaged(tmp_path: Path) -> None:
@@ -589,7 +589,7 @@ PIECES = st.sampled_from([*(text.encode() for text in TEXTS + URLS), *MARKS])
     content=st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=40).map(b"".join)),
     packed=st.booleans(),
 )
-def test_whatever_is_in_a_list_the_scan_ends_well(
+def test_random_lists_never_crash_the_scan(
     tmp_path: Path, kind: str, start: bytes, content: bytes, packed: bool
 ) -> None:
     path = tmp_path / f"a.{kind}"
@@ -609,7 +609,7 @@ captions = st.text(st.sampled_from('abc ,;\t"\n'), max_size=12)
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(captions, max_size=8), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
-def test_what_is_written_properly_is_read(tmp_path: Path, texts: list[str], quoting: int) -> None:
+def test_correctly_written_csv_is_read(tmp_path: Path, texts: list[str], quoting: int) -> None:
     path = tmp_path / "a.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file, quoting=quoting)
@@ -624,7 +624,7 @@ def test_what_is_written_properly_is_read(tmp_path: Path, texts: list[str], quot
     st.lists(st.sampled_from(["plain", '"quoted"', '"with, comma"', '"a ""b"" c"', '""', '5" wide']), max_size=8),
     st.data(),
 )
-def test_an_open_quote_swallows_no_row(tmp_path: Path, texts: list[str], data: st.DataObject) -> None:
+def test_an_open_quote_loses_no_other_row(tmp_path: Path, texts: list[str], data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(texts)))
     lines = [f"https://h/{n},{text}" for n, text in enumerate(texts)]
     lines.insert(at, 'https://h/broken,"open')
@@ -632,10 +632,10 @@ def test_an_open_quote_swallows_no_row(tmp_path: Path, texts: list[str], data: s
     path.write_text("\n".join(["url,caption", *lines]) + "\n")
     entries, unusable = scan(f"urls:{path}")
     assert [entry.uri for entry in entries] == [f"https://h/{n}" for n in range(len(texts))]
-    assert told(unusable) == [(str(at + 2), "broken quotes")]
+    assert problems(unusable) == [(str(at + 2), "broken quotes")]
 
 
-def test_a_long_list_is_never_held(tmp_path: Path) -> None:
+def test_a_long_list_is_not_held_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     with path.open("w") as file:
         file.write("url,caption\n")
@@ -654,7 +654,7 @@ def test_a_long_list_is_never_held(tmp_path: Path) -> None:
     assert path.stat().st_size > 19_000_000
 
 
-def test_long_parquet_is_never_held(tmp_path: Path) -> None:
+def test_a_long_parquet_file_is_not_held_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     # One group of rows, as long as the file
     path.write_bytes(as_parquet({"url": [f"https://h/{os.urandom(32).hex()}" for _ in range(200_000)]}))
@@ -669,7 +669,7 @@ def test_long_parquet_is_never_held(tmp_path: Path) -> None:
     assert path.stat().st_size > 10_000_000
 
 
-def test_a_line_without_end_is_never_held(tmp_path: Path) -> None:
+def test_an_endless_line_is_not_held_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(b"https://h/a\n")
@@ -684,12 +684,12 @@ def test_a_line_without_end_is_never_held(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert [entry.uri for entry in entries] == ["https://h/a", "https://h/b"]
-    assert told(unusable) == [("2", "too long")]
+    assert problems(unusable) == [("2", "too long")]
 
 
-def test_the_command_line_tells_of_it() -> None:
+def test_the_command_sources_shows_examples_that_a_shell_accepts() -> None:
     shown = cli("sources").stdout
-    # The examples can be copied into a shell: to it, ? and & are signs of its own.
+    # The examples can be copied into a shell, for which ? and & are special characters.
     examples = [shlex.split(line, comments=True) for line in shown.splitlines() if "pixmatcher index" in line]
     assert all(re.fullmatch(r"[^?&{}*]*", re.sub("'[^']*'", "", line)) for line in shown.splitlines()[1::2])
     assert ["pixmatcher", "index", "urls:photos.csv?url=link&caption=title", "-c", "photos"] in examples

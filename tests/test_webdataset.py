@@ -1,4 +1,4 @@
-"""WebDataset as a source: tar files as img2dataset writes them, patterns, and what may be wrong with them."""
+"""WebDataset as a source: tar files as img2dataset writes them, patterns, and damaged files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def shard(path: Path, count: int, first: int = 0) -> Path:
 
 
 def scan(spec: str) -> tuple[dict[str, Entry], list[Unusable]]:
-    """The entries by their uris, and what cannot be used."""
+    """Return the entries by their uris, and what cannot be used."""
     found = list(open_source(spec).scan())
     entries = [entry for entry in found if isinstance(entry, Entry)]
     assert len({entry.uri for entry in entries}) == len(entries)
@@ -88,8 +88,8 @@ def test_samples(tmp_path: Path, tar_format: int) -> None:
     path = write(tmp_path / "a.tar", files, tar_format)
     entries, unusable = scan(f"webdataset:{path}")
     assert unusable == []
-    told = {uri.removeprefix(f"{path}/"): (e.label, e.caption, dict(e.details)) for uri, e in entries.items()}
-    assert told == {
+    values = {uri.removeprefix(f"{path}/"): (e.label, e.caption, dict(e.details)) for uri, e in entries.items()}
+    assert values == {
         "000.jpg": (
             "3",
             "a picture of 000",
@@ -142,7 +142,7 @@ def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         spec = open_source(f"webdataset:{pattern}").spec
         assert spec.startswith(f"webdataset:{tmp_path}")
         assert open_source(spec).spec == spec
-    # What is called like a pattern is what it is called.
+    # A file whose name looks like a pattern is that file.
     shutil.copy("deep/x.tar", "{a,b}[x].tar")
     assert list(scan("webdataset:{a,b}[x].tar")[0]) == [f"{tmp_path}/{{a,b}}[x].tar/000000090.jpg"]
     shutil.copy("deep/x.tar", "{one}.tar")
@@ -166,7 +166,7 @@ def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_source("webdataset:empty")
 
 
-def test_a_source_that_has_lost_its_images_is_named_by_its_spec(tiny: TinyEncoder, tmp_path: Path) -> None:
+def test_a_source_without_images_is_reported_by_its_spec(tiny: TinyEncoder, tmp_path: Path) -> None:
     shard(tmp_path / "x.tar", 2)
     spec = f"webdataset:{tmp_path / 'x.tar'}"
     assert index(spec, tmp_path / "c", encoders=["tiny"]).added == 2
@@ -183,11 +183,11 @@ def test_indexed_refreshed_and_found_again(tiny: TinyEncoder, tmp_path: Path) ->
     assert (report.added, report.failures, report.collection) == (12, [], tmp_path / "w" / ".pixmatcher")
     encoded = tiny.encoded
     assert index(collection=tmp_path / "w").unchanged == 12
-    # Written anew with the same images: they are read, and not encoded, again.
+    # Written again with the same images: they are read again, but not encoded.
     shard(tmp_path / "w" / "00000.tar", 4)
     assert index(collection=tmp_path / "w").unchanged == 12
     assert tiny.encoded == encoded
-    # One changed, one gone, one new, one whole tar file less.
+    # One image changed, one deleted, one added, and one complete tar file deleted.
     files = [file for n in (0, 1, 2, 30) for file in sample(f"{n:09}", 77 if n == 1 else n)]
     write(tmp_path / "w" / "00000.tar", files)
     (tmp_path / "w" / "00002.tar").unlink()
@@ -226,7 +226,7 @@ def test_missing_and_broken_shards_keep_their_items(tiny: TinyEncoder, tmp_path:
 
 
 def header(name: str, size: int | bytes, kind: bytes = b"0", more: bytes = b"\0") -> bytes:
-    """A header of 512 bytes in the format ustar; `more` tells of more blocks of the map of a sparse file."""
+    """Return a header of 512 bytes in the format ustar; `more` announces more blocks of the map of a sparse file."""
     block = bytearray(512)
     block[:100] = name.encode()[:100].ljust(100, b"\0")
     block[100:124] = b"0000644\0" + b"0000000\0" * 2
@@ -256,7 +256,7 @@ def pax(*records: bytes, kind: bytes = b"x") -> bytes:
     return header("pax", len(data), kind) + padded(data)
 
 
-# Of each: the content, the images that are found, and what is told of it.
+# For each: the content, the images that are found, and the reported errors.
 HOSTILE: dict[str, tuple[bytes, list[str], list[tuple[str, str]]]] = {
     "whole": (GOOD + LAST + END, ["good.jpg", "last.jpg"], []),
     "empty": (b"", [], [("not a tar file", "it is empty")]),
@@ -358,13 +358,13 @@ HOSTILE: dict[str, tuple[bytes, list[str], list[tuple[str, str]]]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_tar_files(tmp_path: Path, name: str) -> None:
-    content, images, told = HOSTILE[name]
+    content, images, problems = HOSTILE[name]
     path = tmp_path / "x.tar"
     path.write_bytes(content)
     entries, unusable = scan(f"webdataset:{path}")
     assert [uri.removeprefix(f"{path}/") for uri in entries] == images
-    assert len(unusable) == len(told)
-    for found, (reason, detail) in zip(unusable, told, strict=True):
+    assert len(unusable) == len(problems)
+    for found, (reason, detail) in zip(unusable, problems, strict=True):
         assert found.reason == reason
         assert detail in found.detail
         assert found.uri.startswith(str(path))
@@ -374,7 +374,7 @@ def test_hostile_tar_files(tmp_path: Path, name: str) -> None:
     assert sorted(os.listdir(tmp_path)) == ["x.tar"]
 
 
-def test_broken_texts_leave_the_images(tmp_path: Path) -> None:
+def test_broken_texts_do_not_remove_the_images(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     path.write_bytes(HOSTILE["texts"][0])
     entries, _ = scan(f"webdataset:{path}")
@@ -385,7 +385,7 @@ def test_broken_texts_leave_the_images(tmp_path: Path) -> None:
     assert (unusable, entry.caption, entry.label, entry.details) == ([], "x?y", "7", {"title": "a b"})
 
 
-def test_broken_images_are_told_and_the_run_goes_on(tiny: TinyEncoder, tmp_path: Path) -> None:
+def test_broken_images_are_reported_and_the_run_continues(tiny: TinyEncoder, tmp_path: Path) -> None:
     files = [("0.jpg", picture(0)), ("1.jpg", b"no image"), ("2.jpg", picture(2)[:-40]), ("3.jpg", b"")]
     path = write(tmp_path / "x.tar", [*files, *sample("4", 4)])
     shard(tmp_path / "y.tar", 2)
@@ -401,7 +401,7 @@ def test_broken_images_are_told_and_the_run_goes_on(tiny: TinyEncoder, tmp_path:
     assert str(path) in {os.path.dirname(failure.uri) for failure in report.failures}
 
 
-def test_what_is_not_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_images_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = shard(tmp_path / "x.tar", 2)
     source = open_source(f"webdataset:{path}")
     for uri, reason in (
@@ -426,8 +426,8 @@ def test_what_is_not_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @settings(deadline=None, max_examples=300)
 @given(st.data())
-def test_no_bytes_do_more_than_fail(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Bytes of headers changed, pieces taken out, random ones added: what is listed can be opened, or is told."""
+def test_random_bytes_never_crash_the_scan(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Bytes are changed, removed and added: each listed image can be opened, or the error is reported."""
     path = tmp_path_factory.getbasetemp() / "random.tar"
     if not (whole := path.with_name("whole.tar")).exists():
         write(whole, [*sample("a" * 120, 1), *sample("b", 2), *sample("c", 3)])

@@ -1,4 +1,4 @@
-"""The cache of models: weights from a real server on loopback, and folders that are put in place in one step."""
+"""The cache of models: weights from a server on loopback, and folders that are created in one step."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def listing(folder: Path) -> list[str]:
 
 
 def test_weights_are_downloaded_once(server: FileServer, cache: Path) -> None:
-    told: list[tuple[str, int, int | None]] = []
-    path = fetch(server, progress=lambda p: told.append((p.stage, p.done, p.total)))
+    reports: list[tuple[str, int, int | None]] = []
+    path = fetch(server, progress=lambda p: reports.append((p.stage, p.done, p.total)))
     assert path.read_bytes() == BODY
     assert path.is_relative_to(cache / "weights")
-    assert told[-1] == (NAME.rpartition("/")[2], len(BODY), len(BODY))
+    assert reports[-1] == (NAME.rpartition("/")[2], len(BODY), len(BODY))
     assert fetch(server) == fetch(server, offline=True) == path
     assert len(server.requests) == 1
     assert listing(cache / "weights") == [path.name]
@@ -95,7 +95,7 @@ def test_weights_are_downloaded_once(server: FileServer, cache: Path) -> None:
         ("https://example.org/a-8738ca79/weights.pth", ""),
     ],
 )
-def test_what_urls_tell_of_the_hash(url: str, begins: str) -> None:
+def test_the_hash_in_urls(url: str, begins: str) -> None:
     assert sha256_from_url(url) == begins
 
 
@@ -110,7 +110,7 @@ def test_wrong_bytes_are_refused_and_not_kept(server: FileServer, cache: Path, s
     assert fetch(server, sha256=sha256).read_bytes() == BODY
 
 
-def test_a_name_without_a_hash_is_taken_as_it_comes(server: FileServer) -> None:
+def test_a_url_without_a_hash_is_not_checked(server: FileServer) -> None:
     server.files["/weights.pth"] = File(BODY, etag=None, cuts=[50_000])
     path = fetch_weights(f"{server.url}/weights.pth", encoder="tiny")
     assert path.read_bytes() == BODY
@@ -130,7 +130,7 @@ def test_damaged_weights_of_the_cache_are_not_used(server: FileServer, cache: Pa
     assert fetch(server).read_bytes() == BODY
 
 
-def test_without_a_network_three_ways_out_are_named(server: FileServer, cache: Path) -> None:
+def test_without_a_network_three_remedies_are_named(server: FileServer, cache: Path) -> None:
     with pytest.raises(EncoderError, match=r"weights of the encoder tiny cannot be downloaded .*--offline") as caught:
         fetch(server, offline=True)
     names_three_ways_out(caught, cache)
@@ -139,7 +139,7 @@ def test_without_a_network_three_ways_out_are_named(server: FileServer, cache: P
     names_three_ways_out(nothing, cache)
     assert server.requests == []
     assert listing(cache / "weights") == []
-    with pytest.raises(FetchError, match="404"):  # the network is there: another way out would not help
+    with pytest.raises(FetchError, match="404"):  # the network works, so other remedies would not help
         fetch_weights(f"{server.url}/missing.pth", encoder="tiny")
 
 
@@ -220,7 +220,7 @@ def test_two_processes_download_once(server: FileServer) -> None:
 
 
 def fill(folder: Path, content: bytes = b"network", name: str = "tiny") -> Card:
-    """Put a network, which is none, and a card into a folder."""
+    """Write a card and a file in place of the network into a folder."""
     (folder / "visual.onnx").write_bytes(content)
     card = Card(
         name=name,
@@ -242,7 +242,7 @@ def make(target: Path, content: bytes = b"network", name: str = "tiny") -> Card:
         return fill(folder, content, name)
 
 
-def test_a_folder_is_made_in_one_step(tmp_path: Path) -> None:
+def test_a_folder_is_created_in_one_step(tmp_path: Path) -> None:
     target = tmp_path / "below" / "model"
     with making_folder(target) as folder:
         assert folder != target
@@ -254,7 +254,9 @@ def test_a_folder_is_made_in_one_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("exchanging", [True, False])
 @pytest.mark.parametrize("before", ["empty", "folder", "link", "broken link"])
-def test_what_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanging: bool, before: str) -> None:
+def test_an_old_folder_or_link_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanging: bool, before: str
+) -> None:
     target, elsewhere = tmp_path / "models" / "model", tmp_path / "elsewhere"
     elsewhere.mkdir()
     target.parent.mkdir()
@@ -276,7 +278,7 @@ def test_what_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, excha
     assert (elsewhere / "visual.onnx").read_bytes() == b"elsewhere"
 
 
-def test_what_is_not_ours_is_not_replaced(tmp_path: Path) -> None:
+def test_folders_of_the_user_are_not_replaced(tmp_path: Path) -> None:
     photos, file = tmp_path / "photos", tmp_path / "file"
     photos.mkdir()
     file.write_bytes(b"mine")
@@ -300,7 +302,7 @@ def test_what_is_not_ours_is_not_replaced(tmp_path: Path) -> None:
     assert listing(photos) == ["card.json", "holiday.jpg"]
 
 
-def test_what_came_to_lie_there_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+def test_a_folder_created_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     target = tmp_path / "model"
 
     def make_late() -> None:
@@ -398,7 +400,7 @@ with making_folder(Path(sys.argv[1])) as folder:
 """
 
 
-def test_two_processes_make_one_folder_one_after_the_other(tmp_path: Path) -> None:
+def test_two_processes_create_a_folder_one_after_the_other(tmp_path: Path) -> None:
     target = tmp_path / "models" / "model"
     for name in ("first", "second"):
         make(tmp_path / name, name.encode())
@@ -482,7 +484,7 @@ def test_the_models_of_the_cache_are_listed(tmp_path: Path, cache: Path) -> None
     assert all(model.card is None and model.problem for name in ("a file", "gone", "torn") for model in [found[name]])
 
 
-def test_files_are_held_against_the_card(tmp_path: Path) -> None:
+def test_files_are_compared_with_the_card(tmp_path: Path) -> None:
     card = make(tmp_path / "model")
     assert damaged_files(card, tmp_path / "model") == []
     (tmp_path / "model" / "visual.onnx").write_bytes(b"netwark")

@@ -1,4 +1,4 @@
-"""Start the app in a process of its own, and wait until it answers."""
+"""Start the app in a new process, and wait until it answers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes] |
 
 @contextmanager
 def running_app(arguments: Sequence[str], home: Path) -> Iterator[str]:
-    """The address of a running app, started as a user starts it in an empty home, where it may leave nothing."""
+    """Start the app as a user does, in an empty home folder, and yield its address; the folder must stay empty."""
     port = free_port()
     command = [sys.executable, "-m", "pixmatcher", "app", "--no-browser", "--port", str(port), *arguments]
     log = home.parent / f"{home.name}.log"

@@ -37,7 +37,7 @@ COUNT_RUNS = """
 
 @contextmanager
 def run_of_script(page: Page) -> Iterator[None]:
-    """Wait until the run of the app's script has finished that the steps inside start."""
+    """Wait until the run of the script that the block starts has finished."""
     settle(page)  # a run that ends during a click replaces the clicked element, and the click is lost
     before = page.evaluate("finishedRuns")
     yield
@@ -47,7 +47,7 @@ def run_of_script(page: Page) -> Iterator[None]:
 
 
 def choose(page: Page, control: str, option: str) -> None:
-    """Choose another option than the one that is chosen."""
+    """Choose an option that is not chosen yet."""
     page.bring_to_front()  # a browser draws a page in the background late
     with run_of_script(page):
         page.get_by_label(control, exact=True).click()

@@ -189,7 +189,7 @@ def test_names_and_labels_of_strangers_are_shown_as_they_are(visit: Callable[...
 
 
 @pytest.mark.slow
-def test_a_collection_that_disappears_is_reported_and_may_come_back(
+def test_a_deleted_collection_is_reported_and_can_be_restored(
     visit: Callable[..., Page], collections: dict[str, Path], tmp_path: Path
 ) -> None:
     page = visit(collection="passing")
@@ -357,7 +357,7 @@ SHOWN_AT_POINTER = ".at-pointer:popover-open"
 
 
 def point_at(page: Page, point: tuple[int, float, float]) -> Locator:
-    """Move the pointer to a point of the map. Return what the page shows beside it."""
+    """Move the pointer to a point of the map. Return what the page shows next to it."""
     position, x, y = point
     page.mouse.move(x - 20, y - 20)
     page.mouse.move(x, y, steps=4)
@@ -400,7 +400,7 @@ def test_the_map_is_drawn_and_points_are_chosen(visit: Callable[..., Page]) -> N
 
 
 @pytest.mark.slow
-def test_a_frame_chooses_points_of_the_map_and_is_taken_back(visit: Callable[..., Page]) -> None:
+def test_a_frame_selects_points_of_the_map_and_can_be_undone(visit: Callable[..., Page]) -> None:
     page = visit("map")
     draw_map(page)
     points_of_map(page)

@@ -115,7 +115,7 @@ def test_the_frame_is_moved_and_sized_with_keys(visit: Callable[..., Page]) -> N
     expect(tile(page, 0)).not_to_contain_text("1.00")
     expect(frame(page)).to_be_focused()
     page.keyboard.press("Shift+ArrowRight")
-    page.keyboard.press("Tab")  # left without Enter: what is searched for is shown again
+    page.keyboard.press("Tab")  # the field is left without Enter: the current frame is shown again
     are(page, 4, 2, 64, 72)
     page.keyboard.press("Shift+Tab")
     for _ in range(60):
@@ -144,7 +144,7 @@ def test_the_frame_is_sized_and_moved_with_a_finger(visit: Callable[..., Page]) 
         assert size is not None
         assert min(size["width"], size["height"]) >= 24  # WCAG 2.2, 2.5.8
     above = page.get_by_test_id("stMain").evaluate("it => it.scrollTop")
-    swipe(page, (95, 95), (95, 15))  # beside the frame, the page is scrolled
+    swipe(page, (95, 95), (95, 15))  # outside the frame, the page is scrolled
     page.wait_for_function("at => document.querySelector('[data-testid=stMain]').scrollTop > at", arg=above)
     are(page, 10, 30, 80, 90)
 
@@ -189,7 +189,7 @@ def test_a_part_of_an_item_is_searched_for(visit: Callable[..., Page]) -> None:
     no_error(page)
 
 
-def test_an_item_out_of_reach_is_searched_for_as_it_was(
+def test_an_unavailable_item_is_searched_by_its_stored_embedding(
     visit: Callable[..., Page], collections: dict[str, Path], tmp_path: Path
 ) -> None:
     page = visit(collection="passing")

@@ -147,7 +147,7 @@ def test_a_rotated_and_cropped_picture_is_what_was_framed() -> None:
     [None, 1, "1", {}, {"position": 1}, {"mapKey": "b", "position": 1}]
     + [{"mapKey": "a", "position": place} for place in (3, -1, 1.0, True, "1", None, [1])],
 )
-def test_what_a_browser_sends_of_the_pointer_is_checked(given: object) -> None:
+def test_pointer_data_of_a_browser_is_checked(given: object) -> None:
     assert valid_position(given, "a", 3) is None
     assert valid_position({"mapKey": "a", "position": 2}, "a", 3) == 2
 
@@ -159,7 +159,7 @@ def test_only_positions_of_the_map_are_chosen() -> None:
     assert selected_positions(event, 3) == [1, 0]
 
 
-def test_collections_are_named_once_and_apart(collections: dict[str, Path], tmp_path: Path) -> None:
+def test_each_collection_is_listed_once_with_its_own_name(collections: dict[str, Path], tmp_path: Path) -> None:
     found = collection_list.locate_all([collections["photos"], collections["labelled"]])
     assert [*collection_list.display_names(found).values()] == ["photos", "labelled"]
     with pytest.raises(CollectionError, match="named twice"):
@@ -211,7 +211,7 @@ def test_example_texts_are_labels_or_texts_with_good_results(collections: dict[s
         assert sorted(texts) == ["a cat", "a cup of coffee"]
 
 
-def test_no_file_but_an_image_leaves_through_the_app(tmp_path: Path) -> None:
+def test_the_app_serves_only_images(tmp_path: Path) -> None:
     secret = tmp_path / "secret.jpg"
     secret.write_text("password")
     assert original_file(Item(str(secret))) is None
@@ -244,12 +244,12 @@ def text_app(collections: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> A
 
 
 def shown(app: AppTest) -> list[str]:
-    """The names of the images in the grid."""
+    """Return the names of the images in the grid."""
     (grid,) = app.get("bidi_component")
     return [tile["name"] for tile in json.loads(grid.proto.json)["tiles"]]
 
 
-def test_the_controls_decide_what_is_found(text_app: AppTest) -> None:
+def test_the_controls_change_the_results(text_app: AppTest) -> None:
     app = text_app.run()
     app.text_input(key="query_text").input("a cup of coffee").run()
     assert not app.exception

@@ -89,7 +89,7 @@ def check(page: Page) -> None:
     no_error(page)
 
 
-def test_everything_can_be_read_and_has_a_name(visit: Callable[..., Page], tmp_path: Path) -> None:
+def test_all_elements_have_contrast_and_accessible_names(visit: Callable[..., Page], tmp_path: Path) -> None:
     page = visit(locale="fr-FR")
     check(page)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")

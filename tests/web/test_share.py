@@ -1,4 +1,4 @@
-"""Sharing, with a stand-in for Ngrok's agent that speaks the same local API: no real tunnel is opened here."""
+"""Sharing, with a stand-in for Ngrok's agent that has the same local API; no tunnel is opened."""
 
 from __future__ import annotations
 

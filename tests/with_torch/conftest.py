@@ -1,4 +1,4 @@
-"""What the tests with PyTorch share: an empty cache, and weights, see `seeds`."""
+"""Fixtures for the tests with PyTorch: an empty cache, and weights, see `seeds`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if not torch_installed():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache of models, and encoders that are loaded anew."""
+    """An empty cache of models; encoders are loaded again."""
     monkeypatch.setenv("PIXMATCHER_CACHE", str(tmp_path / "cache"))
     for name in ("PIXMATCHER_BACKEND", "PIXMATCHER_DEVICE"):
         monkeypatch.delenv(name, raising=False)

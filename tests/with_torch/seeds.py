@@ -1,5 +1,5 @@
 """Seeded random weights of the true architectures, which stand in for the published ones, as these cannot be downloaded
-where the tests run; and pictures that networks tell apart.
+where the tests run; and pictures that networks can distinguish.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def pictures(count: int, size: int = 224, seed: int = 0) -> np.ndarray:
-    """Pixels (count, size, size, 3) uint8 of coloured fields, each picture with other ones."""
+    """Return pixels (count, size, size, 3) uint8 of coloured fields, different in each picture."""
     fields = np.random.default_rng(seed).integers(0, 256, (count, 7, 7, 3), dtype=np.uint8)
     return fields.repeat(-(-size // 7), 1).repeat(-(-size // 7), 2)[:, :size, :size]
 

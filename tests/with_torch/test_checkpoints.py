@@ -1,4 +1,4 @@
-"""Files of weights: what is taken, what is refused and never run, what is kept."""
+"""Files of weights: which are accepted, which are refused and never run, and which are kept."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ def tensors(small: Path) -> dict[str, torch.Tensor]:
     return dict(torch.load(small, weights_only=True))
 
 
-def test_one_fingerprint_whatever_the_file_is(tmp_path: Path, small: Path, tensors: dict[str, torch.Tensor]) -> None:
+def test_the_fingerprint_does_not_depend_on_the_file_format(
+    tmp_path: Path, small: Path, tensors: dict[str, torch.Tensor]
+) -> None:
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in tensors.items()}}, tmp_path / "wrapped.pt")
     torch.save({"model": tensors}, tmp_path / "model.pth", _use_new_zipfile_serialization=False)
     save_file({k: v for k, v in tensors.items() if "num_batches" not in k}, tmp_path / "no_counts.safetensors")
     save_file(tensors, tmp_path / "misnamed.pth")
     files = [small, *(tmp_path / name for name in ("wrapped.pt", "model.pth", "no_counts.safetensors", "misnamed.pth"))]
     assert len({open_torch_model(SMALL, weights=file).fingerprint for file in files}) == 1
-    # The classifier has no part in it, all else has.
+    # The fingerprint depends on all weights except the classifier.
     changed = {**tensors, "classifier.0.bias": tensors["classifier.0.bias"] + 1}
     torch.save(changed, tmp_path / "classifier.pth")
     changed = {**tensors, "features.0.0.weight": tensors["features.0.0.weight"] + 1}
@@ -51,7 +53,7 @@ def test_one_fingerprint_whatever_the_file_is(tmp_path: Path, small: Path, tenso
 
 
 class Hostile:
-    """What a pickle of it calls when it is opened: it makes a folder."""
+    """An object whose pickle creates a folder when it is opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,7 +63,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("how", ["archive", "old", "bare"])
-def test_a_pickle_that_calls_something_is_refused_and_not_run(tmp_path: Path, how: str) -> None:
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, how: str) -> None:
     mark, file = tmp_path / "was run", tmp_path / "weights.pth"
     if how == "bare":
         file.write_bytes(pickle.dumps(Hostile(mark)))
@@ -76,8 +78,8 @@ def test_a_pickle_that_calls_something_is_refused_and_not_run(tmp_path: Path, ho
         assert mark.is_dir()
 
 
-def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
-    def told(content: object) -> str:
+def test_files_without_a_state_dict_are_refused(tmp_path: Path) -> None:
+    def error_of(content: object) -> str:
         file = tmp_path / "weights.pth"
         torch.save(content, file)
         with pytest.raises(EncoderError) as caught:
@@ -85,47 +87,49 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
         assert str(file) in str(caught.value)
         return str(caught.value)
 
-    assert "contains no state dict" in told([torch.zeros(3)])
-    assert "contains no state dict" in told({})
-    assert "'epoch', which is not a tensor" in told({"epoch": 3})
-    assert "'a', which is not a tensor" in told({"a": torch.zeros(1).expand(1 << 40)})  # 4 bytes that claim to be 4 TB
-    assert "'a', which is not a tensor" in told({"a": torch.eye(3).to_sparse()})
-    assert "tensor features.0.0.weight is missing" in told({"a": torch.zeros(3)})
+    assert "contains no state dict" in error_of([torch.zeros(3)])
+    assert "contains no state dict" in error_of({})
+    assert "'epoch', which is not a tensor" in error_of({"epoch": 3})
+    assert "'a', which is not a tensor" in error_of(
+        {"a": torch.zeros(1).expand(1 << 40)}
+    )  # 4 bytes that claim to be 4 TB
+    assert "'a', which is not a tensor" in error_of({"a": torch.eye(3).to_sparse()})
+    assert "tensor features.0.0.weight is missing" in error_of({"a": torch.zeros(3)})
 
 
-def test_files_that_are_none_are_refused(tmp_path: Path, small: Path, tensors: dict[str, torch.Tensor]) -> None:
-    def told(name: str) -> str:
+def test_missing_and_invalid_files_are_refused(tmp_path: Path, small: Path, tensors: dict[str, torch.Tensor]) -> None:
+    def error_of(name: str) -> str:
         with pytest.raises(EncoderError) as caught:
             open_torch_model(SMALL, weights=tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "cannot be read (No such file or directory)" in told("missing.pth")
+    assert "cannot be read (No such file or directory)" in error_of("missing.pth")
     (tmp_path / "folder").mkdir()
-    assert "cannot be read (Is a directory)" in told("folder")
+    assert "cannot be read (Is a directory)" in error_of("folder")
     (tmp_path / "empty.pth").touch()
-    assert "is not a file of weights" in told("empty.pth")
+    assert "is not a file of weights" in error_of("empty.pth")
     (tmp_path / "page.pth").write_text("<!doctype html><title>404</title>")
-    assert "is not a file of weights" in told("page.pth")
+    assert "is not a file of weights" in error_of("page.pth")
     (tmp_path / "cut.pth").write_bytes(small.read_bytes()[: small.stat().st_size // 2])
-    assert "is truncated or damaged" in told("cut.pth")
+    assert "is truncated or damaged" in error_of("cut.pth")
     torch.save(tensors, tmp_path / "whole_old.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "cut_old.pth").write_bytes((tmp_path / "whole_old.pth").read_bytes()[:4_000_000])
-    assert "is truncated or damaged" in told("cut_old.pth")
+    assert "is truncated or damaged" in error_of("cut_old.pth")
     save_file(tensors, tmp_path / "whole.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:4_000_000])
-    assert "is truncated or damaged" in told("cut.safetensors")
+    assert "is truncated or damaged" in error_of("cut.safetensors")
     (tmp_path / "long.safetensors").write_bytes(b"\xff" * 7 + b"\x7f{" + bytes(100))  # a header of 2**63 bytes
-    assert "is truncated or damaged" in told("long.safetensors")
+    assert "is truncated or damaged" in error_of("long.safetensors")
     with zipfile.ZipFile(small) as whole, zipfile.ZipFile(tmp_path / "script.pt", "w") as script:
         for part in whole.namelist():
             script.writestr(part, whole.read(part))
         script.writestr("archive/code/__torch__.py", "")
-    assert "is a TorchScript program, which is not opened" in told("script.pt")
+    assert "is a TorchScript program, which is not opened" in error_of("script.pt")
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("archive/data.pkl", bytes(1 << 20))
-    assert "is a compressed archive" in told("bomb.pth")
+    assert "is a compressed archive" in error_of("bomb.pth")
 
 
 def test_a_tampered_archive_is_refused(tmp_path: Path, small: Path) -> None:
@@ -140,23 +144,23 @@ def test_a_tampered_archive_is_refused(tmp_path: Path, small: Path) -> None:
 def test_the_first_tensor_that_does_not_fit_is_named(
     tmp_path: Path, weights_of: WeightsOf, small: Path, tensors: dict[str, torch.Tensor]
 ) -> None:
-    def told(name: str, file: Path) -> str:
+    def error_of(name: str, file: Path) -> str:
         with pytest.raises(EncoderError) as caught:
             open_torch_model(name, weights=file)
         assert f"{file} does not contain the weights of {name}: the tensor " in str(caught.value)
         return str(caught.value)
 
-    assert "features.1.block.1.0.weight is missing" in told("mobilenet_v3_large", small)
-    assert "conv1.weight is missing" in told("timm:resnet18", small)
-    assert "visual.class_embedding is missing" in told("clip-vit-b-32", small)
+    assert "features.1.block.1.0.weight is missing" in error_of("mobilenet_v3_large", small)
+    assert "conv1.weight is missing" in error_of("timm:resnet18", small)
+    assert "visual.class_embedding is missing" in error_of("clip-vit-b-32", small)
     save_file({**tensors, "features.0.0.weight": torch.zeros(16, 3, 5, 5)}, tmp_path / "shape.safetensors")
-    shape = told(SMALL, tmp_path / "shape.safetensors")
+    shape = error_of(SMALL, tmp_path / "shape.safetensors")
     assert "features.0.0.weight has the shape (16, 3, 5, 5) instead of (16, 3, 3, 3)" in shape
     save_file({**tensors, "more": torch.zeros(1)}, tmp_path / "more.safetensors")
-    assert "more is unexpected" in told(SMALL, tmp_path / "more.safetensors")
+    assert "more is unexpected" in error_of(SMALL, tmp_path / "more.safetensors")
 
 
-def test_imported_weights_are_found_from_then_on(cache: Path, small: Path, tensors: dict[str, torch.Tensor]) -> None:
+def test_imported_weights_are_found_later(cache: Path, small: Path, tensors: dict[str, torch.Tensor]) -> None:
     kept = import_weights(SMALL, small)
     assert kept == cache / "weights" / SMALL / "model.safetensors" == imported_weights(SMALL)
     assert load_file(kept).keys() == tensors.keys()
@@ -174,7 +178,7 @@ def test_tensors_that_share_their_values_are_imported(tmp_path: Path, tensors: d
     assert open_torch_model(SMALL).fingerprint == expected
 
 
-def test_what_does_not_fit_is_not_kept(cache: Path, tmp_path: Path, small: Path) -> None:
+def test_weights_that_do_not_fit_are_not_kept(cache: Path, tmp_path: Path, small: Path) -> None:
     import_weights(SMALL, small)
     before = open_torch_model(SMALL).fingerprint
     torch.save({"a": torch.zeros(3)}, tmp_path / "wrong.pth")
@@ -185,14 +189,14 @@ def test_what_does_not_fit_is_not_kept(cache: Path, tmp_path: Path, small: Path)
     assert open_torch_model(SMALL).fingerprint == before
 
 
-def test_a_cache_that_cannot_be_written_is_told(cache: Path, small: Path) -> None:
+def test_an_unwritable_cache_is_reported(cache: Path, small: Path) -> None:
     cache.mkdir()
     (cache / "weights").write_text("in the way")
     with pytest.raises(StorageError, match="cannot be written"):
         import_weights(SMALL, small)
 
 
-def test_nothing_else_is_touched_by_reading(small: Path) -> None:
+def test_reading_does_not_change_the_file(small: Path) -> None:
     before = small.read_bytes()
     assert read_state_dict(small)
     assert small.read_bytes() == before

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer as a file of the `tokenizers` library, against that of open_clip, id by id."""
+"""CLIP's tokenizer as a file of the library `tokenizers`, compared with that of open_clip id by id."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ POOL = [
 
 
 def made_up(count: int) -> list[str]:
-    """Pieces of all of the above beside each other, in an order that is always the same."""
+    """Return texts made of all pieces above, in a fixed order."""
     chance = random.Random(3)
     return [
         "".join(chance.choice(POOL) + chance.choice(["", " "]) for _ in range(chance.randint(1, 12)))
@@ -166,13 +166,13 @@ def test_random_texts(ours: Tokenize, theirs: SimpleTokenizer, texts: list[str])
     compare(ours, theirs, texts)
 
 
-def test_longer_texts_than_are_looked_at(ours: Tokenize, theirs: SimpleTokenizer) -> None:
+def test_texts_longer_than_the_limit(ours: Tokenize, theirs: SimpleTokenizer) -> None:
     compare(ours, theirs, [" " * 30_000 + "a cat", "a" + " " * 30_000 + "b", "\n" * 30_000, "two dogs " * 4000])
 
 
 @pytest.mark.parametrize("between", [" ", "a", "!", " 'r"])
-def test_every_character_of_unicode_is_split_alike(path: Path, theirs: SimpleTokenizer, between: str) -> None:
-    # The `regex` library of open_clip may know characters that neither this Python nor `tokenizers` does.
+def test_every_character_of_unicode_is_split_in_the_same_way(path: Path, theirs: SimpleTokenizer, between: str) -> None:
+    # The library `regex` of open_clip may support characters that this Python and `tokenizers` do not support.
     every = (chr(point) for point in range(sys.maxunicode + 1) if not 0xD800 <= point < 0xE000)
     text = between.join(character for character in every if not character.isspace()).lower()
     words = ["".join(theirs.byte_encoder[byte] for byte in word.encode()) for word in theirs.pat.findall(text)]

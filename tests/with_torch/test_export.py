@@ -39,7 +39,7 @@ LARGE, SMALL, CLIP = "mobilenet_v3_large", "mobilenet_v3_small", "clip-vit-b-32"
 
 
 def photos(model: TorchModel) -> np.ndarray:
-    """Five photos and five pictures, as the model wants them."""
+    """Five photos and five pictures, preprocessed for the model."""
     fitted = [fit_image(open_image(path).image, model.recipe) for path in PHOTOS[:5]]
     return np.concatenate([np.stack(fitted), pictures(5, model.recipe.size)])
 
@@ -132,7 +132,7 @@ def test_an_exported_encoder_is_used_by_its_name(small_folder: Path) -> None:
     assert isinstance(load_encoder(SMALL, Runtime(backend="onnx")), OnnxEncoder)
 
 
-def test_weights_are_not_imported_beside_an_export_of_others(
+def test_weights_are_not_imported_if_an_export_has_other_weights(
     small_folder: Path, weights_of: WeightsOf, tmp_path: Path
 ) -> None:
     shutil.copytree(small_folder, model_folder(SMALL))
@@ -148,7 +148,7 @@ def test_weights_are_not_imported_beside_an_export_of_others(
 
 
 class _Odd(nn.Module):
-    """Computes something else when it is exported."""
+    """A network that computes something else when it is exported."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -159,13 +159,13 @@ class _Odd(nn.Module):
 
 
 class _Branching(nn.Module):
-    """Decides by what it computes, which a graph cannot hold."""
+    """A network with a branch that depends on its values, which a graph cannot contain."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.mean((2, 3)) if pixels.sum().item() > 0 else pixels.amax((2, 3))
 
 
-def test_what_does_not_compute_the_same_is_refused_and_what_was_there_stays(
+def test_a_wrong_export_is_refused_and_the_old_one_stays(
     small_model: TorchModel, small_folder: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(small_folder, tmp_path / "exported")
@@ -176,7 +176,7 @@ def test_what_does_not_compute_the_same_is_refused_and_what_was_there_stays(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_what_cannot_be_exported_is_told_in_a_sentence(small_model: TorchModel, tmp_path: Path) -> None:
+def test_networks_that_cannot_be_exported_are_reported_in_one_sentence(small_model: TorchModel, tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="cannot be exported to ONNX") as caught:
         export_model(replace(small_model, visual=_Branching()), tmp_path / "exported")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Our encoders against their reference libraries, on the same seeded random weights of the true architectures."""
+"""Our encoders and their reference libraries compared, on the same seeded random weights of the real architectures."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def as_reference(pixels: np.ndarray, recipe: Recipe) -> torch.Tensor:
 
 
 def assert_near(ours: np.ndarray, reference: np.ndarray) -> None:
-    """Equal within 1e-5 of the largest value, or of 1; and the reference tells its rows apart, so that it says much."""
+    """Check that values are equal within 1e-5 of the largest value, or of 1, and that the reference rows differ."""
     assert np.abs(reference - reference.mean(0)).max() > 1e-2
     np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-5 * max(1, np.abs(reference).max()))
 
 
 def pooled_by_torchvision(architecture: str, file: Path, pixels: torch.Tensor) -> np.ndarray:
-    """What torchvision's own network gives the layer where it is to be cut."""
+    """Return the input of the layer at which the network of torchvision is cut."""
     network = models.get_model(architecture, weights=None).eval()
     network.load_state_dict(torch.load(file, weights_only=True))
     cut = network.classifier if architecture.startswith("mobilenet_v3") else None
@@ -101,7 +101,7 @@ def test_open_clip(architecture: str, clip_model: TorchModel, clip_weights: Path
     model = clip_model
     if architecture == "ViT-B-32":
         model = open_torch_model("open_clip:ViT-B-32/laion2b_s34b_b79k", weights=clip_weights)
-        assert model.licence == "not told by open_clip"
+        assert model.licence == "not stated by open_clip"
         # Of the same weights, but another activation.
         assert model.fingerprint != clip_model.fingerprint
     assert model.textual is not None
@@ -132,7 +132,7 @@ def test_clip_is_the_same_under_both_names_of_open_clip(clip_model: TorchModel, 
 
 
 def test_from_file_to_vector(tmp_path: Path, weights_of: WeightsOf) -> None:
-    """Images of several shapes, against the loop that torchvision's users write."""
+    """Images of several shapes, compared with the usual loop with torchvision."""
     weights = models.MobileNet_V3_Large_Weights.IMAGENET1K_V1
     file = weights_of("mobilenet_v3_large")
     import_weights("mobilenet_v3_large", file)

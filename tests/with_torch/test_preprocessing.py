@@ -1,4 +1,4 @@
-"""What goes into the networks, against the transforms of torchvision and open_clip on the same pictures."""
+"""The input of the networks, compared with the transforms of torchvision and open_clip for the same pictures."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def opaque() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def others() -> dict[str, bytes]:
-    """12 pictures that Pillow alone would not show as they are meant."""
+    """12 pictures that Pillow alone does not convert correctly."""
     rgba = picture(3, (500, 400)).convert("RGBA")
     rgba.putalpha(Image.linear_gradient("L").resize((500, 400)))
     grey = (np.asarray(picture(5, (400, 300)).convert("L")).astype(np.uint16) << 8) + 128

@@ -1,4 +1,4 @@
-"""Where the libraries say that their weights lie, and encoders that fetch them from a server on loopback."""
+"""The URLs of weights in the libraries, and encoders that download them from a server on loopback."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def test_an_encoder_of_timm_from_the_hub(file: str, monkeypatch: pytest.MonkeyPa
     tensors = seeded(lambda: timm.create_model("mobilenetv3_small_050")).state_dict()  # type: ignore[attr-defined]
     old = io.BytesIO()
     torch.save(tensors, old)
-    told: list[str] = []
+    reports: list[str] = []
     with serve_hub() as hub:
         hub.publish(repo, {file: save(tensors) if file.endswith("safetensors") else old.getvalue(), "README.md": b"-"})
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         with pytest.raises(EncoderError, match=r"downloads are forbidden.*--weights FILE.*bundled encoder lite"):
             load_encoder(name)
         assert not hub.asked()
-        online = Runtime(offline=False, progress=lambda progress: told.append(progress.stage))
+        online = Runtime(offline=False, progress=lambda progress: reports.append(progress.stage))
         vectors = load_encoder(name, online).encode_images(pictures(2))["visual"]
-    assert file in told[0]
+    assert file in reports[0]
     assert vectors.shape == (2, 1024)
-    # From the cache, the hub being gone.
+    # From the cache, without the hub.
     model = open_torch_model(name, offline=True)
     assert model.source == f"{repo} of the hub"
 
@@ -69,7 +69,7 @@ def test_an_encoder_of_timm_from_the_hub(file: str, monkeypatch: pytest.MonkeyPa
 def test_wrong_bytes_for_torchvision_are_refused(
     cache: Path, weights_of: WeightsOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its addresses tell the hash of the true weights, which random ones do not have."""
+    """Its URLs contain the hash of the published weights; random weights have another one."""
     url = models.MobileNet_V3_Small_Weights.IMAGENET1K_V1.url
     with serve_files() as server:
         server.files[f"/{url.partition('://')[2]}"] = File(weights_of("mobilenet_v3_small").read_bytes())

@@ -51,7 +51,7 @@ def test_the_embeddings_are_float32_of_length_1(small: TorchEncoder) -> None:
         small.encode_images(pictures(2).astype(np.float32))
 
 
-def test_threads_compute_what_one_does_and_leave_the_number_of_threads(small: TorchEncoder) -> None:
+def test_many_threads_compute_the_same_and_keep_the_number_of_threads(small: TorchEncoder) -> None:
     batches = [pictures(4, seed=seed) for seed in range(8)]
     expected = [small.encode_images(batch)["visual"] for batch in batches]
     usual = torch.get_num_threads()
@@ -67,7 +67,7 @@ def test_threads_compute_what_one_does_and_leave_the_number_of_threads(small: To
         torch.set_num_threads(usual)
 
 
-def test_half_precision_is_near_and_gives_way_where_it_is_too_small(weights_of: WeightsOf) -> None:
+def test_half_precision_is_close_and_fp32_is_used_if_it_overflows(weights_of: WeightsOf) -> None:
     def opened(half: bool, scale: float) -> TorchEncoder:
         model = open_torch_model(SMALL, weights=weights_of(SMALL))
         model.visual[0][-1][1].weight.mul_(scale)  # type: ignore[index]
@@ -90,7 +90,7 @@ def test_devices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "words"),
     [
         ("torchvision:resnet81", "no classification network 'resnet81': did you mean resnet"),
         ("torchvision:fcn_resnet50", "no classification network"),
@@ -112,15 +112,15 @@ def test_devices() -> None:
         ("open_clip:coca_ViT-B-32/laion2b_s13b_b90k", "choose another network"),
     ],
 )
-def test_what_the_libraries_do_not_have_is_told_in_a_sentence(name: str, told: str) -> None:
+def test_unknown_models_are_reported_in_one_sentence(name: str, words: str) -> None:
     with pytest.raises(EncoderError) as caught:
         load_encoder(name)
-    assert told in str(caught.value)
+    assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_collection_of_both_encoders(tmp_path: Path, weights_of: WeightsOf, clip_weights: Path) -> None:
-    """As the original has it: images are found by MobileNetV3, texts by CLIP. The weights are random ones."""
+    """As in the original project, MobileNetV3 finds images and CLIP finds texts. The weights are random."""
     import_weights("mobilenet_v3_large", weights_of("mobilenet_v3_large"))
     import_weights("clip-vit-b-32", clip_weights)
     paths = [save(tmp_path / "photos" / f"{seed}.png", seed, (300, 240)) for seed in range(9)]
@@ -134,7 +134,7 @@ def test_a_collection_of_both_encoders(tmp_path: Path, weights_of: WeightsOf, cl
             assert result.hits[0].score > 0.999 > result.hits[1].score
         result = search(collection, "a cat asleep", k=9)
         assert (result.space, len(result.hits)) == ("clip", 9)
-        # The scores are the cosines of what text_to_vector and the encoder give.
+        # The scores are the cosines of the results of text_to_vector and of the encoder.
         encoder = load_encoder("clip-vit-b-32")
         vector = text_to_vector("a cat asleep")
         assert (vector.shape, vector.dtype) == ((512,), np.float32)
@@ -146,7 +146,7 @@ def test_a_collection_of_both_encoders(tmp_path: Path, weights_of: WeightsOf, cl
 
 
 def test_the_features_are_those_of_the_original(tmp_path: Path, weights_of: WeightsOf) -> None:
-    """Against the loop of the original: Resize of the whole picture, ToTensor, Normalize, the network to its pool."""
+    """Compared with the original project: Resize, ToTensor, Normalize, and the network up to its pool."""
     from torchvision.models import mobilenet_v3_large
 
     file = weights_of("mobilenet_v3_large")
