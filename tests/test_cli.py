@@ -327,7 +327,7 @@ def shown_commands(output: str) -> list[str]:
     return re.findall(r"^  (\S.*)$", output[output.index("Type next:") :], re.MULTILINE)
 
 
-@pytest.mark.parametrize("pictures", [False, True])
+@pytest.mark.parametrize("pictures", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_commands_that_the_demonstration_shows_work(
     newcomer: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, pictures: bool
 ) -> None:

@@ -329,7 +329,7 @@ def limit_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
 
 
-@pytest.mark.parametrize("how", ["small disk", "limit"])
+@pytest.mark.parametrize("how", ["small disk", pytest.param("limit", marks=pytest.mark.slow)])
 def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(
     tmp_path: Path, small_disk: Path | None, how: str
 ) -> None:

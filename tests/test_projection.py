@@ -345,7 +345,7 @@ with Collection.open(path) as collection:
 
 
 @pytest.mark.parametrize("when", ["computing", "writing"])
-@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("kept", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_kill_leaves_the_old_map_or_none(collection: Collection, when: str, kept: bool) -> None:
     add(collection, 30)
     if kept:

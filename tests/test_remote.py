@@ -235,6 +235,7 @@ index(f"urls:{sys.argv[2]}", sys.argv[3], encoders=["tiny"], allow_private=True)
 """
 
 
+@pytest.mark.slow
 def test_a_kill_loses_nothing_that_was_fetched(
     server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport]
 ) -> None:

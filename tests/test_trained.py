@@ -415,6 +415,7 @@ def test_a_growing_collection_is_trained_again_and_a_small_one_has_an_exact_inde
     assert len(ids(collection, image_like_rows(1)[0], k=5000)) == 499
 
 
+@pytest.mark.slow
 def test_the_log_says_why_an_index_is_trained(collection: Collection, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "pixmatcher.vector_index"), Collection.open(collection.path) as writer:
         writer.add(items(6000, 5000), {"visual": image_like_rows(6000, seed=1)})
@@ -455,7 +456,7 @@ def test_readers_search_while_another_process_adds(collection: Collection) -> No
         lambda index: index.write_bytes(b"\0" * index.stat().st_size),
         lambda index: index.write_bytes(index.read_bytes()[:-30] + b"x" * 30),
         lambda index: index.with_suffix(".json").write_text("no stamp"),
-        lambda index: index.unlink(),
+        pytest.param(lambda index: index.unlink(), marks=pytest.mark.slow),
     ],
 )
 def test_damage_is_found_and_repaired(collection: Collection, damage: object) -> None:
