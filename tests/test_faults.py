@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 from conftest import TinyEncoder, bound_by_permissions, cli, fill_up, paint, paint_many
-from pixmatcher import Collection, index
+from pixmatcher import Collection, encoders, index
 
 HERE = str(Path(__file__).parent)
 
@@ -440,6 +440,25 @@ def test_many_writers_make_one_collection(tmp_path: Path) -> None:
     assert all("is being written by" in error for error in errors if error)
     assert "" in errors
     assert uris(folder) == {str(path) for path in paths}
+
+
+def test_a_collection_that_another_writer_creates_meanwhile(tmp_path: Path) -> None:
+    """While the encoder of the second writer loads, the first one creates the collection and finishes."""
+    paths = paint_many(tmp_path / "photos", 3)
+    loads = []
+
+    def load_slowly() -> TinyEncoder:
+        if not loads:
+            loads.append(index(tmp_path / "photos", encoders=[TinyEncoder()]))
+        return TinyEncoder()
+
+    encoders.register_encoder("tiny", load_slowly)
+    try:
+        report = index(tmp_path / "photos", encoders=["tiny"])
+    finally:
+        encoders.unregister_encoder("tiny")
+    assert [loads[0].added, report.added, report.unchanged] == [3, 0, 3]
+    assert uris(tmp_path / "photos") == {str(path) for path in paths}
 
 
 # Memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from ..encoders import DEFAULT_ENCODER, Encoder, Runtime, full_name, load_encode
 from ..errors import CollectionError, EncoderError
 from ..records import EncoderRecord
 from ..sources import HoldsEmbeddings, Source
+
+logger = logging.getLogger("pixmatcher.indexing")
 
 
 def collection_path(sources: Sequence[Source], collection: str | os.PathLike[str] | None) -> Path:
@@ -74,12 +77,13 @@ def _open_or_create(
     """Open the collection, or create it for these encoders, or for the encoders of saved embeddings."""
     saved = [source for source in sources if isinstance(source, HoldsEmbeddings)]
     if Collection.locate(path) is None:
-        if saved:
-            _check_encoders(path, saved[0].describes, encoders, saved)
-            if others := [source.spec for source in sources if not isinstance(source, HoldsEmbeddings)]:
-                _check_encoders_available(saved[0], others[0], runtime)
-            return Collection.create(path, saved[0].describes)
-        return Collection.create(path, load_encoders(encoders or (DEFAULT_ENCODER,), runtime))
+        try:
+            return _create(path, encoders, sources, runtime)
+        except CollectionError:
+            if Collection.locate(path) is None:
+                raise
+            # Another process has created the collection since the first look, for example while the encoders loaded.
+            logger.debug("Another process has created %s", path)
     existing = Collection.open(path)
     try:
         _check_encoders(existing.path, existing.encoders, encoders, saved)
@@ -87,6 +91,19 @@ def _open_or_create(
         existing.close()
         raise
     return existing
+
+
+def _create(
+    path: Path, encoders: Sequence[str | Encoder] | None, sources: Sequence[Source], runtime: Runtime | None
+) -> Collection:
+    """Create the collection for these encoders, or for the encoders of saved embeddings."""
+    saved = [source for source in sources if isinstance(source, HoldsEmbeddings)]
+    if not saved:
+        return Collection.create(path, load_encoders(encoders or (DEFAULT_ENCODER,), runtime))
+    _check_encoders(path, saved[0].describes, encoders, saved)
+    if others := [source.spec for source in sources if not isinstance(source, HoldsEmbeddings)]:
+        _check_encoders_available(saved[0], others[0], runtime)
+    return Collection.create(path, saved[0].describes)
 
 
 def _check_encoders(
