@@ -123,6 +123,7 @@ def _is_at(path: Path, file: IO[bytes]) -> bool:
 if sys.platform == "win32":
 
     def _lock(descriptor: int, wait: bool) -> bool:
+        """Lock a file; return False if another process has it locked and `wait` is false."""
         import msvcrt
 
         position = os.lseek(descriptor, 0, os.SEEK_CUR)
@@ -143,6 +144,7 @@ if sys.platform == "win32":
 else:
 
     def _lock(descriptor: int, wait: bool) -> bool:
+        """Lock a file; return False if another process has it locked and `wait` is false."""
         import fcntl
 
         try:

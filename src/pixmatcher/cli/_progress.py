@@ -32,6 +32,7 @@ class ProgressBars:
         return self._show if sys.stderr.isatty() else None
 
     def _show(self, progress: Progress) -> None:
+        """Show the progress of a stage; a new stage gets a new bar."""
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars

@@ -116,7 +116,7 @@ class Catalog(Database):
         last = 0
         while True:
             page = self.query(f"SELECT {self._columns} FROM items WHERE id > ? ORDER BY id LIMIT 1000", last)
-            items = [self._item(values) for values in page]
+            items = [self._item_of_row(values) for values in page]
             if not items:
                 return
             yield from items
@@ -128,19 +128,19 @@ class Catalog(Database):
             f"SELECT {self._columns}, row FROM items WHERE row IN (SELECT value FROM json_each(?))",
             json.dumps(list(rows)),
         )
-        return {row: self._item(values) for *values, row in found}
+        return {row: self._item_of_row(values) for *values, row in found}
 
     def items_by_id(self, ids: Sequence[int]) -> dict[int, Item]:
         """Return the items of those of these ids that exist, by id."""
         found = self.query(
             f"SELECT {self._columns} FROM items WHERE id IN (SELECT value FROM json_each(?))", json.dumps(list(ids))
         )
-        return {item.id: item for item in map(self._item, found)}
+        return {item.id: item for item in map(self._item_of_row, found)}
 
     def item_at(self, uri: str) -> Item | None:
         """Return the item of this uri, or None."""
         found = self.query(f"SELECT {self._columns} FROM items WHERE uri = ?", self.stored_uri(uri))
-        return self._item(found[0]) if found else None
+        return self._item_of_row(found[0]) if found else None
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, int]:
         """Return the row of each of these ids that exists."""
@@ -218,17 +218,18 @@ class Catalog(Database):
 
     def remove_items(self, ids: Iterable[int]) -> int:
         """Remove items by id; return how many were removed."""
-        return self._remove("id", ids)
+        return self._remove_where("id", ids)
 
     def remove_rows(self, rows: Iterable[int]) -> int:
         """Remove the items of these rows; return how many were removed."""
-        return self._remove("row", rows)
+        return self._remove_where("row", rows)
 
     def remove_uris(self, uris: Iterable[str]) -> int:
         """Remove items by uri; return how many were removed."""
-        return self._remove("uri", (self.stored_uri(uri) for uri in uris))
+        return self._remove_where("uri", (self.stored_uri(uri) for uri in uris))
 
-    def _remove(self, column: str, values: Iterable[object]) -> int:
+    def _remove_where(self, column: str, values: Iterable[object]) -> int:
+        """Remove the items whose `column` has one of the values; return how many were removed."""
         cursor = self.connection.cursor()
         cursor.executemany(f"DELETE FROM items WHERE {column} = ?", ((value,) for value in values))
         removed = max(cursor.rowcount, 0)
@@ -248,7 +249,7 @@ class Catalog(Database):
         """Remove a source, its failures and its items; return how many items were removed."""
         source_id = self.source_id(spec)
         self.connection.execute("DELETE FROM failures WHERE source_id = ?", (source_id,))
-        removed = self._remove("source_id", [source_id])
+        removed = self._remove_where("source_id", [source_id])
         self.connection.execute("DELETE FROM sources WHERE id = ?", (source_id,))
         return removed
 
@@ -303,7 +304,8 @@ class Catalog(Database):
             self.query(f"SELECT {column}, count(*) FROM items WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1")
         )
 
-    def _item(self, values: Sequence[object]) -> Item:
+    def _item_of_row(self, values: Sequence[object]) -> Item:
+        """Return the item of a row of the catalog."""
         item = Item(*values)  # type: ignore[arg-type]
         return replace(item, uri=self.shown_uri(item.uri), details=details_from_json(item.details))
 

@@ -127,7 +127,7 @@ class SpaceIndexes:
 
         With `exact`, the result compares all rows.
         """
-        index = self._current(space, generation)
+        index = self._index_of(space, generation)
         if not exact or index.recall is None:
             return index
         from ..vector_index import new_scan_index
@@ -138,7 +138,8 @@ class SpaceIndexes:
             self._scans[space] = scan
         return scan.index
 
-    def _current(self, space: str, generation: int) -> VectorIndex:
+    def _index_of(self, space: str, generation: int) -> VectorIndex:
+        """Return the index of a generation: the one in memory, updated, or loaded or built. Readers save a new one."""
         from ..vector_index import SCAN, is_savable
 
         held = self._held.get(space)
@@ -245,7 +246,7 @@ class SpaceIndexes:
         current = stamp is not None and stamp.generation == generation
         if stamp and current and stamp.index == index_kind(count, space.dimension, stamp.index):
             return
-        index = self._current(name, generation)
+        index = self._index_of(name, generation)
         if train:
             target = read_target(target_path(path))
             index = rebuild_if_needed(index, vectors, target, text=space.text, progress=progress)
@@ -292,7 +293,7 @@ class SpaceIndexes:
             check_memory_limit(self._catalog.item_count(), target)
             with self.saving(wait=True), self._catalog.reading() as generation:
                 index = rebuild_if_needed(
-                    self._current(space, generation), vectors, target, text=known.text, progress=progress
+                    self._index_of(space, generation), vectors, target, text=known.text, progress=progress
                 )
                 points = calibrate_index(index, target, text=known.text, queries=queries, progress=progress)
                 self._held[space] = _HeldIndex(index, generation)

@@ -28,6 +28,7 @@ class Manifest:
 
     @classmethod
     def of(cls, encoders: Sequence[DescribesEncoder]) -> Manifest:
+        """Return a new manifest for these encoders. Raises `CollectionError` if their spaces cannot be used."""
         records = tuple(EncoderRecord(e.name, e.fingerprint, tuple(e.spaces)) for e in encoders)
         spaces = [space for record in records for space in record.spaces]
         if not _are_usable(spaces):
@@ -66,6 +67,7 @@ class Manifest:
             raise CollectionError(f"{file} is damaged", start_again(path)) from error
 
     def text(self) -> str:
+        """Return the manifest as JSON."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 

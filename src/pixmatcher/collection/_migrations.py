@@ -42,7 +42,7 @@ def _create_tables(connection: sqlite3.Connection) -> None:
 
 def _add_details(connection: sqlite3.Connection) -> None:
     """Items get `details`, a JSON object of texts."""
-    if "details" not in _columns(connection, "items"):
+    if "details" not in _column_names(connection, "items"):
         connection.execute("ALTER TABLE items ADD COLUMN details TEXT")
 
 
@@ -89,9 +89,10 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
 
 def readable_columns(connection: sqlite3.Connection, table: str, names: Sequence[str]) -> str:
     """Return the columns to select from a table, so that one that an older schema lacks is read as NULL."""
-    known = _columns(connection, table)
+    known = _column_names(connection, table)
     return ", ".join(name if name in known else f"NULL AS {name}" for name in names)
 
 
-def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+def _column_names(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of the columns of a table."""
     return {name for _, name, *_ in connection.execute(f"PRAGMA table_info ({table})")}

@@ -32,7 +32,7 @@ class Thumbnails:
         """Return the thumbnail of an image, or None if none is stored."""
         with self._lock, contextlib.suppress(sqlite3.Error):
             if self._open():
-                found: list[tuple[bytes]] = self._run(
+                found: list[tuple[bytes]] = self._execute(
                     "SELECT jpeg FROM thumbnails WHERE content_hash = ?", content_hash
                 )
                 return found[0][0] if found else None
@@ -55,8 +55,8 @@ class Thumbnails:
     def _insert(self, thumbnails: Mapping[str, bytes]) -> None:
         self._open(create=True)
         assert self._connection is not None
-        self._run("CREATE TABLE IF NOT EXISTS thumbnails (content_hash TEXT PRIMARY KEY, jpeg BLOB)")
-        with self._writing():
+        self._execute("CREATE TABLE IF NOT EXISTS thumbnails (content_hash TEXT PRIMARY KEY, jpeg BLOB)")
+        with self._transaction():
             self._connection.executemany("INSERT OR REPLACE INTO thumbnails VALUES (?, ?)", thumbnails.items())
 
     def keep_those_in(self, catalog: Path) -> None:
@@ -64,21 +64,21 @@ class Thumbnails:
         with self._lock, sqlite_errors_explained(self.path):
             if not self._open():
                 return
-            self._run("ATTACH ? AS catalog", f"{catalog.as_uri()}?mode=ro")
+            self._execute("ATTACH ? AS catalog", f"{catalog.as_uri()}?mode=ro")
             try:
-                with self._writing():
-                    self._run(
+                with self._transaction():
+                    self._execute(
                         "DELETE FROM thumbnails WHERE NOT EXISTS "
                         "(SELECT 1 FROM catalog.items WHERE items.content_hash = thumbnails.content_hash)"
                     )
             finally:
-                self._run("DETACH catalog")
+                self._execute("DETACH catalog")
 
     def is_intact(self) -> bool:
         """Return whether the file is undamaged, or does not exist."""
         with self._lock:
             try:
-                return not self._open() or self._run("PRAGMA integrity_check") == [("ok",)]
+                return not self._open() or self._execute("PRAGMA integrity_check") == [("ok",)]
             except sqlite3.Error:
                 return False
 
@@ -106,17 +106,19 @@ class Thumbnails:
             )
         return True
 
-    def _run(self, sql: str, *values: object) -> list[Any]:
+    def _execute(self, sql: str, *values: object) -> list[Any]:
+        """Run an SQL statement and return the rows of its result."""
         assert self._connection is not None
         return self._connection.execute(sql, values).fetchall()
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _transaction(self) -> Iterator[None]:
+        """Commit what the block writes, or nothing if it raises."""
         try:
-            self._run("BEGIN IMMEDIATE")
+            self._execute("BEGIN IMMEDIATE")
             yield
-            self._run("COMMIT")
+            self._execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
-                self._run("ROLLBACK")
+                self._execute("ROLLBACK")
             raise

@@ -38,7 +38,7 @@ class Parts:
 def find_problems(parts: Parts) -> list[Problem]:
     """Read all files of a collection and return what is damaged in them."""
     if errors := parts.catalog.integrity_errors():
-        return [Problem("catalog", f"{CATALOG_NAME} is damaged: {errors[0]}", _sentence(start_again(parts.folder)))]
+        return [Problem("catalog", f"{CATALOG_NAME} is damaged: {errors[0]}", _capitalized(start_again(parts.folder)))]
     with parts.catalog.reading():
         return [
             *_vector_problems(parts),
@@ -103,10 +103,11 @@ def _map_problems(folder: Path) -> Iterator[Problem]:
 
 def _unreadable(part: str, error: CollectionError) -> Problem:
     """Return the problem of a file that exists and cannot be read."""
-    return Problem(part, error.problem, _sentence(error.remedy))
+    return Problem(part, error.problem, _capitalized(error.remedy))
 
 
-def _sentence(text: str) -> str:
+def _capitalized(text: str) -> str:
+    """Return a text with an upper-case first letter."""
     return text[:1].upper() + text[1:]
 
 

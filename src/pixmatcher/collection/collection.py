@@ -404,6 +404,7 @@ class Collection:
         return SourceComparison(self, self._catalog, sources)
 
     def _store(self, items: Sequence[Item], embeddings: Mapping[str, Float16], source: str | None) -> list[int]:
+        """Check and store items, whose embeddings are float16 already; return their ids."""
         if not items:
             return []
         for item in items:

@@ -64,7 +64,7 @@ FORMS = "torchvision:NAME, timm:NAME, open_clip:ARCH/TAG, hf:REPO, onnx:FOLDER"
 
 def is_reference(name: str) -> bool:
     """Whether a name is one of `KNOWN` or has the form of a reference."""
-    return _split(name) is not None
+    return _split_reference(name) is not None
 
 
 def reference_of(name: str, *, also: Iterable[str] = ()) -> tuple[str, str]:
@@ -72,14 +72,15 @@ def reference_of(name: str, *, also: Iterable[str] = ()) -> tuple[str, str]:
 
     Raises `EncoderError` if it is neither known nor a reference; the message lists the names `also` to choose from.
     """
-    reference = _split(name)
+    reference = _split_reference(name)
     if reference is None:
         names = ", ".join(["lite", *KNOWN, *also])
         raise EncoderError(f"Unknown encoder {name!r}: choose one of {names}, or {FORMS}.")
     return reference
 
 
-def _split(name: str) -> tuple[str, str] | None:
+def _split_reference(name: str) -> tuple[str, str] | None:
+    """Return the kind and the rest of the reference that a name stands for; None if it is not a reference."""
     bare = name if name.startswith("onnx:") else name.removesuffix(INT8)
     kind, colon, rest = (KNOWN[bare].reference if bare in KNOWN else bare).partition(":")
     return (kind, rest) if colon and rest and kind in (*TORCH_KINDS, "hf", "onnx") else None

@@ -68,7 +68,7 @@ def unregister_encoder(name: str) -> None:
 
 def unload_encoders() -> None:
     """Forget the encoders that are loaded, so that their files are read again when they are next used."""
-    _load.cache_clear()
+    _load_once.cache_clear()
 
 
 def plugin_encoder_names() -> list[str]:
@@ -127,7 +127,7 @@ def load_encoder(name: str = DEFAULT_ENCODER, runtime: Runtime | None = None) ->
     Raises `EncoderError` if the name is unknown or the encoder cannot be loaded, `FetchError` or `StorageError` if it
     cannot be downloaded.
     """
-    return _load(full_name(name), runtime or Runtime())
+    return _load_once(full_name(name), runtime or Runtime())
 
 
 def full_name(encoder: str | Encoder) -> str:
@@ -149,7 +149,8 @@ def _reference_of(name: str) -> tuple[str, str]:
 
 
 @cache
-def _load(name: str, runtime: Runtime) -> Encoder:
+def _load_once(name: str, runtime: Runtime) -> Encoder:
+    """Open an encoder, once for each name and runtime."""
     started = time.perf_counter()
     factory = _factory_of(name)
     encoder = open_model(name, runtime) if factory is None else _make(name, factory)

@@ -79,6 +79,7 @@ def _state_of(model: CachedModel) -> ModelState:
 
 
 def _spaces(record: EncoderRecord) -> str:
+    """Return the spaces of an encoder as a text."""
     return ", ".join(f"{space.name} {space.dimension}" for space in record.spaces)
 
 

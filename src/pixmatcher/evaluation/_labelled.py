@@ -77,7 +77,7 @@ def evaluate(
         measured = _measure(collection, image_space, items, images.vectors, image_labels, k, items.own_columns)
         text_metrics = None
         if texts is not None:
-            text_metrics = _metrics(texts[0], _measure(collection, texts[0], items, texts[1], labels, k), k)
+            text_metrics = _mean_metrics(texts[0], _measure(collection, texts[0], items, texts[1], labels, k), k)
     seconds = time.monotonic() - started
     _logger.info("Evaluated %d images and %d labels in %.1f s", len(measured.values), len(labels), seconds)
     return Evaluation(
@@ -85,7 +85,7 @@ def evaluate(
         queries=source.spec,
         k=k,
         items=len(items.ids),
-        images=_metrics(image_space, measured, k),
+        images=_mean_metrics(image_space, measured, k),
         texts=text_metrics,
         categories=_categories(measured, names, k),
         names=names,
@@ -227,7 +227,8 @@ def _measure(
     return _Measured([labels[query] for query in used.tolist()], values, wrong)
 
 
-def _metrics(space: Space, measured: _Measured, k: int) -> QueryMetrics | None:
+def _mean_metrics(space: Space, measured: _Measured, k: int) -> QueryMetrics | None:
+    """Return the mean metrics of the queries in a space; None without queries."""
     return QueryMetrics.of(space, metric_names(k), measured.values) if len(measured.values) else None
 
 

@@ -58,7 +58,7 @@ def export_arrays(collection: Collection, folder: str | os.PathLike[str], *, spa
                 uris.write(separator + json.dumps(item.uri).encode())
                 separator = b",\n"
         uris.write(b"\n]\n" if rows else b"[]\n")
-        described = [_described(one, unit) for one, unit in zip(saved, units, strict=True)]
+        described = [_card_entry(one, unit) for one, unit in zip(saved, units, strict=True)]
         about = {
             **described[0],
             "rows": rows,
@@ -71,7 +71,8 @@ def export_arrays(collection: Collection, folder: str | os.PathLike[str], *, spa
     return paths
 
 
-def _described(saved: SavedSpace, unit_length: bool) -> dict[str, Any]:
+def _card_entry(saved: SavedSpace, unit_length: bool) -> dict[str, Any]:
+    """Return the entry of a file in the card of the export."""
     return {
         "file": saved.file,
         "encoder": saved.encoder,

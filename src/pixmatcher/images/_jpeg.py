@@ -40,6 +40,7 @@ def decode_eighth(data: bytes, size: tuple[int, int], mode: str) -> Image.Image 
 
 @cache
 def _decoder() -> Callable[..., int] | None:
+    """Return the decoder in the compiled library, or None if it was not compiled."""
     try:
         import ctypes
 

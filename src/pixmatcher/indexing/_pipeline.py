@@ -104,7 +104,7 @@ def index(
             report.total = len(target)
             target.update_indexes(progress=progress)
     report.seconds = time.monotonic() - started
-    _log.info("%s", _summary(report))
+    _log.info("%s", _log_line(report))
     return report
 
 
@@ -119,7 +119,7 @@ def _open_sources(
     """
     if sources is not None:
         listed = sources if isinstance(sources, Sequence) and not isinstance(sources, str) else [sources]
-        return [_opened(source) for source in listed], collection
+        return [_open_source(source) for source in listed], collection
     if isinstance(collection, WritableStore):
         return list(_open_existing(collection.sources(), missing)), collection
     with Collection.open(collection or Collection.find()) as existing:
@@ -127,7 +127,8 @@ def _open_sources(
     return list(_open_existing(specs, missing)), path
 
 
-def _opened(source: AnySource) -> Source:
+def _open_source(source: AnySource) -> Source:
+    """Return the source of an argument of `index`: a path, a spec or a source object."""
     if isinstance(source, (str, os.PathLike)):
         return open_source(os.fspath(source))
     check_source(source)
@@ -143,7 +144,8 @@ def _open_existing(specs: Sequence[str], missing: list[Failure]) -> Iterator[Sou
             missing.append(Failure(spec, "missing source", f"{str(error).rstrip('.')}; {IF_MISSING}"))
 
 
-def _summary(report: IndexReport) -> str:
+def _log_line(report: IndexReport) -> str:
+    """Return a report as one line of the log."""
     return (
         f"Indexed into {report.collection} in {report.seconds:.2f} s: {report.added} added, {report.changed} changed, "
         f"{report.moved} moved, {report.removed} removed, {report.unchanged} unchanged, {len(report.failures)} failed"
@@ -227,6 +229,7 @@ class _Run:
         _log.info("%s indexed in %.2f s", source.spec, time.monotonic() - started)
 
     def _batches(self, source: Source, entries: Iterable[Entry]) -> Generator[list[WorkItem], None, None]:
+        """Yield entries in batches of work items."""
         size = source.batch_size if isinstance(source, HoldsEmbeddings) else self._encoder.batch_size
         return work_batches(source, entries, size, allow_private=self._options.allow_private)
 

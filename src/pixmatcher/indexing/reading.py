@@ -65,13 +65,14 @@ def read_entry(source: Source, item: WorkItem) -> Iterator[ReadImage]:
     if isinstance(item.fetched, FetchError):
         raise item.fetched
     if item.fetched is not None:
-        yield _hashed(io.BytesIO(item.fetched), item.entry.rotation)
+        yield _read_and_hash(io.BytesIO(item.fetched), item.entry.rotation)
         return
     with source.open(item.entry.uri) as file:
-        yield _hashed(file, item.entry.rotation)
+        yield _read_and_hash(file, item.entry.rotation)
 
 
-def _hashed(file: IO[bytes], rotation: int) -> ReadImage:
+def _read_and_hash(file: IO[bytes], rotation: int) -> ReadImage:
+    """Return the content of a file and its hash; a large file stays open instead of being read."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     data: bytes | IO[bytes] = file.read() if size <= _READ_AT_ONCE else file

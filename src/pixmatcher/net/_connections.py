@@ -124,7 +124,7 @@ class Connections:
 
     def _get_or_explain(self, url: httpx.URL, limits: Limits) -> bytes | httpx.URL:
         try:
-            return self._get(url, limits)
+            return self._get_once(url, limits)
         except (TimeoutError, httpcore.TimeoutException):
             seconds = f"longer than {limits.seconds:g} seconds"
             raise FetchError(
@@ -149,8 +149,9 @@ class Connections:
         for connection in active:
             connection.shut_down()
 
-    def _get(self, url: httpx.URL, limits: Limits) -> bytes | httpx.URL:
-        request = _request(url)
+    def _get_once(self, url: httpx.URL, limits: Limits) -> bytes | httpx.URL:
+        """Send a request on a free connection; return the body, or the URL of a redirect."""
+        request = _request_for(url)
         while True:
             connection = self._take(request.url.origin, limits)
             try:
@@ -311,7 +312,8 @@ def _no_answer(limits: Limits, host: str, failure: str) -> FetchError:
     )
 
 
-def _request(url: httpx.URL) -> httpcore.Request:
+def _request_for(url: httpx.URL) -> httpcore.Request:
+    """Return the GET request for a URL."""
     headers = [
         (b"Host", url.netloc),
         (b"User-Agent", b"pixmatcher/" + __version__.encode("ascii")),
@@ -329,7 +331,7 @@ def _outcome(url: httpx.URL, response: httpcore.Response, limits: Limits) -> byt
     """Return what `Connections.get` returns, for an answer whose body is not read yet."""
     status = response.status
     if 200 <= status < 300:
-        return _body(response, limits)
+        return _read_body(response, limits)
     _drain(response)
     location = _header(response, b"location")
     if status in _REDIRECTS and location:
@@ -352,7 +354,8 @@ def _outcome(url: httpx.URL, response: httpcore.Response, limits: Limits) -> byt
     )
 
 
-def _body(response: httpcore.Response, limits: Limits) -> bytes:
+def _read_body(response: httpcore.Response, limits: Limits) -> bytes:
+    """Read the body of an answer. Raises `FetchError` if it is too large or a web page."""
     too_large = FetchError(
         f"{limits.url} is longer than {limits.max_bytes >> 20} MB: download it and give the file.",
         "too large",

@@ -108,7 +108,8 @@ class Scheduler(Generic[T]):
 
     # Called in the threads that fetch
 
-    def _run(self) -> None:
+    def _fetch_jobs(self) -> None:
+        """Fetch jobs until no more are left; each thread runs this."""
         while (taken := self._next_job()) is not None:
             host, job = taken
             outcome: bytes | httpx.URL | FetchError
@@ -294,7 +295,7 @@ class Scheduler(Generic[T]):
             self._timer.notify()
         elif self._threads < self._max_threads:
             try:
-                threading.Thread(target=self._run, name=THREAD_NAME, daemon=True).start()
+                threading.Thread(target=self._fetch_jobs, name=THREAD_NAME, daemon=True).start()
             except RuntimeError:  # the system allows no more threads
                 if not self._threads:
                     raise

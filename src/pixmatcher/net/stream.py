@@ -244,6 +244,7 @@ class _StallWatch:
                 self._shut_down()
 
     def _watch(self) -> None:
+        """Shut the sockets down when too few bytes arrive for too long."""
         slow = before = 0
         while not self._over.wait(self._tick):
             slow = slow + 1 if self.received - before < _MIN_BYTES_PER_SECOND * self._tick else 0
@@ -304,6 +305,7 @@ def _response(
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    """Return scheme, host and port of a URL."""
     return url.scheme, url.host, url.port  # the port is None if it is the default of the scheme
 
 

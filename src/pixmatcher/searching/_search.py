@@ -74,7 +74,7 @@ def search(
     runtime = with_encoders(runtime, encoders)
     embedded = embed_query(query, collection.encoders, space=options.space, runtime=runtime)
     embedded_at = time.perf_counter()
-    hits = _nearest(collection, embedded.vector, embedded.space, options)
+    hits = _search_store(collection, embedded.vector, embedded.space, options)
     ended = time.perf_counter()
     logger.debug(
         "query %r: space %s of the encoder %s; query embedded in %.4f s, index searched in %.4f s, %d hits",
@@ -100,7 +100,7 @@ def search_similar(
     options = with_k(options, k)
     space = options.space or min(collection.spaces.values(), key=lambda each: each.text).name
     (vector,) = collection.embeddings([item_id], space)
-    hits = _nearest(collection, vector, space, options)
+    hits = _search_store(collection, vector, space, options)
     ended = time.perf_counter()
     logger.debug(
         "similar to item %d: space %s; index searched in %.4f s, %d hits", item_id, space, ended - started, len(hits)
@@ -108,7 +108,8 @@ def search_similar(
     return SearchResult(item_id, space, (ended - started) * 1000, hits)
 
 
-def _nearest(collection: Store, vector: Any, space: str, options: SearchOptions) -> list[Hit]:
+def _search_store(collection: Store, vector: Any, space: str, options: SearchOptions) -> list[Hit]:
+    """Search a store with the options of a search."""
     return collection.search(
         vector,
         space=space,

@@ -86,6 +86,7 @@ def _root_error(error: PixMatcherError) -> PixMatcherError:
 
 
 def _embed(query: Query, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:
+    """Return the vector (dimension,) of the query: of its text, of its image, or their weighted sum."""
     image_vector = None if query.image is None else _embed_image(query, query.image, encoder, space)
     if query.text is None:
         assert image_vector is not None

@@ -67,16 +67,17 @@ class ImageLabels:
                     waiting.append((current.strip(), _packed(found)))
                     found.clear()
                     if len(waiting) >= 10_000:
-                        self._put(waiting)
+                        self._insert(waiting)
                 current = fields[image_id]
             label = fields[name].strip().replace("\n", " ")
             if sure and label:
                 found.append((sure, label))
         if found:
             waiting.append((current.strip(), _packed(found)))
-        self._put(waiting)
+        self._insert(waiting)
 
-    def _put(self, waiting: list[tuple[str, str]]) -> None:
+    def _insert(self, waiting: list[tuple[str, str]]) -> None:
+        """Store labels of images, and clear the list."""
         assert self._connection is not None
         with _errors_explained():
             self._connection.execute("BEGIN")

@@ -64,6 +64,7 @@ class NpyArray:
 
 
 def _state(status: os.stat_result) -> tuple[int, int, int]:
+    """Return inode, size and time of a file."""
     return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 

@@ -56,6 +56,7 @@ def spec_of(path: str, options: Mapping[str, str | None] | None = None) -> str:
 
 
 def _escape(text: str, characters: str) -> str:
+    """Return a text in which these characters and unprintable ones are escaped as %XX."""
     return "".join(quote(os.fsencode(c)) if c in characters or not c.isprintable() else c for c in text)
 
 
@@ -139,6 +140,7 @@ class ArraysSource:
                 yield self._entry(row, digest.hexdigest(), reason)
 
     def _entry(self, row: int, version: str, reason: str) -> Entry | Unusable:
+        """Return the entry of a row, or the reason why the row cannot be used."""
         uri = self._uris[row]
         place = f"{self._path}#{row}"
         if not is_valid_uri(uri):

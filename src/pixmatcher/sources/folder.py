@@ -58,6 +58,7 @@ class FolderSource:
         return {}
 
     def _walk(self, top: str, visited: set[tuple[int, int]], links: list[str]) -> Iterator[Entry | Unusable]:
+        """Yield the images below a folder; links to folders are added to `links`."""
         folders = [top]
         while folders:
             folder = folders.pop()
@@ -69,7 +70,7 @@ class FolderSource:
                 with os.scandir(folder) as listing:
                     children = sorted(listing, key=lambda child: child.name)
             except OSError as error:
-                yield Unusable(folder, "folder cannot be read", _reason(error), contents_unknown=True)
+                yield Unusable(folder, "folder cannot be read", _message(error), contents_unknown=True)
                 continue
             skipped = _SKIPPED
             if _COLLECTION_FILES.issubset(child.name for child in children):
@@ -84,7 +85,7 @@ class FolderSource:
                         continue
                     found = self._check_file(child, links)
                 except OSError as error:
-                    found = Unusable(child.path, "cannot be read", _reason(error), contents_unknown=True)
+                    found = Unusable(child.path, "cannot be read", _message(error), contents_unknown=True)
                 if found is not None:
                     yield found
             folders.extend(reversed(below))
@@ -101,7 +102,7 @@ class FolderSource:
         except OSError as error:
             # The target of a link may be a folder, so the link is reported whatever its extension.
             if error.errno == errno.ELOOP:
-                return Unusable(child.path, "symlink loop", _reason(error))
+                return Unusable(child.path, "symlink loop", _message(error))
             if child.is_symlink() or _may_be_image(child.name):
                 raise
             return None
@@ -144,5 +145,6 @@ def as_date(seconds: float) -> str | None:
         return None
 
 
-def _reason(error: OSError) -> str:
+def _message(error: OSError) -> str:
+    """Return the message of an error of the system."""
     return error.strerror or str(error)

@@ -172,6 +172,7 @@ def _text(file: IO[bytes]) -> str:
 
 
 def _date(fields: tuple[int, int, int, int, int, int]) -> str | None:
+    """Return the time of an entry of a zip file as an ISO 8601 date; None if it is invalid."""
     try:
         return datetime(*fields).isoformat()
     except ValueError:

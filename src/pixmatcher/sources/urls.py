@@ -337,6 +337,7 @@ class UrlListSource:
     # Rows
 
     def _entry(self, number: int, values: Sequence[Value], columns: _Columns) -> Entry | Unusable:
+        """Return the image of a row, or the reason why the row cannot be used."""
         raw = values[columns.url]
         if isinstance(raw, bytes):
             raw = raw.decode("utf-8", "surrogateescape")

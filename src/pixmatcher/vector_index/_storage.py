@@ -140,7 +140,7 @@ def _opened(path: Path, *, compare_hash: bool = False) -> Iterator[tuple[IO[byte
         with path.open("rb") as file:
             saving = os.path.lexists(temporary_path(_stamp_path(path)))
             stamp = read_stamp(path)
-            if stamp is not None and not _matches(file, stamp, compare_hash=compare_hash):
+            if stamp is not None and not _is_file_of(file, stamp, compare_hash=compare_hash):
                 stamp = None
             replaced = not os.path.samestat(os.fstat(file.fileno()), path.stat())
             if stamp is not None or pause is None or not (saving or replaced):
@@ -150,7 +150,8 @@ def _opened(path: Path, *, compare_hash: bool = False) -> Iterator[tuple[IO[byte
         time.sleep(pause)
 
 
-def _matches(file: IO[bytes], stamp: Stamp, *, compare_hash: bool) -> bool:
+def _is_file_of(file: IO[bytes], stamp: Stamp, *, compare_hash: bool) -> bool:
+    """Return whether a file is the one of the stamp, by size and date or, if needed, by its hash."""
     status = os.fstat(file.fileno())
     if status.st_size != stamp.bytes:
         return False

@@ -139,7 +139,7 @@ class TrainedIndex:
         Fewer are returned if there are fewer. `allowed_rows` (R,) bool limits the search to the rows that are true; do
         not change it afterwards.
         """
-        allowed = None if allowed_rows is None else self._prepare(allowed_rows)
+        allowed = None if allowed_rows is None else self._prepare_allowed_rows(allowed_rows)
         k = min(k, self.lists.row_count if allowed is None else len(allowed.rows))
         if k < 1:
             return np.empty(0, np.float32), np.empty(0, np.int64)
@@ -204,7 +204,8 @@ class TrainedIndex:
                 return None
             before, share = nearest, 2 * share
 
-    def _prepare(self, mask: RowMask) -> _AllowedRows:
+    def _prepare_allowed_rows(self, mask: RowMask) -> _AllowedRows:
+        """Return what the search needs for a mask of allowed rows; it is cached for the last mask."""
         if self._list_of_row is None:
             contents = list(self.lists.contents())
             size = max((int(rows.max()) + 1 for _, rows in contents if len(rows)), default=0)

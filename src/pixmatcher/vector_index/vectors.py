@@ -49,6 +49,7 @@ class VectorFile:
         return status.st_size // self.row_bytes if status is not None and stat.S_ISREG(status.st_mode) else 0
 
     def _status(self) -> os.stat_result | None:
+        """Return the status of the file, or None if it does not exist."""
         try:
             return os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
@@ -144,6 +145,7 @@ class VectorFile:
                 os.fsync(file.fileno())
 
     def _create(self) -> None:
+        """Create the file and its folder if they do not exist."""
         self.path.parent.mkdir(exist_ok=True)
         if not self.path.exists():
             self.path.touch()

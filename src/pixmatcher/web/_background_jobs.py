@@ -32,6 +32,7 @@ class Job:
 
 @st.cache_resource(show_spinner=False)
 def _jobs() -> tuple[threading.Lock, dict[Hashable, Job]]:
+    """Return the lock and the last job of each key, shared by all visitors."""
     return threading.Lock(), {}
 
 
@@ -48,11 +49,13 @@ def start_job(key: Hashable, name: str, work: Callable[[ProgressCallback], objec
         if last is not None and last.running:
             return False
         job = jobs[key] = Job(name)
-    threading.Thread(target=_run, args=(job, key, work), daemon=True).start()
+    threading.Thread(target=_run_job, args=(job, key, work), daemon=True).start()
     return True
 
 
-def _run(job: Job, key: Hashable, work: Callable[[ProgressCallback], object]) -> None:
+def _run_job(job: Job, key: Hashable, work: Callable[[ProgressCallback], object]) -> None:
+    """Run a job in this thread, and store its result or its error."""
+
     def report_progress(progress: Progress) -> None:
         job.progress = progress
 

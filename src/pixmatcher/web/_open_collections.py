@@ -50,13 +50,14 @@ def open_collection(path: Path) -> Collection:
         raise CollectionMissingError(path) from error
     # A collection that was deleted and created again is another one.
     identity = (status.st_dev, status.st_ino)
-    collection = _opened(str(path), identity)
+    collection = _open_once(str(path), identity)
     _warm_up(str(path), identity).join()
     return collection
 
 
 @st.cache_resource(show_spinner=False, max_entries=64, on_release=lambda collection: collection.close())
-def _opened(path: str, identity: tuple[int, int]) -> Collection:
+def _open_once(path: str, identity: tuple[int, int]) -> Collection:
+    """Open a collection, once for all visitors; `identity` is the cache key of its file."""
     collection = Collection.open(path)
     _log.info("opened the collection %s with %d items", path, len(collection))
     return collection
@@ -65,7 +66,7 @@ def _opened(path: str, identity: tuple[int, int]) -> Collection:
 @st.cache_resource(show_spinner=False, max_entries=64)
 def _warm_up(path: str, identity: tuple[int, int]) -> threading.Thread:
     """Start a thread that loads encoders and indexes, so that no search has to. Searches wait for its end."""
-    collection = _opened(path, identity)
+    collection = _open_once(path, identity)
 
     def warm_up() -> None:
         # Errors are ignored here: the search that needs the failed part reports them.
@@ -87,6 +88,7 @@ def _warm_up(path: str, identity: tuple[int, int]) -> threading.Thread:
 
 @st.cache_resource(show_spinner=False)
 def _last_garbage_collection() -> list[float]:
+    """Return the time of the last garbage collection, in a list that all visitors share."""
     return [time.monotonic()]
 
 
@@ -121,11 +123,12 @@ def replaced_encoder(encoders: str, text: bool, _collection: Collection) -> tupl
 
 def labels(collection: Collection) -> list[str]:
     """Return the labels of the items, the most frequent first."""
-    return _labels(str(collection.path), collection.generation, collection)
+    return _cached_labels(str(collection.path), collection.generation, collection)
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
-def _labels(path: str, generation: int, _collection: Collection) -> list[str]:
+def _cached_labels(path: str, generation: int, _collection: Collection) -> list[str]:
+    """Return the labels, cached for each state of the collection."""
     return list(_collection.label_counts())
 
 

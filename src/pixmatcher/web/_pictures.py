@@ -55,8 +55,9 @@ class _TileKey:
 
 
 def _tile_or_none(collection: Collection, item: Item) -> bytes | None:
+    """Return a square JPEG of an item for the grid; None if its image cannot be read."""
     try:
-        return _tile(_TileKey(collection, item))
+        return _tile_of(_TileKey(collection, item))
     except _NotReadableError:  # not cached: the image may be readable later
         return None
 
@@ -66,7 +67,8 @@ class _NotReadableError(Exception):
 
 
 @lru_cache(maxsize=1000)  # about 15 kB each
-def _tile(key: _TileKey) -> bytes:
+def _tile_of(key: _TileKey) -> bytes:
+    """Return a square JPEG of an item for the grid."""
     from PIL import ImageOps
 
     picture = item_picture(key.item, key.collection, 2 * _TILE_SIDE, max_pixels=MAX_PIXELS)

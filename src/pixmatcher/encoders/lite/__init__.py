@@ -79,12 +79,13 @@ def fingerprint_of(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:16]
 
 
-def _loading(path: Path) -> AbstractContextManager[None]:
+def _errors_explained(path: Path) -> AbstractContextManager[None]:
+    """Explain errors of loading a bundled file."""
     return loading(path, "`lite`", "install pixmatcher again")
 
 
 def _open_network(path: Path, *, optimise: bool = True) -> InferenceSession:
-    with _loading(path):
+    with _errors_explained(path):
         return open_network(path, optimise=optimise)
 
 
@@ -97,10 +98,12 @@ class _ImageSide:
         self.heads = _open_network(folder / "heads.onnx")
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        """Return the features and the class logits of pixels (N, H, W, 3) uint8."""
         features, logits = self.network.run(None, {"pixels": pixels})
         return features, logits
 
     def embed(self, features: Floats, logits: Floats) -> dict[str, Floats]:
+        """Return the embeddings of both spaces from the outputs of `run`."""
         visual, semantic = self.heads.run(None, {"features": features, "logits": logits})
         return {"visual": visual, "semantic": semantic}
 
@@ -193,11 +196,11 @@ class _TextSide:
         from tokenizers import Tokenizer
 
         self.session = _open_network(folder / "textual.onnx", optimise=False)
-        with _loading(folder / "tokenizer.json"):
+        with _errors_explained(folder / "tokenizer.json"):
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         # The file is opened here, since np.load does not close a damaged file.
         with (
-            _loading(folder / "texts.npz"),
+            _errors_explained(folder / "texts.npz"),
             (folder / "texts.npz").open("rb") as file,
             np.load(file, allow_pickle=False) as stored,
         ):
@@ -228,7 +231,7 @@ class LiteEncoder:
     batch_size = BATCH_SIZE
 
     def __init__(self, folder: Path = FILES) -> None:
-        with _loading(folder / "card.json"):
+        with _errors_explained(folder / "card.json"):
             self.fingerprint: str = json.loads((folder / "card.json").read_bytes())["fingerprint"]
         self._images = Lazy(lambda: _ImageSide(folder))
         self._texts = Lazy(lambda: _TextSide(folder))

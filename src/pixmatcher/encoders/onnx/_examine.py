@@ -32,7 +32,7 @@ def examine_image_network(
     pixels = inputs.get("pixel_values")
     if len(inputs) != 1 or pixels is None:
         raise UnsupportedError(
-            f"takes {_listed(inputs)} instead of pixel_values alone, which pixmatcher does not support"
+            f"takes {_list_in_words(inputs)} instead of pixel_values alone, which pixmatcher does not support"
         )
     dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16}.get(pixels.type)
     if dtype is None:
@@ -58,7 +58,9 @@ def examine_text_network(session: InferenceSession, file: str, image_output: str
     """
     inputs = {given.name: given for given in session.get_inputs()}
     if "input_ids" not in inputs or inputs.keys() - {"input_ids", "attention_mask"}:
-        raise UnsupportedError(f"takes {_listed(inputs)} instead of input_ids alone, which pixmatcher does not support")
+        raise UnsupportedError(
+            f"takes {_list_in_words(inputs)} instead of input_ids alone, which pixmatcher does not support"
+        )
     ids = inputs["input_ids"]
     if ids.type not in ("tensor(int64)", "tensor(int32)"):
         raise UnsupportedError(f"takes ids of the type {ids.type}, which pixmatcher does not support")
@@ -90,10 +92,13 @@ def _output(session: InferenceSession, names: tuple[str, ...]) -> str:
     for name in names:
         if name in outputs:
             return name
-    raise UnsupportedError(f"returns {_listed(outputs)} instead of {' or '.join(names)}, so it is not an encoder")
+    raise UnsupportedError(
+        f"returns {_list_in_words(outputs)} instead of {' or '.join(names)}, so it is not an encoder"
+    )
 
 
-def _listed(names: Iterable[str]) -> str:
+def _list_in_words(names: Iterable[str]) -> str:
+    """Return names as a list in a sentence."""
     return ", ".join(sorted(names))[:200] or "nothing"
 
 

@@ -82,11 +82,13 @@ class _Rewriter:
     # Parts of a graph
 
     def add(self, op: str, given: list[str], made: str, domain: str = "", **attributes: Any) -> str:
+        """Add an operator with the inputs `given` and the output `made`, and return `made`."""
         node = helper.make_node(op, given, [made], name=f"{made}/{op}", domain=domain, **attributes)
         self.nodes.append(node)
         return made
 
     def constant(self, name: str, value: npt.NDArray[Any] | np.generic) -> str:
+        """Add a constant, unless one of this name exists, and return its name."""
         if name not in self.constants:
             self.constants[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
@@ -165,6 +167,7 @@ class _Rewriter:
     # Layers
 
     def _convolve(self, node: onnx.NodeProto) -> None:
+        """Add a convolution in integers, whose bias corrects the rounding of the weights."""
         entered = self.quantised(node.input[0])
         weight = self.old.weight(node.input[1])
         assert weight is not None
@@ -185,14 +188,17 @@ class _Rewriter:
         name = node.name
         stored = np.ascontiguousarray(integers.reshape(out, height, width, into).transpose(0, 3, 1, 2))
         of_bias = (scale * np.float32(self.scales[node.input[0]])).astype(np.float32)
-        weights = self._channelwise(f"{name}/weight", stored, scale)
-        biases = self._channelwise(f"{name}/bias", np.rint(bias / of_bias.astype(np.float64)).astype(np.int32), of_bias)
+        weights = self._scaled_per_channel(f"{name}/weight", stored, scale)
+        biases = self._scaled_per_channel(
+            f"{name}/bias", np.rint(bias / of_bias.astype(np.float64)).astype(np.int32), of_bias
+        )
         made = helper.make_node("Conv", [entered, weights, biases], [self.result_name(node.output[0])], name=name)
         made.attribute.extend(node.attribute)
         self.nodes.append(made)
         self.quantise_result(node.output[0])
 
-    def _channelwise(self, name: str, integers: npt.NDArray[Any], scale: Floats) -> str:
+    def _scaled_per_channel(self, name: str, integers: npt.NDArray[Any], scale: Floats) -> str:
+        """Add integers with a scale for each channel, and return their name."""
         given = [
             self.constant(f"{name}/integers", integers),
             self.constant(f"{name}/scale", scale),
@@ -201,6 +207,7 @@ class _Rewriter:
         return self.add("DequantizeLinear", given, name, axis=0)
 
     def _multiply(self, node: onnx.NodeProto) -> None:
+        """Add a product with a constant matrix, whose other factor is quantised for each image."""
         weight = self.old.weight(node.input[1])
         assert weight is not None
         rows = weight if node.op_type == "Gemm" and attribute(node, "transB", 0) else weight.T
@@ -264,6 +271,7 @@ class _Rewriter:
         return True
 
     def _copy(self, node: onnx.NodeProto, given: list[str]) -> None:
+        """Add an operator unchanged, with the inputs `given`."""
         made = helper.make_node(node.op_type, given, [self.result_name(node.output[0])], name=node.name)
         made.attribute.extend(node.attribute)
         self.nodes.append(made)
@@ -296,6 +304,7 @@ class _Rewriter:
         self.quantise_result(made, 0.0, 1.0)
 
     def _finish(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the rewritten network with the weights that it uses."""
         result = onnx.ModelProto()
         result.CopyFrom(_without_weights(model))
         result.graph.node.extend(self.nodes)

@@ -99,7 +99,7 @@ def _normalisation(config: Mapping[str, Any]) -> tuple[tuple[float, float, float
     """Return the mean and the standard deviation of values in [0, 1]."""
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if config.get("do_normalize", True):
-        mean, std = _three(config.get("image_mean")), _three(config.get("image_std"))
+        mean, std = _three_colours(config.get("image_mean")), _three_colours(config.get("image_std"))
     factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
     if not is_number(factor) or factor <= 0 or min(std) <= 0:
         raise UnsupportedError("has values for the normalisation that are not possible")
@@ -109,7 +109,8 @@ def _normalisation(config: Mapping[str, Any]) -> tuple[tuple[float, float, float
     return mean, std
 
 
-def _three(values: object) -> tuple[float, float, float]:
+def _three_colours(values: object) -> tuple[float, float, float]:
+    """Return three values for red, green and blue. Raises `UnsupportedError` if they are something else."""
     if not isinstance(values, list) or len(values) != 3 or not all(map(is_number, values)):
         raise UnsupportedError("has no mean and standard deviation of three colours")
     red, green, blue = map(float, values)
@@ -117,6 +118,7 @@ def _three(values: object) -> tuple[float, float, float]:
 
 
 def is_number(value: object) -> bool:
+    """Return whether a value of JSON is a number of moderate size."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
 

@@ -41,6 +41,7 @@ def external_files(path: Path) -> set[str]:
 
 
 def _locations(content: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+    """Yield the names of external files in the part of a protobuf message from `start` to `end`."""
     if depth > _DEEPEST:
         raise ValueError("it is nested too deeply")
     if message == "external_data":

@@ -44,6 +44,7 @@ class Lazy(Generic[T]):
         return bool(self._made)
 
     def get(self) -> T:
+        """Return the value, and make it first if no thread has done so."""
         if not self._made:
             with self._lock:
                 if not self._made:

@@ -70,10 +70,12 @@ class Agreement:
 
     @property
     def good(self) -> bool:
+        """Whether the int8 version is close enough to fp32 to be preferred by its speed."""
         return self.mean >= GOOD_AGREEMENT and self.centred >= LEAST_AGREEMENT
 
     @classmethod
     def of(cls, reference: Floats, found: Floats) -> Agreement:
+        """Compare embeddings (N, D) in fp32 and in int8."""
         each = cosines(reference, found)
         centred = centred_cosines(reference, found)
         return cls(float(each.mean()), float(np.percentile(each, 5)), float(centred.mean()))
@@ -197,7 +199,7 @@ class _Bench:
         """Measure the network with the `chosen` layers in int8."""
         self._measured += 1
         folder = self._work / f"{self._measured}"
-        encoder = self._make(chosen, folder)
+        encoder = self._make_version(chosen, folder)
         agreement = Agreement.of(self._reference, _embed(encoder, self._pixels))
         seconds: list[list[float]] = [[], []]
         batch = self._pixels[: encoder.batch_size]
@@ -220,7 +222,9 @@ class _Bench:
     def by_sensitivity(self, names: Sequence[str], pixels: npt.NDArray[np.uint8]) -> list[str]:
         """Return the layers sorted by how much each alone in int8 changes the embeddings, the worst first."""
         reference, folder = _embed(self._fp32, pixels), self._work / "alone"
-        agreement = {name: cosines(reference, _embed(self._make([name], folder), pixels)).mean() for name in names}
+        agreement = {
+            name: cosines(reference, _embed(self._make_version([name], folder), pixels)).mean() for name in names
+        }
         return sorted(names, key=lambda name: float(agreement[name]))
 
     def _fp32_layers(self, chosen: Sequence[str]) -> int:
@@ -228,7 +232,8 @@ class _Bench:
 
         return len(layers(self._network, self._activations)) - len(chosen)
 
-    def _make(self, chosen: Sequence[str], folder: Path) -> OnnxEncoder:
+    def _make_version(self, chosen: Sequence[str], folder: Path) -> OnnxEncoder:
+        """Write the network with the `chosen` layers in int8, and open it."""
         from ._integers import to_integers
 
         folder.mkdir(exist_ok=True)
@@ -254,6 +259,7 @@ def _make_textual(card: Card, source: Path, folder: Path, work: Path) -> dict[st
 
 
 def _notes(best: _Candidate) -> dict[str, str | float]:
+    """Return the notes of the card about the chosen version."""
     return {
         "agreement": round(best.agreement.mean, 5),
         "agreement_5th_percentile": round(best.agreement.percentile_5, 5),
@@ -265,6 +271,7 @@ def _notes(best: _Candidate) -> dict[str, str | float]:
 
 
 def _embed(encoder: OnnxEncoder, pixels: npt.NDArray[np.uint8]) -> Floats:
+    """Return the embeddings (N, D) of pixels by an encoder of one space."""
     batches = range(0, len(pixels), encoder.batch_size)
     parts = [encoder.encode_images(pixels[start : start + encoder.batch_size]) for start in batches]
     return np.concatenate([part[encoder.spaces[0].name] for part in parts])

@@ -61,19 +61,20 @@ def build_clip_tokenizer(merges: Sequence[str]) -> Tokenizer:
     # A special token that is a word of a text becomes one token. It cannot be an added token of the library, which
     # would also be found inside words; so it is merged from its parts. These last merges change no other word, since
     # no other word has both a bracket and a letter.
-    plain, unused = _tokenizer(ids, pairs), count(len(ids) + 2)
+    plain, unused = _new_tokenizer(ids, pairs), count(len(ids) + 2)
     for word, known in special.items():
         for first, second in _from_the_left(plain.encode(word).tokens):
             pairs.append((first, second))
             ids[first + second] = known if first + second == word + _LAST_OF_WORD else next(unused)
-    tokenizer = _tokenizer(ids, pairs)
+    tokenizer = _new_tokenizer(ids, pairs)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_START} $A {_END}", special_tokens=list(special.items())
     )
     return tokenizer
 
 
-def _tokenizer(ids: dict[str, int], pairs: list[tuple[str, str]]) -> Tokenizer:
+def _new_tokenizer(ids: dict[str, int], pairs: list[tuple[str, str]]) -> Tokenizer:
+    """Return a tokenizer with the vocabulary `ids` and the merges `pairs`."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=pairs, end_of_word_suffix=_LAST_OF_WORD))

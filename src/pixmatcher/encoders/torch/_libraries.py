@@ -275,6 +275,7 @@ LIBRARIES: dict[str, Callable[[str, str], NetworkPlan]] = {
 def _recipe(
     name: str, size: int, crop: float, interpolation: str, mean: Sequence[float], std: Sequence[float], resize: str
 ) -> Recipe:
+    """Return the recipe for the settings of a library. Raises `EncoderError` for an unsupported interpolation."""
     if interpolation not in ("bilinear", "bicubic", "lanczos"):
         raise EncoderError(
             f"{name} requires the interpolation {interpolation!r}, which is not supported: choose another network."

@@ -104,6 +104,7 @@ def import_library(module: str, user: str) -> Any:
 
 
 def _plan(name: str) -> NetworkPlan:
+    """Return the plan to build a network. Raises `EncoderError` if its library is not installed."""
     kind, rest = reference_of(name)
     if kind not in LIBRARIES:
         raise EncoderError(f"The encoder {name} consists of ONNX files: choose one of {', '.join(LIBRARIES)}.")
@@ -116,6 +117,7 @@ def _plan(name: str) -> NetworkPlan:
 
 
 def _assemble(name: str, plan: NetworkPlan, file: Path, tensors: StateDict, source: str) -> TorchModel:
+    """Build the network of a plan with its weights, and compute its fingerprint."""
     with fitting(file, name):
         built = plan.build(tensors)
     tensors_used: StateDict = {}

@@ -26,6 +26,7 @@ def show_crop_frame(jpeg: bytes, box: Box, words: dict[str, str], key: str, on_d
     """
 
     def on_box_change() -> None:
+        """Pass the frame that the visitor has drawn to `on_draw`."""
         if (drawn := valid_box(st.session_state[key].box)) is not None:
             on_draw(drawn)
 

@@ -29,9 +29,11 @@ def show_image_at_pointer(
     """
 
     def on_hover_change() -> None:
+        """Store the position under the pointer."""
         st.session_state[_POINTED_AT] = valid_position(st.session_state[_KEY].hover, map_key, count)
 
     def on_click_change() -> None:
+        """Store the position that was clicked."""
         st.session_state[_CLICKED] = valid_position(st.session_state[_KEY].click, map_key, count)
 
     position = st.session_state.pop(_POINTED_AT, None)

@@ -112,11 +112,14 @@ def _search_once(
     )
     kept = st.session_state.get("image_result")
     if kept is None or kept[0] != key:
-        kept = st.session_state["image_result"] = (key, *_search(collection, image, options))
+        kept = st.session_state["image_result"] = (key, *_search_by_image(collection, image, options))
     return kept[1], kept[2]
 
 
-def _search(collection: Collection, image: QueryImage, options: SearchOptions) -> tuple[SearchResult, list[Category]]:
+def _search_by_image(
+    collection: Collection, image: QueryImage, options: SearchOptions
+) -> tuple[SearchResult, list[Category]]:
+    """Search by the query image, and find its categories if the collection has labels."""
     started = time.perf_counter()
     if image.item_id is not None and image.unchanged:
         result = search_similar(collection, image.item_id, options)

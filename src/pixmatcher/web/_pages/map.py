@@ -124,6 +124,7 @@ def _start_projection(collection: Collection, method: str, space: str) -> None:
     path = collection.path
 
     def work(progress: ProgressCallback) -> Projection:
+        """Compute the map in the thread of the job."""
         # A separate connection, because t-SNE takes minutes and other visitors search at the same time.
         with Collection.open(path) as own:
             return project(own, method, space=space, refresh=True, progress=progress)
