@@ -959,7 +959,7 @@ def test_the_advice_never_moves_files_of_the_user(folder: Path) -> None:
 def test_a_missing_manifest_is_reported_and_no_new_collection_is_created(folder: Path) -> None:
     path = filled(folder, 1)
     (path / "collection.json").unlink()
-    with pytest.raises(CollectionError, match=r"lost its collection\.json"):
+    with pytest.raises(CollectionError, match=r"The file collection\.json of .* is missing"):
         Collection.create(path, [TinyEncoder()])
 
 
@@ -1113,7 +1113,7 @@ def test_a_writer_reports_what_prevents_writing(folder: Path, name: str) -> None
         collection.add(items(folder, 1), vectors(1))
         collection.indexes.save()
     assert not isinstance(error.value, StorageError)
-    assert f"{path / name} is in the way" in str(error.value)
+    assert f"{path / name} prevents writing" in str(error.value)
     assert "full" not in str(error.value)
 
 

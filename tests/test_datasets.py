@@ -436,7 +436,7 @@ def test_other_content_than_a_list_is_refused(
     lists: FileServer, tmp_path: Path, limit: int | None, body: bytes, name: str
 ) -> None:
     lists.files[name] = File(body)
-    with pytest.raises(FetchError, match=r"did not give a list of Open Images|web page") as caught:
+    with pytest.raises(FetchError, match=r"did not return a list of Open Images|web page") as caught:
         get_open_images(tmp_path, "validation", limit, base_url=lists.url)
     one_sentence(caught)
     assert not file_in(tmp_path, name).exists()
@@ -445,7 +445,7 @@ def test_other_content_than_a_list_is_refused(
 
 def test_an_empty_list_is_refused(lists: FileServer, tmp_path: Path) -> None:
     lists.files[IMAGES] = File(IMAGE_HEADER.encode())
-    with pytest.raises(FetchError, match="did not give a list"):
+    with pytest.raises(FetchError, match="did not return a list"):
         get_open_images(tmp_path, "validation", 3, base_url=lists.url)
 
 

@@ -297,11 +297,11 @@ def test_other_statuses_are_reported_at_once(server: FileServer, tmp_path: Path)
 @pytest.mark.parametrize(
     ("how", "expected", "words"),
     [
-        ({}, {"size": 1_000_000}, "gives 300,000 bytes instead of 1,000,000"),
-        ({}, {"size": 1000}, "gives 300,000 bytes instead of 1,000"),
+        ({}, {"size": 1_000_000}, "returns 300,000 bytes instead of 1,000,000"),
+        ({}, {"size": 1000}, "returns 300,000 bytes instead of 1,000"),
         ({"length": False}, {"size": 1000}, "bytes instead of 1,000"),
-        ({}, {"max_bytes": 1000}, "gives more than 1,000 bytes"),
-        ({"length": False}, {"max_bytes": 1000}, "gives more than 1,000 bytes"),
+        ({}, {"max_bytes": 1000}, "returns more than 1,000 bytes"),
+        ({"length": False}, {"max_bytes": 1000}, "returns more than 1,000 bytes"),
         ({}, {"sha256": "0" * 64}, "another SHA-256"),
         ({"body": BODY[:-1] + b"?"}, {"size": len(BODY), "sha256": SHA256}, "another SHA-256"),
         ({"body": b"\xef\xbb\xbf \n<!DOCTYPE html><html>" + BODY}, {}, "a web page instead of a file"),

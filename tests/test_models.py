@@ -144,7 +144,7 @@ def test_a_card_that_does_not_fit_its_network(small: Path, keys: list[str], valu
 def test_an_int8_version_is_not_used_as_the_fp32_encoder(small: Path, photos: Path) -> None:
     change(small, "name", to="mobilenet_v3_small@int8")
     link_model("mobilenet_v3_small@int8", small)
-    with pytest.raises(EncoderError, match=r"in int8 only: name it mobilenet_v3_small@int8\.$"):
+    with pytest.raises(EncoderError, match=r"in int8 only: use the name mobilenet_v3_small@int8\.$"):
         index(photos, encoders=["mobilenet_v3_small"], runtime=Runtime(backend="onnx"))
     for _ in range(2):  # made, then refreshed by the same call
         index(photos, encoders=["mobilenet_v3_small@int8"], runtime=Runtime(backend="onnx"))

@@ -147,7 +147,7 @@ def test_errors_of_a_factory_are_one_sentence(registered: Callable[..., None]) -
 
     for factory, words in (
         (fails, r"own cannot be loaded \(RuntimeError: no model file\)"),
-        (TinyEncoder, "registered as 'own' calls itself 'tiny'"),
+        (TinyEncoder, "registered as 'own' has the name 'tiny'"),
         (dict, "dict is not an encoder: it lacks name"),
     ):
         registered("own", factory)
@@ -236,7 +236,7 @@ def test_a_package_cannot_hide_a_built_in_name(site: Path) -> None:
         ("bad = broken:Missing", MODULE, "broken:Missing cannot be imported"),
         ("bad = broken:Brightness", "def", "SyntaxError"),
         ("bad = broken:Brightness", "Brightness = 5", "neither a class nor a function"),
-        ("bad = broken:Brightness", MODULE, "registered as 'bad' calls itself 'brightness'"),
+        ("bad = broken:Brightness", MODULE, "registered as 'bad' has the name 'brightness'"),
     ],
 )
 def test_a_broken_package_is_reported_in_one_sentence(site: Path, points: str, module: str, words: str) -> None:
@@ -244,7 +244,7 @@ def test_a_broken_package_is_reported_in_one_sentence(site: Path, points: str, m
     with pytest.raises(EncoderError, match=words) as caught:
         load_encoder("bad")
     assert "\n" not in str(caught.value)
-    if "calls itself" not in words:
+    if "has the name" not in words:
         assert "The package broken declares 'bad' in pixmatcher.encoders" in str(caught.value)
     assert load_encoder("lite").name == "lite"
     listed = cli("models", "list")

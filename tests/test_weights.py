@@ -102,7 +102,7 @@ def test_the_hash_in_urls(url: str, begins: str) -> None:
 @pytest.mark.parametrize("sha256", [None, SHA256, SHA256[:20]])
 def test_wrong_bytes_are_refused_and_not_kept(server: FileServer, cache: Path, sha256: str | None) -> None:
     server.files[NAME] = File(BODY[:-1] + b"?", etag='"2"')
-    with pytest.raises(FetchError, match="a file with a wrong hash, which was deleted") as caught:
+    with pytest.raises(FetchError, match="has a wrong hash and was deleted") as caught:
         fetch(server, sha256=sha256)
     one_sentence(caught)
     assert listing(cache / "weights") == []

@@ -63,7 +63,7 @@ def write_error(folder: Path, error: OSError) -> CollectionError:
     place = os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else folder
     if isinstance(error, (FileExistsError, IsADirectoryError)):
         return CollectionError(
-            f"{place} is in the way ({reason}): move it elsewhere, or choose another collection with -c."
+            f"{place} prevents writing ({reason}): move it elsewhere, or choose another collection with -c."
         )
     return CollectionError(
         f"{place} cannot be written ({reason}): check that you may write there, or choose another collection with -c."
@@ -153,11 +153,13 @@ def sync_folder(folder: Path) -> None:
 def check_writable(path: Path) -> None:
     """Raise `PixMatcherError` if a file could not be saved at `path`; for a check before long work."""
     if os.path.isdir(path):
-        raise PixMatcherError(f"{path} cannot be written (it is a folder).")
+        raise PixMatcherError(f"{path} cannot be written (it is a folder): name a file.")
     if not os.path.isdir(path.parent):
-        raise PixMatcherError(f"{path} cannot be written (the folder {path.parent} does not exist).")
+        raise PixMatcherError(
+            f"{path} cannot be written (the folder {path.parent} does not exist): create it, or name another file."
+        )
     if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
-        raise PixMatcherError(f"{path} cannot be written (permission denied).")
+        raise PixMatcherError(f"{path} cannot be written (permission denied): name another file.")
 
 
 def save_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -170,4 +172,4 @@ def save_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         write(made)
         path.write_bytes(made.getvalue())
     except OSError as error:
-        raise PixMatcherError(f"{path} cannot be written ({error.strerror or error}).") from error
+        raise PixMatcherError(f"{path} cannot be written ({error.strerror or error}): name another file.") from error

@@ -32,7 +32,7 @@ def create_files(folder: Path, encoders: Sequence[DescribesEncoder]) -> None:
         known_rows = catalog.row_count()
         catalog.close()
         if known_rows:
-            raise CollectionError(f"{folder} has lost its {MANIFEST_NAME}", start_again(folder))
+            raise CollectionError(f"The file {MANIFEST_NAME} of {folder} is missing", start_again(folder))
         # The manifest comes last: with it, the collection exists.
         with replacing(folder / MANIFEST_NAME) as file:
             file.write(manifest.text().encode())

@@ -22,7 +22,7 @@ def stored_embeddings(
 ) -> dict[str, Float16]:
     """Return embeddings (count, dimension) of each space as float16. Raises `CollectionError` if they do not fit."""
     if set(embeddings) != set(spaces):
-        raise CollectionError(f"Embeddings of the spaces {', '.join(spaces)} are needed, no more and no less.")
+        raise CollectionError(f"The embeddings must be of exactly these spaces: {', '.join(spaces)}.")
     stored = {name: to_stored(embeddings[name], space.dimension) for name, space in spaces.items()}
     if any(len(rows) != count for rows in stored.values()):
         raise CollectionError("There must be as many embeddings as items in each space.")

@@ -87,7 +87,7 @@ class Collection:
             raise CollectionError(f"There is no collection in {path}", "create one with `pixmatcher index FOLDER`.")
         manifest = Manifest.read(folder)
         if not os.path.lexists(folder / CATALOG_NAME):
-            raise CollectionError(f"{folder} has lost its {CATALOG_NAME}", start_again(folder))
+            raise CollectionError(f"The file {CATALOG_NAME} of {folder} is missing", start_again(folder))
         return cls(folder, manifest, Catalog(folder / CATALOG_NAME, folder.parent))
 
     @staticmethod

@@ -118,7 +118,7 @@ def _check_list(url: str, path: Path) -> None:
 
 
 def _not_a_list(url: str) -> FetchError:
-    return FetchError(f"{without_password(url)} did not give a list of Open Images: check the URL.")
+    return FetchError(f"{without_password(url)} did not return a list of Open Images: check the URL.")
 
 
 class _ChangedError(Exception):

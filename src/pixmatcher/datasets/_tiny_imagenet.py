@@ -90,7 +90,7 @@ def _check_tiny_imagenet(url: str, hashed: bool, progress: ProgressCallback | No
                 check_contents(archive, progress)
     except zipfile.BadZipFile as error:
         raise FetchError(
-            f"What {without_password(url)} gave cannot be used and was deleted ({error}): run the same command "
+            f"The file from {without_password(url)} cannot be used and was deleted ({error}): run the same command "
             "again, or give another URL with --url."
         ) from error
 

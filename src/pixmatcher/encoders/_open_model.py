@@ -54,7 +54,7 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
     if torch_requested:
         raise EncoderError(f"PyTorch was requested for {name} but is not installed: run `{INSTALL}`, or omit torch.")
     if model_folder(name + INT8).is_dir():
-        raise EncoderError(f"The encoder {name} is here in int8 only: name it {name}{INT8}.")
+        raise EncoderError(f"The encoder {name} exists here in int8 only: use the name {name}{INT8}.")
     if runtime.backend == "onnx" and torch_installed():
         raise EncoderError(f"The encoder {name} has not been exported: run `pixmatcher models export {name}` first.")
     raise EncoderError(torch_missing_message(name))

@@ -108,8 +108,8 @@ def _make(name: str, factory: EncoderFactory) -> Encoder:
     check_encoder(encoder)
     if encoder.name != name:
         raise EncoderError(
-            f"The encoder registered as {name!r} calls itself {encoder.name!r}: both names must be the same, since "
-            "collections record the latter."
+            f"The encoder registered as {name!r} has the name {encoder.name!r}: both names must be the same, "
+            "because collections record the latter."
         )
     return encoder
 

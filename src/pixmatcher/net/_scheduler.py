@@ -83,7 +83,9 @@ class Scheduler(Generic[T]):
         job = Job(key, urls, self._seconds, self._max_bytes, self._reserve)
         with self._lock:
             self.pending += 1
-            self._try_next_url(job, FetchError("There is no URL to fetch: give one.", "not a URL", "there is none"))
+            self._try_next_url(
+                job, FetchError("The image has no URL: give one or more URLs.", "not a URL", "the image has no URL")
+            )
             self._wake_thread()
 
     def take(self, max_count: int) -> list[tuple[T, bytes | FetchError]]:

@@ -162,6 +162,6 @@ def _verify(url: str, file: IO[bytes], size: int | None, sha256: str | None) -> 
     file.seek(0)
     if sha256 is not None and sha256_of(file) != sha256:
         raise FetchError(
-            f"{without_password(url)} gave a file with another SHA-256 than expected, and it was deleted: try again, "
+            f"The file from {without_password(url)} has another SHA-256 than expected and was deleted: try again, "
             "or give another URL."
         )

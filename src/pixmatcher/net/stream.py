@@ -202,16 +202,16 @@ class _Request:
 
         if is_web_page(response.headers.get("Content-Type", ""), data):
             raise FetchError(
-                f"{without_password(self.url)} gives a web page instead of a file: check the URL and the network."
+                f"{without_password(self.url)} returns a web page instead of a file: check the URL and the network."
             )
 
 
 def length_problem(length: int, size: int | None, max_bytes: int | None) -> str | None:
     """Return what is wrong with the length of a file, as the end of a sentence; None if it is right."""
     if size is not None and length != size:
-        return f"gives {length:,} bytes instead of {size:,}, so it is not the requested file: give another URL"
+        return f"returns {length:,} bytes instead of {size:,}, so it is not the requested file: give another URL"
     if max_bytes is not None and length > max_bytes:
-        return f"gives more than {max_bytes:,} bytes, so it is not the requested file: give another URL"
+        return f"returns more than {max_bytes:,} bytes, so it is not the requested file: give another URL"
     return None
 
 
@@ -295,10 +295,10 @@ def _response(
         shown, shown_target = without_password(url), without_password(str(target))
         logger.debug("%s redirects to %s", shown, shown_target)
         if before.scheme == "https" and target.scheme == "http":
-            raise FetchError(f"{shown} leads to {shown_target}, which is not encrypted: give another URL.")
+            raise FetchError(f"{shown} redirects to {shown_target}, which is not encrypted: give another URL.")
         if _is_private(target) and not _is_private(first):
             raise FetchError(
-                f"{shown} leads to {shown_target}, a private or reserved address, which is refused: give that URL "
+                f"{shown} redirects to {shown_target}, a private or reserved address, which is refused: give that URL "
                 "itself if it is the right one."
             )
     raise FetchError(f"{without_password(url)} redirects more than {MAX_REDIRECTS} times: give the final URL.")
@@ -346,7 +346,7 @@ def _new_version(response: httpx.Response, url: str, size: int | None, max_bytes
         raise FetchError(f"{shown} answered {status} {response.reason_phrase}: check the URL.", f"HTTP {status}")
     headers = response.headers
     if headers.get("Content-Encoding", "identity") != "identity":
-        raise FetchError(f"{shown} only gives the file compressed in another way: give another URL.")
+        raise FetchError(f"{shown} returns the file only in compressed form: give another URL.")
     content_length = headers.get("Content-Length", "")
     length = int(content_length) if content_length.isdecimal() and "Transfer-Encoding" not in headers else None
     if length is not None and (problem := length_problem(length, size, max_bytes)):

@@ -224,7 +224,8 @@ def _saved_files(place: str, name: str, first: NpyArray, card: Card, encoder: st
     names = {saved.encoder for saved in used_spaces}
     if encoder is not None and encoder not in names:
         raise SourceError(
-            f"{first.path} is of the encoder {', '.join(names)}, as {CARD} in the same folder says, not of {encoder}."
+            f"{first.path} is of the encoder {', '.join(names)}, as {CARD} in the same folder says, not of "
+            f"{encoder}: leave out --encoder."
         )
     return files
 

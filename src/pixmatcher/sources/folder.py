@@ -43,7 +43,7 @@ class FolderSource:
         try:
             os.scandir(self.spec).close()
         except OSError as error:
-            raise SourceError(f"{self.spec} cannot be read ({error.strerror}).") from error
+            raise SourceError(f"{self.spec} cannot be read ({error.strerror}): check its permissions.") from error
         visited: set[tuple[int, int]] = set()
         links: list[str] = []
         yield from self._walk(self.spec, visited, links)

@@ -92,7 +92,9 @@ class OpenImagesSource:
                     yield entry
         if not found and others:
             listed = ", ".join(sorted(others)[:_SPLITS_SHOWN])
-            raise SourceError(f"{self._path} has no images of the split {self._split}, but of {listed}.")
+            raise SourceError(
+                f"{self._path} has no images of the split {self._split}, but of {listed}: choose another with ?split=."
+            )
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
         return cannot_open(uri)
@@ -113,7 +115,7 @@ class OpenImagesSource:
         try:
             names = sorted(os.listdir(folder))
         except OSError as error:
-            raise SourceError(f"{folder} cannot be read ({error.strerror or error}).") from error
+            raise SourceError(f"{folder} cannot be read ({error.strerror or error}): check its permissions.") from error
         for name in names:
             path = os.path.join(folder, name)
             if name.startswith(".") or not name.lower().endswith((".csv", ".csv.gz")) or path == self._path:
@@ -158,7 +160,7 @@ class OpenImagesSource:
         image_id = columns["imageid"]
         if self._split is not None:
             if "subset" not in columns:
-                raise SourceError(f"{path} has no column Subset: leave ?split= out.")
+                raise SourceError(f"{path} has no column Subset: leave out ?split=.")
             rows = _rows_of_split(rows, columns["subset"], self._split, others)
         while block := list(islice(rows, _ROWS_AT_ONCE)):
             found = labels.of([row[1][image_id].strip() for row in block if isinstance(row, tuple)])

@@ -79,7 +79,7 @@ def _shards(path: str) -> list[str]:
         try:
             names = sorted(os.listdir(path))
         except OSError as error:
-            raise SourceError(f"{path} cannot be read ({error.strerror}).") from error
+            raise SourceError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
         return [os.path.join(path, name) for name in names if name.lower().endswith(_ENDINGS)]
     if os.path.lexists(path):
         return [path]

@@ -117,7 +117,7 @@ def open_tunnel(port: int) -> Tunnel:
     ) as error:  # the last two if the agent dies during the call
         raise PixMatcherError(_failure_message(error)) from error
     if not isinstance(url, str) or not url.startswith("https://"):
-        raise PixMatcherError("Ngrok gave no https address: try again.")
+        raise PixMatcherError("Ngrok returned no https address: try again.")
     return Tunnel(url, process)
 
 

@@ -129,7 +129,7 @@ def download_missing(
     def check(part: Path) -> None:
         if not is_right(part):
             raise FetchError(
-                f"{without_password(url)} gave a file with a wrong hash, which was deleted: try again, or "
+                f"The file from {without_password(url)} has a wrong hash and was deleted: try again, or "
                 "check the URL and the mirror."
             )
 
