@@ -358,6 +358,17 @@ def test_a_missing_or_broken_store_is_one_sentence(reference: str, message: str)
     assert "\n" not in str(error.value)
 
 
+def test_a_new_folder_whose_name_looks_like_a_store(
+    photos: Path, tiny: TinyEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CollectionError, match=r"or write \./photos:2026 for a folder of that name\.$"):
+        index(photos, "photos:2026", encoders=["tiny"])
+    index(photos, "./photos:2026", encoders=["tiny"])
+    with open_collection("photos:2026") as collection:
+        assert len(collection)
+
+
 @pytest.mark.usefixtures("installed")
 def test_a_store_that_can_only_be_searched_is_not_indexed(photos: Path) -> None:
     with pytest.raises(CollectionError, match="reader:x can only be searched"):

@@ -185,7 +185,7 @@ def open_named_store(reference: str | os.PathLike[str]) -> Store | None:
         known = ", ".join(plugin_names(STORES)) or "none"
         raise CollectionError(
             f"There is no collection in {text}, and no installed package declares a store {name!r} (declared: {known})",
-            "name a folder, or install the package.",
+            f"install the package, or write {os.path.join(os.curdir, text)} for a folder of that name.",
         )
     try:
         store = plugin(rest)
