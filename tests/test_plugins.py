@@ -288,3 +288,13 @@ def test_the_log_says_which_encoder_was_opened(
     (record,) = [record for record in caplog.records if record.name == "pixmatcher.encoders"]
     assert record.getMessage().startswith("Encoder own opened in ")
     assert record.getMessage().endswith("fingerprint own-1")
+
+
+def test_the_log_of_a_search_has_no_password(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="pixmatcher")
+    index(photos, encoders=[OwnEncoder()])
+    image = (photos / "a" / "0.png").read_bytes()
+    with Collection.open(photos) as collection:
+        search(collection, Query(image=image, image_name="https://me:hunter2@host/0.png"), encoders=[OwnEncoder()])
+    assert "https://host/0.png" in caplog.text
+    assert "hunter2" not in caplog.text

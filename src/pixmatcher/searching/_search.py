@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._urls import without_password
 from ..collection import Hit, Store
 from ..encoders import Encoder, Runtime, with_encoders
 from .embedding import embed_query
@@ -77,8 +78,10 @@ def search(
     hits = _search_store(collection, embedded.vector, embedded.space, options)
     ended = time.perf_counter()
     logger.debug(
-        "query %r: space %s of the encoder %s; query embedded in %.4f s, index searched in %.4f s, %d hits",
-        query.name,
+        "query of the text %r and the image %r: space %s of the encoder %s; query embedded in %.4f s, index searched "
+        "in %.4f s, %d hits",
+        query.text or "",
+        without_password(query.known_image_name or ""),
         embedded.space,
         embedded.encoder,
         embedded_at - started,
