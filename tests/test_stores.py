@@ -363,8 +363,8 @@ def test_a_new_folder_whose_name_looks_like_a_store(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CollectionError, match=r"or write \./photos:2026 for a folder of that name\.$"):
-        index(photos, "photos:2026", encoders=["tiny"])
-    index(photos, "./photos:2026", encoders=["tiny"])
+        open_collection("photos:2026")
+    index(photos, "photos:2026", encoders=["tiny"])
     with open_collection("photos:2026") as collection:
         assert len(collection)
 

@@ -167,13 +167,26 @@ def open_collection(reference: str | os.PathLike[str] | None = None) -> Store:
     """
     if reference is None:
         return Collection.open(find_collection())
-    return open_named_store(reference) or Collection.open(reference)
+    store = open_named_store(reference)
+    if store is not None:
+        return store
+    text = os.fspath(reference)
+    match = _REFERENCE.fullmatch(text)
+    if match is not None and not os.path.exists(text) and locate_collection(text) is None:
+        known = ", ".join(plugin_names(STORES)) or "none"
+        raise CollectionError(
+            f"There is no collection in {text}, and no installed package declares a store {match[1]!r} "
+            f"(declared: {known})",
+            f"install the package, or write {os.path.join(os.curdir, text)} for a folder of that name.",
+        )
+    return Collection.open(reference)
 
 
 def open_named_store(reference: str | os.PathLike[str]) -> Store | None:
-    """Open the store NAME:REST of an installed package; return None if the reference is a folder.
+    """Open the store NAME:REST of an installed package.
 
-    Raises `CollectionError` as `open_collection` does.
+    Return None if the reference is a folder: it exists, or no package declares the name. Raises `CollectionError` if
+    the package is broken or its store cannot be opened.
     """
     text = os.fspath(reference)
     match = _REFERENCE.fullmatch(text)
@@ -182,11 +195,7 @@ def open_named_store(reference: str | os.PathLike[str]) -> Store | None:
     name, rest = match.groups()
     plugin = load_plugin(STORES, name, CollectionError)
     if plugin is None:
-        known = ", ".join(plugin_names(STORES)) or "none"
-        raise CollectionError(
-            f"There is no collection in {text}, and no installed package declares a store {name!r} (declared: {known})",
-            f"install the package, or write {os.path.join(os.curdir, text)} for a folder of that name.",
-        )
+        return None
     try:
         store = plugin(rest)
     except CollectionError:
