@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,3 +154,28 @@ def test_a_private_module_is_imported_by_its_own_package_alone() -> None:
         and not f"{importer}.".startswith(".".join(imported.split(".")[:position]) + ".")
     ]
     assert not wrong, "\n".join(wrong)
+
+
+UNCLEAR_WORDS = {
+    "anew": "again",
+    "lies": "is stored",
+    "mend": "repair",
+    "shelf": "collection list",
+    "told": "reported",
+    "whoever": "the process that",
+}
+"""Words that readers did not understand at the first reading, and one that they do."""
+
+
+def test_names_comments_messages_and_documents_use_plain_words() -> None:
+    files = [path for ending in ("*.py", "*.js", "*.html") for path in ROOT.rglob(ending)]
+    checkout = Path(__file__).parents[1]
+    files += [*checkout.glob("*.md"), *checkout.glob("docs/**/*.md")]
+    pattern = re.compile(rf"(?<![A-Za-z])({'|'.join(UNCLEAR_WORDS)})(?![a-z])", re.IGNORECASE)
+    found = [
+        f"{path.name}:{number}: write {UNCLEAR_WORDS[match[1].lower()]!r} instead of {match[1]!r}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        for match in pattern.finditer(line)
+    ]
+    assert not found, "\n".join(found)
