@@ -101,7 +101,7 @@ def locked_file(path: Path, on_wait: Callable[[], None] = lambda: None) -> Itera
     Raises `LocksUnsupportedError` if the file system supports no locks, and `OSError` if the file cannot be opened.
     """
     while True:
-        # In a folder where everybody may write, a link of that name may be somebody else's.
+        # In a folder where every user may write, another user may have made a link with that name.
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         with open(os.open(path, flags, 0o666), "r+b", buffering=0) as file:
             if not lock_descriptor(file.fileno(), wait=False):

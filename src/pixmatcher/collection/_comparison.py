@@ -29,7 +29,7 @@ _BLOCK = 1000
 class ComparisonResult:
     """What a comparison found.
 
-    Counts of the entries whose item is `unchanged`, of those whose item got a new label, caption or details
+    Counts of the entries whose item is `unchanged`, of those whose item received a new label, caption or details
     (`updated`), and of those that are `pending`: their image must be read.
     """
 
@@ -61,7 +61,7 @@ class SourceComparison:
     """
 
     def __init__(self, collection: Collection, catalog: Catalog, sources: Sequence[str]) -> None:
-        """For `Collection.compare_sources` alone."""
+        """Called only by `Collection.compare_sources`."""
         self._collection = collection
         self._catalog = catalog
         with catalog.writing():

@@ -62,7 +62,7 @@ class SpaceIndexes:
         writer_lock: WriterLock,
         begin_writing: Callable[[], None],
     ) -> None:
-        """For `Collection` alone."""
+        """Called only by `Collection`."""
         self._folder = folder
         self._spaces = spaces
         self._vectors = vectors

@@ -1,4 +1,4 @@
-"""The names of the files of a collection and of its sources, and what is known from names alone."""
+"""The names of the files of a collection and of its sources, and what these names say."""
 
 from __future__ import annotations
 

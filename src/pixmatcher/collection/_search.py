@@ -30,7 +30,7 @@ def nearest_items(
         index = indexes.current(space, generation, exact=exact)
         allowed_rows = None if filter is None or filter.empty else properties.mask(filter)
         count = k
-        # Of the items that tie for the last place those of the lowest ids win, so all of them are needed.
+        # Among items with the score of the last hit, the lowest ids are returned, so all of these items are needed.
         while True:
             scores, rows = index.search(query, count + 1, allowed_rows)
             if len(rows) <= count or scores[count] < scores[k - 1]:

@@ -37,7 +37,7 @@ _MESSAGES = {
     "no such table": ResultCode.ERROR,
     "no such column": ResultCode.ERROR,
 }
-"""How the messages begin that `sqlite3_errstr` gives; these are constants of SQLite's source."""
+"""The first words of the messages of `sqlite3_errstr`, which are constants in the source of SQLite."""
 
 
 def result_code(error: sqlite3.Error) -> ResultCode:

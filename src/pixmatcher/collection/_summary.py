@@ -21,9 +21,9 @@ class ItemSummary:
     bytes: int
     """The size of all their files."""
     by_year: dict[str, int]
-    """By the year in which the image was taken or, if that is unknown, modified; in order of the years."""
+    """The number of items by the year in which the image was taken or, if that is unknown, modified, sorted."""
     by_megapixels: dict[float, int]
-    """By size class, in order: the lower limit of the class, one of `MEGAPIXEL_LIMITS`."""
+    """The number of items by size class, sorted; a key is the lower limit, one of `MEGAPIXEL_LIMITS`."""
 
 
 def summarize_items(items: Iterable[Item]) -> ItemSummary:

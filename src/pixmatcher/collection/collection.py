@@ -44,7 +44,7 @@ class Collection:
     """
 
     def __init__(self, path: Path, manifest: Manifest, catalog: Catalog) -> None:
-        """For `create` and `open` alone."""
+        """Called only by `create` and `open`."""
         self.path = path
         self.encoders: tuple[EncoderRecord, ...] = manifest.encoders
         self.spaces: dict[str, Space] = {s.name: s for e in manifest.encoders for s in e.spaces}

@@ -65,7 +65,7 @@ class CachedModel:
     card: Card | None
     """None if the encoder is damaged."""
     problem: str = ""
-    """How it is damaged."""
+    """What is damaged, or ""."""
 
 
 def cached_models() -> list[CachedModel]:

@@ -42,12 +42,12 @@ class ModelState:
     name: str
     about: str
     spaces: str
-    """Such as "visual 960"."""
+    """The spaces and their dimensions, such as "visual 960"."""
     state: str
-    """Such as "bundled" or "exported, int8"."""
+    """The state of the encoder on this machine, such as "bundled" or "exported, int8"."""
     licence: str
     megabytes: float | None = None
-    """Of the files on this machine, or of the weights that would be downloaded."""
+    """The size of the files on this machine, or of the weights that would be downloaded."""
 
 
 def list_models() -> list[ModelState]:

@@ -71,9 +71,9 @@ def project(
 ) -> Projection:
     """Return the map of a collection: the stored one, stale or not; a new one if none is stored, or with `refresh`.
 
-    The default space is the one that image queries use. Of more than `most` items, a pseudo-random sample is placed;
-    when the collection grows, most of the sample stays the same. A new map is stored if the collection can be written.
-    An exception of `progress` ends the work, and nothing is stored.
+    The default space is the one that image queries use. If there are more than `most` items, a pseudo-random
+    sample is placed; when the collection grows, most of the sample stays the same. A new map is stored if the
+    collection can be written. An exception of `progress` ends the work, and nothing is stored.
 
     Raises `QueryError` for an unknown method or space, `CollectionError` if there are no items or they cannot be read,
     `PixMatcherError` if scikit-learn or umap-learn is missing.

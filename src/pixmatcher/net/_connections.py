@@ -102,7 +102,7 @@ class Connections:
         self._closed = False
         self._active: set[_Connection] = set()
         self._idle: list[_Connection] = []
-        """In the order of their last use."""
+        """The connections that are not used now, sorted by their last use."""
 
     def get(self, url: httpx.URL, limits: Limits) -> bytes | httpx.URL:
         """Send one GET request; return the body of the answer, or the URL that it redirects to.

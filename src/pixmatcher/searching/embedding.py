@@ -81,7 +81,7 @@ def embed_query(
 
 
 def _root_error(error: PixMatcherError) -> PixMatcherError:
-    """The error without the words that `load_recorded` adds to it."""
+    """Return the error without the words that `load_recorded` adds to it."""
     return error.__cause__ if isinstance(error.__cause__, EncoderError) else error
 
 
@@ -146,7 +146,7 @@ def text_encoder(
 
 
 def _text_spaces(encoders: Sequence[EncoderRecord], space: str | None) -> list[tuple[EncoderRecord, Space]]:
-    """The spaces in which a text can be searched, the preferred one first. Raises `QueryError` if there is none."""
+    """Return the spaces in which a text can be searched, the preferred one first. Raises `QueryError` without one."""
     if found := [pair for pair in _spaces_of(encoders, space) if pair[1].text]:
         return found
     if space is not None:

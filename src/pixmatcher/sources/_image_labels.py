@@ -45,45 +45,45 @@ class ImageLabels:
         rows = read_rows(path, ",")
         columns = column_positions(first_row(rows, path)[1])
         image_id, name, confidence = (columns[name] for name in ("imageid", "labelname", "confidence"))
-        # The labels of an image mostly follow each other: they become one row.
+        # The labels of an image usually follow one another, and are stored as one row.
         current = ""
         found: list[tuple[float, str]] = []
-        waiting: list[tuple[str, str]] = []
+        pending: list[tuple[str, str]] = []
         for row in rows:
             if isinstance(row, Unusable):
                 yield replace(row, contents_unknown=False)
                 continue
             number, fields = row
             try:
-                sure = float(fields[confidence])
+                value = float(fields[confidence])
             except ValueError:
-                sure = -1.0
-            if not 0 <= sure <= 1:
+                value = -1.0
+            if not 0 <= value <= 1:
                 detail = f"{shortened(fields[confidence])} is not between 0 and 1"
                 yield Unusable(f"{path}:{number}", "wrong confidence", detail)
                 continue
             if fields[image_id] != current or len(found) == 1000:
                 if found:
-                    waiting.append((current.strip(), _packed(found)))
+                    pending.append((current.strip(), _packed(found)))
                     found.clear()
-                    if len(waiting) >= 10_000:
-                        self._insert(waiting)
+                    if len(pending) >= 10_000:
+                        self._insert(pending)
                 current = fields[image_id]
             label = fields[name].strip().replace("\n", " ")
-            if sure and label:
-                found.append((sure, label))
+            if value and label:
+                found.append((value, label))
         if found:
-            waiting.append((current.strip(), _packed(found)))
-        self._insert(waiting)
+            pending.append((current.strip(), _packed(found)))
+        self._insert(pending)
 
-    def _insert(self, waiting: list[tuple[str, str]]) -> None:
+    def _insert(self, pending: list[tuple[str, str]]) -> None:
         """Store labels of images, and clear the list."""
         assert self._connection is not None
         with _errors_explained():
             self._connection.execute("BEGIN")
-            self._connection.executemany("INSERT INTO labels VALUES (?, ?)", waiting)
+            self._connection.executemany("INSERT INTO labels VALUES (?, ?)", pending)
             self._connection.execute("COMMIT")
-        waiting.clear()
+        pending.clear()
 
     def complete(self) -> None:
         """Create the index, after all files are loaded."""
@@ -109,7 +109,7 @@ class ImageLabels:
 def _packed(found: list[tuple[float, str]]) -> str:
     """Return labels and their confidences as text: one in each line, the most confident first."""
     found.sort(key=itemgetter(0), reverse=True)  # stable also in reverse
-    return "\n".join([f"{sure} {label}" for sure, label in found[:_MOST_LABELS]])
+    return "\n".join([f"{value} {label}" for value, label in found[:_MOST_LABELS]])
 
 
 def _unpacked(text: str) -> list[str]:

@@ -119,7 +119,7 @@ class ArraysSource:
             self._uris = [absolute_uri(uri, below) for uri in read_strings(uris, self._rows, "uri")]
         else:
             self._uris = self._implied_uris(place)
-        # Of several rows with the same uri the first is used.
+        # If several rows have the same uri, the first is used.
         self._row_of: dict[str, int] = {}
         for row, uri in enumerate(self._uris):
             self._row_of.setdefault(uri, row)

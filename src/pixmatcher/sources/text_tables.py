@@ -83,7 +83,7 @@ def read_lines(path: str) -> Iterator[Line]:
                 return
             data = rest + block
             end = _end_of_lines(data) if block else len(data)
-            # Of a line that does not end, only enough is kept to report its length.
+            # If a line does not end, only enough of it is kept to report that it is too long.
             rest = data[end : end + 4 * MAX_LINE + 1]
             if end:
                 lines, good = _split_lines(data[:end])

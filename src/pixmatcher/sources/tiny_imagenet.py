@@ -70,9 +70,9 @@ class TinyImageNetSource:
 
     def label_names(self) -> Mapping[str, str]:
         """Return the names of the classes by their WordNet ids."""
-        wanted = set(self._tree.text(_MARK).split())
+        classes = set(self._tree.text(_MARK).split())
         pairs = (line.split("\t", 1) for line in self._tree.text("words.txt").splitlines())
-        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[0] in wanted}
+        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[0] in classes}
 
     def _val_labels(self) -> dict[str, str]:
         """Return the label of each image of the split val by its file name."""

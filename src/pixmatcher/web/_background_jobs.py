@@ -23,7 +23,7 @@ class Job:
     """One run of long work. Its thread writes this object, and the pages read it."""
 
     name: str
-    """For display; an untrusted text."""
+    """The name to show; an untrusted text."""
     progress: Progress | None = None
     running: bool = True
     result: object = None

@@ -33,7 +33,7 @@ def take_pasted_image() -> None:
 
 
 def turn_camera_on() -> None:
-    """Show the camera again where it was turned off after a photo."""
+    """Show the camera again if it was switched off after a photo."""
     st.session_state.pop(_CAMERA_OFF, None)
 
 

@@ -41,7 +41,7 @@ class HubFile:
     blob: str
     """The SHA-1 by which git identifies its content."""
     sha256: str | None
-    """In hexadecimal; None for short files, which git itself stores."""
+    """The SHA-256 in hexadecimal; None for short files, which git itself stores."""
 
     def matches(self, file: Path) -> bool:
         """Whether a file on disk has this content."""
@@ -56,7 +56,7 @@ class Repository:
     commit: str
     licence: str
     files: Mapping[str, HubFile]
-    """By path."""
+    """The files by their paths."""
 
 
 def endpoint() -> str:

@@ -32,9 +32,9 @@ _FAMILIES = {
     "ViT": _Family(square=True, crop=False, resample=2),
     "DINOv3ViT": _Family(square=True, crop=False, resample=2),
 }
-"""By the beginning of the name of the class; the values are from `image_processing_*.py` in transformers."""
+"""Settings by the first part of the name of a class; the values are from `image_processing_*.py` in transformers."""
 _INTERPOLATIONS: dict[object, Literal["lanczos", "bilinear", "bicubic"]] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
-"""By the value of `PIL.Image.Resampling`."""
+"""The interpolations by the values of `PIL.Image.Resampling`."""
 _UNSUPPORTED_STEPS = (
     "do_pad",
     "do_flip_channel_order",

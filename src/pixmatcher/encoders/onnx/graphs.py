@@ -67,5 +67,5 @@ def cosines(one: Floats, other: Floats) -> Floats:
 
 
 def centred_cosines(one: Floats, other: Floats) -> Floats:
-    """As `cosines`, after subtracting the mean of each array: falls if the differences between images are lost."""
+    """Return `cosines` after subtracting the mean of each array; low if the differences between images are lost."""
     return cosines(one - one.mean(axis=0), other - other.mean(axis=0))
