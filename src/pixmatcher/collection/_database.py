@@ -82,6 +82,7 @@ class Database:
         return self.path.with_name(self.path.name + "-wal")
 
     def _file_states(self) -> tuple[object, ...]:
+        """Return values that change when the database or its log is replaced or changed."""
         states = [path.stat() if path.exists() else None for path in (self.path, self._log_path)]
         return tuple(state and (state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
 
@@ -117,7 +118,7 @@ class Database:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Write all that the block writes, or nothing."""
+        """Run the block as one transaction: its writes are committed, or undone if it raises."""
         with self._lock, sqlite_errors_explained(self.path):
             try:
                 self.connection.execute("BEGIN IMMEDIATE")

@@ -53,7 +53,7 @@ def size_of_files(folder: Path) -> int:
 
 
 def possible_specs(source: str) -> set[str]:
-    """Return the specs that a source as the user names it may have in the catalog, where paths are absolute."""
+    """Return the specs that the catalog may have for the source that a user names; their paths are absolute."""
     kind, colon, rest = source.partition(":")
     path, mark, options = rest.partition("?")
     return {source, os.path.abspath(source), f"{kind}{colon}{os.path.abspath(path)}{mark}{options}"}

@@ -86,7 +86,7 @@ def check_replaceable(target: Path) -> None:
 
 
 def _has_card(folder: Path) -> bool:
-    """Whether a folder has a card; the files that it lists may be damaged."""
+    """Return whether a folder has a card; the files that it lists may be damaged."""
     try:
         with (folder / CARD_NAME).open("rb") as file:
             card = json.loads(file.read(1 << 20))

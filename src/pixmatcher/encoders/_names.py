@@ -63,14 +63,14 @@ FORMS = "torchvision:NAME, timm:NAME, open_clip:ARCH/TAG, hf:REPO, onnx:FOLDER"
 
 
 def is_reference(name: str) -> bool:
-    """Whether a name is one of `KNOWN` or has the form of a reference."""
+    """Return whether a name is one of `KNOWN` or has the form of a reference."""
     return _split_reference(name) is not None
 
 
 def reference_of(name: str, *, also: Iterable[str] = ()) -> tuple[str, str]:
     """Return the kind and the rest of the reference that `name` means, such as ("timm", "resnet50").
 
-    Raises `EncoderError` if it is neither known nor a reference; the message lists the names `also` to choose from.
+    Raises `EncoderError` if it is neither known nor a reference; the message also lists the names in `also`.
     """
     reference = _split_reference(name)
     if reference is None:
@@ -87,6 +87,6 @@ def _split_reference(name: str) -> tuple[str, str] | None:
 
 
 def torch_installed() -> bool:
-    """Whether PyTorch is installed. It is not imported, which would take seconds."""
+    """Return whether PyTorch is installed. It is not imported, which would take seconds."""
     spec = find_spec("torch")
     return spec is not None and spec.origin is not None  # a folder called torch in the current one has none

@@ -78,7 +78,7 @@ def plugin_encoder_names() -> list[str]:
 
 
 def _is_built_in(name: str) -> bool:
-    """Whether a name cannot be that of another package: it is built in, or a reference, which has a ":"."""
+    """Return whether a name cannot be that of another package: it is built in, or a reference, which has a ":"."""
     return name in _BUNDLED or ":" in name or is_reference(name)
 
 

@@ -14,7 +14,7 @@ BACKENDS = ("auto", "onnx", "torch")
 
 
 def _offline() -> bool:
-    """Whether the environment forbids downloads: PixMatcher's own variable, or the hub's."""
+    """Return whether the environment forbids downloads: PixMatcher's own variable, or the hub's."""
     values = (os.environ.get(name, "") for name in ("PIXMATCHER_OFFLINE", "HF_HUB_OFFLINE"))
     return any(value.strip().lower() in ("1", "on", "yes", "true") for value in values)
 

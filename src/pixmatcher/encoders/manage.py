@@ -122,7 +122,7 @@ def _check_is_model(name: str) -> None:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a folder contains a model whose files all have the right hash."""
+    """Return whether a folder contains a model whose files all have the right hash."""
     try:
         return not damaged_files(read_card(folder), folder)
     except EncoderError:

@@ -120,7 +120,7 @@ class _Selected:
 
 
 def _select(source: Source, known_labels: set[str]) -> _Selected:
-    """Return the entries of a source whose labels are known. Raises `QueryError` if there is none."""
+    """Return the entries of a source whose labels are known. Raises `QueryError` without one."""
     selected = _Selected(known_labels)
     for found in source.scan():
         if isinstance(found, Unusable):

@@ -31,7 +31,7 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def check_tiles(image: Any, max_pixels: int) -> None:
-    """Check the tile size of a TIFF image: each tile takes a buffer of its own, also if the image is small."""
+    """Check the tile size of a TIFF image: the decoder needs a buffer for each tile, also if the image is small."""
     check_pixels(int(image.tag_v2.get(322, 1)), int(image.tag_v2.get(323, 1)), max_pixels)
 
 

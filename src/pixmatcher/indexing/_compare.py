@@ -100,7 +100,7 @@ def _list_entries(source: Source, listing: _Listing, *, alone: bool) -> Iterator
 
 
 def _may_be_empty(source: Source, collection: WritableStore) -> bool:
-    """Whether a source without images is believed: an empty folder may be the mount point of a disk.
+    """Return whether a source without images is believed: an empty folder may be the mount point of a disk.
 
     A collection inside the folder shows that its disk is mounted.
     """
@@ -123,7 +123,7 @@ def _missing_of_other_sources(sources: Mapping[str, Source], comparison: Compari
 
 
 def _has_files(folder: str) -> bool:
-    """Whether a folder is not empty; if it is empty, its disk may not be mounted."""
+    """Return whether a folder is not empty; if it is empty, its disk may not be mounted."""
     try:
         with os.scandir(folder) as listing:
             return any(listing)

@@ -131,7 +131,7 @@ How the values for `lite` were measured: docs/explanations/lite.md.
 
 
 def is_weak(collection: Store, result: SearchResult) -> bool:
-    """Whether even the best hit is probably unrelated to the query. False for encoders without a known limit."""
+    """Return whether even the best hit is probably unrelated to the query. False for encoders without a known limit."""
     for record in collection.encoders:
         for space in record.spaces:
             if space.name == result.space:

@@ -129,7 +129,7 @@ def image_space(encoders: Sequence[EncoderRecord], space: str | None = None) -> 
 
 
 def _image_spaces(encoders: Sequence[EncoderRecord], space: str | None) -> list[tuple[EncoderRecord, Space]]:
-    """The spaces in which an image can be searched, the preferred one first: those for images only come first."""
+    """Return the spaces for a search by image, the preferred one first: those for images only come first."""
     return sorted(_spaces_of(encoders, space), key=lambda pair: pair[1].text)
 
 

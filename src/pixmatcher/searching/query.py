@@ -79,7 +79,7 @@ def parse_query(arguments: Sequence[str], *, allow_private: bool = False) -> Que
 
 
 def _refers_to_image(argument: str) -> bool:
-    """Whether an argument of the command line is an image: it is a file or a URL, or it looks like a path."""
+    """Return whether an argument of the command line is an image: it is a file or a URL, or it looks like a path."""
     return (
         argument in ("-", ".", "..")
         or is_url(argument)

@@ -175,7 +175,7 @@ class TrainedIndex:
         return None
 
     def _allowed_candidates(self, projected: Float32, query: Float32, k: int, allowed: _AllowedRows) -> Rows | None:
-        """Return as `_candidates` some of the allowed rows; None also if comparing all of these costs less.
+        """Return allowed rows that include most of the `k` nearest; None if comparing all allowed rows costs less.
 
         The allowed rows may be in any list, far from the query: the number of lists is doubled until nothing new is
         found among the `k` nearest.

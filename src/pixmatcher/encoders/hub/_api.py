@@ -44,7 +44,7 @@ class HubFile:
     """The SHA-256 in hexadecimal; None for short files, which git itself stores."""
 
     def matches(self, file: Path) -> bool:
-        """Whether a file on disk has this content."""
+        """Return whether a file on disk has this content."""
         return _git_blob_hash(file) == self.blob if self.sha256 is None else sha256_of(file) == self.sha256
 
 

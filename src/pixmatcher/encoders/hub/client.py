@@ -68,7 +68,7 @@ def fetch_hub_file(
 
 
 def _matches_note(target: Path, note: Path) -> bool:
-    """Whether a file of the cache exists and has the hash that was noted when it was downloaded."""
+    """Return whether a file of the cache exists and has the hash that was noted when it was downloaded."""
     try:
         with note.open("rb") as file:
             known = json.loads(file.read(10_000))

@@ -158,7 +158,7 @@ class TextVectors:
         return vector
 
     def class_shares(self, text: str) -> Floats:
-        """Return how much the words of `text` stand for each class and group (1144,); a word adds 1 at most."""
+        """Return the weight of each class and group (1144,) in the words of `text`; a word adds 1 at most."""
         shares = np.zeros(len(self.first_names), np.float32)
         found = self._names_in(words(text[:MAX_CHARACTERS])[:MAX_TOKENS])
         # A word that is mostly not a noun ("watch", "duck") counts only if the text has no noun.

@@ -55,14 +55,14 @@ class Graph:
         return () if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT else tuple(tensor.dims)
 
     def is_convolution(self, node: onnx.NodeProto) -> bool:
-        """Whether a node is a 2-D convolution with constant weights that integers make faster."""
+        """Return whether a node is a 2-D convolution with constant weights that integers make faster."""
         if node.op_type != "Conv" or node.domain or any(name and name not in self.weights for name in node.input[1:]):
             return False
         shape = self.shape(node.input[1])
         return len(shape) == 4 and shape[1] * int(attribute(node, "group", 1)) >= LEAST_CHANNELS
 
     def is_product(self, node: onnx.NodeProto) -> bool:
-        """Whether a node multiplies its input by a constant matrix."""
+        """Return whether a node multiplies its input by a constant matrix."""
         if node.op_type not in ("MatMul", "Gemm") or node.domain or node.input[0] in self.weights:
             return False
         shape = self.shape(node.input[1])

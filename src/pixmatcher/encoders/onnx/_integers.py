@@ -277,7 +277,7 @@ class _Rewriter:
         self.nodes.append(made)
 
     def _is_gate_input(self, node: onnx.NodeProto) -> bool:
-        """Whether a node averages each channel for a convolution; an average for the embedding stays in fp32."""
+        """Return whether a node averages each channel for a convolution; an average for the embedding stays in fp32."""
         if node.op_type == "ReduceMean":
             axes = attribute(node, "axes", [])
             if len(node.input) > 1 and node.input[1] in self.old.weights:

@@ -158,7 +158,7 @@ def _check_values(card: Card) -> None:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a relative path stays inside its folder and has no needless parts, such as "." or "//"."""
+    """Return whether a relative path stays inside its folder and has no needless parts, such as "." or "//"."""
     parts = name.split("/")
     return not any(part in ("", ".", "..") for part in parts) and "\0" not in name and "\\" not in name
 
