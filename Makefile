@@ -1,7 +1,6 @@
 # make demo: see it work.   make test: check it, in minutes.   make test-all: the slow tests and those with PyTorch too.
 # All need Python 3.10 or newer and a package registry.
 SHELL := bash
-.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +15,7 @@ TORCH_VENV = $(KEPT)/torch-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys
 PEERS_VENV = $(subst torch-,peers-,$(TORCH_VENV))
 PEERS_PINS = $(shell cksum < benchmarks/requirements-peers.txt | cut -d ' ' -f 1)
 
-# As many test processes as cores. Tests of one file that share something slow stay together (see tests/conftest.py).
+# As many test processes as cores. Tests with the same mark `xdist_group` run in one process.
 PYTEST = -m pytest -rs --numprocesses auto --dist loadgroup
 
 .PHONY: demo test test-slow test-torch test-all chromium torch-venv peers-venv lint docs bench clean
@@ -76,16 +75,16 @@ bench: $(VENV)/installed-dev torch-venv peers-venv
 $(VENV)/installed: pyproject.toml constraints.txt hatch_build.py src/pixmatcher/images/_jpeg_eighth.c
 	@echo "Installing PixMatcher into $(VENV), which takes about half a minute ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python $(PIP) --editable . | $(SHOW)
+	@set -o pipefail; $(BIN)/python $(PIP) --editable . | $(SHOW)
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@echo "Installing what the tests need into $(VENV), which takes about a minute ..."
-	@$(BIN)/python $(PIP) --editable '.[dev]' | $(SHOW)
+	@set -o pipefail; $(BIN)/python $(PIP) --editable '.[dev]' | $(SHOW)
 	@touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed
-	@$(BIN)/python $(PIP) --editable '.[docs]' | $(SHOW)
+	@set -o pipefail; $(BIN)/python $(PIP) --editable '.[docs]' | $(SHOW)
 	@touch $@
 
 # With everything but pixmatcher itself, which the tests take from the checkout they are run in.
@@ -93,7 +92,7 @@ $(KEPT)/%:
 	rm -rf $(@D)
 	@echo "Installing PyTorch and what its tests need (some 6 GB) ..."
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python $(PIP) --constraint constraints-torch.txt '.[torch,umap,dev]' | $(SHOW)
+	@set -o pipefail; $(@D)/bin/python $(PIP) --constraint constraints-torch.txt '.[torch,umap,dev]' | $(SHOW)
 	$(@D)/bin/python -m pip uninstall --quiet --yes pixmatcher
 	@touch $@
 
