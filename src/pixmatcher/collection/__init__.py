@@ -3,15 +3,27 @@
 May import `vector_index`, and the modules that every package may import.
 """
 
-from ._comparison import ComparisonResult, SourceComparison, StoredItems
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
 from ._indexes import SpaceIndexes
 from ._names import CATALOG_NAME, FOLDER_NAME, delete_collection
 from ._spaces import query_vector, space_named
-from ._summary import MEGAPIXEL_LIMITS, ItemSummary, summarize_items
 from .collection import Collection
 from .filters import Filter
 from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
 from .stores import Comparison, Store, WritableStore, open_collection, open_named_store
+
+if TYPE_CHECKING:
+    from ._comparison import ComparisonResult, SourceComparison, StoredItems
+    from ._summary import MEGAPIXEL_LIMITS, ItemSummary, summarize_items
+
+# A search does not need these modules, so they are imported when one of their names is first used.
+_MODULES = {
+    "_comparison": ("ComparisonResult", "SourceComparison", "StoredItems"),
+    "_summary": ("MEGAPIXEL_LIMITS", "ItemSummary", "summarize_items"),
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [
     "CATALOG_NAME",

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,6 @@ from ..errors import CollectionError, CollectionLockedError, PixMatcherError
 from ..records import DescribesEncoder, EncoderRecord, Space
 from ..vector_index.vectors import Float16, VectorFile
 from ._catalog import Catalog
-from ._comparison import SourceComparison
-from ._creation import create_files
 from ._indexes import SpaceIndexes
 from ._location import find_collection, locate_collection
 from ._lock import WriterLock
@@ -31,9 +30,12 @@ from ._search import nearest_items, nearest_labelled_items
 from ._spaces import query_vector, space_named, whole_number
 from ._storing import check_item, store_items, stored_embeddings, with_content_of
 from ._thumbnails import Thumbnails
-from ._verify import Parts, find_problems, repair_parts, require_intact_catalog
 from .filters import Filter
 from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
+
+if TYPE_CHECKING:
+    from ._comparison import SourceComparison
+    from ._verify import Parts
 
 
 class Collection:
@@ -73,6 +75,8 @@ class Collection:
         is full.
         """
         folder = Path(os.path.abspath(path))
+        from ._creation import create_files
+
         create_files(folder, encoders)
         return cls.open(folder)
 
@@ -401,6 +405,8 @@ class Collection:
         Raises `CollectionLockedError` if another process writes.
         """
         self.begin_writing()
+        from ._comparison import SourceComparison
+
         return SourceComparison(self, self._catalog, sources)
 
     def _store(self, items: Sequence[Item], embeddings: Mapping[str, Float16], source: str | None) -> list[int]:
@@ -417,6 +423,8 @@ class Collection:
 
     def verify(self) -> list[Problem]:
         """Read all files of the collection and return what is damaged. Files of the user are not read."""
+        from ._verify import find_problems
+
         return find_problems(self._parts())
 
     def repair(self) -> int:
@@ -424,6 +432,8 @@ class Collection:
 
         Raises `CollectionError` if the catalog itself is damaged, `CollectionLockedError` if another process writes.
         """
+        from ._verify import repair_parts, require_intact_catalog
+
         parts = self._parts()
         require_intact_catalog(parts)
         with self._thread_lock:
@@ -431,6 +441,8 @@ class Collection:
             return repair_parts(parts)
 
     def _parts(self) -> Parts:
+        from ._verify import Parts
+
         return Parts(self.path, self._catalog, self._vectors, self._thumbnails, self.indexes)
 
     def update_indexes(self, *, progress: ProgressCallback | None = None) -> None:

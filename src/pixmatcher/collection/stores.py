@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,13 @@ from .._plugins import STORES, load_plugin, plugin_names
 from .._progress import ProgressCallback
 from ..errors import CollectionError
 from ..records import EncoderRecord, Entry, Space
-from ._comparison import ComparisonResult, StoredItems
 from ._location import find_collection, locate_collection
 from .collection import Collection
 from .filters import Filter
 from .items import Failure, Hit, Item, Neighbour
+
+if TYPE_CHECKING:
+    from ._comparison import ComparisonResult, StoredItems
 
 _REFERENCE = re.compile(r"([a-z][a-z0-9_-]+):(.*)", re.DOTALL)
 

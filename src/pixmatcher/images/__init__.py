@@ -12,14 +12,46 @@ Colour profiles are not applied: values are taken as sRGB, because the encoders 
 
 from __future__ import annotations
 
-from ._formats import ALLOWED_EXTENSIONS, is_allowed_extension
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
 from ._limits import DEFAULT_MAX_PIXELS
-from ._open import ImageSource, OpenedImage, open_image
-from ._preprocess import preprocess_image, preprocess_images
-from ._read import open_regular_file
 from ._recipe import IMAGENET_RECIPE, Recipe
-from ._resize import fit_image, normalize_pixels
-from ._thumbnails import THUMBNAIL_SIDE, make_thumbnail
+
+if TYPE_CHECKING:
+    from ._formats import ALLOWED_EXTENSIONS, is_allowed_extension
+    from ._open import ImageSource, OpenedImage, open_image
+    from ._preprocess import preprocess_image, preprocess_images
+    from ._read import open_regular_file
+    from ._resize import fit_image, normalize_pixels
+    from ._thumbnails import THUMBNAIL_SIDE, make_thumbnail
+
+# Names are imported when they are first used: a text query needs none of these modules.
+_MODULES = {
+    "_formats": (
+        "ALLOWED_EXTENSIONS",
+        "is_allowed_extension",
+    ),
+    "_open": (
+        "ImageSource",
+        "OpenedImage",
+        "open_image",
+    ),
+    "_preprocess": (
+        "preprocess_image",
+        "preprocess_images",
+    ),
+    "_read": ("open_regular_file",),
+    "_resize": (
+        "fit_image",
+        "normalize_pixels",
+    ),
+    "_thumbnails": (
+        "THUMBNAIL_SIDE",
+        "make_thumbnail",
+    ),
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [
     "ALLOWED_EXTENSIONS",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ..encoders import load_recorded
 from ..errors import EncoderError, FetchError, InvalidImageError, PixMatcherError, QueryError, StorageError
-from ..images import ImageSource, fit_image, open_image
 from .query import Query
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..encoders import Encoder, Runtime
+    from ..images import ImageSource
     from ..records import EncoderRecord, Space
 
 
@@ -98,6 +98,8 @@ def _embed(query: Query, encoder: Encoder, space: Space) -> npt.NDArray[np.float
 
 
 def _embed_image(query: Query, image: ImageSource, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:
+    from ..images import fit_image, open_image
+
     try:
         opened = open_image(image, min_side=encoder.recipe.min_side)
     except InvalidImageError as error:

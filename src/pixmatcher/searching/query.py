@@ -7,11 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .._urls import is_url
 from ..errors import InvalidImageError, QueryError
-from ..images import ImageSource, is_allowed_extension
+from ..images import is_allowed_extension
 from ..net.fetch import MAX_BYTES, fetch
+
+if TYPE_CHECKING:
+    from ..images import ImageSource
 
 MAX_TEXT_CHARACTERS = 10_000
 
