@@ -346,6 +346,7 @@ def test_the_commands_that_the_demonstration_shows_work(
     assert "FOLDER" not in done.stdout if pictures else "pixmatcher index FOLDER" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_demonstration_shows_the_program_name_that_was_typed(
     newcomer: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:

@@ -668,6 +668,7 @@ with Collection.open(folder) as collection:
 """
 
 
+@pytest.mark.slow
 def test_an_index_that_is_being_saved_is_not_damage(folder: Path) -> None:
     path = filled(folder, 2000)
     command = [sys.executable, "-c", SAVER, str(folder), str(Path(__file__).parent), "100"]

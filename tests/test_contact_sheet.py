@@ -92,17 +92,22 @@ def test_an_unwritable_path_is_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_errors_when_saving_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PixMatcherError, match=r"cannot be written \(File name too long\)\.$"):
+    with pytest.raises(PixMatcherError, match=r"cannot be written \(File name too long\): name another file\.$"):
         save_contact_sheet(result_of([]), tmp_path / ("x" * 300 + ".png"))
     if os.path.exists("/dev/full"):
         full = tmp_path / "full.png"
         full.symlink_to("/dev/full")
-        with pytest.raises(PixMatcherError, match=r"cannot be written \(No space left on device\)\.$"):
+        with pytest.raises(
+            PixMatcherError,
+            match=r"cannot be written \(No space left on device\): make room, or name a file on another disk\.$",
+        ):
             save_contact_sheet(result_of([]), full)
     old = tmp_path / "old.jpg"
     old.write_bytes(b"old")
     monkeypatch.setattr(contact_sheet, "draw_contact_sheet", lambda *_: Image.new("RGB", (70_000, 1)))
-    with pytest.raises(PixMatcherError, match=r"cannot be written \(.+\)\.$"):  # more than a JPEG may have
+    with pytest.raises(
+        PixMatcherError, match=r"cannot be written \(.+\): name another file\.$"
+    ):  # more than a JPEG may have
         save_contact_sheet(result_of([]), old)
     assert old.read_bytes() == b"old"
 

@@ -280,6 +280,7 @@ def start(*arguments: str | os.PathLike[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_while_unpacking_leaves_nothing_or_everything(server: FileServer, tmp_path: Path) -> None:
     body = zipped(many)
     url, beside = serve(server, body), tmp_path / ".tiny-imagenet-200.unpacking"

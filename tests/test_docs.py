@@ -39,7 +39,7 @@ PAGES = [
     *sorted(ROOT.glob("docs/start/*.md")),
     *sorted(ROOT.glob("docs/how-to/*.md")),
 ]
-QUICK = {"README.md", "CONTRIBUTING.md", "search-your-photos.md", "python.md"}
+QUICK = {"README.md", "CONTRIBUTING.md", "python.md"}
 """Pages that `make test` runs. `make test-slow` runs the other pages, which need half a minute."""
 NOT_CODE = {"text", "json", "toml", "{.python}"}  # the last is an included file, which ruff must not format here
 _FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)

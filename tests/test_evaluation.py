@@ -477,6 +477,7 @@ def zipped(data: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_command(zipped: Path) -> None:
     (zipped / "captions.csv").write_text("image,caption\nn01_0.JPEG,a red thing\nn02_0.JPEG,a green thing\n")
     call = ["evaluate", "-c", "c", "--queries", "tiny-imagenet:data.zip?split=val", "-k", "3"]

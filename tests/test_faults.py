@@ -302,6 +302,7 @@ def test_indexing_killed_repeatedly_loses_no_item(tmp_path: Path) -> None:
             assert best.item.content_hash == item.content_hash
 
 
+@pytest.mark.slow
 def test_the_command_line_killed_during_indexing(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     paths = paint_many(folder, 60)

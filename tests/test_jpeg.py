@@ -247,6 +247,7 @@ int main(int count, char **names) {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 def test_damaged_files_cause_no_memory_errors(tmp_path: Path) -> None:
     """The same code, built so that it stops at the first byte out of bounds and the first undefined result."""

@@ -69,6 +69,7 @@ def test_twice_verbose_shows_details(folder: Path, flags: tuple[str, ...]) -> No
     assert {level for level, _ in once} <= {"INFO"}
 
 
+@pytest.mark.slow
 def test_the_variable_sets_the_level_of_each_logger(folder: Path) -> None:
     run("index", ".", cwd=folder)
     search = "from pixmatcher import *\nsearch(Collection.open('.'), 'a cat')"

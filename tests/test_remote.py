@@ -90,6 +90,7 @@ def test_an_indexed_list_can_be_searched_without_a_network(
             assert np.abs(difference).mean() < 8
 
 
+@pytest.mark.slow
 def test_each_bad_url_is_reported_and_none_ends_the_run(
     server: Server, tmp_path: Path, refresh: Callable[..., IndexReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:

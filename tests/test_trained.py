@@ -84,6 +84,7 @@ def test_scores_are_true_and_the_recall_reaches_the_target(trained: tuple[Traine
     assert recall(index, vectors, np.arange(COUNT), image_like_rows(100, seed=7)) >= 0.95
 
 
+@pytest.mark.slow
 def test_the_measured_recall_is_that_of_new_queries(trained: tuple[TrainedIndex, VectorFile]) -> None:
     index, vectors = trained
     assert index.recall == pytest.approx(
@@ -677,6 +678,7 @@ def test_invalid_filters_are_refused(options: dict[str, object]) -> None:
         Filter(**options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_command_line_filters(tmp_path: Path) -> None:
     images = tmp_path / "photos"
     paint_many(images, 3)

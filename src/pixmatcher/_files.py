@@ -172,4 +172,5 @@ def save_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         write(made)
         path.write_bytes(made.getvalue())
     except OSError as error:
-        raise PixMatcherError(f"{path} cannot be written ({error.strerror or error}): name another file.") from error
+        remedy = "make room, or name a file on another disk" if error.errno in NO_ROOM else "name another file"
+        raise PixMatcherError(f"{path} cannot be written ({error.strerror or error}): {remedy}.") from error

@@ -43,6 +43,7 @@ def test_another_photo_takes_the_place_of_the_first(visit: Callable[..., Page]) 
         settle(page)
 
 
+@pytest.mark.slow
 def test_a_result_becomes_the_query_image(visit: Callable[..., Page]) -> None:
     page = visit("text")
     page.get_by_placeholder("a dog on the beach").fill("a cup of coffee")
@@ -62,6 +63,7 @@ def test_a_result_becomes_the_query_image(visit: Callable[..., Page]) -> None:
     at_start(page)
 
 
+@pytest.mark.slow
 def test_a_photo_is_rotated_and_cropped(visit: Callable[..., Page]) -> None:
     page = visit()
     upload(page, PHOTOS / "temple.jpg")
@@ -152,6 +154,7 @@ def test_a_private_address_is_refused(visit: Callable[..., Page]) -> None:
     no_error(page)
 
 
+@pytest.mark.slow
 def test_labels_make_categories_and_a_filter(visit: Callable[..., Page]) -> None:
     page = visit(collection="labelled")
     upload(page, PHOTOS / "cat.jpg")
@@ -286,6 +289,7 @@ def test_a_new_collection_is_created_and_shown_to_all(visit: Callable[..., Page]
     no_error(page)
 
 
+@pytest.mark.slow
 def test_the_first_collection_is_created(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     photos = copy_photos(tmp_path / "first", "cat.jpg", "horse.jpg")
@@ -378,6 +382,7 @@ def corners_of_map(page: Page) -> list[tuple[float, float]]:
     return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
 
 
+@pytest.mark.slow
 def test_the_map_is_drawn_and_points_are_chosen(visit: Callable[..., Page]) -> None:
     page = visit("map")
     draw_map(page)
