@@ -173,8 +173,8 @@ def open_collection(reference: str | os.PathLike[str] | None = None) -> Store:
     if store is not None:
         return store
     text = os.fspath(reference)
-    match = _REFERENCE.fullmatch(text)
-    if match is not None and not os.path.exists(text) and locate_collection(text) is None:
+    match = _match_store(text)
+    if match is not None:
         known = ", ".join(plugin_names(STORES)) or "none"
         raise CollectionError(
             f"There is no collection in {text}, and no installed package declares a store {match[1]!r} "
@@ -190,9 +190,8 @@ def open_named_store(reference: str | os.PathLike[str]) -> Store | None:
     Return None if the reference is a folder: it exists, or no package declares the name. Raises `CollectionError` if
     the package is broken or its store cannot be opened.
     """
-    text = os.fspath(reference)
-    match = _REFERENCE.fullmatch(text)
-    if match is None or os.path.exists(text) or locate_collection(text) is not None:
+    match = _match_store(os.fspath(reference))
+    if match is None:
         return None
     name, rest = match.groups()
     plugin = load_plugin(STORES, name, CollectionError)
@@ -213,6 +212,14 @@ def open_named_store(reference: str | os.PathLike[str]) -> Store | None:
             f"The store {name!r} of an installed package lacks {', '.join(absent)}", "ask the author of its package."
         )
     return store
+
+
+def _match_store(text: str) -> re.Match[str] | None:
+    """Return the match of NAME:REST; None if the text is not of that form, or is a path that exists."""
+    match = _REFERENCE.fullmatch(text)
+    if match is None or os.path.exists(text) or locate_collection(text) is not None:
+        return None
+    return match
 
 
 def _members(protocol: type) -> list[str]:
