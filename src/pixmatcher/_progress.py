@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-Unit: TypeAlias = Literal["bytes", "captions", "images", "rows", "steps"]
+Unit: TypeAlias = Literal["bytes", "captions", "images", "queries", "rows", "steps"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,21 @@ class QueryError(PixMatcherError):
     """The query cannot be understood, or cannot be answered by this collection."""
 
 
+class UnreadableTextError(QueryError):
+    """The encoder cannot read the query text: it has no word in a script or language that the encoder knows.
+
+    `encoder` is its name, `language` what it reads, "" if it does not say so.
+    """
+
+    def __init__(self, encoder: str, language: str = "") -> None:
+        readable = language or "a language that the encoder reads"
+        super().__init__(
+            f"The encoder {encoder} cannot read this text: write it in {readable}, or index with another encoder."
+        )
+        self.encoder = encoder
+        self.language = language
+
+
 class FetchError(PixMatcherError):
     """A URL was refused or could not be fetched.
 

@@ -1,10 +1,17 @@
-"""Data that packages pass to each other: descriptions of spaces and encoders, and the images that a source lists."""
+"""Data that packages pass to each other: spaces, encoders, calibrations of scores, and entries of sources."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+QueryKind: TypeAlias = Literal["text", "image"]
+"""What a query consists of. A calibration holds for the scores of one kind, in one space."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,30 @@ class EncoderRecord:
     name: str
     fingerprint: str
     spaces: tuple[Space, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Turns scores into probabilities: 1 / (1 + exp(-(slope * score + intercept))).
+
+    The probability is that of a hit to be what was asked for. The form is that of J. Platt: Probabilistic outputs for
+    support vector machines, 1999. `pixmatcher.evaluation.calibration` fits and measures it.
+    """
+
+    slope: float
+    intercept: float
+
+    def probability(self, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return the probability of each score, float64 of the same shape."""
+        import numpy as np
+
+        logits = self.slope * np.asarray(scores, np.float64) + self.intercept
+        probabilities: npt.NDArray[np.float64] = 0.5 * (1 + np.tanh(logits / 2))  # the same, without overflow
+        return probabilities
+
+
+Calibrations: TypeAlias = Mapping[str, Mapping[QueryKind, Calibration]]
+"""The calibrations of an encoder or a collection: name of the space -> kind of query -> calibration."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,11 @@ def print_hits(result: SearchResult, label_names: Mapping[str, str] | None = Non
     ]
     if not any(label for *_, label in rows[1:]):
         rows = [(*row[:3], "") for row in rows]
-    print_ranking(rows)
+    if result.probabilities is None:
+        print_ranking(rows)
+        return
+    shown = ["prob.", *(f"{probability:.0%}" for probability in result.probabilities)]
+    print_columns([(*row[:2], cell, *row[2:]) for row, cell in zip(rows, shown, strict=True)], ">>><<")
 
 
 def shorter_path(uri: str) -> str:

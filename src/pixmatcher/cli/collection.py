@@ -110,14 +110,14 @@ def tune_command(
         typer.Option(metavar="SIZE", help="The memory that an index may use, such as 800M or 1G; 0 for no limit."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Save a plot of recall against time (.png, .svg or .pdf).")
+        Path | None, typer.Option(metavar="FILE", help="Save a plot of what was measured (.png, .svg or .pdf).")
     ] = None,
     as_json: JsonOption = False,
     backend: BackendOption = None,
     device: DeviceOption = None,
     offline: OfflineOption = False,
 ) -> None:
-    """Measure the recall and speed of the index, and choose its settings for a recall and a memory limit."""
+    """Choose the settings of the index for a recall and a memory limit, and calibrate the probability of hits."""
     from .._plots import check_plot_path
     from ..evaluation.tuning import save_plot, tune
 
@@ -147,6 +147,7 @@ def tune_command(
         return
     for tuning in tunings:
         _print_tuning(tuning)
+        _print_calibrations(tuning)
     if plot is not None:
         print_saved("Plot", plot)
 
@@ -167,13 +168,27 @@ def _bytes(text: str | None) -> int | None:
         raise QueryError(f"{text!r} is not a size: write it like 800M or 1G.") from None
 
 
+def _print_calibrations(tuning: Tuning) -> None:
+    if not tuning.calibrations:
+        print("The probability of hits is not calibrated: that takes 20 labels or captions, and right and wrong hits.")
+    for each in tuning.calibrations:
+        measured = ""
+        if (found := each.reliability) is not None:
+            measured = (
+                f": off by {found.error:.3f} in the mean, Brier score {found.brier:.3f} (without scores "
+                f"{found.brier_of_mean:.3f}), measured on queries that were left out"
+            )
+        kind = "texts" if each.kind == "text" else "images"
+        print(f"The probability of hits was calibrated with {each.queries:,} {kind}{measured}.")
+
+
 def _print_tuning(tuning: Tuning) -> None:
     from rich.console import Console
     from rich.table import Table
 
     print(f"{tuning.space}: {tuning.index}, {tuning.rows:,} images, {tuning.ms:.2f} ms a query")
     if not tuning.curve:
-        print("Every query is compared with all images: there is nothing to tune until the collection is larger.")
+        print("Every query is compared with all images: the index needs no tuning until the collection is larger.")
         return
     texts = f", {tuning.texts} of them texts" if tuning.texts else ""
     print(f"Recall is measured with queries made from the images{texts}; comparing all takes {tuning.exact_ms:.1f} ms.")

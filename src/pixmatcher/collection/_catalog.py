@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._urls import is_url
+from ..records import Calibration, QueryKind
 from ._database import Database
-from ._migrations import readable_columns
+from ._migrations import has_table, readable_columns
 from .items import Changes, CollectionState, Failure, Item
 
 _ITEM_COLUMNS = tuple(field.name for field in fields(Item))
@@ -295,6 +296,26 @@ class Catalog(Database):
         labels = {label for (label,) in found}
         called = {label: {name, *map(str.strip, name.split(","))} for label, name in self.label_names().items()}
         return {label for label in labels if label in requested or not requested.isdisjoint(called.get(label, ()))}
+
+    # Calibrations
+
+    def put_calibrations(self, space: str, fingerprint: str, calibrations: Mapping[QueryKind, Calibration]) -> None:
+        """Store the calibrations of a space for kinds of queries; those of other kinds stay."""
+        self.connection.executemany(
+            "INSERT OR REPLACE INTO calibrations (space, kind, fingerprint, slope, intercept) VALUES (?, ?, ?, ?, ?)",
+            [(space, kind, fingerprint, each.slope, each.intercept) for kind, each in calibrations.items()],
+        )
+
+    def calibrations(self, fingerprints: Mapping[str, str]) -> dict[str, dict[QueryKind, Calibration]]:
+        """Return the calibrations of spaces that were made with the encoder of the space's fingerprint."""
+        if not has_table(self.connection, "calibrations"):
+            return {}
+        found: dict[str, dict[QueryKind, Calibration]] = {}
+        rows = self.query("SELECT space, kind, fingerprint, slope, intercept FROM calibrations")
+        for space, kind, fingerprint, slope, intercept in rows:
+            if fingerprints.get(space) == fingerprint:
+                found.setdefault(space, {})[kind] = Calibration(slope, intercept)
+        return found
 
     # Values
 

@@ -46,7 +46,15 @@ def _add_details(connection: sqlite3.Connection) -> None:
         connection.execute("ALTER TABLE items ADD COLUMN details TEXT")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create_tables, _add_details)
+def _add_calibrations(connection: sqlite3.Connection) -> None:
+    """A collection gets calibrations of its own; each holds only for the encoder of its fingerprint."""
+    connection.execute(
+        "CREATE TABLE calibrations (space TEXT NOT NULL, kind TEXT NOT NULL, fingerprint TEXT NOT NULL, "
+        "slope REAL NOT NULL, intercept REAL NOT NULL, PRIMARY KEY (space, kind))"
+    )
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create_tables, _add_details, _add_calibrations)
 """The migration to version 1, to version 2, and so on."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
@@ -91,6 +99,11 @@ def readable_columns(connection: sqlite3.Connection, table: str, names: Sequence
     """Return the columns to select from a table, so that one that an older schema lacks is read as NULL."""
     known = _column_names(connection, table)
     return ", ".join(name if name in known else f"NULL AS {name}" for name in names)
+
+
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Return whether the database has this table, which an older schema may lack."""
+    return bool(_column_names(connection, name))
 
 
 def _column_names(connection: sqlite3.Connection, table: str) -> set[str]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from .._files import write_error
 from .._progress import ProgressCallback
 from ..errors import CollectionError, CollectionLockedError, PixMatcherError
-from ..records import DescribesEncoder, EncoderRecord, Space
+from ..records import Calibration, DescribesEncoder, EncoderRecord, QueryKind, Space
 from ..vector_index.vectors import Float16, VectorFile
 from ._catalog import Catalog
 from ._indexes import SpaceIndexes
@@ -201,6 +201,31 @@ class Collection:
     def labels_by_id(self, ids: Iterable[int]) -> dict[int, str | None]:
         """Return the label, or None, of each of these ids that exists."""
         return self._catalog.labels_by_id([whole_number(item_id, "id") for item_id in ids])
+
+    # Calibrations
+
+    def calibrations(self) -> dict[str, dict[QueryKind, Calibration]]:
+        """Return the collection's own calibrations of scores: name of the space -> kind of query -> calibration.
+
+        Those that were made with another version of the encoder are left out.
+        """
+        with self._catalog.reading():
+            return self._catalog.calibrations({space: self._fingerprint(space) for space in self.spaces})
+
+    def set_calibrations(self, space: str, calibrations: Mapping[QueryKind, Calibration]) -> None:
+        """Store calibrations of a space; those of other kinds of queries stay.
+
+        Raises `CollectionError` if the space does not exist.
+        """
+        name = space_named(self.spaces, space).name
+        with self._thread_lock:
+            self.begin_writing()
+            with self._catalog.writing():
+                self._catalog.put_calibrations(name, self._fingerprint(name), calibrations)
+
+    def _fingerprint(self, space: str) -> str:
+        """Return the fingerprint of the encoder of a space."""
+        return next(record.fingerprint for record in self.encoders if space in {s.name for s in record.spaces})
 
     # State
 

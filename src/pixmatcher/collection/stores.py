@@ -35,6 +35,7 @@ class Store(Protocol):
     """What searching needs of a collection: `search`, `search_similar`, `search_batch` and `classify` accept any store.
 
     Each method does what the method of `Collection` of the same name does, and raises `CollectionError` as it does.
+    `calibrations()` is optional: without it, the calibrations of the encoders hold.
     """
 
     @property

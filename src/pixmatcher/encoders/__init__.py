@@ -8,7 +8,7 @@ May import `images` and `net`.
 """
 
 from ..records import EncoderRecord, Space
-from ._protocol import Encoder, check_encoder
+from ._protocol import Encoder, calibrations_of, check_encoder, reads_text, text_language
 from ._registry import (
     DEFAULT_ENCODER,
     describe_encoder,
@@ -17,6 +17,7 @@ from ._registry import (
     load_encoders,
     load_recorded,
     plugin_encoder_names,
+    recorded_calibrations,
     register_encoder,
     unload_encoders,
     unregister_encoder,
@@ -29,6 +30,7 @@ __all__ = [
     "EncoderRecord",
     "Runtime",
     "Space",
+    "calibrations_of",
     "check_encoder",
     "describe_encoder",
     "full_name",
@@ -36,7 +38,10 @@ __all__ = [
     "load_encoders",
     "load_recorded",
     "plugin_encoder_names",
+    "reads_text",
+    "recorded_calibrations",
     "register_encoder",
+    "text_language",
     "unload_encoders",
     "unregister_encoder",
     "with_encoders",

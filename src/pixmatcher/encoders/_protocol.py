@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import EncoderError
-from ..records import Space
+from ..records import Calibrations, Space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +20,11 @@ class Encoder(Protocol):
 
     Any class with these members is an encoder; it need not inherit from this one. All methods may be called from
     several threads at once.
+
+    Three more members are optional. `calibrations`, name of a space -> "text" or "image" -> `Calibration`, gives hits a
+    probability; a collection's own calibrations have precedence. `reads_text(text) -> bool` says whether the encoder
+    can read a text; one that it cannot read is not searched. `text_language`, such as "English", completes the message
+    about such a text. To read `calibrations`, an encoder is made but loads nothing else.
     """
 
     @property
@@ -62,3 +67,20 @@ def check_encoder(encoder: object) -> None:
         raise EncoderError(f"{what} is not an encoder: it lacks {', '.join(missing)}, see pixmatcher.Encoder.")
     if isinstance(encoder, type):
         raise EncoderError(f"{encoder.__name__} is a class: give an encoder, which is an object of it.")
+
+
+def calibrations_of(encoder: Encoder) -> Calibrations:
+    """Return the calibrations that an encoder carries; {} if it has none."""
+    carried: Calibrations = getattr(encoder, "calibrations", None) or {}
+    return carried
+
+
+def reads_text(encoder: Encoder, text: str) -> bool:
+    """Return whether an encoder can read a text; one that does not say so can."""
+    reads: Callable[[str], bool] | None = getattr(encoder, "reads_text", None)
+    return reads is None or reads(text)
+
+
+def text_language(encoder: Encoder) -> str:
+    """Return the language of the texts that an encoder reads; "" if it does not say so."""
+    return getattr(encoder, "text_language", "")

@@ -17,10 +17,10 @@ from itertools import chain, count
 
 from .._plugins import ENCODERS, load_plugin, plugin_names
 from ..errors import EncoderError
-from ..records import DescribesEncoder, EncoderRecord
+from ..records import Calibrations, DescribesEncoder, EncoderRecord
 from ._names import KNOWN, is_reference, reference_of
 from ._open_model import open_model
-from ._protocol import Encoder, check_encoder
+from ._protocol import Encoder, calibrations_of, check_encoder
 from ._renamed import RenamedEncoder
 from ._runtime import Runtime
 
@@ -206,6 +206,20 @@ def load_recorded(records: Iterable[DescribesEncoder], runtime: Runtime | None =
         names |= {re.sub(r"-\d+$", "", space.name): space.name for space in record.spaces if space.name not in names}
         encoders.append(_with_names(encoder, names))
     return encoders
+
+
+def recorded_calibrations(record: DescribesEncoder, runtime: Runtime | None = None) -> Calibrations:
+    """Return the calibrations that the encoder of a collection carries, its spaces named as in the collection.
+
+    No model is opened for it: those of `KNOWN` and references carry none. {} also if the encoder cannot be used here.
+    """
+    given = runtime is not None and any(encoder.name == record.name for encoder in runtime.encoders)
+    try:
+        if not given and _factory_of(record.name) is None:
+            return {}
+        return calibrations_of(load_recorded([record], runtime)[0])
+    except EncoderError:
+        return {}
 
 
 def describe_encoder(name: str) -> EncoderRecord:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..records import Space
-from ._protocol import Encoder
+from ..records import Calibrations, Space
+from ._protocol import Encoder, calibrations_of, reads_text, text_language
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +43,17 @@ class RenamedEncoder:
     @property
     def batch_size(self) -> int:
         return self.encoder.batch_size
+
+    @property
+    def calibrations(self) -> Calibrations:
+        return {self.names.get(name, name): kinds for name, kinds in calibrations_of(self.encoder).items()}
+
+    @property
+    def text_language(self) -> str:
+        return text_language(self.encoder)
+
+    def reads_text(self, text: str) -> bool:
+        return reads_text(self.encoder, text)
 
     def load_images(self) -> None:
         self.encoder.load_images()

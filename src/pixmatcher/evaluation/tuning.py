@@ -1,11 +1,11 @@
-"""Measuring how well and how fast the index of a space answers, and choosing the recall and memory it should have."""
+"""Tuning a space: how well and how fast its index answers, and what its scores mean."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,11 @@ from ..collection import Collection
 from ..encoders import Runtime
 from ..errors import PixMatcherError
 from ..searching import Query, embed_query
+from .calibration import SpaceCalibration, calibrate, draw_reliability
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from matplotlib.axes import Axes
 
     from ..vector_index import IndexTarget, OperatingPoint
     from ..vector_index.trained import TrainedIndex
@@ -51,7 +53,8 @@ class Tuning:
 
     `index` is its kind, `rows` how many it has, `recall` the recall@10 of the chosen point; `ms` and `exact_ms` are
     median milliseconds for a query with the index and with an exact search. `texts` is how many of the queries were
-    texts (names of labels, and captions). `curve` has the operating points of a trained index.
+    texts (names of labels, and captions). `curve` has the operating points of a trained index. `calibrations` are those
+    of the scores for each kind of query for which the collection has enough labels or captions.
     """
 
     space: str
@@ -62,6 +65,7 @@ class Tuning:
     exact_ms: float
     texts: int = 0
     curve: list[TunedPoint] = field(default_factory=list)
+    calibrations: list[SpaceCalibration] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the form that every face prints."""
@@ -76,12 +80,24 @@ def tune(
     runtime: Runtime | None = None,
     progress: ProgressCallback | None = None,
 ) -> Tuning:
-    """Measure the index of a space against exact searches, and set the recall and memory it should have.
+    """Measure the index of a space against exact searches, set the recall and memory it should have, calibrate scores.
 
     The target also holds when the index is rebuilt; without one, the previous target stays. A small collection has an
-    exact index, of which only the time is measured. Raises `CollectionError` if the space does not exist or no index
+    exact index, of which only the time is measured. The calibrations are stored in the collection, see
+    `calibration.calibrate`. Raises `CollectionError` if the space does not exist or no index
     can meet the target, `CollectionLockedError` if another process writes.
     """
+    tuning = _tune_index(collection, space, target, runtime, progress)
+    return replace(tuning, calibrations=calibrate(collection, space, runtime=runtime, progress=progress))
+
+
+def _tune_index(
+    collection: Collection,
+    space: str,
+    target: IndexTarget | None,
+    runtime: Runtime | None,
+    progress: ProgressCallback | None,
+) -> Tuning:
     texts = _text_queries(collection, space, runtime) if collection.spaces[space].text else None
     index, points = collection.indexes.tune(space, target, queries=texts, progress=progress)
     from ..vector_index.trained import TrainedIndex
@@ -121,12 +137,35 @@ def _timed_curve(
 
 
 def save_plot(tunings: list[Tuning], path: Path) -> None:
-    """Save a plot of recall and time for each trained space. Raises `PixMatcherError` if that cannot be done."""
+    """Save a plot of recall and time for each trained space, and one of the reliability of the probabilities.
+
+    What was not measured is left out. Raises `PixMatcherError` if nothing was, or if the plot cannot be saved.
+    """
     check_plot_path(path)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    trained = [tuning for tuning in tunings if tuning.curve]
+    measured = {
+        f"{each.space}, {each.kind} queries": each.reliability
+        for tuning in tunings
+        for each in tuning.calibrations
+        if each.reliability is not None
+    }
+    if not trained and not measured:
+        raise PixMatcherError(
+            "There is nothing to draw: no space has a trained index, or enough labels or captions for a calibration."
+        )
+    count = bool(trained) + bool(measured)
+    figure = Figure(figsize=(7 * count, 4.5), layout="constrained")
+    parts = [*figure.subplots(1, count, squeeze=False)[0]]
+    if trained:
+        _draw_recall(parts.pop(0), trained)
+    if measured:
+        draw_reliability(parts.pop(0), measured)
+    save_figure(figure, path)
+
+
+def _draw_recall(axes: Axes, tunings: list[Tuning]) -> None:
     for tuning in tunings:
         points = sorted(tuning.curve, key=lambda point: point.ms)
         axes.plot([p.ms for p in points], [p.recall for p in points], "o-", label=tuning.space, markersize=4)
@@ -138,7 +177,6 @@ def save_plot(tunings: list[Tuning], path: Path) -> None:
     axes.set_ylabel("recall@10")
     axes.grid(alpha=0.3)
     axes.legend()
-    save_figure(figure, path)
 
 
 def _median_ms(search: Callable[[npt.NDArray[np.float32]], object], queries: list[npt.NDArray[np.float32]]) -> float:

@@ -10,7 +10,8 @@ May import `images`, `net`, `encoders`, `sources` and `collection`.
 from typing import TYPE_CHECKING
 
 from .._lazy import lazy_names
-from ._search import SearchResult, is_weak, search, search_similar
+from ._calibrations import WEAK_BELOW
+from ._search import WEAK_NOTE, SearchResult, search, search_embedded, search_similar
 from .embedding import EmbeddedQuery, EncoderFallback, embed_query, image_encoder, image_space, text_encoder
 from .options import SearchOptions
 from .query import MAX_TEXT_CHARACTERS, Query, parse_query, query_from_json, resolve_image
@@ -32,6 +33,8 @@ __getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [
     "MAX_TEXT_CHARACTERS",
+    "WEAK_BELOW",
+    "WEAK_NOTE",
     "Category",
     "CategoryResult",
     "EmbeddedQuery",
@@ -44,7 +47,6 @@ __all__ = [
     "example_texts",
     "image_encoder",
     "image_space",
-    "is_weak",
     "item_picture",
     "nearest_categories",
     "original_file",
@@ -54,6 +56,7 @@ __all__ = [
     "resolve_image",
     "search",
     "search_batch",
+    "search_embedded",
     "search_similar",
     "text_encoder",
 ]

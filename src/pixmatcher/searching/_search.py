@@ -5,15 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from .._urls import without_password
 from ..collection import Hit, Store
 from ..encoders import Encoder, Runtime, with_encoders
-from .embedding import embed_query
+from ..errors import UnreadableTextError
+from ..records import Calibration
+from ._calibrations import WEAK_BELOW, calibration_of
+from .embedding import EmbeddedQuery, embed_query, text_space
 from .options import SearchOptions, with_k
 from .query import Query
+
+WEAK_NOTE = "Nothing here is quite like that: these are the nearest images."
 
 logger = logging.getLogger("pixmatcher.searching")
 
@@ -27,22 +33,45 @@ class SearchResult:
     took_ms: float
     hits: list[Hit]
     note: str = ""
-    """Why another space than usual was searched; empty if the usual one was."""
+    """What to know about the result: nothing here is quite like the query, the text cannot be read, or another space
+    than usual was searched and why. Empty if there is nothing of these."""
+    calibration: Calibration | None = None
+    """Turns the scores of this query into probabilities; None if that is not possible."""
+    unreadable: UnreadableTextError | None = None
+    """Why the text of the query was not searched for; None if it was."""
+
+    @cached_property
+    def probabilities(self) -> list[float] | None:
+        """The probability of each hit to be what was asked for; None without a calibration."""
+        if self.calibration is None:
+            return None
+        return [float(each) for each in self.calibration.probability([hit.score for hit in self.hits])]
+
+    @property
+    def weak(self) -> bool:
+        """Whether even the best hit is probably not what was asked for; False without a calibration or a hit."""
+        return bool(self.probabilities) and max(self.probabilities or ()) < WEAK_BELOW
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as the JSON object that the command line and the web app show."""
+        probabilities: Sequence[float | None] = self.probabilities or [None] * len(self.hits)
         values = {
             "query": self.query,
             "space": self.space,
             "took_ms": round(self.took_ms, 2),
-            "hits": [_hit_as_json(hit) for hit in self.hits],
+            "hits": [_hit_as_json(*pair) for pair in zip(self.hits, probabilities, strict=True)],
         }
+        if self.calibration is not None:
+            values["weak"] = self.weak
         return values | {"note": self.note} if self.note else values
 
 
-def _hit_as_json(hit: Hit) -> dict[str, Any]:
+def _hit_as_json(hit: Hit, probability: float | None) -> dict[str, Any]:
     item = hit.item
-    values = {"rank": hit.rank, "score": round(hit.score, 4), "id": item.id, "uri": item.uri, "label": item.label}
+    values: dict[str, Any] = {"rank": hit.rank, "score": round(hit.score, 4)}
+    if probability is not None:
+        values["probability"] = round(probability, 2)
+    values |= {"id": item.id, "uri": item.uri, "label": item.label}
     if item.caption is not None:
         values["caption"] = item.caption
     if item.details:
@@ -63,8 +92,9 @@ def search(
 
     `k` is short for `SearchOptions(k=k)`. If the options name no space, the query decides: an image alone is searched
     in the first space for images only, a text in the first space that supports text. If the encoder of that space
-    cannot be used on this machine, the next one is used, and the `note` of the result says why. A collection that was
-    made with encoder objects needs them again: `encoders`.
+    cannot be used on this machine, the next one is used, and the `note` of the result says why. A text that no encoder
+    can read has no hits, and the `note` says so. A collection that was made with encoder objects needs them again:
+    `encoders`.
 
     Raises `QueryError`, `InvalidImageError` or `EncoderError` if the query cannot be answered.
     """
@@ -73,10 +103,14 @@ def search(
     if isinstance(query, str):
         query = Query(query)
     runtime = with_encoders(runtime, encoders)
-    embedded = embed_query(query, collection.encoders, space=options.space, runtime=runtime)
+    try:
+        embedded = embed_query(query, collection.encoders, space=options.space, runtime=runtime)
+    except UnreadableTextError as error:
+        space = text_space(collection.encoders, options.space).name
+        took_ms = (time.perf_counter() - started) * 1000
+        return SearchResult(query.name, space, took_ms, [], str(error), unreadable=error)
     embedded_at = time.perf_counter()
-    hits = _search_store(collection, embedded.vector, embedded.space, options)
-    ended = time.perf_counter()
+    result = search_embedded(collection, embedded, options, name=query.name, started=started, runtime=runtime)
     logger.debug(
         "query of the text %r and the image %r: space %s of the encoder %s; query embedded in %.4f s, index searched "
         "in %.4f s, %d hits",
@@ -85,56 +119,69 @@ def search(
         embedded.space,
         embedded.encoder,
         embedded_at - started,
-        ended - embedded_at,
-        len(hits),
+        time.perf_counter() - embedded_at,
+        len(result.hits),
     )
-    return SearchResult(query.name, embedded.space, (ended - started) * 1000, hits, embedded.note)
+    return result
+
+
+def search_embedded(
+    collection: Store,
+    embedded: EmbeddedQuery,
+    options: SearchOptions,
+    *,
+    name: Any,
+    started: float | None = None,
+    runtime: Runtime | None = None,
+) -> SearchResult:
+    """Find the items nearest to a query that `embed_query` has embedded; the space of the options is not used.
+
+    `name` is the query as the result shows it, `started` the value of `time.perf_counter` from which its time counts.
+    """
+    started = time.perf_counter() if started is None else started
+    hits = collection.search(
+        embedded.vector,
+        space=embedded.space,
+        k=options.k,
+        min_score=options.min_score,
+        filter=options.filter,
+        exact=options.exact,
+    )
+    calibration = calibration_of(collection, embedded.space, embedded.kind, runtime)
+    took_ms = (time.perf_counter() - started) * 1000
+    result = SearchResult(name, embedded.space, took_ms, hits, embedded.note, calibration, embedded.unreadable)
+    if not result.weak:
+        return result
+    return replace(result, note=" ".join(filter(None, (result.note, WEAK_NOTE))))
 
 
 def search_similar(
-    collection: Store, item_id: int, options: SearchOptions | None = None, *, k: int | None = None
+    collection: Store,
+    item_id: int,
+    options: SearchOptions | None = None,
+    *,
+    k: int | None = None,
+    encoders: Sequence[Encoder] = (),
 ) -> SearchResult:
     """Find the items nearest to an item of the collection by its stored embedding; the item itself is among them.
 
-    If the options name no space, the first space for images only is searched, or the first space if there is none.
+    If the options name no space, the first space for images only is searched, or the first space if there is none. No
+    encoder is used; `encoders`, if the collection was made with encoder objects, are asked for their calibrations only.
     Raises `CollectionError` if the item or the space does not exist.
     """
     started = time.perf_counter()
     options = with_k(options, k)
     space = options.space or min(collection.spaces.values(), key=lambda each: each.text).name
     (vector,) = collection.embeddings([item_id], space)
-    hits = _search_store(collection, vector, space, options)
-    ended = time.perf_counter()
+    embedded = EmbeddedQuery(space, vector, "", kind="image")
+    result = search_embedded(
+        collection, embedded, options, name=item_id, started=started, runtime=with_encoders(None, encoders)
+    )
     logger.debug(
-        "similar to item %d: space %s; index searched in %.4f s, %d hits", item_id, space, ended - started, len(hits)
+        "similar to item %d: space %s; index searched in %.4f s, %d hits",
+        item_id,
+        space,
+        result.took_ms / 1000,
+        len(result.hits),
     )
-    return SearchResult(item_id, space, (ended - started) * 1000, hits)
-
-
-def _search_store(collection: Store, vector: Any, space: str, options: SearchOptions) -> list[Hit]:
-    """Search a store with the options of a search."""
-    return collection.search(
-        vector,
-        space=space,
-        k=options.k,
-        min_score=options.min_score,
-        filter=options.filter,
-        exact=options.exact,
-    )
-
-
-_UNRELATED_BELOW = {("lite", True): 0.2, ("lite", False): 0.3}
-"""Scores below which an image is unrelated to the query, by encoder and by whether its space supports text.
-
-How the values for `lite` were measured: docs/explanations/lite.md.
-"""
-
-
-def is_weak(collection: Store, result: SearchResult) -> bool:
-    """Return whether even the best hit is probably unrelated to the query. False for encoders without a known limit."""
-    for record in collection.encoders:
-        for space in record.spaces:
-            if space.name == result.space:
-                best = max((hit.score for hit in result.hits), default=0.0)
-                return best < _UNRELATED_BELOW.get((record.name, space.text), float("-inf"))
-    return False
+    return result

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..encoders import load_recorded
-from ..errors import EncoderError, FetchError, InvalidImageError, PixMatcherError, QueryError, StorageError
+from ..encoders import load_recorded, reads_text, text_language
+from ..errors import (
+    EncoderError,
+    FetchError,
+    InvalidImageError,
+    PixMatcherError,
+    QueryError,
+    StorageError,
+    UnreadableTextError,
+)
 from .query import Query
 
 if TYPE_CHECKING:
@@ -16,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..encoders import Encoder, Runtime
     from ..images import ImageSource
-    from ..records import EncoderRecord, Space
+    from ..records import EncoderRecord, QueryKind, Space
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,8 @@ class EncoderFallback:
     """Why the preferred encoder cannot be used."""
 
     def __str__(self) -> str:
+        if isinstance(self.error, UnreadableTextError):
+            return f"The encoder {self.used} is used, because {self.preferred} cannot read this text."
         return f"The encoder {self.used} is used, because {self.preferred} cannot be used here. {self.error}"
 
 
@@ -43,11 +53,16 @@ class EmbeddedQuery:
     encoder: str
     fallback: EncoderFallback | None = None
     """Why another encoder was used than the preferred one; None if the preferred one was used."""
+    kind: QueryKind | None = None
+    """Whether the vector is that of a text or of an image; None for a weighted sum of both."""
+    unreadable: UnreadableTextError | None = None
+    """Why the text beside an image was left out; None if it was not."""
 
     @property
     def note(self) -> str:
-        """The fallback as a message for the user; empty if there is none."""
-        return "" if self.fallback is None else str(self.fallback)
+        """What the user should know about the choice of the encoder and the text; empty if there is nothing."""
+        left_out = "" if self.unreadable is None else f"Only the image was searched for. {self.unreadable}"
+        return " ".join(str(part) for part in (self.fallback, left_out) if part)
 
 
 def embed_query(
@@ -57,10 +72,12 @@ def embed_query(
 
     Without `space`, an image alone is embedded in the space that `image_encoder` chooses, a text (alone or with an
     image) in the space that `text_encoder` chooses. If the encoder of that space cannot be used on this machine, the
-    next one is used, and the result has a `fallback`.
+    next one is used, and the result has a `fallback`; so if it cannot read the text. A text beside an image that no
+    encoder can read is left out, and the result is `unreadable`.
 
-    Raises `EncoderError` if no encoder can be used, `QueryError` if no space fits the query or the text is not valid
-    Unicode, `InvalidImageError` if the image cannot be used.
+    Raises `UnreadableTextError` if no encoder can read a text alone, `EncoderError` if no encoder can be used,
+    `QueryError` if no space fits the query or the text is not valid Unicode, `InvalidImageError` if the image cannot be
+    used.
     """
     candidates = _image_spaces(encoders, space) if query.text is None else _text_spaces(encoders, space)
     errors: dict[str, PixMatcherError] = {}
@@ -69,15 +86,27 @@ def embed_query(
             continue
         try:
             vector = _embed(query, load_recorded([record], runtime)[0], chosen)
-        except (EncoderError, FetchError, StorageError) as error:
+        except (EncoderError, FetchError, StorageError, UnreadableTextError) as error:
             errors[record.name] = error
             continue
         fallbacks = [EncoderFallback(name, record.name, _root_error(error)) for name, error in errors.items()]
-        return EmbeddedQuery(chosen.name, vector, record.name, fallbacks[0] if fallbacks else None)
+        return EmbeddedQuery(chosen.name, vector, record.name, fallbacks[0] if fallbacks else None, _kind(query))
+    for reason in errors.values():
+        if isinstance(reason, UnreadableTextError):
+            if query.image is None:
+                raise reason
+            embedded = embed_query(replace(query, text=None), encoders, space=space, runtime=runtime)
+            return replace(embedded, unreadable=reason)
     first, *others = errors.values()
     if not others:
         raise first
     raise EncoderError(f"None of the encoders of this collection can be used here. {first}") from first
+
+
+def _kind(query: Query) -> QueryKind | None:
+    if query.text is not None and query.image is not None:
+        return None
+    return "image" if query.text is None else "text"
 
 
 def _root_error(error: PixMatcherError) -> PixMatcherError:
@@ -86,7 +115,12 @@ def _root_error(error: PixMatcherError) -> PixMatcherError:
 
 
 def _embed(query: Query, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:
-    """Return the vector (dimension,) of the query: of its text, of its image, or their weighted sum."""
+    """Return the vector (dimension,) of the query: of its text, of its image, or their weighted sum.
+
+    Raises `UnreadableTextError` if the encoder cannot read the text.
+    """
+    if query.text is not None and not reads_text(encoder, query.text):
+        raise UnreadableTextError(encoder.name, text_language(encoder))
     image_vector = None if query.image is None else _embed_image(query, query.image, encoder, space)
     if query.text is None:
         assert image_vector is not None
@@ -145,6 +179,11 @@ def text_encoder(
     """
     record, chosen = _text_spaces(encoders, space)[0]
     return load_recorded([record], runtime)[0], chosen
+
+
+def text_space(encoders: Sequence[EncoderRecord], space: str | None = None) -> Space:
+    """Return the space that `text_encoder` chooses, and load no encoder. Raises `QueryError` as it does."""
+    return _text_spaces(encoders, space)[0][1]
 
 
 def _text_spaces(encoders: Sequence[EncoderRecord], space: str | None) -> list[tuple[EncoderRecord, Space]]:

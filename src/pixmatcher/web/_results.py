@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import streamlit as st
 
 from .._urls import is_url
 from ..collection import Collection, Item
 from ..errors import PixMatcherError
-from ..searching import SearchResult, is_weak, original_file
+from ..searching import SearchResult, original_file
 from ._components import Tile, show_tiles
 from ._open_collections import item_of
 from ._pictures import MAX_PIXELS, as_jpeg, full_picture, tiles
@@ -23,36 +24,57 @@ _MAX_DIALOG_HEIGHT = 560
 
 def show_result(collection: Collection, result: SearchResult, *, query_key: str | None = None) -> None:
     """Show the hits of a search. When `query_key` changes, the page scrolls to its top."""
+    if result.unreadable is not None:
+        st.warning(error_text(result.unreadable), icon=":material/translate:")
     if not result.hits:
+        if result.unreadable is not None:
+            return
         st.info(t("no_hits") if len(collection) else t("empty"), icon=":material/search_off:")
         return
-    if is_weak(collection, result):
+    if result.weak:
         st.warning(t("weak"), icon=":material/help:")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(t("hits", count=len(result.hits)), width="content")
         took = f"{result.took_ms:.0f}" if result.took_ms >= 1 else f"{result.took_ms:.1f}"
         st.badge(t("took", ms=float(took) if "." in took else int(took)), icon=":material/bolt:", color="gray")
-    show_grid(collection, [(hit.item, hit.score) for hit in result.hits], query_key=query_key)
+    probabilities: Sequence[float | None] = result.probabilities or [None] * len(result.hits)
+    rated = [Rated(hit.item, hit.score, each) for hit, each in zip(result.hits, probabilities, strict=True)]
+    show_grid(collection, rated, query_key=query_key)
 
 
-def show_grid(
-    collection: Collection, items: Sequence[tuple[Item, float | None]], *, query_key: str | None = None
-) -> None:
-    """Show a grid of items, with their scores where they have one."""
+@dataclass(frozen=True)
+class Rated:
+    """An item with its score, and the probability that it is what was asked for, where these are known."""
+
+    item: Item
+    score: float | None = None
+    probability: float | None = None
+
+
+def show_grid(collection: Collection, rated: Sequence[Rated], *, query_key: str | None = None) -> None:
+    """Show a grid of items, with their probabilities or else their scores."""
     names = collection.label_names()
     grid = [
         Tile(
-            item.id,
-            as_plain_text(file_name(item)),
-            as_plain_text(names.get(item.label or "", item.label or "")),
-            score,
+            each.item.id,
+            as_plain_text(file_name(each.item)),
+            as_plain_text(names.get(each.item.label or "", each.item.label or "")),
+            each.score if each.probability is None else each.probability,
+            rating_text(each),
             picture,
         )
-        for (item, score), picture in zip(items, tiles(collection, [item for item, _ in items]), strict=True)
+        for each, picture in zip(rated, tiles(collection, [each.item for each in rated]), strict=True)
     ]
     opened = show_tiles(grid, lambda item_id: set_query_item(collection, item_id, True), query_key)
     if opened is not None:
-        open_item(collection, opened)
+        open_item(collection, opened, next(each for each in rated if each.item.id == opened))
+
+
+def rating_text(rated: Rated) -> str:
+    """Return the probability of an item, or else its score, as text in the visitor's language; "" without both."""
+    if rated.probability is not None:
+        return t("percent", number=round(100 * rated.probability))
+    return "" if rated.score is None else f"{rated.score:.2f}"
 
 
 def file_name(item: Item) -> str:
@@ -60,20 +82,20 @@ def file_name(item: Item) -> str:
     return os.path.basename(item.uri.rstrip("/")) or item.uri
 
 
-def open_item(collection: Collection, item_id: int) -> None:
-    """Open a dialog with the large image of an item and all its details."""
+def open_item(collection: Collection, item_id: int, rated: Rated | None = None) -> None:
+    """Open a dialog with the large image of an item and all its details, and how it was rated by a search."""
 
     @st.dialog(t("picture"), width="large")
     def show_dialog() -> None:
         try:
-            _show_item(collection, item_of(collection, item_id))
+            _show_item(collection, item_of(collection, item_id), rated)
         except PixMatcherError as error:
             st.error(error_text(error))
 
     show_dialog()
 
 
-def _show_item(collection: Collection, item: Item) -> None:
+def _show_item(collection: Collection, item: Item, rated: Rated | None) -> None:
     picture = full_picture(collection, item)
     left, right = st.columns([2, 1], gap="medium")
     with left:
@@ -83,7 +105,7 @@ def _show_item(collection: Collection, item: Item) -> None:
             width = min(2 * picture.width, int(_MAX_DIALOG_HEIGHT * picture.width / picture.height))
             st.image(as_jpeg(picture), width=width, alt=as_plain_text(file_name(item)))
     with right:
-        for name, value in details(collection, item):
+        for name, value in [*_ratings(rated), *details(collection, item)]:
             with st.container(gap=None):
                 st.caption(name)
                 st.text(as_plain_text(value))
@@ -97,6 +119,16 @@ def _show_item(collection: Collection, item: Item) -> None:
                 st.link_button(t("open_original"), item.uri, icon=":material/open_in_new:")
         elif (data := original_file(item, max_pixels=MAX_PIXELS)) is not None:
             st.download_button(t("download"), data, file_name(item), icon=":material/download:", on_click="ignore")
+
+
+def _ratings(rated: Rated | None) -> list[tuple[str, str]]:
+    """Return the probability and the score of an item, as pairs of a name and a value, where these are known."""
+    ratings = []
+    if rated is not None and rated.probability is not None:
+        ratings.append((t("probability"), rating_text(rated)))
+    if rated is not None and rated.score is not None:
+        ratings.append((t("score"), f"{rated.score:.2f}"))
+    return ratings
 
 
 def details(collection: Collection, item: Item) -> list[tuple[str, str]]:

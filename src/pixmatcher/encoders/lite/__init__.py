@@ -26,9 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...images import Recipe
-from ...records import Space
+from ...records import Calibration, Calibrations, Space
 from ..onnx.networks import Floats, Lazy, loading, open_network, unit
 from ..texts.tokenizer import MAX_CHARACTERS, require_unicode
+from ._readable import has_latin
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -229,12 +230,26 @@ class LiteEncoder:
     spaces = SPACES
     recipe = RECIPE
     batch_size = BATCH_SIZE
+    text_language = "English"
 
     def __init__(self, folder: Path = FILES) -> None:
         with _errors_explained(folder / "card.json"):
-            self.fingerprint: str = json.loads((folder / "card.json").read_bytes())["fingerprint"]
+            card = json.loads((folder / "card.json").read_bytes())
+            self.fingerprint: str = card["fingerprint"]
+            self.calibrations: Calibrations = {
+                space: {kind: Calibration(*numbers) for kind, numbers in kinds.items()}
+                for space, kinds in card.get("calibration", {}).items()
+            }
         self._images = Lazy(lambda: _ImageSide(folder))
         self._texts = Lazy(lambda: _TextSide(folder))
+
+    def reads_text(self, text: str) -> bool:
+        """Return whether `encode_texts` can read any of `text`: it has a letter of the Latin script, or a digit.
+
+        Raises `QueryError` if the text is not valid Unicode.
+        """
+        require_unicode(text)
+        return has_latin(text)
 
     def load_images(self) -> None:
         """Load the image side, which is otherwise loaded at its first use."""

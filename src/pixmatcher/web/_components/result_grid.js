@@ -14,7 +14,7 @@ const button = ({ icon, text, help }, action, id, name) => {
   Object.assign(created.dataset, { action, id });
   return created;
 };
-const tileElement = ({ id, name, label, score, image }, words) => {
+const tileElement = ({ id, name, label, score, score_text, image }, words) => {
   const tile = element("tile");
   tile.role = "listitem";
   let picture = element("none", words.notAvailable);
@@ -26,7 +26,7 @@ const tileElement = ({ id, name, label, score, image }, words) => {
   }
   tile.append(picture);
   if (score !== null) {
-    const line = element("score", score.toFixed(2));
+    const line = element("score", score_text);
     const bar = element("bar");
     bar.append(element(""));
     bar.firstChild.style.width = 100 * Math.min(1, Math.max(0, score)) + "%";

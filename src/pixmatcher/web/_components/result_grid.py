@@ -23,6 +23,8 @@ class Tile:
     name: str
     label: str
     score: float | None
+    """The length of the bar, from 0 to 1; None for no bar."""
+    score_text: str
     image: bytes | None
     """A square JPEG."""
 

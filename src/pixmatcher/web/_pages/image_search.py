@@ -16,6 +16,7 @@ from ...searching import (
     SearchResult,
     embed_query,
     nearest_categories,
+    search_embedded,
     search_similar,
 )
 from .._components import WHOLE, show_crop_frame
@@ -127,15 +128,7 @@ def _search_by_image(
     else:
         embedded = embed_query(Query(image=image.image()), collection.encoders, space=options.space)
         vector = embedded.vector
-        hits = collection.search(
-            vector,
-            space=embedded.space,
-            k=options.k,
-            min_score=options.min_score,
-            filter=options.filter,
-            exact=options.exact,
-        )
-        result = SearchResult(t("query_image"), embedded.space, (time.perf_counter() - started) * 1000, hits)
+        result = search_embedded(collection, embedded, options, name=t("query_image"), started=started)
     _log.debug("searched by image in %s: %.1f ms", collection.path, result.took_ms)
     return result, nearest_categories(collection, vector, result.space) if labels(collection) else []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -17,7 +16,8 @@ from ..._progress import ProgressCallback
 from ...collection import Collection
 from ...errors import PixMatcherError
 from ...maps.projection import METHODS, Projection, load_projection, place_query, project
-from ...searching import Query, SearchResult, embed_query, image_space
+from ...records import QueryKind
+from ...searching import EmbeddedQuery, Query, SearchOptions, embed_query, image_space, search_embedded
 from .._background_jobs import last_job, show_error, show_progress, start_job
 from .._charts import CONFIG
 from .._components import show_image_at_pointer, take_clicked_position
@@ -25,7 +25,7 @@ from .._controls import ask_text, choose_collection
 from .._open_collections import item_of, items_of, labels
 from .._pictures import tiles
 from .._query_image import query_image
-from .._results import file_name, open_item, show_grid, show_result
+from .._results import Rated, file_name, open_item, show_grid, show_result
 from .._texts import as_plain_text, error_text, t
 from ._map_figure import draw_map
 
@@ -46,6 +46,7 @@ class _PlacedQuery(NamedTuple):
     name: str
     vector: npt.NDArray[np.float32]
     point: tuple[float, float]
+    kind: QueryKind
 
 
 def show() -> None:
@@ -177,7 +178,7 @@ def _show_selected(collection: Collection, projection: Projection, positions: Se
         st.header(t("map_selected", count=len(positions)), anchor=False, width="content")
         st.button(t("clear"), key="map_clear", icon=":material/close:", type="tertiary", on_click=_clear_selection)
     items = items_of(collection, [int(projection.ids[position]) for position in positions[:_MAX_SELECTED]])
-    show_grid(collection, [(item, None) for item in items])
+    show_grid(collection, [Rated(item) for item in items])
 
 
 def _cleared_times() -> int:
@@ -237,24 +238,27 @@ def _ask_text(collection: Collection, projection: Projection) -> str:
 
 def _place_queries(collection: Collection, projection: Projection, text: str) -> list[_PlacedQuery]:
     """Return the visitor's query text and query image with their points on the map."""
-    vectors = []
+    vectors: list[tuple[str, npt.NDArray[np.float32], QueryKind]] = []
     try:
         if text:
-            vectors.append((text, embed_query(Query(text), collection.encoders, space=projection.space).vector))
+            vectors.append((text, embed_query(Query(text), collection.encoders, space=projection.space).vector, "text"))
         if (image := query_image(collection)) is not None:
             if image.item_id is not None and image.unchanged:
                 (vector,) = collection.embeddings([image.item_id], projection.space)
             else:
                 vector = embed_query(Query(image=image.image()), collection.encoders, space=projection.space).vector
-            vectors.append((t("map_query"), vector))
-        return [_PlacedQuery(name, vector, place_query(projection, collection, vector)) for name, vector in vectors]
+            vectors.append((t("map_query"), vector, "image"))
+        return [
+            _PlacedQuery(name, vector, place_query(projection, collection, vector), kind)
+            for name, vector, kind in vectors
+        ]
     except PixMatcherError as error:
         st.error(error_text(error), icon=":material/error:")
         return []
 
 
 def _show_nearest(collection: Collection, projection: Projection, query: _PlacedQuery) -> None:
-    started = time.perf_counter()
-    hits = collection.search(query.vector, space=projection.space, k=_NEAREST_COUNT)
+    embedded = EmbeddedQuery(projection.space, query.vector, "", kind=query.kind)
+    result = search_embedded(collection, embedded, SearchOptions(_NEAREST_COUNT), name=query.name)
     st.header(t("map_nearest", name=query.name), anchor=False)
-    show_result(collection, SearchResult(query.name, projection.space, (time.perf_counter() - started) * 1000, hits))
+    show_result(collection, result)

@@ -10,7 +10,7 @@ import re
 import streamlit as st
 
 from ..._text import printable
-from ...errors import FetchError, InvalidImageError, PixMatcherError
+from ...errors import FetchError, InvalidImageError, PixMatcherError, UnreadableTextError
 from .english import ENGLISH
 from .french import FRENCH
 from .library_phrases import ERROR_TEXTS, FRENCH_PHRASES
@@ -72,6 +72,8 @@ def error_text(error: PixMatcherError) -> str:
             return _fill_in("bad_url", detail=_reason_and_detail(error))
         # Visitors of the app cannot use this option of the command line.
         return t("bad_url", detail=str(error).replace(" Allow it with --allow-private-hosts.", ""))
+    if isinstance(error, UnreadableTextError):
+        return t("unreadable_english" if error.language == "English" else "unreadable", encoder=error.encoder)
     return t(next(key for kind, key in ERROR_TEXTS if isinstance(error, kind)), detail=str(error))
 
 

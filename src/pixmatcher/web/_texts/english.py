@@ -8,7 +8,8 @@ ENGLISH = {
     "about_how_text": "An *encoder* is a neural network that turns each image into a list of numbers, called its "
     "embedding. Images with similar content have similar embeddings. Some encoders also embed texts in the same space, "
     "so that a text can be compared with images. A search computes the embedding of the query and returns the images "
-    "with the nearest embeddings. The score is the inner product of the two embeddings. The suggested categories come "
+    "with the nearest embeddings. The score is the inner product of the two embeddings. The probability says how often "
+    "a hit with such a score is what was asked for. The suggested categories come "
     "from a vote of the labelled images that are nearest to the query.",
     "about_licence": "PixMatcher {version} is free software under the MIT licence.",
     "about_models": "Encoders",
@@ -71,6 +72,7 @@ ENGLISH = {
     "image_start": "Find similar images",
     "image_start_text": "Give an image to find the images that look like it.",
     "images_of": "{done} of {total} images",
+    "queries_of": "{done} of {total} queries",
     "rows_of": "{done} of {total} rows of the search index",
     "index_add": "Add to this collection",
     "index_busy": "Another collection is being created: wait until it is ready.",
@@ -134,13 +136,16 @@ ENGLISH = {
     "password": "Password",
     "password_wait": "Too many wrong passwords: wait one minute.",
     "password_wrong": "Wrong password.",
+    "percent": "{number}%",
     "picture": "Image",
     "picture_not_available": "The image {name} is not available.",
+    "probability": "Probability",
     "query_image": "Query image",
     "reason": "Reason",
     "reason_and_detail": "{reason}: {detail}",
     "rotate_left": "Rotate left",
     "rotate_right": "Rotate right",
+    "score": "Score",
     "score_help": "An image compared with itself scores 1. Unrelated images score about 0. With 0.00, no image is "
     "excluded.",
     "search": "Search",
@@ -159,12 +164,14 @@ ENGLISH = {
     "text_start": "Describe the images that you are looking for",
     "took": "{ms} ms",
     "unknown_host": "The app cannot be opened at this address: use the address that its terminal shows.",
+    "unreadable": "The encoder {encoder} cannot read this text: write it in a language that the encoder reads.",
+    "unreadable_english": "The encoder {encoder} cannot read this text: write it in English.",
     "upload": "File",
     "url": "URL",
     "url_label": "Address (URL) of an image",
     "url_placeholder": "https://example.org/photo.jpg",
     "ways": "How to give the image",
-    "weak": "No image matches well. These are the nearest ones.",
+    "weak": "Nothing here is quite like that. These are the nearest images.",
     "welcome": "Welcome to PixMatcher",
     "welcome_examples": "Or try PixMatcher with the example photos.",
     "welcome_text": "Enter a folder of images to search it with an example image or with a text. PixMatcher stores "

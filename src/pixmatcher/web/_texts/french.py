@@ -9,7 +9,8 @@ FRENCH = {
     "appelée son plongement. Des images au contenu similaire ont des plongements similaires. Certains encodeurs "
     "placent aussi les textes dans le même espace, ce qui permet de comparer un texte à des images. Une recherche "
     "calcule le plongement de la requête et renvoie les images dont le plongement est le plus proche. Le score est le "
-    "produit scalaire des deux plongements. Les catégories proposées viennent d'un vote des images étiquetées les plus "
+    "produit scalaire des deux plongements. La probabilité dit combien de fois une image d'un tel score est celle "
+    "qui était demandée. Les catégories proposées viennent d'un vote des images étiquetées les plus "
     "proches de la requête.",
     "about_licence": "PixMatcher {version} est un logiciel libre, sous licence MIT.",
     "about_models": "Encodeurs",
@@ -74,6 +75,7 @@ FRENCH = {
     "image_start": "Trouver des images similaires",
     "image_start_text": "Donnez une image pour trouver celles qui lui ressemblent.",
     "images_of": "{done} images sur {total}",
+    "queries_of": "{done} requêtes sur {total}",
     "rows_of": "{done} lignes de l'index de recherche sur {total}",
     "index_add": "Ajouter à cette collection",
     "index_busy": "Une autre collection est en cours de création : attendez qu'elle soit prête.",
@@ -139,13 +141,16 @@ FRENCH = {
     "password": "Mot de passe",
     "password_wait": "Trop de mots de passe incorrects : attendez une minute.",
     "password_wrong": "Mot de passe incorrect.",
+    "percent": "{number}\N{NO-BREAK SPACE}%",
     "picture": "Image",
     "picture_not_available": "L'image {name} n'est pas disponible.",
+    "probability": "Probabilité",
     "query_image": "Image de la requête",
     "reason": "Raison",
     "reason_and_detail": "{reason} : {detail}",
     "rotate_left": "Pivoter à gauche",
     "rotate_right": "Pivoter à droite",
+    "score": "Score",
     "score_help": "Une image comparée à elle-même obtient 1. Des images sans rapport obtiennent environ 0. Avec 0.00, "
     "aucune image n'est exclue.",
     "search": "Rechercher",
@@ -164,12 +169,14 @@ FRENCH = {
     "text_start": "Décrivez les images que vous recherchez",
     "took": "{ms} ms",
     "unknown_host": "L'application ne peut pas être ouverte à cette adresse : utilisez celle que montre son terminal.",
+    "unreadable": "L'encodeur {encoder} ne peut pas lire ce texte : écrivez-le dans une langue que l'encodeur lit.",
+    "unreadable_english": "L'encodeur {encoder} ne peut pas lire ce texte : écrivez-le en anglais.",
     "upload": "Fichier",
     "url": "URL",
     "url_label": "Adresse (URL) d'une image",
     "url_placeholder": "https://example.org/photo.jpg",
     "ways": "Comment donner l'image",
-    "weak": "Aucune image ne correspond vraiment. Voici les plus proches.",
+    "weak": "Rien ici n'y ressemble vraiment. Voici les images les plus proches.",
     "welcome": "Bienvenue dans PixMatcher",
     "welcome_examples": "Ou essayez PixMatcher avec les photos d'exemple.",
     "welcome_text": "Indiquez un dossier d'images pour y faire des recherches avec une image d'exemple ou un texte. "
