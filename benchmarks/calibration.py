@@ -11,10 +11,12 @@ Three sets of queries, a hit is right if it shows what the query names:
 
 The classes and tags are divided into halves. Each half is calibrated, and the other half is measured with that: the
 first 12 hits of each query count, every query the same, both sets of texts the same. The numbers for `card.json` come
-from both halves together.
+from both halves together; where scores say nothing about right and wrong, there are none.
 
-The limit below which nothing is like the query (`WEAK_BELOW`) is measured too: how many queries fall below it if their
-right items are in the collection, if these are left out, and for texts that mean nothing.
+The limit below which nothing is like the query (`WEAK_BELOW`) is measured too, in random collections of 100 images and
+in all images: how many queries have a best hit below it if this hit is right, if something right is there, and if
+nothing right is there. In all images, what is right is left out for the last one. Texts that mean nothing are searched
+too.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ NONSENSE = (
     "asdkjh qwe zzx", "lorem ipsum dolor", "xyzzy", "aaaa", "qwertz", "the meaning of life", "hello", "foo bar",
     "null", "quarterly report", "tax return form", "blablabla", "thx", "1234", "the the the", "why not",
 )  # fmt: skip
-LIMITS = (0.2, 0.25, 0.3, WEAK_BELOW, 0.4, 0.5)
+LIMITS = sorted({0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, WEAK_BELOW})
+SMALL, SMALL_COUNT = 100, 20
+"""The size and the number of the random collections."""
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -149,20 +153,41 @@ def images(train: Collection, val: Collection, space: str) -> Queries:
 
 def print_limits(fitted: Calibration, sets: Mapping[str, Queries], nonsense: Floats | None) -> None:
     """Print for limits of the probability how many queries have a best hit below it."""
-    print("    best hit below" + "".join(f"{limit:8.2f}" for limit in LIMITS))
+    print(f"    {'best hit below':<46}" + "".join(f"{limit:7.2f}" for limit in LIMITS))
     for name, each in sets.items():
-        for what, scores in (
-            (f"{name}, right items here", each.scores),
-            (f"{name}, right items left out", np.where(each.right, -np.inf, each.scores)),
-        ):
-            print_below(what, fitted, scores)
+        print_small(name, fitted, each)
+        best, right = best_hits(each.scores, each.right)
+        print_below(f"{name}, best hit is right", fitted, best[right])
+        print_below(f"{name}, something right is there", fitted, best)
+        print_below(f"{name}, nothing right is there", fitted, np.where(each.right, -np.inf, each.scores).max(axis=1))
     if nonsense is not None:
-        print_below("nonsense", fitted, nonsense)
+        print_below("nonsense", fitted, nonsense.max(axis=1))
 
 
-def print_below(what: str, fitted: Calibration, scores: Floats) -> None:
-    best = fitted.probability(scores.max(axis=1))
-    print(f"      {what:<34}" + "".join(f"{(best < limit).mean():7.1%} " for limit in LIMITS))
+def print_small(name: str, fitted: Calibration, queries: Queries) -> None:
+    """Print the same for random collections, in which some queries have nothing right."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(SMALL_COUNT):
+        items = rng.choice(queries.scores.shape[1], SMALL, replace=False)
+        found.append(
+            (*best_hits(queries.scores[:, items], queries.right[:, items]), queries.right[:, items].any(axis=1))
+        )
+    best, right, there = (np.concatenate(column) for column in zip(*found, strict=True))
+    print_below(f"{name}, {SMALL} images, best hit is right", fitted, best[right])
+    print_below(f"{name}, {SMALL} images, something right is there", fitted, best[there])
+    print_below(f"{name}, {SMALL} images, nothing right is there", fitted, best[~there])
+
+
+def best_hits(scores: Floats, right: Bools) -> tuple[Floats, Bools]:
+    """Return the score (Q,) of the best hit of each query, and whether it is right (Q,)."""
+    best = scores.argmax(axis=1)[:, None]
+    return np.take_along_axis(scores, best, 1)[:, 0], np.take_along_axis(right, best, 1)[:, 0]
+
+
+def print_below(what: str, fitted: Calibration, best: Floats) -> None:
+    probabilities = fitted.probability(best)
+    print(f"      {what:<44}" + "".join(f"{(probabilities < limit).mean():7.1%}" for limit in LIMITS))
 
 
 def main() -> None:
@@ -197,12 +222,15 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
             kinds["image"] = {"images": images(train, val, space.name)}
             for kind, sets in kinds.items():
                 fitted = fit(sets, None)
-                card.setdefault(space.name, {})[kind] = [round(fitted.slope, 4), round(fitted.intercept, 4)]
+                measured = measure(sets)
+                if all(each.brier < each.brier_of_mean for each in measured.values()):
+                    card.setdefault(space.name, {})[kind] = [round(fitted.slope, 4), round(fitted.intercept, 4)]
                 print(f"{space.name}, {kind}: slope {fitted.slope:.3f}, intercept {fitted.intercept:.3f}")
-                for name, each in measure(sets).items():
+                for name, each in measured.items():
+                    print(f"  {name}, {len(sets[name].asked):,} queries, the other half calibrated:")
                     print(
-                        f"  {name}, {len(sets[name].asked):,} queries, the other half calibrated: "
-                        f"ECE {each.error:.3f}, Brier {each.brier:.3f} (without scores {each.brier_of_mean:.3f}), right {each.right:.3f}"
+                        f"    ECE {each.error:.3f}, Brier {each.brier:.3f} (without scores {each.brier_of_mean:.3f}), "
+                        f"right {each.right:.3f}"
                     )
                     for bin in each.bins:
                         print(f"    {bin.share:6.1%} of hits: probability {bin.probability:.3f}, right {bin.right:.3f}")

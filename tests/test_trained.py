@@ -580,7 +580,7 @@ def test_the_command_line_tunes(collection: Collection, tmp_path: Path) -> None:
         ("visual", "exact", 1.0, [])
     ]
     assert collection.indexes.target("visual") == IndexTarget(0.9, 10**9)
-    assert "nothing to tune" in cli("tune", "-c", collection.path).stdout
+    assert "the index needs no tuning" in cli("tune", "-c", collection.path).stdout
     assert "exact (visual)" in cli("info", "-c", collection.path).stdout
     for wrong in (["--memory", "much"], ["--recall", "0"], ["--plot", "curve.txt"], ["--space", "third"]):
         failed = cli("tune", "-c", collection.path, *wrong)

@@ -39,7 +39,7 @@ from pixmatcher.collection import summarize_items
 from pixmatcher.encoders import Encoder
 from pixmatcher.images import fit_image
 from pixmatcher.records import EncoderRecord, Space
-from pixmatcher.searching import example_texts, is_weak, original_file, search_similar
+from pixmatcher.searching import example_texts, original_file, search_similar
 from pixmatcher.web import _background_jobs, _indexing, _pictures, _texts, collection_list
 from pixmatcher.web._components import WHOLE
 from pixmatcher.web._components.crop_frame import valid_box
@@ -185,8 +185,8 @@ def test_the_first_similar_item_is_the_item_itself(collections: dict[str, Path])
         assert result.space == "visual"
         assert result.hits[0].item.id == item.id
         assert len(result.hits) == 3
-        assert not is_weak(collection, result)
-        assert is_weak(collection, search(collection, "asdkjh qwe zzx"))
+        assert not result.weak
+        assert search(collection, "asdkjh qwe zzx").weak
         with pytest.raises(CollectionError, match="No image of this collection has the id 999"):
             search_similar(collection, 999)
 

@@ -140,16 +140,16 @@ def tune_command(
                 )
                 for name in ([space] if space else opened.spaces)
             ]
-    if plot is not None:
-        save_plot(tunings, plot)
     if as_json:
         print(json.dumps([tuning.as_json() for tuning in tunings]))
-        return
-    for tuning in tunings:
-        _print_tuning(tuning)
-        _print_calibrations(tuning)
+    else:
+        for tuning in tunings:
+            _print_tuning(tuning)
+            _print_calibrations(tuning)
     if plot is not None:
-        print_saved("Plot", plot)
+        save_plot(tunings, plot)
+        if not as_json:
+            print_saved("Plot", plot)
 
 
 def _bytes(text: str | None) -> int | None:
@@ -170,16 +170,16 @@ def _bytes(text: str | None) -> int | None:
 
 def _print_calibrations(tuning: Tuning) -> None:
     if not tuning.calibrations:
-        print("The probability of hits is not calibrated: that takes 20 labels or captions, and right and wrong hits.")
+        print(
+            "The probability of hits was not calibrated: labels and captions are too few, or scores do not follow them."
+        )
     for each in tuning.calibrations:
-        measured = ""
-        if (found := each.reliability) is not None:
-            measured = (
-                f": off by {found.error:.3f} in the mean, Brier score {found.brier:.3f} (without scores "
-                f"{found.brier_of_mean:.3f}), measured on queries that were left out"
-            )
-        kind = "texts" if each.kind == "text" else "images"
-        print(f"The probability of hits was calibrated with {each.queries:,} {kind}{measured}.")
+        kind, found = "texts" if each.kind == "text" else "images", each.reliability
+        print(
+            f"The probability of hits was calibrated with {each.queries:,} {kind}. On queries left out it is off by "
+            f"{found.error:.3f} in the mean, the Brier score is {found.brier:.3f} (without scores "
+            f"{found.brier_of_mean:.3f})."
+        )
 
 
 def _print_tuning(tuning: Tuning) -> None:

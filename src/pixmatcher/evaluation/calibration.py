@@ -43,7 +43,7 @@ _FOLDS = 5
 _MAX_TEXTS = 200
 _MAX_IMAGES = 500
 _SAMPLED_ITEMS = 10_000
-"""Items among which query images are chosen."""
+"""Items among which query images and captions are chosen."""
 _COPIES = 12
 """Hits that are found beyond the first ones, since the copies of a query image are left out."""
 _RIDGE = 1e-3
@@ -107,7 +107,7 @@ def _logit(probability: float) -> float:
 
 @dataclass(frozen=True)
 class Bin:
-    """The hits whose probability lies in one tenth: the share of all hits, the mean probability, the share right."""
+    """The hits whose probability is in one tenth: their share of all, mean probability, and share that is right."""
 
     share: float
     probability: float
@@ -225,14 +225,14 @@ def cross_validate(hits: JudgedHits, count: int = _FOLDS) -> Reliability | None:
 class SpaceCalibration:
     """The calibration of a space for one kind of query, from `queries` queries, and how reliable it is.
 
-    The reliability is measured by cross-validation; None if that is not possible.
+    The reliability is measured by cross-validation: queries for the same thing are never used for both.
     """
 
     space: str
     kind: QueryKind
     queries: int
     calibration: Calibration
-    reliability: Reliability | None
+    reliability: Reliability
 
     def as_json(self) -> dict[str, Any]:
         """Return the form that every face prints."""
@@ -250,18 +250,20 @@ def calibrate(
 
     Texts are names of labels, or captions if there are few labels; images are items of the collection with a label. A
     kind with fewer than 20 queries, or only right or only wrong hits, is left out, and so are texts if no encoder can
-    embed them. Raises `CollectionError` if the space does not exist, `CollectionLockedError` if another process writes.
+    embed them. A kind whose scores say nothing about right and wrong is left out too: its cross-validated Brier score
+    is no better than without scores. Raises `CollectionError` if the space does not exist, `CollectionLockedError` if
+    another process writes.
     """
     judged: dict[QueryKind, JudgedHits] = {}
     with collection.snapshot():
         if collection.spaces[space].text:
             judged["text"] = _text_hits(collection, space, runtime, progress)
         judged["image"] = _image_hits(collection, space, progress)
-    found = [
-        SpaceCalibration(space, kind, len(hits.groups), fit_hits(hits), cross_validate(hits))
-        for kind, hits in judged.items()
-        if hits.usable
-    ]
+    found = []
+    for kind, hits in judged.items():
+        measured = cross_validate(hits) if hits.usable else None
+        if measured is not None and measured.brier < measured.brier_of_mean:
+            found.append(SpaceCalibration(space, kind, len(hits.groups), fit_hits(hits), measured))
     if found:
         collection.set_calibrations(space, {each.kind: each.calibration for each in found})
     return found
@@ -299,16 +301,17 @@ def _text_hits(
 def _captions(collection: Collection) -> dict[str, Callable[[Item], bool | None]]:
     """Return up to 200 captions, each with the function that says whether an item is right for it."""
     contents: dict[str, set[str]] = {}
-    for item in collection.items_by_id(collection.sample_ids(_MAX_TEXTS)).values():
+    for item in collection.items_by_id(_some_ids(collection)).values():
         if item.caption:
             contents.setdefault(item.caption, set()).add(item.content_hash)
-    return {caption: _caption_or_content(caption, known) for caption, known in contents.items()}
+    chosen = _spread(list(contents), _MAX_TEXTS)
+    return {caption: _caption_or_content(caption, contents[caption]) for caption in chosen}
 
 
 def _image_hits(collection: Collection, space: str, progress: ProgressCallback | None) -> JudgedHits:
     """Return the hits of items that have a label which another item has too; copies of the query are left out."""
     counts = collection.label_counts()
-    labels = collection.labels_by_id(collection.sample_ids(_SAMPLED_ITEMS))
+    labels = collection.labels_by_id(_some_ids(collection))
     usable = [item_id for item_id, label in labels.items() if label and counts.get(label, 0) > 1]
     if len(usable) < MIN_QUERIES:
         return JudgedHits.of(())
@@ -322,6 +325,14 @@ def _image_hits(collection: Collection, space: str, progress: ProgressCallback |
         if progress:
             progress(Progress("Calibrating", done, len(queries), "queries"))
     return JudgedHits.of(judged)
+
+
+def _some_ids(collection: Collection) -> list[int]:
+    """Return the ids of many items, evenly spaced."""
+    ids = collection.ids()
+    if len(ids) > _SAMPLED_ITEMS:
+        ids = ids[np.linspace(0, len(ids) - 1, _SAMPLED_ITEMS).astype(np.int64)]
+    return [int(item_id) for item_id in ids]
 
 
 def _label_among(labels: set[str]) -> Callable[[Item], bool | None]:

@@ -146,10 +146,7 @@ def save_plot(tunings: list[Tuning], path: Path) -> None:
 
     trained = [tuning for tuning in tunings if tuning.curve]
     measured = {
-        f"{each.space}, {each.kind} queries": each.reliability
-        for tuning in tunings
-        for each in tuning.calibrations
-        if each.reliability is not None
+        f"{each.space}, {each.kind} queries": each.reliability for tuning in tunings for each in tuning.calibrations
     }
     if not trained and not measured:
         raise PixMatcherError(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..encoders import Runtime
     from ..records import Calibration, Calibrations, QueryKind
 
-WEAK_BELOW = 1 / 3
+WEAK_BELOW = 0.25
 """If even the best hit is less probable than this, the collection has probably nothing like the query.
 
 How it was chosen: docs/explanations/scores.md.

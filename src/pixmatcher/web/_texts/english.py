@@ -72,7 +72,6 @@ ENGLISH = {
     "image_start": "Find similar images",
     "image_start_text": "Give an image to find the images that look like it.",
     "images_of": "{done} of {total} images",
-    "queries_of": "{done} of {total} queries",
     "rows_of": "{done} of {total} rows of the search index",
     "index_add": "Add to this collection",
     "index_busy": "Another collection is being created: wait until it is ready.",

@@ -75,7 +75,6 @@ FRENCH = {
     "image_start": "Trouver des images similaires",
     "image_start_text": "Donnez une image pour trouver celles qui lui ressemblent.",
     "images_of": "{done} images sur {total}",
-    "queries_of": "{done} requêtes sur {total}",
     "rows_of": "{done} lignes de l'index de recherche sur {total}",
     "index_add": "Ajouter à cette collection",
     "index_busy": "Une autre collection est en cours de création : attendez qu'elle soit prête.",
