@@ -47,6 +47,7 @@ from pixmatcher.web._components.map_pointer import valid_position
 from pixmatcher.web._host_check import is_known_host
 from pixmatcher.web._pages.map import selected_positions
 from pixmatcher.web._query_image import QueryImage
+from pixmatcher.web._results import Rated, ratings
 
 WEB = Path(collection_list.__file__).parent
 
@@ -263,6 +264,38 @@ def test_the_controls_change_the_results(text_app: AppTest) -> None:
     app.slider(key="min_score").set_value(0.0).run()
     app.select_slider(key="number").set_value(8).run()
     assert len(shown(app)) == 8
+
+
+@pytest.mark.parametrize("language", ["en", "fr"])
+def test_probabilities_and_what_is_unlike_or_cannot_be_read_are_shown(text_app: AppTest, language: str) -> None:
+    texts = _texts.TEXTS[language]
+    text_app.session_state["language"] = language
+    app = text_app.run()
+    app.text_input(key="query_text").input("a cup of coffee").run()
+    assert not app.exception
+    assert not app.warning
+    (grid,) = app.get("bidi_component")
+    first, *others = json.loads(grid.proto.json)["tiles"]
+    result = app.session_state["text_result"][1]
+    assert first["score"] == pytest.approx(result.probabilities[0])
+    assert first["score_text"] == f"{result.probabilities[0]:.0%}".replace(
+        "%", "%" if language == "en" else "\N{NO-BREAK SPACE}%"
+    )
+    assert len(others) == 17
+    app.text_input(key="query_text").input("asdkjh qwe zzx").run()
+    assert [note.value for note in app.warning] == [texts["weak"]]
+    assert len(shown(app)) == 18
+    app.text_input(key="query_text").input("一只猫").run()
+    assert [note.value for note in app.warning] == [texts["unreadable_english"].format(encoder="lite")]
+    assert not app.get("bidi_component")
+    assert not app.info
+
+
+def test_the_opened_image_shows_its_rating() -> None:
+    item = Item("/a.jpg")
+    assert ratings(None) == ratings(Rated(item)) == []
+    assert ratings(Rated(item, 0.5)) == [("Score", "0.50")]
+    assert ratings(Rated(item, 0.5, 0.834)) == [("Probability", "83%"), ("Score", "0.50")]
 
 
 def test_another_encoder_is_used_and_the_page_says_so(

@@ -105,7 +105,7 @@ def _show_item(collection: Collection, item: Item, rated: Rated | None) -> None:
             width = min(2 * picture.width, int(_MAX_DIALOG_HEIGHT * picture.width / picture.height))
             st.image(as_jpeg(picture), width=width, alt=as_plain_text(file_name(item)))
     with right:
-        for name, value in [*_ratings(rated), *details(collection, item)]:
+        for name, value in [*ratings(rated), *details(collection, item)]:
             with st.container(gap=None):
                 st.caption(name)
                 st.text(as_plain_text(value))
@@ -121,7 +121,7 @@ def _show_item(collection: Collection, item: Item, rated: Rated | None) -> None:
             st.download_button(t("download"), data, file_name(item), icon=":material/download:", on_click="ignore")
 
 
-def _ratings(rated: Rated | None) -> list[tuple[str, str]]:
+def ratings(rated: Rated | None) -> list[tuple[str, str]]:
     """Return the probability and the score of an item, as pairs of a name and a value, where these are known."""
     ratings = []
     if rated is not None and rated.probability is not None:
