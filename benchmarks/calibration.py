@@ -36,8 +36,7 @@ from pixmatcher import Collection, Encoder, index, load_encoder
 from pixmatcher._plots import save_figure
 from pixmatcher.evaluation import best_columns
 from pixmatcher.evaluation.calibration import Reliability, draw_reliability, fit_calibration, reliability
-from pixmatcher.records import Calibration
-from pixmatcher.searching import WEAK_BELOW
+from pixmatcher.records import WEAK_BELOW, Calibration
 from pixmatcher.searching.options import DEFAULT_RESULTS
 from pixmatcher.sources import Entry, Unusable, open_source
 
@@ -223,7 +222,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
             for kind, sets in kinds.items():
                 fitted = fit(sets, None)
                 measured = measure(sets)
-                if all(each.brier < each.brier_of_mean for each in measured.values()):
+                if all(each.skill > 0.05 for each in measured.values()):
                     card.setdefault(space.name, {})[kind] = [round(fitted.slope, 4), round(fitted.intercept, 4)]
                 print(f"{space.name}, {kind}: slope {fitted.slope:.3f}, intercept {fitted.intercept:.3f}")
                 for name, each in measured.items():

@@ -24,11 +24,12 @@ from pixmatcher.evaluation.calibration import (
     cross_validate,
     draw_reliability,
     fit_calibration,
+    fit_hits,
     reliability,
 )
 from pixmatcher.evaluation.tuning import save_plot, tune
-from pixmatcher.records import Calibration, Calibrations
-from pixmatcher.searching import WEAK_BELOW, WEAK_NOTE, SearchOptions, embed_query, search_batch, search_similar
+from pixmatcher.records import WEAK_BELOW, Calibration, Calibrations
+from pixmatcher.searching import WEAK_NOTE, SearchOptions, embed_query, search_batch, search_similar
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 LABELS, ITEMS_OF_LABEL, DIMENSION = 30, 10, 40
@@ -152,6 +153,29 @@ def test_every_query_counts_the_same_and_groups_stay_together() -> None:
     assert all(len(set(folds[number::7].tolist())) == 1 for number in range(7))
     assert set(folds.tolist()) == {0, 1, 2, 3, 4}
     assert cross_validate(hits) is None  # without the first query, there is no fit that is worth anything
+
+
+def test_few_queries_with_a_right_best_hit_are_weak() -> None:
+    rng = np.random.default_rng(3)
+
+    def hits(share: float, lead: float) -> JudgedHits:
+        """Queries with one right hit among 12: for a share of them it is the best one, by a lead in its score."""
+        queries = []
+        for number in range(400):
+            scores = sorted(rng.normal(0.5, 0.1, 12) + 0.02, reverse=True)
+            place = 0 if rng.random() < share else 5
+            scores[0] += lead * (place == 0)
+            queries.append((f"{number}", scores, [rank == place for rank in range(12)]))
+        return JudgedHits.of(queries)
+
+    for share, lead in ((0.1, 0.0), (0.9, 0.5)):
+        judged = hits(share, lead)
+        fitted = fit_hits(judged)
+        best = np.array([judged.scores[12 * number] for number in range(400)])
+        right = np.array([judged.right[12 * number] for number in range(400)])
+        weak = fitted.probability(best) < fitted.weak_below
+        assert weak[right].mean() <= 0.05
+        assert (fitted.weak_below < WEAK_BELOW) == (share == 0.1)
 
 
 # ---- A collection ----

@@ -43,6 +43,13 @@ class EncoderRecord:
     spaces: tuple[Space, ...]
 
 
+WEAK_BELOW = 0.25
+"""If even the best hit is less probable than this, the collection has probably nothing like the query.
+
+How it was chosen: docs/explanations/scores.md.
+"""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Turns scores into probabilities: 1 / (1 + exp(-(slope * score + intercept))).
@@ -53,6 +60,8 @@ class Calibration:
 
     slope: float
     intercept: float
+    weak_below: float = WEAK_BELOW
+    """If even the best hit is less probable than this, nothing is like the query."""
 
     def probability(self, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return the probability of each score, float64 of the same shape."""

@@ -302,8 +302,12 @@ class Catalog(Database):
     def put_calibrations(self, space: str, fingerprint: str, calibrations: Mapping[QueryKind, Calibration]) -> None:
         """Store the calibrations of a space for kinds of queries; those of other kinds stay."""
         self.connection.executemany(
-            "INSERT OR REPLACE INTO calibrations (space, kind, fingerprint, slope, intercept) VALUES (?, ?, ?, ?, ?)",
-            [(space, kind, fingerprint, each.slope, each.intercept) for kind, each in calibrations.items()],
+            "INSERT OR REPLACE INTO calibrations (space, kind, fingerprint, slope, intercept, weak_below) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (space, kind, fingerprint, each.slope, each.intercept, each.weak_below)
+                for kind, each in calibrations.items()
+            ],
         )
 
     def calibrations(self, fingerprints: Mapping[str, str]) -> dict[str, dict[QueryKind, Calibration]]:
@@ -311,10 +315,10 @@ class Catalog(Database):
         if not has_table(self.connection, "calibrations"):
             return {}
         found: dict[str, dict[QueryKind, Calibration]] = {}
-        rows = self.query("SELECT space, kind, fingerprint, slope, intercept FROM calibrations")
-        for space, kind, fingerprint, slope, intercept in rows:
+        rows = self.query("SELECT space, kind, fingerprint, slope, intercept, weak_below FROM calibrations")
+        for space, kind, fingerprint, *numbers in rows:
             if fingerprints.get(space) == fingerprint:
-                found.setdefault(space, {})[kind] = Calibration(slope, intercept)
+                found.setdefault(space, {})[kind] = Calibration(*numbers)
         return found
 
     # Values

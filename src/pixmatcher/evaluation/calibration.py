@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from .._progress import Progress, ProgressCallback
 from ..collection import Collection, Hit, Item
 from ..encoders import Runtime
 from ..errors import PixMatcherError, UnreadableTextError
-from ..records import Calibration, QueryKind
+from ..records import WEAK_BELOW, Calibration, QueryKind
 from ..searching import Query, embed_query
 from ..searching.options import DEFAULT_RESULTS
 
@@ -46,6 +46,9 @@ _SAMPLED_ITEMS = 10_000
 """Items among which query images and captions are chosen."""
 _COPIES = 12
 """Hits that are found beyond the first ones, since the copies of a query image are left out."""
+_MOST_WEAK = 0.05
+"""The greatest share of queries with a right best hit that are weak."""
+_LEAST_SKILL = 0.05
 _RIDGE = 1e-3
 _NEWTON_STEPS = 50
 
@@ -131,6 +134,11 @@ class Reliability:
     brier_of_mean: float
     bins: tuple[Bin, ...]
 
+    @property
+    def skill(self) -> float:
+        """How much of the Brier score the scores explain: 1 for true forecasts, 0 if they are worth nothing."""
+        return 1 - self.brier / self.brier_of_mean if self.brier_of_mean else 0.0
+
 
 def reliability(probabilities: Floats, right: Bools, weights: Floats | None = None) -> Reliability:
     """Measure probabilities (N,) of hits that are right or not (N,), with weights (N,); there must be a hit."""
@@ -197,8 +205,16 @@ class JudgedHits:
 
 
 def fit_hits(hits: JudgedHits) -> Calibration:
-    """Return the calibration for the first hits of queries. Raises as `fit_calibration`."""
-    return fit_calibration(hits.scores, hits.right, hits.weights)
+    """Return the calibration for the first hits of queries, best first for each query. Raises as `fit_calibration`.
+
+    Among the queries whose best hit is right, at most 1 in 20 are weak: if need be, `weak_below` is lower than usual.
+    """
+    fitted = fit_calibration(hits.scores, hits.right, hits.weights)
+    best = np.flatnonzero(np.diff(hits.queries, prepend=-1))
+    found = fitted.probability(hits.scores[best[hits.right[best]]])
+    return replace(
+        fitted, weak_below=min(WEAK_BELOW, float(np.quantile(found, _MOST_WEAK, method="lower")) if len(found) else 0.0)
+    )
 
 
 def cross_validate(hits: JudgedHits, count: int = _FOLDS) -> Reliability | None:
@@ -250,9 +266,9 @@ def calibrate(
 
     Texts are names of labels, or captions if there are few labels; images are items of the collection with a label. A
     kind with fewer than 20 queries, or only right or only wrong hits, is left out, and so are texts if no encoder can
-    embed them. A kind whose scores say nothing about right and wrong is left out too: its cross-validated Brier score
-    is no better than without scores. Raises `CollectionError` if the space does not exist, `CollectionLockedError` if
-    another process writes.
+    embed them. A kind whose scores say next to nothing about right and wrong is left out too: its cross-validated Brier
+    score is less than 5 % better than without scores. Raises `CollectionError` if the space does not exist,
+    `CollectionLockedError` if another process writes.
     """
     judged: dict[QueryKind, JudgedHits] = {}
     with collection.snapshot():
@@ -262,7 +278,7 @@ def calibrate(
     found = []
     for kind, hits in judged.items():
         measured = cross_validate(hits) if hits.usable else None
-        if measured is not None and measured.brier < measured.brier_of_mean:
+        if measured is not None and measured.skill >= _LEAST_SKILL:
             found.append(SpaceCalibration(space, kind, len(hits.groups), fit_hits(hits), measured))
     if found:
         collection.set_calibrations(space, {each.kind: each.calibration for each in found})

@@ -10,7 +10,6 @@ May import `images`, `net`, `encoders`, `sources` and `collection`.
 from typing import TYPE_CHECKING
 
 from .._lazy import lazy_names
-from ._calibrations import WEAK_BELOW
 from ._search import WEAK_NOTE, SearchResult, search, search_embedded, search_similar
 from .embedding import EmbeddedQuery, EncoderFallback, embed_query, image_encoder, image_space, text_encoder
 from .options import SearchOptions
@@ -33,7 +32,6 @@ __getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [
     "MAX_TEXT_CHARACTERS",
-    "WEAK_BELOW",
     "WEAK_NOTE",
     "Category",
     "CategoryResult",

@@ -12,12 +12,6 @@ if TYPE_CHECKING:
     from ..encoders import Runtime
     from ..records import Calibration, Calibrations, QueryKind
 
-WEAK_BELOW = 0.25
-"""If even the best hit is less probable than this, the collection has probably nothing like the query.
-
-How it was chosen: docs/explanations/scores.md.
-"""
-
 
 def calibration_of(
     collection: Store, space: str, kind: QueryKind | None, runtime: Runtime | None = None

@@ -14,7 +14,7 @@ from ..collection import Hit, Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import UnreadableTextError
 from ..records import Calibration
-from ._calibrations import WEAK_BELOW, calibration_of
+from ._calibrations import calibration_of
 from .embedding import EmbeddedQuery, embed_query, text_space
 from .options import SearchOptions, with_k
 from .query import Query
@@ -50,7 +50,9 @@ class SearchResult:
     @property
     def weak(self) -> bool:
         """Whether even the best hit is probably not what was asked for; False without a calibration or a hit."""
-        return bool(self.probabilities) and max(self.probabilities or ()) < WEAK_BELOW
+        if self.calibration is None or not self.probabilities:
+            return False
+        return max(self.probabilities) < self.calibration.weak_below
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as the JSON object that the command line and the web app show."""
