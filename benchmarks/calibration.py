@@ -233,7 +233,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
                     )
                     for bin in each.bins:
                         print(f"    {bin.share:6.1%} of hits: probability {bin.probability:.3f}, right {bin.right:.3f}")
-                    plotted[f"{space.name}: {name}"] = each
+                    if kind in card.get(space.name, {}):
+                        plotted[f"{space.name}: {name}"] = each
                 nonsense = None
                 if kind == "text":
                     items, _, _ = vectors_of(val, space.name)

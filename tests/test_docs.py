@@ -253,6 +253,7 @@ def check_outputs(page: Path, printed: str) -> None:
 def without_times(text: str) -> str:
     """Replace the parts of an output that differ from run to run: durations, ids and the time of day."""
     text = re.sub(r"\d+(\.\d+)? (ms|s)\b", "0 s", text)
+    text = re.sub(r'\d+%|(?<="probability": )[\d.]+', "0", text)  # probabilities, which follow scores
     text = re.sub(r"\b(\d\.\d)\d{2,3}\b", r"\1", text)  # scores may differ a little between processors
     return re.sub(r'(?<="took_ms": )[\d.]+|(?<="id": )\d+|\d\d:\d\d:\d\d\.\d+|(?<=opened in )[\d.]+', "0", text)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         QueryError,
         SourceError,
         StorageError,
+        UnreadableTextError,
     )
     from .evaluation import Evaluation, evaluate
     from .export import export_arrays, export_parquet
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
         preprocess_images,
     )
     from .indexing import IndexReport, index
-    from .records import Entry, Space
+    from .records import Calibration, Entry, Space
     from .searching import Category, CategoryResult, Query, SearchOptions, SearchResult, classify, search
     from .sources import Source, Unusable
 
@@ -77,6 +78,7 @@ _MODULES = {
         "QueryError",
         "SourceError",
         "StorageError",
+        "UnreadableTextError",
     ),
     "evaluation": ("Evaluation", "evaluate"),
     "export": ("export_arrays", "export_parquet"),
@@ -89,7 +91,7 @@ _MODULES = {
         "preprocess_images",
     ),
     "indexing": ("IndexReport", "index"),
-    "records": ("Entry", "Space"),
+    "records": ("Calibration", "Entry", "Space"),
     "searching": ("Category", "CategoryResult", "Query", "SearchOptions", "SearchResult", "classify", "search"),
     "sources": ("Source", "Unusable"),
 }
@@ -97,6 +99,7 @@ __getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [
     "ALLOWED_EXTENSIONS",
+    "Calibration",
     "Category",
     "CategoryResult",
     "Collection",
@@ -127,6 +130,7 @@ __all__ = [
     "Space",
     "StorageError",
     "Store",
+    "UnreadableTextError",
     "Unusable",
     "WritableStore",
     "classify",
