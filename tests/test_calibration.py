@@ -29,7 +29,7 @@ from pixmatcher.evaluation.calibration import (
 )
 from pixmatcher.evaluation.tuning import save_plot, tune
 from pixmatcher.records import WEAK_BELOW, Calibration, Calibrations
-from pixmatcher.searching import WEAK_NOTE, SearchOptions, embed_query, search_batch, search_similar
+from pixmatcher.searching import WEAK_NOTE, SearchOptions, embed_query, percent, search_batch, search_similar
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 LABELS, ITEMS_OF_LABEL, DIMENSION = 30, 10, 40
@@ -131,6 +131,10 @@ def test_the_fit_ends_for_any_scores() -> None:
 
 def test_the_probability_is_exact_for_extreme_scores() -> None:
     assert Calibration(1000.0, 0.0).probability([-1e6, 0.0, 1e6]).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_no_probability_is_shown_as_certain() -> None:
+    assert [percent(value) for value in (0.0, 0.004, 0.126, 0.5, 0.9996, 1.0)] == [1, 1, 13, 50, 99, 99]
 
 
 def test_the_measures_of_reliability() -> None:
@@ -305,6 +309,21 @@ def test_a_renamed_space_keeps_its_calibration(tmp_path: Path, words: WordEncode
     assert found == {"words": None, "words-2": Calibration(4, 0)}
 
 
+def test_a_store_without_calibrations_has_those_of_the_encoder(labelled: Path, words: WordEncoder) -> None:
+    class OtherStore:
+        """A store of another package, without the optional method."""
+
+        def __init__(self, collection: Collection) -> None:
+            self.path, self.encoders, self.spaces = collection.path, collection.encoders, collection.spaces
+            self.search, self.embeddings = collection.search, collection.embeddings
+
+    words.calibrations = {"words": {"text": Calibration(4.0, 0.0)}}
+    with Collection.open(labelled) as collection:
+        collection.set_calibrations("words", {"text": Calibration(5.0, 0.0)})
+        store = OtherStore(collection)
+        assert search(store, "thing 3", encoders=[words]).calibration == Calibration(4, 0)  # type: ignore[arg-type]
+
+
 def test_an_older_collection_is_read_without_and_migrated_by_tune(labelled: Path, words: WordEncoder) -> None:
     with contextlib.closing(sqlite3.connect(labelled / "catalog.sqlite")) as connection:
         connection.execute("DROP TABLE calibrations")
@@ -320,10 +339,10 @@ def test_an_older_collection_is_read_without_and_migrated_by_tune(labelled: Path
 def test_the_plot(labelled: Path, words: WordEncoder, tmp_path: Path) -> None:
     with Collection.open(labelled) as collection:
         tuning = tune(collection, "words", runtime=_runtime(words))
-    save_plot([tuning], tmp_path / "plot.png")
+    assert save_plot([tuning], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(PixMatcherError, match="nothing to draw"):
-        save_plot([replace(tuning, calibrations=[])], tmp_path / "none.png")
+    assert not save_plot([replace(tuning, calibrations=[])], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()

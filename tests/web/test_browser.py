@@ -123,7 +123,7 @@ def test_text_examples_fit_and_nonsense_is_reported(visit: Callable[..., Page]) 
     first_is(page, "cat.jpg")
     page.get_by_placeholder("a dog on the beach").fill("asdkjh qwe zzx")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("No image matches well")).to_be_visible()
+    expect(page.get_by_text("Nothing here is quite like that")).to_be_visible()
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ from pixmatcher.collection import summarize_items
 from pixmatcher.encoders import Encoder
 from pixmatcher.images import fit_image
 from pixmatcher.records import EncoderRecord, Space
-from pixmatcher.searching import example_texts, original_file, search_similar
+from pixmatcher.searching import example_texts, original_file, percent, search_similar
 from pixmatcher.web import _background_jobs, _indexing, _pictures, _texts, collection_list
 from pixmatcher.web._components import WHOLE
 from pixmatcher.web._components.crop_frame import valid_box
@@ -266,6 +266,9 @@ def test_the_controls_change_the_results(text_app: AppTest) -> None:
     assert len(shown(app)) == 8
 
 
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
+
+
 @pytest.mark.parametrize("language", ["en", "fr"])
 def test_probabilities_and_what_is_unlike_or_cannot_be_read_are_shown(text_app: AppTest, language: str) -> None:
     texts = _texts.TEXTS[language]
@@ -278,9 +281,8 @@ def test_probabilities_and_what_is_unlike_or_cannot_be_read_are_shown(text_app: 
     first, *others = json.loads(grid.proto.json)["tiles"]
     result = app.session_state["text_result"][1]
     assert first["score"] == pytest.approx(result.probabilities[0])
-    assert first["score_text"] == f"{result.probabilities[0]:.0%}".replace(
-        "%", "%" if language == "en" else "\N{NO-BREAK SPACE}%"
-    )
+    shown_percent = f"{percent(result.probabilities[0])}{'' if language == 'en' else NO_BREAK_SPACE}%"
+    assert first["score_text"] == f"{shown_percent} · {result.hits[0].score:.2f}"
     assert len(others) == 17
     app.text_input(key="query_text").input("asdkjh qwe zzx").run()
     assert [note.value for note in app.warning] == [texts["weak"]]

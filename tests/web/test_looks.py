@@ -103,7 +103,7 @@ def test_all_elements_have_contrast_and_accessible_names(visit: Callable[..., Pa
     page.get_by_role("link", name="Text search").click()
     page.get_by_placeholder("a dog on the beach").fill("asdkjh qwe zzx")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("No image matches well")).to_be_visible()
+    expect(page.get_by_text("Nothing here is quite like that")).to_be_visible()
     expect(tile(page, 3)).to_be_visible()
     check(page)
     for name, heading in (("Collection", "Formats"), ("About", "How it works")):

@@ -102,7 +102,9 @@ def print_hits(result: SearchResult, label_names: Mapping[str, str] | None = Non
     if result.probabilities is None:
         print_ranking(rows)
         return
-    shown = ["prob.", *(f"{probability:.0%}" for probability in result.probabilities)]
+    from ..searching import percent
+
+    shown = ["prob.", *(f"{percent(probability)}%" for probability in result.probabilities)]
     print_columns([(*row[:2], cell, *row[2:]) for row, cell in zip(rows, shown, strict=True)], ">>><<")
 
 

@@ -13,7 +13,7 @@ from ..errors import QueryError
 from ._app import command
 from ._opening import open_folder_collection, runtime_of
 from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
-from ._output import print_failures, print_pairs, print_saved
+from ._output import print_failures, print_note, print_pairs, print_saved
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
@@ -147,9 +147,10 @@ def tune_command(
             _print_tuning(tuning)
             _print_calibrations(tuning)
     if plot is not None:
-        save_plot(tunings, plot)
-        if not as_json:
+        if save_plot(tunings, plot):
             print_saved("Plot", plot)
+        else:
+            print_note("There is nothing to draw: no index was tuned and no probability calibrated.")
 
 
 def _bytes(text: str | None) -> int | None:

@@ -136,10 +136,11 @@ def _timed_curve(
     return curve
 
 
-def save_plot(tunings: list[Tuning], path: Path) -> None:
+def save_plot(tunings: list[Tuning], path: Path) -> bool:
     """Save a plot of recall and time for each trained space, and one of the reliability of the probabilities.
 
-    What was not measured is left out. Raises `PixMatcherError` if nothing was, or if the plot cannot be saved.
+    What was not measured is left out. If nothing was, no file is saved, and the result is False. Raises
+    `PixMatcherError` if the plot cannot be saved.
     """
     check_plot_path(path)
     from matplotlib.figure import Figure
@@ -149,9 +150,7 @@ def save_plot(tunings: list[Tuning], path: Path) -> None:
         f"{each.space}, {each.kind} queries": each.reliability for tuning in tunings for each in tuning.calibrations
     }
     if not trained and not measured:
-        raise PixMatcherError(
-            "There is nothing to draw: no space has a trained index, or enough labels or captions for a calibration."
-        )
+        return False
     count = bool(trained) + bool(measured)
     figure = Figure(figsize=(7 * count, 4.5), layout="constrained")
     parts = [*figure.subplots(1, count, squeeze=False)[0]]
@@ -160,6 +159,7 @@ def save_plot(tunings: list[Tuning], path: Path) -> None:
     if measured:
         draw_reliability(parts.pop(0), measured)
     save_figure(figure, path)
+    return True
 
 
 def _draw_recall(axes: Axes, tunings: list[Tuning]) -> None:

@@ -10,7 +10,7 @@ May import `images`, `net`, `encoders`, `sources` and `collection`.
 from typing import TYPE_CHECKING
 
 from .._lazy import lazy_names
-from ._search import WEAK_NOTE, SearchResult, search, search_embedded, search_similar
+from ._search import WEAK_NOTE, SearchResult, percent, search, search_embedded, search_similar
 from .embedding import EmbeddedQuery, EncoderFallback, embed_query, image_encoder, image_space, text_encoder
 from .options import SearchOptions
 from .query import MAX_TEXT_CHARACTERS, Query, parse_query, query_from_json, resolve_image
@@ -50,6 +50,7 @@ __all__ = [
     "original_file",
     "original_picture",
     "parse_query",
+    "percent",
     "query_from_json",
     "resolve_image",
     "search",

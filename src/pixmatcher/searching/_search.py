@@ -68,6 +68,11 @@ class SearchResult:
         return values | {"note": self.note} if self.note else values
 
 
+def percent(probability: float) -> int:
+    """Return a probability as people see it: per cent, from 1 to 99, since no hit is certain."""
+    return min(99, max(1, round(100 * probability)))
+
+
 def _hit_as_json(hit: Hit, probability: float | None) -> dict[str, Any]:
     item = hit.item
     values: dict[str, Any] = {"rank": hit.rank, "score": round(hit.score, 4)}

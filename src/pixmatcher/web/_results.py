@@ -11,7 +11,7 @@ import streamlit as st
 from .._urls import is_url
 from ..collection import Collection, Item
 from ..errors import PixMatcherError
-from ..searching import SearchResult, original_file
+from ..searching import SearchResult, original_file, percent
 from ._components import Tile, show_tiles
 from ._open_collections import item_of
 from ._pictures import MAX_PIXELS, as_jpeg, full_picture, tiles
@@ -52,7 +52,7 @@ class Rated:
 
 
 def show_grid(collection: Collection, rated: Sequence[Rated], *, query_key: str | None = None) -> None:
-    """Show a grid of items, with their probabilities or else their scores."""
+    """Show a grid of items, with their probabilities and scores where these are known."""
     names = collection.label_names()
     grid = [
         Tile(
@@ -60,7 +60,7 @@ def show_grid(collection: Collection, rated: Sequence[Rated], *, query_key: str 
             as_plain_text(file_name(each.item)),
             as_plain_text(names.get(each.item.label or "", each.item.label or "")),
             each.score if each.probability is None else each.probability,
-            rating_text(each),
+            " · ".join(value for _, value in ratings(each)),
             picture,
         )
         for each, picture in zip(rated, tiles(collection, [each.item for each in rated]), strict=True)
@@ -68,13 +68,6 @@ def show_grid(collection: Collection, rated: Sequence[Rated], *, query_key: str 
     opened = show_tiles(grid, lambda item_id: set_query_item(collection, item_id, True), query_key)
     if opened is not None:
         open_item(collection, opened, next(each for each in rated if each.item.id == opened))
-
-
-def rating_text(rated: Rated) -> str:
-    """Return the probability of an item, or else its score, as text in the visitor's language; "" without both."""
-    if rated.probability is not None:
-        return t("percent", number=round(100 * rated.probability))
-    return "" if rated.score is None else f"{rated.score:.2f}"
 
 
 def file_name(item: Item) -> str:
@@ -125,7 +118,7 @@ def ratings(rated: Rated | None) -> list[tuple[str, str]]:
     """Return the probability and the score of an item, as pairs of a name and a value, where these are known."""
     ratings = []
     if rated is not None and rated.probability is not None:
-        ratings.append((t("probability"), rating_text(rated)))
+        ratings.append((t("probability"), t("percent", number=percent(rated.probability))))
     if rated is not None and rated.score is not None:
         ratings.append((t("score"), f"{rated.score:.2f}"))
     return ratings
