@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ from pixmatcher.searching import text_encoder
 from pixmatcher.sources.folder import FolderSource
 
 FIRST = 12
-"""Hits of an everyday query that are judged: as many as the web app shows at first."""
+"""Hits of an everyday query that are judged: as many as a search returns by default."""
 DEPTHS = (1, 5, 10)
 FIGURES = [*(f"recall@{depth}" for depth in DEPTHS), "median rank"]
 RULES = "Kinds of captions; one can be of several (word lists: benchmarks/caption_words.py):\n" + "\n".join(
@@ -262,7 +263,7 @@ def load_run(path: Path, now: Run) -> Run:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    folder = arguments.folder.absolute()
+    folder = Path(os.path.abspath(arguments.folder))
     csv_file, tags = folder / "captions.csv", folder / "tags.json"
     path = arguments.captions or (tags if tags.exists() and not csv_file.exists() else csv_file)
     texts, ranked = read_texts(path)
