@@ -181,7 +181,7 @@ def test_unusual_rows(tmp_path: Path, kind: str) -> None:
 def test_a_block_of_rows_has_the_same_size_for_each_dimension(tmp_path: Path, dimension: int) -> None:
     vectors = VectorFile(tmp_path / "vectors" / "a.f16", dimension)
     vectors.extend_with_zeros((1 << 24) // dimension + 5)  # as a hole in the file, which uses no disk space
-    rows = np.arange(vectors.size_in_rows())[1:]
+    rows = np.arange(vectors.end_row())[1:]
     for selected in (rows, rows[::3]):
         blocks = list(vectors.blocks(selected))
         assert max(stored.size for _, stored in blocks) <= 1 << 22

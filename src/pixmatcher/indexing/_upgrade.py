@@ -1,0 +1,210 @@
+"""The pipeline of `upgrade`: all images of a collection are encoded by other encoders, with the stages of `index`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .._cores import usable_cores
+from .._progress import ProgressCallback
+from ..collection import Collection, Failure, Reencoding
+from ..encoders import Encoder, Runtime, load_encoders, load_recorded, with_encoders
+from ..errors import CollectionError, CollectionLockedError, CollectionUpgradedError, OutdatedCollectionError
+from ..errors import SourceError
+from ..images import DEFAULT_MAX_PIXELS
+from ..records import EncoderRecord
+from ..sources import Entry, HoldsEmbeddings, Source, open_source
+from ._compare import missing_source
+from ._encode import EncodeOptions, load_for_run
+from ._report import IndexReport
+from ._stages import Counter, Stages, Workers
+
+_log = logging.getLogger("pixmatcher.indexing")
+
+
+@dataclass
+class UpgradeReport:
+    """The result of `upgrade`."""
+
+    collection: Path
+    encoders: tuple[EncoderRecord, ...] = ()
+    """The encoders that the collection has after the upgrade, also if that is not finished yet."""
+    needed: bool = True
+    """Whether there was anything to do."""
+    finished: bool = False
+    """Whether the collection answers with the new embeddings."""
+    total: int = 0
+    """The number of items in the collection."""
+    encoded: int = 0
+    """How many items got a new embedding in this run."""
+    continued: int = 0
+    """How many items had one from an earlier run."""
+    removed: int = 0
+    """How many items were removed, because their images are missing."""
+    missing: list[Failure] = field(default_factory=list)
+    """The images that could not be read or encoded, each with the reason."""
+    seconds: float = 0.0
+
+
+def upgrade(
+    collection: str | os.PathLike[str] | None = None,
+    *,
+    encoders: Sequence[str | Encoder] | None = None,
+    without_missing: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    allow_private: bool = False,
+    workers: int | None = None,
+    runtime: Runtime | None = None,
+    progress: ProgressCallback | None = None,
+) -> UpgradeReport:
+    """Replace all embeddings of a collection by those of other encoders, or of another version of its encoders.
+
+    Searches go on with the old embeddings until all images are encoded. Then the new ones replace them in one step. Ids,
+    labels, captions, dates, failures, thumbnails and maps stay. Everything that is encoded stays when the run is
+    interrupted; the next call with the same encoders continues from there. An image whose file has changed is encoded
+    as it is now, and its item gets the new content at the end. New files are not added: `index` does that.
+
+    Arguments:
+        collection: The folder of the collection, by default the nearest one at or above the current folder.
+        encoders: Names or encoder objects, by default those of an upgrade that is not finished, else those that the
+            collection has, in the version that is available here.
+        without_missing: Whether to finish also if images cannot be read, and remove them from the collection. Otherwise
+            the upgrade stays unfinished, and continues when it is called again.
+        max_pixels: Larger images are not decoded and count as missing.
+        allow_private: Whether URLs of private and loopback addresses may be fetched.
+        workers: The number of threads that decode and encode, by default the number of usable cores.
+        runtime: How the encoders run.
+        progress: Called with the number of images that are done, then with the rows of an index that is trained.
+
+    Raises `CollectionError`, `CollectionLockedError`, `StorageError` or `EncoderError` if the upgrade cannot start or
+    continue; `SourceError` if the collection has saved embeddings, which cannot be encoded.
+    """
+    started = time.monotonic()
+    runtime = with_encoders(runtime, [encoder for encoder in encoders or () if not isinstance(encoder, str)])
+    workers = max(1, workers or usable_cores())
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
+        Collection.open(collection or Collection.find()) as target,
+    ):
+        target.begin_writing()
+        report = UpgradeReport(target.path, target.encoders, total=len(target))
+        loaded = _encoders_to_use(target, encoders, runtime)
+        sources, lost = _open_sources(target.sources()) if loaded else ([], [])
+        reencoding = target.begin_upgrade(loaded) if loaded else None
+        if reencoding is None:
+            report.needed, report.finished = False, True
+            report.seconds = time.monotonic() - started
+            return report
+        report.encoders = reencoding.encoders
+        report.continued = reencoding.done_count()
+        options = EncodeOptions(max_pixels, reencoding.has_thumbnails, allow_private)
+        stages = Stages(reencoding, reencoding, loaded, options, Workers(executor, workers))
+        executor.submit(load_for_run, loaded)
+        _list_sources(reencoding, sources, lost)
+        _encode(reencoding, stages, sources, report.total - report.continued, progress)
+        done = reencoding.done_count()
+        report.encoded = done - report.continued
+        report.missing = reencoding.missing()
+        if not report.missing or (without_missing and done):
+            report.removed = reencoding.finish(remove_missing=without_missing)
+            report.finished, report.total = True, len(target)
+    if report.finished:
+        _build_indexes(report.collection, progress)
+    report.seconds = time.monotonic() - started
+    _log.info(
+        "Upgrade of %s in %.2f s: %d encoded, %d before, %d missing, finished: %s",
+        report.collection,
+        report.seconds,
+        report.encoded,
+        report.continued,
+        len(report.missing),
+        report.finished,
+    )
+    return report
+
+
+def _encoders_to_use(
+    collection: Collection, encoders: Sequence[str | Encoder] | None, runtime: Runtime | None
+) -> list[Encoder]:
+    """Return the encoders of the upgrade, loaded; [] if none are named and the collection needs no others."""
+    if encoders is not None:
+        return load_encoders(encoders, runtime)
+    records = collection.unfinished_encoders()
+    if not records:
+        records = collection.encoders
+        try:
+            load_recorded(records, runtime)
+        except OutdatedCollectionError:
+            pass
+        else:
+            return []
+    given = {encoder.name: encoder for encoder in (runtime.encoders if runtime is not None else ())}
+    return load_encoders([given.get(record.name, record.name) for record in records], runtime)
+
+
+def _open_sources(specs: Sequence[str]) -> tuple[list[Source], list[Failure]]:
+    """Open the sources that exist; return them, and a failure for each other one.
+
+    Raises `SourceError` if one holds saved embeddings.
+    """
+    opened, lost = list[Source](), list[Failure]()
+    for spec in specs:
+        try:
+            source = open_source(spec)
+        except SourceError as error:
+            lost.append(missing_source(spec, error))
+            continue
+        if isinstance(source, HoldsEmbeddings):
+            raise SourceError(
+                f"{spec} holds saved embeddings, which no other encoder can encode: remove it with `pixmatcher forget`, "
+                "or index the images into another collection."
+            )
+        opened.append(source)
+    return opened, lost
+
+
+def _list_sources(reencoding: Reencoding, sources: Sequence[Source], lost: Sequence[Failure]) -> None:
+    """Give the entries of the sources to `reencoding`, and what cannot be read."""
+    failures = [*lost]
+    for source in sources:
+        try:
+            reencoding.add_entries(source.spec, _entries(source, failures))
+        except SourceError as error:
+            failures.append(Failure(source.spec, "source cannot be read", str(error)))
+    reencoding.record_failures("", failures)
+
+
+def _entries(source: Source, failures: list[Failure]) -> Iterator[Entry]:
+    """Yield the entries that a source lists, and note in `failures` what it cannot read."""
+    for found in source.scan():
+        if isinstance(found, Entry):
+            yield found
+        else:
+            failures.append(Failure(found.uri, found.reason, found.detail))
+
+
+def _encode(
+    reencoding: Reencoding, stages: Stages, sources: Sequence[Source], total: int, progress: ProgressCallback | None
+) -> None:
+    """Encode all images that can be read, in as many rounds as images have copies that cannot."""
+    counter = Counter(total, progress, "Upgrading")
+    report = IndexReport(reencoding.path)
+    while reencoding.begin_round():
+        for source in sources:
+            stages.run(source, report, counter)
+
+
+def _build_indexes(path: Path, progress: ProgressCallback | None) -> None:
+    """Delete the files of the former embeddings and build the indexes, unless another process writes: that one will."""
+    with (
+        contextlib.suppress(CollectionLockedError, CollectionUpgradedError),
+        Collection.open(path) as collection,
+    ):
+        collection.begin_writing()
+        collection.update_indexes(progress=progress)
