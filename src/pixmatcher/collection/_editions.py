@@ -1,7 +1,7 @@
-"""Editions: the embeddings of all items by one set of encoders. One is current; an upgrade makes the next one beside it.
+"""Editions: the embeddings of all items by one set of encoders. One is current; an upgrade makes the next one.
 
 The catalog decides which edition is current: in its table `editions`, that of the highest number with a `first_row`. A
-later one without `first_row` is being made. An empty table means the edition 0, whose encoders are in `collection.json`.
+later one without `first_row` is being made. An empty table means the edition 0, whose encoders `collection.json` has.
 The files of each edition have other names, and its rows other numbers, so that nothing can read the rows of one edition
 in the files of another.
 """

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,15 @@ _VALID = (
     "OR (reencoded.changes IS NOT NULL AND items.content_hash = reencoded.former_hash))"
 )
 """Whether the new embedding of an item is that of its image, in SQL."""
+
+
+class _NewRow(NamedTuple):
+    """What is stored with a new embedding: its position in a batch, and the values of `reencoded`."""
+
+    position: int
+    content_hash: str
+    former_hash: str
+    changes: str | None
 
 
 class Reencoding:
@@ -77,7 +87,8 @@ class Reencoding:
         with catalog.writing():
             # What an `index` run changed or removed meanwhile is encoded again.
             catalog.connection.execute(
-                f"DELETE FROM reencoded WHERE NOT EXISTS (SELECT 1 FROM items WHERE items.id = reencoded.id AND {_VALID})"
+                "DELETE FROM reencoded WHERE NOT EXISTS "
+                f"(SELECT 1 FROM items WHERE items.id = reencoded.id AND {_VALID})"
             )
         self._forget_lost_rows()
         for table in ("listed", "tried", "chosen"):
@@ -207,7 +218,8 @@ class Reencoding:
         stored = stored_embeddings(embeddings, self.spaces, len(items))
         with self._thread_lock:
             self._thumbnails.put(thumbnails)
-            positions, rows = self._rows_to_store(items)
+            rows = self._rows_to_store(items)
+            positions = np.array([row.position for row in rows.values()], np.int64)
             first = self._catalog.number("SELECT coalesce(max(place) + 1, 0) FROM reencoded")
             values = {name: stored[name][positions] for name in self._vectors}
             try:
@@ -220,17 +232,15 @@ class Reencoding:
                 self._catalog.connection.executemany(
                     "INSERT OR REPLACE INTO reencoded VALUES (?, ?, ?, ?, ?, ?)",
                     (
-                        (item_id, first + place, checksum, *rest)
-                        for place, ((item_id, *rest), checksum) in enumerate(zip(rows, sums, strict=True))
+                        (item_id, place, checksum, row.content_hash, row.former_hash, row.changes)
+                        for place, ((item_id, row), checksum) in enumerate(zip(rows.items(), sums, strict=True), first)
                     ),
                 )
         return StoredItems(changed=len(rows))
 
-    def _rows_to_store(self, items: Sequence[Item]) -> tuple[npt.NDArray[np.int64], list[tuple[int, str, str, str | None]]]:
-        """Return the items that get an embedding: the position of each in `items`, and (id, hash, former hash, changes).
-        """
-        positions: list[int] = []
-        rows: dict[int, tuple[int, str, str, str | None]] = {}
+    def _rows_to_store(self, items: Sequence[Item]) -> dict[int, _NewRow]:
+        """Return the items that get the embeddings of `items`, by their ids."""
+        rows: dict[int, _NewRow] = {}
         for position, item in enumerate(items):
             current = self._catalog.item_at(item.uri)
             if current is None or current.id in rows:
@@ -240,12 +250,12 @@ class Reencoding:
             if current.content_hash == item.content_hash:
                 same = self._catalog.ids_without_new_embedding(item.content_hash)
             else:
-                changes = json.dumps({name: sql_value(value) for name, value in asdict(item).items() if name in _CHANGES})
+                changes = json.dumps(
+                    {name: sql_value(value) for name, value in asdict(item).items() if name in _CHANGES}
+                )
             for item_id in same:
-                if item_id not in rows:
-                    rows[item_id] = (item_id, item.content_hash, current.content_hash, changes)
-                    positions.append(position)
-        return np.array(positions, np.int64), [*rows.values()]
+                rows.setdefault(item_id, _NewRow(position, item.content_hash, current.content_hash, changes))
+        return rows
 
     def store_known(self, source: str, items: Sequence[Item]) -> StoredItems:
         """Store nothing: no content is known."""
@@ -284,7 +294,9 @@ class Reencoding:
         catalog = self._catalog
         run = catalog.connection.execute
         first_row = catalog.row_count()
-        removed = run("DELETE FROM items WHERE NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id)").rowcount
+        removed = run(
+            "DELETE FROM items WHERE NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id)"
+        ).rowcount
         changed = run(
             "SELECT items.id, changes FROM items JOIN reencoded USING (id) "
             "WHERE changes IS NOT NULL AND items.content_hash = reencoded.former_hash"

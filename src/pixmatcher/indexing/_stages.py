@@ -50,6 +50,10 @@ class Counter:
         self._done, self._total, self._progress, self._stage = 0, total, progress, stage
         self.add(0)
 
+    def grow(self, count: int) -> None:
+        """Count more images to be done."""
+        self._total += count
+
     def add(self, count: int) -> None:
         """Count more images as done."""
         self._done += count

@@ -15,8 +15,12 @@ from .._cores import usable_cores
 from .._progress import ProgressCallback
 from ..collection import Collection, Failure, Reencoding
 from ..encoders import Encoder, Runtime, load_encoders, load_recorded, with_encoders
-from ..errors import CollectionError, CollectionLockedError, CollectionUpgradedError, OutdatedCollectionError
-from ..errors import SourceError
+from ..errors import (
+    CollectionLockedError,
+    CollectionUpgradedError,
+    OutdatedCollectionError,
+    SourceError,
+)
 from ..images import DEFAULT_MAX_PIXELS
 from ..records import EncoderRecord
 from ..sources import Entry, HoldsEmbeddings, Source, open_source
@@ -56,6 +60,7 @@ def upgrade(
     collection: str | os.PathLike[str] | None = None,
     *,
     encoders: Sequence[str | Encoder] | None = None,
+    sources: Sequence[Source] = (),
     without_missing: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     allow_private: bool = False,
@@ -65,8 +70,8 @@ def upgrade(
 ) -> UpgradeReport:
     """Replace all embeddings of a collection by those of other encoders, or of another version of its encoders.
 
-    Searches go on with the old embeddings until all images are encoded. Then the new ones replace them in one step. Ids,
-    labels, captions, dates, failures, thumbnails and maps stay. Everything that is encoded stays when the run is
+    Searches go on with the old embeddings until all images are encoded. Then the new ones replace them in one step.
+    Ids, labels, captions, dates, failures, thumbnails and maps stay. Everything that is encoded stays when the run is
     interrupted; the next call with the same encoders continues from there. An image whose file has changed is encoded
     as it is now, and its item gets the new content at the end. New files are not added: `index` does that.
 
@@ -74,6 +79,7 @@ def upgrade(
         collection: The folder of the collection, by default the nearest one at or above the current folder.
         encoders: Names or encoder objects, by default those of an upgrade that is not finished, else those that the
             collection has, in the version that is available here.
+        sources: The source objects that were given to `index`; sources that have a spec are opened by it.
         without_missing: Whether to finish also if images cannot be read, and remove them from the collection. Otherwise
             the upgrade stays unfinished, and continues when it is called again.
         max_pixels: Larger images are not decoded and count as missing.
@@ -95,7 +101,7 @@ def upgrade(
         target.begin_writing()
         report = UpgradeReport(target.path, target.encoders, total=len(target))
         loaded = _encoders_to_use(target, encoders, runtime)
-        sources, lost = _open_sources(target.sources()) if loaded else ([], [])
+        opened, lost = _open_sources(target.sources(), sources) if loaded else ([], [])
         reencoding = target.begin_upgrade(loaded) if loaded else None
         if reencoding is None:
             report.needed, report.finished = False, True
@@ -106,8 +112,8 @@ def upgrade(
         options = EncodeOptions(max_pixels, reencoding.has_thumbnails, allow_private)
         stages = Stages(reencoding, reencoding, loaded, options, Workers(executor, workers))
         executor.submit(load_for_run, loaded)
-        _list_sources(reencoding, sources, lost)
-        _encode(reencoding, stages, sources, report.total - report.continued, progress)
+        _list_sources(reencoding, opened, lost)
+        _encode(reencoding, stages, opened, progress)
         done = reencoding.done_count()
         report.encoded = done - report.continued
         report.missing = reencoding.missing()
@@ -148,22 +154,23 @@ def _encoders_to_use(
     return load_encoders([given.get(record.name, record.name) for record in records], runtime)
 
 
-def _open_sources(specs: Sequence[str]) -> tuple[list[Source], list[Failure]]:
-    """Open the sources that exist; return them, and a failure for each other one.
+def _open_sources(specs: Sequence[str], given: Sequence[Source]) -> tuple[list[Source], list[Failure]]:
+    """Open the sources that exist, unless they are `given`; return them, and a failure for each other one.
 
     Raises `SourceError` if one holds saved embeddings.
     """
     opened, lost = list[Source](), list[Failure]()
+    objects = {source.spec: source for source in given}
     for spec in specs:
         try:
-            source = open_source(spec)
+            source = objects[spec] if spec in objects else open_source(spec)
         except SourceError as error:
             lost.append(missing_source(spec, error))
             continue
         if isinstance(source, HoldsEmbeddings):
             raise SourceError(
-                f"{spec} holds saved embeddings, which no other encoder can encode: remove it with `pixmatcher forget`, "
-                "or index the images into another collection."
+                f"{spec} holds saved embeddings, which cannot be encoded: remove it with `pixmatcher forget`, or index "
+                "the images into another collection."
             )
         opened.append(source)
     return opened, lost
@@ -190,14 +197,15 @@ def _entries(source: Source, failures: list[Failure]) -> Iterator[Entry]:
 
 
 def _encode(
-    reencoding: Reencoding, stages: Stages, sources: Sequence[Source], total: int, progress: ProgressCallback | None
+    reencoding: Reencoding, stages: Stages, sources: Sequence[Source], progress: ProgressCallback | None
 ) -> None:
     """Encode all images that can be read, in as many rounds as images have copies that cannot."""
-    counter = Counter(total, progress, "Upgrading")
     report = IndexReport(reencoding.path)
-    while reencoding.begin_round():
+    counter = Counter(pending := reencoding.begin_round(), progress, "Upgrading")
+    while pending:
         for source in sources:
             stages.run(source, report, counter)
+        counter.grow(pending := reencoding.begin_round())
 
 
 def _build_indexes(path: Path, progress: ProgressCallback | None) -> None:

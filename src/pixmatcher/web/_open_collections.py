@@ -48,9 +48,13 @@ def open_collection(path: Path) -> Collection:
         status = (path / CATALOG_NAME).stat()
     except OSError as error:
         raise CollectionMissingError(path) from error
-    # A collection that was deleted and created again is another one.
+    # A collection that was deleted and created again is another one; an upgraded one has other embeddings.
     identity = (status.st_dev, status.st_ino)
     collection = _open_once(str(path), identity)
+    if collection.upgraded:
+        _warm_up.clear(str(path), identity)
+        _open_once.clear(str(path), identity)
+        collection = _open_once(str(path), identity)
     _warm_up(str(path), identity).join()
     return collection
 
