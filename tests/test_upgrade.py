@@ -11,9 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -230,7 +228,7 @@ def test_other_encoders(indexed: Path, new: NewTiny, tiny: TinyEncoder) -> None:
         fingerprint = "own-1"
 
     own = Own()
-    with pytest.raises(CollectionError, match="`pixmatcher upgrade -c .* --encoder own`"):
+    with pytest.raises(CollectionError, match=r"`pixmatcher upgrade -c .* --encoder own`"):
         index(indexed, encoders=[own])
     report = upgrade(indexed, encoders=["tiny", own])
     assert [record.name for record in report.encoders] == ["tiny", "own"]
@@ -392,9 +390,8 @@ def test_items_without_a_source_are_missing(tmp_path: Path, tiny: TinyEncoder, n
 
 
 def test_thumbnails_stay(tmp_path: Path, tiny: TinyEncoder, new: NewTiny) -> None:
-    from test_thumbnails import GivenEntries
-
     from pixmatcher.sources import Entry
+    from test_thumbnails import GivenEntries
 
     images = [paint(tmp_path / f"{seed}.png", seed, size=(600, 400)) for seed in range(4)]
     given = GivenEntries(*(Entry(str(path), "1") for path in images))

@@ -49,12 +49,12 @@ def _add_details(connection: sqlite3.Connection) -> None:
 def _add_editions(connection: sqlite3.Connection) -> None:
     """The tables of `_editions` and `_reencoding`: which embeddings are the current ones, and what an upgrade did."""
     connection.execute(
-        "CREATE TABLE editions (number INTEGER PRIMARY KEY, encoders TEXT NOT NULL, first_row INTEGER, "
+        "CREATE TABLE IF NOT EXISTS editions (number INTEGER PRIMARY KEY, encoders TEXT NOT NULL, first_row INTEGER, "
         "generation INTEGER)"
     )
     connection.execute(
-        "CREATE TABLE reencoded (id INTEGER PRIMARY KEY, place INTEGER UNIQUE NOT NULL, checksum INTEGER NOT NULL, "
-        "content_hash TEXT NOT NULL, former_hash TEXT NOT NULL, changes TEXT)"
+        "CREATE TABLE IF NOT EXISTS reencoded (id INTEGER PRIMARY KEY, place INTEGER UNIQUE NOT NULL, "
+        "checksum INTEGER NOT NULL, content_hash TEXT NOT NULL, former_hash TEXT NOT NULL, changes TEXT)"
     )
 
 

@@ -92,7 +92,7 @@ class VectorFile:
         numbers = np.asarray(rows, dtype=np.int64)
         if not len(numbers):
             return np.empty((0, self.dimension), dtype=_STORED)
-        return self._mapped(int(numbers.max()) + 1)[numbers - self.first_row]
+        return self._mapped(int(numbers.max()) + 1, int(numbers.min()))[numbers - self.first_row]
 
     def blocks(self, rows: Rows, size: int | None = None) -> Iterable[tuple[Rows, Float16]]:
         """Yield the given rows in blocks of `size`: row numbers (N,) and values (N, dimension). This bounds memory.
@@ -104,7 +104,7 @@ class VectorFile:
             block = rows[start : start + size]
             first, last = int(block[0]), int(block[-1])
             if last - first + 1 == len(block) and (np.diff(block) == 1).all():
-                yield block, self._mapped(last + 1)[first - self.first_row : last + 1 - self.first_row]
+                yield block, self._mapped(last + 1, first)[first - self.first_row : last + 1 - self.first_row]
             else:
                 yield block, self.read(block)
 
@@ -125,6 +125,8 @@ class VectorFile:
         values = np.empty((len(rows), self.dimension), _STORED)
         if not len(rows):
             return values
+        if rows[0] < self.first_row:
+            raise self._too_short()
         runs = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
         try:
             with self.path.open("rb", buffering=0) as file:
@@ -168,11 +170,14 @@ class VectorFile:
             "again.",
         )
 
-    def _mapped(self, end_row: int) -> Float16:
-        """Return at least the rows before `end_row` as a view of the file, which stays mapped for the next call."""
+    def _mapped(self, end_row: int, lowest: int) -> Float16:
+        """Return at least the rows before `end_row` as a view of the file, which stays mapped for the next call.
+
+        Raises `CollectionError` if they cannot be read, or if the file begins after the row `lowest`.
+        """
         status, kept = self._status(), self._kept
         row_count, present = end_row - self.first_row, self._size_in_rows(status)
-        if status is None or present < row_count:
+        if status is None or present < row_count or lowest < self.first_row:
             raise self._too_short()
         file_id = (status.st_dev, status.st_ino)
         # Reading beyond the end of the file would crash, so a map that is longer than the file is replaced.
