@@ -769,6 +769,7 @@ def test_the_command(older: Path) -> None:
     assert "5 encoded, 1 missing" in done.stdout
     assert "00002.png: missing" in done.stdout
     assert f"run `{command}` again, or run `{command} --without-missing`" in done.stdout
+    assert "upgrade     to lite, not finished" in cli("info", "-c", older).stdout
     (older.parent / "aside.png").rename(older / "00002.png")
     done = cli("upgrade", "-c", older)
     assert (done.returncode, done.stderr) == (0, "")
@@ -779,6 +780,7 @@ def test_the_command(older: Path) -> None:
     done = cli("upgrade", "-c", older)
     assert (done.returncode, done.stderr) == (0, "")
     assert "needs no upgrade: its encoders are lite" in done.stdout
+    assert "not finished" not in cli("info", "-c", older).stdout
 
 
 def test_the_command_without_missing_images(older: Path) -> None:
