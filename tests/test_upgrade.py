@@ -223,11 +223,11 @@ def test_the_target_of_an_index_stays(indexed: Path, new: NewTiny) -> None:
 
 
 def test_other_encoders(indexed: Path, new: NewTiny, tiny: TinyEncoder) -> None:
-    class Own(NewTiny):
+    class Other(NewTiny):
         name = "own"
         fingerprint = "own-1"
 
-    own = Own()
+    own = Other()
     with pytest.raises(CollectionError, match=r"`pixmatcher upgrade -c .* --encoder own`"):
         index(indexed, encoders=[own])
     report = upgrade(indexed, encoders=["tiny", own])
@@ -240,9 +240,51 @@ def test_other_encoders(indexed: Path, new: NewTiny, tiny: TinyEncoder) -> None:
     assert not upgrade(indexed, encoders=["tiny", own]).needed
     assert upgrade(indexed, encoders=[own]).finished
     check(indexed, own)
-    Own.fingerprint = "own-2"
+    Other.fingerprint = "own-2"
     with Collection.open(indexed) as collection, pytest.raises(OutdatedCollectionError, match=r"pixmatcher\.upgrade\("):
         search(collection, "a text", encoders=[own])
+
+
+class Own(TinyEncoder):
+    name = "own"
+    fingerprint = "own-1"
+    spaces = (Space("own", 3),)
+
+    def encode_images(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        return {"own": super().encode_images(pixels)["visual"][:, :3].copy()}
+
+
+def test_embeddings_of_an_encoder_that_stays_are_copied(indexed: Path, tiny: TinyEncoder) -> None:
+    own = Own()
+    paint(indexed / "00004.png", 44)
+    with (indexed / ".pixmatcher" / "vectors" / "semantic.f16").open("r+b") as file:
+        file.seek(24 * 2 * 6)  # the row of 00006.png
+        file.write(b"damaged")
+    before = tiny.encoded
+    (indexed / "00005.png").rename(indexed.parent / "aside.png")
+    assert not upgrade(indexed, encoders=["tiny", own]).finished
+    assert (tiny.encoded - before, own.encoded) == (2, 21)  # the changed and the damaged one by both
+    (indexed.parent / "aside.png").rename(indexed / "00005.png")
+    report = upgrade(indexed, encoders=["tiny", own])
+    assert (report.finished, report.encoded, report.continued) == (True, 1, 20)
+    assert (tiny.encoded - before, own.encoded) == (2, 22)
+    with Collection.open(indexed) as collection:
+        assert [*collection.spaces] == ["visual", "semantic", "own"]
+        assert collection.verify() == []
+        for item in collection.items():
+            pixels = fit_image(open_image(item.uri, min_side=16), tiny.recipe)[None]
+            for encoder in (TinyEncoder(), Own()):
+                for space, vectors in encoder.encode_images(pixels).items():
+                    np.testing.assert_allclose(collection.embeddings([item.id], space), vectors, atol=1e-3)
+    # Without the new encoder nothing needs to be read.
+    for path in indexed.glob("*.png"):
+        path.rename(indexed.parent / path.name)
+    assert upgrade(indexed, encoders=["tiny"]).finished
+    assert (tiny.encoded - before, own.encoded) == (2, 22)
+    for path in indexed.parent.glob("*.png"):
+        path.rename(indexed / path.name)
+    check(indexed, tiny)
+    assert file_names(indexed) == names_of_edition(2, ("visual", "semantic"))
 
 
 def test_nothing_to_do(indexed: Path, tiny: TinyEncoder) -> None:

@@ -54,7 +54,7 @@ def _add_editions(connection: sqlite3.Connection) -> None:
     )
     connection.execute(
         "CREATE TABLE IF NOT EXISTS reencoded (id INTEGER PRIMARY KEY, place INTEGER UNIQUE NOT NULL, "
-        "checksum INTEGER NOT NULL, content_hash TEXT NOT NULL, former_hash TEXT NOT NULL, changes TEXT)"
+        "checksum INTEGER NOT NULL, content_hash TEXT NOT NULL, former_hash TEXT, changes TEXT)"
     )
 
 

@@ -24,7 +24,7 @@ from .._files import replacing, write_error
 from .._urls import is_url
 from ..errors import CollectionError
 from ..records import EncoderRecord, Entry, Space
-from ..vector_index.vectors import row_checksums
+from ..vector_index.vectors import Float16, row_checksums
 from ._catalog import Catalog, details_from_json, sql_text, sql_value
 from ._comparison import StoredItems
 from ._editions import Edition, copy_targets, make_current
@@ -51,7 +51,7 @@ class _NewRow(NamedTuple):
 
     position: int
     content_hash: str
-    former_hash: str
+    former_hash: str | None
     changes: str | None
 
 
@@ -59,8 +59,10 @@ class Reencoding:
     """The encoding of all items of a collection by other encoders. Get one from `Collection.begin_upgrade`.
 
     First give it the entries that the sources list now (`add_entries`). Then, until `begin_round` returns 0, read the
-    images of the `pending` entries and store their embeddings. At last call `finish`, if no item is `missing` or those
-    that are may be removed. All methods but `known_contents` and `thumbnail` are called from one thread.
+    images of the `pending` entries and store their embeddings in the `new_spaces`; if there are none, call `copy_all`.
+    After `begin_last_round`, store the embeddings of the pending entries in all `spaces`. At last call `finish`, if no
+    item is `missing` or those that are may be removed. All methods but `known_contents` and `thumbnail` are called from
+    one thread.
     """
 
     def __init__(
@@ -76,11 +78,20 @@ class Reencoding:
         self.path = folder
         self.encoders: tuple[EncoderRecord, ...] = following.encoders
         self.spaces: dict[str, Space] = following.spaces
+        self._kept = [
+            space.name
+            for record in following.encoders
+            if record.fingerprint and record in current.encoders
+            for space in record.spaces
+        ]
+        self.new_spaces = {name: space for name, space in self.spaces.items() if name not in self._kept}
+        """The spaces whose embeddings must be made; those of the other spaces are copied."""
         self._failures: dict[str, Failure] = {}
         self._catalog = catalog
         self._current = current
         self._following = following
         self._vectors = following.vector_files(folder)
+        self._current_vectors = current.vector_files(folder)
         self._thumbnails = thumbnails
         self._thread_lock = thread_lock
         self._source_ids = catalog.sources()
@@ -91,13 +102,14 @@ class Reencoding:
                 f"(SELECT 1 FROM items WHERE items.id = reencoded.id AND {_VALID})"
             )
         self._forget_lost_rows()
-        for table in ("listed", "tried", "chosen"):
+        for table in ("listed", "tried", "chosen", "unusable"):
             catalog.query(f"DROP TABLE IF EXISTS temp.{table}")
         catalog.query(
             "CREATE TEMP TABLE listed (uri PRIMARY KEY, version, modified, label, caption, urls, rotation, details, "
             "source_id) WITHOUT ROWID"
         )
-        catalog.query("CREATE TEMP TABLE tried (id INTEGER PRIMARY KEY)")
+        for table in ("tried", "chosen", "unusable"):
+            catalog.query(f"CREATE TEMP TABLE {table} (id INTEGER PRIMARY KEY)")
 
     def _forget_lost_rows(self) -> None:
         """Forget the embeddings that the new files do not hold any more."""
@@ -145,9 +157,9 @@ class Reencoding:
         """
         with self._catalog.writing():
             run = self._catalog.connection.execute
-            run("DROP TABLE IF EXISTS temp.chosen")
+            run("DELETE FROM temp.chosen")
             run(
-                "CREATE TEMP TABLE chosen AS SELECT min(items.id) AS id FROM items JOIN temp.listed USING (uri) "
+                "INSERT INTO temp.chosen SELECT min(items.id) FROM items JOIN temp.listed USING (uri) "
                 "WHERE NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id) "
                 "AND NOT EXISTS (SELECT 1 FROM temp.tried WHERE tried.id = items.id) "
                 "GROUP BY CASE items.content_hash WHEN '' THEN items.id ELSE items.content_hash END"
@@ -155,13 +167,29 @@ class Reencoding:
             run("INSERT INTO temp.tried SELECT id FROM temp.chosen")
             return self._catalog.number("SELECT count(*) FROM temp.chosen")
 
+    def begin_last_round(self) -> int:
+        """Choose the items whose current embeddings could not be copied; return how many are `pending`.
+
+        Their files have changed, or their current embeddings are damaged.
+        """
+        with self._catalog.writing():
+            run = self._catalog.connection.execute
+            run("DELETE FROM temp.chosen")
+            run(
+                "INSERT INTO temp.chosen SELECT id FROM temp.unusable "
+                "WHERE NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = unusable.id)"
+            )
+            run("DELETE FROM temp.unusable")  # no image is tried twice
+            return self._catalog.number("SELECT count(*) FROM temp.chosen")
+
     def pending(self, source: str) -> Iterator[Entry]:
         """Yield the entries of a source whose image must be read in this round, in pages."""
         last = 0
         while rows := self._catalog.query(
             "SELECT items.id, items.uri, listed.version, listed.modified, listed.label, listed.caption, listed.urls, "
-            "listed.rotation, listed.details FROM temp.chosen JOIN items USING (id) "
-            "JOIN temp.listed USING (uri) WHERE items.id > ? AND listed.source_id = ? ORDER BY items.id LIMIT ?",
+            "listed.rotation, listed.details FROM temp.chosen CROSS JOIN items ON items.id = chosen.id "
+            "CROSS JOIN temp.listed ON listed.uri = items.uri "
+            "WHERE chosen.id > ? AND listed.source_id = ? ORDER BY chosen.id LIMIT ?",
             last,
             self._source_ids[source],
             _BLOCK,
@@ -209,34 +237,74 @@ class Reencoding:
         embeddings: Mapping[str, npt.ArrayLike],
         thumbnails: Mapping[str, bytes],
     ) -> StoredItems:
-        """Store the new embeddings of items, and of the items with the same content; the current ones stay.
+        """Store embeddings of items, and of the items with the same content; the current ones stay.
 
-        An item whose image has another content than in the collection gets that content when the upgrade ends.
-        `thumbnails` are JPEG files by content hash. Raises `StorageError` if the disk is full, `CollectionError` if the
-        embeddings do not fit.
+        The embeddings are of the `new_spaces`, or of all `spaces`. An item whose image has another content than in the
+        collection gets that content when the upgrade ends. `thumbnails` are JPEG files by content hash. Raises
+        `StorageError` if the disk is full, `CollectionError` if the embeddings do not fit.
         """
-        stored = stored_embeddings(embeddings, self.spaces, len(items))
+        partial = self._kept and embeddings.keys() == self.new_spaces.keys()
+        stored = stored_embeddings(embeddings, self.new_spaces if partial else self.spaces, len(items))
         with self._thread_lock:
             self._thumbnails.put(thumbnails)
             rows = self._rows_to_store(items)
+            copied = self._copied_embeddings(rows) if partial else {}
             positions = np.array([row.position for row in rows.values()], np.int64)
-            first = self._catalog.number("SELECT coalesce(max(place) + 1, 0) FROM reencoded")
-            values = {name: stored[name][positions] for name in self._vectors}
-            try:
-                for name, file in self._vectors.items():
-                    file.write(first, values[name])
-            except OSError as error:
-                raise write_error(self.path, error) from error
-            sums = row_checksums([*values.values()])
-            with self._catalog.writing():
-                self._catalog.connection.executemany(
-                    "INSERT OR REPLACE INTO reencoded VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        (item_id, place, checksum, row.content_hash, row.former_hash, row.changes)
-                        for place, ((item_id, row), checksum) in enumerate(zip(rows.items(), sums, strict=True), first)
-                    ),
-                )
+            self._store(rows, copied | {name: values[positions] for name, values in stored.items()})
         return StoredItems(changed=len(rows))
+
+    def copy_all(self) -> None:
+        """Copy the embeddings of all items, which have all spaces already. Raises as `store`."""
+        with self._thread_lock:
+            last = 0
+            while found := self._catalog.query(
+                "SELECT id, content_hash FROM items WHERE id > ? "
+                "AND NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id) ORDER BY id LIMIT ?",
+                last,
+                _BLOCK,
+            ):
+                rows = {item_id: _NewRow(0, content, None, None) for item_id, content in found}
+                self._store(rows, self._copied_embeddings(rows))
+                last = found[-1][0]
+
+    def _copied_embeddings(self, rows: dict[int, _NewRow]) -> dict[str, Float16]:
+        """Return the current embeddings of items in the spaces that are kept, in the order of `rows`.
+
+        Items whose embeddings cannot be copied are removed from `rows`, for the last round.
+        """
+        found = self._catalog.query(
+            "SELECT id, row, checksum FROM items WHERE id IN (SELECT value FROM json_each(?))", json.dumps([*rows])
+        )
+        row_of = {item_id: row for item_id, row, _ in found}
+        numbers = [row_of[item_id] for item_id in rows]
+        current = {name: file.read(numbers) for name, file in self._current_vectors.items()}
+        expected = {item_id: checksum for item_id, _, checksum in found}
+        sums = dict(zip(rows, row_checksums([*current.values()]), strict=True))
+        usable = [rows[i].changes is None and sums[i] == expected[i] for i in rows]
+        lost = [(item_id,) for item_id, good in zip(rows, usable, strict=True) if not good]
+        with self._catalog.writing():
+            self._catalog.connection.executemany("INSERT OR IGNORE INTO temp.unusable VALUES (?)", lost)
+        for (item_id,) in lost:
+            del rows[item_id]
+        return {name: current[name][np.array(usable, bool)] for name in self._kept}
+
+    def _store(self, rows: Mapping[int, _NewRow], embeddings: Mapping[str, Float16]) -> None:
+        """Store items with their embeddings of all spaces: first the embeddings, then what is known of them."""
+        first = self._catalog.number("SELECT coalesce(max(place) + 1, 0) FROM reencoded")
+        try:
+            for name, file in self._vectors.items():
+                file.write(first, embeddings[name])
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        sums = row_checksums([embeddings[name] for name in self._vectors])
+        with self._catalog.writing():
+            self._catalog.connection.executemany(
+                "INSERT OR REPLACE INTO reencoded VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    (item_id, place, checksum, row.content_hash, row.former_hash, row.changes)
+                    for place, ((item_id, row), checksum) in enumerate(zip(rows.items(), sums, strict=True), first)
+                ),
+            )
 
     def _rows_to_store(self, items: Sequence[Item]) -> dict[int, _NewRow]:
         """Return the items that get the embeddings of `items`, by their ids."""
@@ -254,7 +322,8 @@ class Reencoding:
                     {name: sql_value(value) for name, value in asdict(item).items() if name in _CHANGES}
                 )
             for item_id in same:
-                rows.setdefault(item_id, _NewRow(position, item.content_hash, current.content_hash, changes))
+                former = current.content_hash if changes else None
+                rows.setdefault(item_id, _NewRow(position, item.content_hash, former, changes))
         return rows
 
     def store_known(self, source: str, items: Sequence[Item]) -> StoredItems:

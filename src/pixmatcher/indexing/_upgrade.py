@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..errors import (
     SourceError,
 )
 from ..images import DEFAULT_MAX_PIXELS
-from ..records import EncoderRecord
+from ..records import EncoderRecord, Space
 from ..sources import Entry, HoldsEmbeddings, Source, open_source
 from ._compare import missing_source
 from ._encode import EncodeOptions, load_for_run
@@ -110,10 +110,15 @@ def upgrade(
         report.encoders = reencoding.encoders
         report.continued = reencoding.done_count()
         options = EncodeOptions(max_pixels, reencoding.has_thumbnails, allow_private)
-        stages = Stages(reencoding, reencoding, loaded, options, Workers(executor, workers))
-        executor.submit(load_for_run, loaded)
-        _list_sources(reencoding, opened, lost)
-        _encode(reencoding, stages, opened, progress)
+        run = _Run(reencoding, opened, options, Workers(executor, workers), progress)
+        new = [encoder for encoder in loaded if any(space.name in reencoding.new_spaces for space in encoder.spaces)]
+        executor.submit(load_for_run, new)
+        run.list_sources(lost)
+        if new:
+            run.encode(reencoding.begin_round, new, reencoding.new_spaces)
+        else:
+            reencoding.copy_all()
+        run.encode(reencoding.begin_last_round, loaded, reencoding.spaces)
         done = reencoding.done_count()
         report.encoded = done - report.continued
         report.missing = reencoding.missing()
@@ -176,17 +181,6 @@ def _open_sources(specs: Sequence[str], given: Sequence[Source]) -> tuple[list[S
     return opened, lost
 
 
-def _list_sources(reencoding: Reencoding, sources: Sequence[Source], lost: Sequence[Failure]) -> None:
-    """Give the entries of the sources to `reencoding`, and what cannot be read."""
-    failures = [*lost]
-    for source in sources:
-        try:
-            reencoding.add_entries(source.spec, _entries(source, failures))
-        except SourceError as error:
-            failures.append(Failure(source.spec, "source cannot be read", str(error)))
-    reencoding.record_failures("", failures)
-
-
 def _entries(source: Source, failures: list[Failure]) -> Iterator[Entry]:
     """Yield the entries that a source lists, and note in `failures` what it cannot read."""
     for found in source.scan():
@@ -196,16 +190,48 @@ def _entries(source: Source, failures: list[Failure]) -> Iterator[Entry]:
             failures.append(Failure(found.uri, found.reason, found.detail))
 
 
-def _encode(
-    reencoding: Reencoding, stages: Stages, sources: Sequence[Source], progress: ProgressCallback | None
-) -> None:
-    """Encode all images that can be read, in as many rounds as images have copies that cannot."""
-    report = IndexReport(reencoding.path)
-    counter = Counter(pending := reencoding.begin_round(), progress, "Upgrading")
-    while pending:
-        for source in sources:
-            stages.run(source, report, counter)
-        counter.grow(pending := reencoding.begin_round())
+@dataclass(frozen=True)
+class _Place:
+    """Where a round stores: the spaces whose embeddings it makes, and the thumbnails."""
+
+    spaces: Mapping[str, Space]
+    reencoding: Reencoding
+
+    def thumbnail(self, content_hash: str) -> bytes | None:
+        return self.reencoding.thumbnail(content_hash)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The encoding of the images of some sources in one call of `upgrade`."""
+
+    reencoding: Reencoding
+    sources: Sequence[Source]
+    options: EncodeOptions
+    workers: Workers
+    progress: ProgressCallback | None
+
+    def list_sources(self, lost: Sequence[Failure]) -> None:
+        """Give the entries of the sources to `reencoding`, and what cannot be read: `lost` sources and more."""
+        failures = [*lost]
+        for source in self.sources:
+            try:
+                self.reencoding.add_entries(source.spec, _entries(source, failures))
+            except SourceError as error:
+                failures.append(Failure(source.spec, "source cannot be read", str(error)))
+        self.reencoding.record_failures("", failures)
+
+    def encode(self, begin_round: Callable[[], int], encoders: Sequence[Encoder], spaces: Mapping[str, Space]) -> None:
+        """Encode the images of a round, and of further ones until `begin_round` returns 0."""
+        place = _Place(spaces, self.reencoding)
+        stages = Stages(place, self.reencoding, encoders, self.options, self.workers)
+        report = IndexReport(self.reencoding.path)
+        if pending := begin_round():
+            counter = Counter(pending, self.progress, "Upgrading")
+            while pending:
+                for source in self.sources:
+                    stages.run(source, report, counter)
+                counter.grow(pending := begin_round())
 
 
 def _build_indexes(path: Path, progress: ProgressCallback | None) -> None:
