@@ -494,6 +494,23 @@ def test_readers_before_during_and_after(indexed: Path, new: NewTiny, tiny: Tiny
     check(indexed, new)
 
 
+def test_the_upgrade_ends_while_a_reader_reads(indexed: Path, new: NewTiny) -> None:
+    """The reader's state is the old one, and the files of that state are deleted."""
+    release(new)
+
+    def read_during_an_upgrade(reader: Collection) -> None:
+        with reader.snapshot():
+            assert upgrade(indexed).finished
+            assert not reader.upgraded  # in this state
+            reader.search(np.ones(48), space="visual")
+
+    with Collection.open(indexed) as reader:
+        with pytest.raises(CollectionUpgradedError, match="open it again"):
+            read_during_an_upgrade(reader)
+        assert reader.upgraded
+        assert len(search(reader, "a text", k=99).hits) == 21
+
+
 SEARCHER = """
 # Searches all the time, with one collection object and with new ones; prints how often each edition answered.
 import sys

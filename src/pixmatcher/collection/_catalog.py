@@ -64,9 +64,11 @@ class Catalog(Database):
             raise
         except CollectionError as error:
             # An upgrade that ended during the block may have deleted a file that the block needed.
+            upgraded = False
             with contextlib.suppress(CollectionError):
-                if self.upgraded():
-                    raise self._upgraded_error() from error
+                upgraded = self.upgraded()
+            if upgraded:
+                raise self._upgraded_error() from error
             raise
 
     def _rows_changed(self) -> None:

@@ -13,7 +13,6 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +24,10 @@ from .._urls import is_url
 from ..errors import CollectionError
 from ..records import EncoderRecord, Entry, Space
 from ..vector_index.vectors import Float16, row_checksums
-from ._catalog import Catalog, details_from_json, sql_text, sql_value
+from ._catalog import Catalog, sql_value
 from ._comparison import StoredItems
 from ._editions import Edition, copy_targets, make_current
+from ._entry_table import ENTRY_COLUMNS, create_entry_table, entry_of, insert_entries
 from ._manifest import FORMAT_VERSION, Manifest
 from ._names import MANIFEST_NAME
 from ._storing import stored_embeddings
@@ -102,13 +102,9 @@ class Reencoding:
                 f"(SELECT 1 FROM items WHERE items.id = reencoded.id AND {_VALID})"
             )
         self._forget_lost_rows()
-        for table in ("listed", "tried", "chosen", "unusable"):
-            catalog.query(f"DROP TABLE IF EXISTS temp.{table}")
-        catalog.query(
-            "CREATE TEMP TABLE listed (uri PRIMARY KEY, version, modified, label, caption, urls, rotation, details, "
-            "source_id) WITHOUT ROWID"
-        )
+        create_entry_table(catalog, "listed")
         for table in ("tried", "chosen", "unusable"):
+            catalog.query(f"DROP TABLE IF EXISTS temp.{table}")
             catalog.query(f"CREATE TEMP TABLE {table} (id INTEGER PRIMARY KEY)")
 
     def _forget_lost_rows(self) -> None:
@@ -119,36 +115,13 @@ class Reencoding:
 
     # What is to be done
 
-    def item_count(self, source: str) -> int:
-        """Return how many items of the collection come from a source."""
-        return self._catalog.item_count(self._source_ids[source])
-
     def done_count(self) -> int:
         """Return how many items have new embeddings."""
         return self._catalog.number("SELECT count(*) FROM reencoded")
 
     def add_entries(self, source: str, entries: Iterable[Entry]) -> None:
         """Add the entries that a source lists now. An entry that two sources list belongs to the first of them."""
-        source_id = self._source_ids[source]
-        stored = (
-            (
-                self._catalog.stored_uri(entry.uri),
-                sql_text(entry.version),
-                entry.modified,
-                sql_value(entry.label),
-                sql_value(entry.caption),
-                json.dumps(entry.urls) if entry.urls else None,
-                entry.rotation,
-                sql_value(entry.details),
-                source_id,
-            )
-            for entry in entries
-        )
-        while block := list(islice(stored, _BLOCK)):
-            with self._catalog.writing():
-                self._catalog.connection.executemany(
-                    "INSERT OR IGNORE INTO temp.listed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", block
-                )
+        insert_entries(self._catalog, "listed", self._source_ids[source], entries)
 
     def begin_round(self) -> int:
         """Choose one listed image of each content that has no new embedding; return how many are `pending`.
@@ -185,19 +158,17 @@ class Reencoding:
     def pending(self, source: str) -> Iterator[Entry]:
         """Yield the entries of a source whose image must be read in this round, in pages."""
         last = 0
+        columns = ", ".join(f"listed.{name}" for name in ENTRY_COLUMNS)
         while rows := self._catalog.query(
-            "SELECT items.id, items.uri, listed.version, listed.modified, listed.label, listed.caption, listed.urls, "
-            "listed.rotation, listed.details FROM temp.chosen CROSS JOIN items ON items.id = chosen.id "
+            f"SELECT chosen.id, {columns} FROM temp.chosen CROSS JOIN items ON items.id = chosen.id "
             "CROSS JOIN temp.listed ON listed.uri = items.uri "
             "WHERE chosen.id > ? AND listed.source_id = ? ORDER BY chosen.id LIMIT ?",
             last,
             self._source_ids[source],
             _BLOCK,
         ):
-            for _, uri, version, modified, label, caption, urls, rotation, details in rows:
-                places = tuple(json.loads(urls)) if urls else ()
-                shown = self._catalog.shown_uri(uri)
-                yield Entry(shown, version, modified, label, caption, places, rotation, details_from_json(details))
+            for _, *values in rows:
+                yield entry_of(self._catalog, values)
             last = rows[-1][0]
 
     def missing(self) -> list[Failure]:

@@ -73,7 +73,8 @@ def upgrade(
     Searches go on with the old embeddings until all images are encoded. Then the new ones replace them in one step.
     Ids, labels, captions, dates, failures, thumbnails and maps stay. Everything that is encoded stays when the run is
     interrupted; the next call with the same encoders continues from there. An image whose file has changed is encoded
-    as it is now, and its item gets the new content at the end. New files are not added: `index` does that.
+    as it is now, and its item gets the new content at the end; if the collection has an unchanged copy of it, the next
+    `index` run does that. New files are not added. Embeddings of an encoder that stays are copied.
 
     Arguments:
         collection: The folder of the collection, by default the nearest one at or above the current folder.
