@@ -419,6 +419,7 @@ def test_saved_embeddings_cannot_be_encoded(tmp_path: Path, tiny: TinyEncoder, n
     with Collection.open(tmp_path / "c") as collection:
         assert len(collection.search(np.ones(48), space="visual")) == 5
         assert collection.unfinished_encoders() == ()
+    assert not upgrade(tmp_path / "c").needed
 
 
 def test_items_without_a_source_are_missing(tmp_path: Path, tiny: TinyEncoder, new: NewTiny) -> None:
@@ -521,7 +522,6 @@ from test_upgrade import NewTiny
 from pixmatcher import Collection, CollectionUpgradedError
 answers = {}
 held = Collection.open(sys.argv[2])
-print("ready", flush=True)
 while b"tiny-2" not in answers or answers[b"tiny-2"] < 20:
     for opened in (held, Collection.open(sys.argv[2])):
         fingerprint = opened.encoders[0].fingerprint.encode()
@@ -539,6 +539,8 @@ while b"tiny-2" not in answers or answers[b"tiny-2"] < 20:
         # The same item is nearest with either encoder: its embedding was made by the one that the collection records.
         assert abs(own @ vector - hits[0].score) < 1e-3
         assert len(hits) == 121 and hits[0].item.id == int(sys.argv[3]), hits[0]
+        if not answers:
+            print("ready", flush=True)
         answers[fingerprint] = answers.get(fingerprint, 0) + 1
         if opened is not held:
             opened.close()
@@ -594,12 +596,12 @@ def test_an_interrupt_keeps_what_is_encoded(photos: Path, tiny: TinyEncoder, new
     with pytest.raises(KeyboardInterrupt):
         upgrade(photos, progress=stop, workers=1)
     with Collection.open(photos) as collection:
-        assert collection.unfinished_encoders() == NewTiny.spaces or collection.unfinished_encoders()
+        assert [record.fingerprint for record in collection.unfinished_encoders()] == ["tiny-2"]
         assert len(collection.search(np.ones(48), space="visual", k=99)) == 81
     encoded = new.encoded
     report = upgrade(photos)
     assert report.continued >= 20
-    assert new.encoded - encoded <= 80 - report.continued + 1
+    assert new.encoded - encoded <= 81 - report.continued
     check(photos, new)
 
 
@@ -878,8 +880,9 @@ def test_the_command_line_killed_and_stopped(older: Path) -> None:
     vectors = older / ".pixmatcher" / "vectors" / "visual.1.f16"
     command = [sys.executable, "-m", "pixmatcher", "upgrade", "-c", str(older)]
     for number in (signal.SIGKILL, signal.SIGINT):
+        before = vectors.stat().st_size if vectors.exists() else 0
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-            while process.poll() is None and not (vectors.exists() and vectors.stat().st_size):
+            while process.poll() is None and not (vectors.exists() and vectors.stat().st_size > before):
                 time.sleep(0.005)
             process.send_signal(number)
             _, stderr = process.communicate(timeout=60)

@@ -102,7 +102,7 @@ def upgrade(
         target.begin_writing()
         report = UpgradeReport(target.path, target.encoders, total=len(target))
         loaded = _encoders_to_use(target, encoders, runtime)
-        opened, lost = _open_sources(target.sources(), sources) if loaded else ([], [])
+        opened, lost = _open_sources(target, sources, loaded) if loaded else ([], [])
         reencoding = target.begin_upgrade(loaded) if loaded else None
         if reencoding is None:
             report.needed, report.finished = False, True
@@ -160,20 +160,26 @@ def _encoders_to_use(
     return load_encoders([given.get(record.name, record.name) for record in records], runtime)
 
 
-def _open_sources(specs: Sequence[str], given: Sequence[Source]) -> tuple[list[Source], list[Failure]]:
-    """Open the sources that exist, unless they are `given`; return them, and a failure for each other one.
+def _open_sources(
+    collection: Collection, given: Sequence[Source], encoders: Sequence[Encoder]
+) -> tuple[list[Source], list[Failure]]:
+    """Open the sources of images that exist, unless they are `given`; return them, and a failure for each other one.
 
-    Raises `SourceError` if one holds saved embeddings.
+    Raises `SourceError` if one holds saved embeddings, and the collection does not have all of these encoders.
     """
     opened, lost = list[Source](), list[Failure]()
+    records = [EncoderRecord(encoder.name, encoder.fingerprint, tuple(encoder.spaces)) for encoder in encoders]
+    known = all(record in collection.encoders for record in records)
     objects = {source.spec: source for source in given}
-    for spec in specs:
+    for spec in collection.sources():
         try:
             source = objects[spec] if spec in objects else open_source(spec)
         except SourceError as error:
             lost.append(missing_source(spec, error))
             continue
         if isinstance(source, HoldsEmbeddings):
+            if known:
+                continue
             raise SourceError(
                 f"{spec} holds saved embeddings, which cannot be encoded: remove it with `pixmatcher forget`, or index "
                 "the images into another collection."
