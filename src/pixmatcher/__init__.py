@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from .errors import (
         CollectionError,
         CollectionLockedError,
+        CollectionUpgradedError,
         EncoderError,
         FetchError,
         InvalidImageError,
+        OutdatedCollectionError,
         PixMatcherError,
         QueryError,
         SourceError,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
         preprocess_image,
         preprocess_images,
     )
-    from .indexing import IndexReport, index
+    from .indexing import IndexReport, UpgradeReport, index, upgrade
     from .records import Entry, Space
     from .searching import Category, CategoryResult, Query, SearchOptions, SearchResult, classify, search
     from .sources import Source, Unusable
@@ -70,9 +72,11 @@ _MODULES = {
     "errors": (
         "CollectionError",
         "CollectionLockedError",
+        "CollectionUpgradedError",
         "EncoderError",
         "FetchError",
         "InvalidImageError",
+        "OutdatedCollectionError",
         "PixMatcherError",
         "QueryError",
         "SourceError",
@@ -88,7 +92,7 @@ _MODULES = {
         "preprocess_image",
         "preprocess_images",
     ),
-    "indexing": ("IndexReport", "index"),
+    "indexing": ("IndexReport", "UpgradeReport", "index", "upgrade"),
     "records": ("Entry", "Space"),
     "searching": ("Category", "CategoryResult", "Query", "SearchOptions", "SearchResult", "classify", "search"),
     "sources": ("Source", "Unusable"),
@@ -102,6 +106,7 @@ __all__ = [
     "Collection",
     "CollectionError",
     "CollectionLockedError",
+    "CollectionUpgradedError",
     "Encoder",
     "EncoderError",
     "Entry",
@@ -114,6 +119,7 @@ __all__ = [
     "IndexReport",
     "InvalidImageError",
     "Item",
+    "OutdatedCollectionError",
     "PixMatcherError",
     "Problem",
     "Query",
@@ -128,6 +134,7 @@ __all__ = [
     "StorageError",
     "Store",
     "Unusable",
+    "UpgradeReport",
     "WritableStore",
     "classify",
     "evaluate",
@@ -143,4 +150,5 @@ __all__ = [
     "register_encoder",
     "search",
     "text_to_vector",
+    "upgrade",
 ]

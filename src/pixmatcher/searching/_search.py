@@ -6,12 +6,14 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .._urls import without_password
 from ..collection import Hit, Store
 from ..encoders import Encoder, Runtime, with_encoders
-from .embedding import embed_query
+from ._reopening import on_current
+from .embedding import EmbeddedQuery, embed_query
 from .options import SearchOptions, with_k
 from .query import Query
 
@@ -66,16 +68,16 @@ def search(
     cannot be used on this machine, the next one is used, and the `note` of the result says why. A collection that was
     made with encoder objects needs them again: `encoders`.
 
-    Raises `QueryError`, `InvalidImageError` or `EncoderError` if the query cannot be answered.
+    A collection that was upgraded after it was opened is opened again for each query. Raises `QueryError`,
+    `InvalidImageError` or `EncoderError` if the query cannot be answered, `OutdatedCollectionError` if the collection
+    was made with another version of its encoder.
     """
     started = time.perf_counter()
     options = with_k(options, k)
     if isinstance(query, str):
         query = Query(query)
     runtime = with_encoders(runtime, encoders)
-    embedded = embed_query(query, collection.encoders, space=options.space, runtime=runtime)
-    embedded_at = time.perf_counter()
-    hits = _search_store(collection, embedded.vector, embedded.space, options)
+    embedded, embedded_at, hits = on_current(collection, partial(_embed_and_search, query, options, runtime))
     ended = time.perf_counter()
     logger.debug(
         "query of the text %r and the image %r: space %s of the encoder %s; query embedded in %.4f s, index searched "
@@ -91,6 +93,15 @@ def search(
     return SearchResult(query.name, embedded.space, (ended - started) * 1000, hits, embedded.note)
 
 
+def _embed_and_search(
+    query: Query, options: SearchOptions, runtime: Runtime | None, store: Store
+) -> tuple[EmbeddedQuery, float, list[Hit]]:
+    """Return the embedded query, the time when it was embedded, and the hits."""
+    embedded = embed_query(query, store.encoders, space=options.space, runtime=runtime)
+    embedded_at = time.perf_counter()
+    return embedded, embedded_at, _search_store(store, embedded.vector, embedded.space, options)
+
+
 def search_similar(
     collection: Store, item_id: int, options: SearchOptions | None = None, *, k: int | None = None
 ) -> SearchResult:
@@ -101,14 +112,19 @@ def search_similar(
     """
     started = time.perf_counter()
     options = with_k(options, k)
-    space = options.space or min(collection.spaces.values(), key=lambda each: each.text).name
-    (vector,) = collection.embeddings([item_id], space)
-    hits = _search_store(collection, vector, space, options)
+    space, hits = on_current(collection, partial(_search_near_item, item_id, options))
     ended = time.perf_counter()
     logger.debug(
         "similar to item %d: space %s; index searched in %.4f s, %d hits", item_id, space, ended - started, len(hits)
     )
     return SearchResult(item_id, space, (ended - started) * 1000, hits)
+
+
+def _search_near_item(item_id: int, options: SearchOptions, store: Store) -> tuple[str, list[Hit]]:
+    """Return the space and the hits of a search for items near another one."""
+    space = options.space or min(store.spaces.values(), key=lambda each: each.text).name
+    (vector,) = store.embeddings([item_id], space)
+    return space, _search_store(store, vector, space, options)
 
 
 def _search_store(collection: Store, vector: Any, space: str, options: SearchOptions) -> list[Hit]:
