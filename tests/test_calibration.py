@@ -327,7 +327,7 @@ def test_a_store_without_calibrations_has_those_of_the_encoder(labelled: Path, w
 def test_an_older_collection_is_read_without_and_migrated_by_tune(labelled: Path, words: WordEncoder) -> None:
     with contextlib.closing(sqlite3.connect(labelled / "catalog.sqlite")) as connection:
         connection.execute("DROP TABLE calibrations")
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
         connection.commit()
     with Collection.open(labelled) as collection:
         assert collection.calibrations() == {}

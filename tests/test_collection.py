@@ -470,7 +470,7 @@ def test_version_0_1_0_and_this_one_exclude_each_other(folder: Path) -> None:
 def test_the_log_says_what_happens_to_a_collection(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", logger="pixmatcher.collection")
     path = filled(folder, 5)
-    assert f"Schema of {path / 'catalog.sqlite'} changed to version 2" in caplog.text
+    assert f"Schema of {path / 'catalog.sqlite'} changed to version 3" in caplog.text
     assert f"Lock {path / 'lock'} taken" in caplog.text
     assert f"Index of the space visual of {path} saved: exact, 5 rows" in caplog.text
     caplog.clear()
@@ -967,8 +967,8 @@ def test_a_missing_manifest_is_reported_and_no_new_collection_is_created(folder:
 def test_a_newer_format_is_refused(folder: Path) -> None:
     path = filled(folder, 1)
     manifest = path / "collection.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 2, "encoders": "of another shape"}))
-    with pytest.raises(CollectionError, match=r"format 2, newer than the 1 .+ upgrade"):
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 3, "encoders": "of another shape"}))
+    with pytest.raises(CollectionError, match=r"format 3, newer than the 2 .+ upgrade"):
         Collection.open(path)
     for command in ("info", "verify", "index"):
         done = cli(command, *([folder] if command == "index" else []), "-c", path)

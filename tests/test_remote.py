@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from conftest import TinyEncoder, cli, paint
-from pixmatcher import Collection, IndexReport, Query, evaluate, index, search
+from pixmatcher import Collection, IndexReport, Query, evaluate, index, search, upgrade
 from pixmatcher.images import fit_image
 from pixmatcher.indexing import _compare
 from pixmatcher.net import fetch_many as fetching
@@ -88,6 +88,29 @@ def test_an_indexed_list_can_be_searched_without_a_network(
         with Image.open(io.BytesIO(jpeg)) as thumbnail, Image.open(query) as painted:
             difference = np.asarray(thumbnail).astype(int) - np.asarray(painted.resize(thumbnail.size)).astype(int)
             assert np.abs(difference).mean() < 8
+
+
+def test_an_upgrade_waits_for_images_that_are_offline(
+    server: Server, tmp_path: Path, path: Path, refresh: Callable[..., IndexReport]
+) -> None:
+    other = type("Other", (TinyEncoder,), {"name": "other", "fingerprint": "other-1"})()
+    refresh(write_csv(tmp_path / "list.csv", [{"url": f"{server.url}/{n}.jpg"} for n in range(20)]))
+    with Collection.open(path) as collection:
+        before = {item.uri: (item.id, collection.thumbnail(item.content_hash)) for item in collection.items()}
+    away = {name: server.files.pop(name) for name in ("/3.jpg", "/4.jpg")}
+    report = upgrade(path, encoders=[other], allow_private=True)
+    assert (report.finished, report.encoded) == (False, 18)
+    assert {failure.uri: failure.reason for failure in report.missing} == {
+        f"{server.url}{name}": "HTTP 404" for name in away
+    }
+    server.files |= away
+    report = upgrade(path, encoders=[other], allow_private=True)
+    assert (report.finished, report.encoded, report.continued) == (True, 2, 18)
+    assert server.requests["/7.jpg"] == 2  # to index it, and to upgrade it
+    with Collection.open(path) as collection:
+        after = {item.uri: (item.id, collection.thumbnail(item.content_hash)) for item in collection.items()}
+        assert collection.verify() == []
+    assert after == before
 
 
 @pytest.mark.slow

@@ -181,7 +181,7 @@ def test_unusual_rows(tmp_path: Path, kind: str) -> None:
 def test_a_block_of_rows_has_the_same_size_for_each_dimension(tmp_path: Path, dimension: int) -> None:
     vectors = VectorFile(tmp_path / "vectors" / "a.f16", dimension)
     vectors.extend_with_zeros((1 << 24) // dimension + 5)  # as a hole in the file, which uses no disk space
-    rows = np.arange(vectors.size_in_rows())[1:]
+    rows = np.arange(vectors.end_row())[1:]
     for selected in (rows, rows[::3]):
         blocks = list(vectors.blocks(selected))
         assert max(stored.size for _, stored in blocks) <= 1 << 22
@@ -202,6 +202,27 @@ def test_all_ways_to_read_rows_return_the_same(tmp_path: Path) -> None:
     for missing in ("none.f16", "vectors.f16/none", ""):
         with pytest.raises(CollectionError, match="shorter than the catalog says"):
             VectorFile(tmp_path / missing, DIMENSION).read_unmapped(np.arange(3))
+
+
+def test_a_file_that_begins_with_a_later_row(tmp_path: Path) -> None:
+    values = image_like_rows(50).astype("<f2")
+    vectors = VectorFile(tmp_path / "vectors.f16", DIMENSION, 1000)
+    assert vectors.end_row() == 1000
+    vectors.write(1000, values[:40])
+    vectors.write(1040, values[40:])
+    assert vectors.end_row() == 1050
+    assert vectors.path.stat().st_size == 50 * DIMENSION * 2
+    for rows in (np.arange(1000, 1050), np.array([1003, 1004, 1049])):
+        expected = values[rows - 1000].tolist()
+        assert vectors.read(rows).tolist() == vectors.read_unmapped(rows).tolist() == expected
+        assert [row for _, stored in vectors.stream(rows, 7) for row in stored.tolist()] == expected
+    for outside in (np.array([999, 1000]), np.array([0]), np.array([1050])):
+        for read in (vectors.read, vectors.read_unmapped, lambda rows: list(vectors.stream(rows))):
+            with pytest.raises(CollectionError, match="shorter than the catalog says"):
+                read(outside)
+    vectors.extend_with_zeros(1060)
+    assert vectors.end_row() == 1060
+    assert not vectors.read([1055]).any()
 
 
 @pytest.mark.parametrize("kind", ["images", "copies"])
@@ -391,6 +412,34 @@ def test_a_writer_trains_the_index_of_a_large_collection(collection: Collection)
         expected += 10
     assert found / expected >= 0.95
     assert collection.verify() == []
+
+
+@pytest.mark.slow
+def test_an_upgraded_collection_has_a_trained_index(collection: Collection) -> None:
+    class Newer(Encoder):
+        fingerprint = "newer"
+
+    values = image_like_rows(5000, seed=9)
+    upgrade = collection.begin_upgrade([Newer()])
+    assert upgrade is not None
+    for start in range(0, 5000, 1000):
+        upgrade.store("", items(1000, start), {"visual": values[start : start + 1000]}, {})
+    upgrade.finish()
+    collection.close()
+    with Collection.open(collection.path) as newer:
+        query = image_like_rows(1, seed=4)[0]
+        exact = ids(newer, query, k=10)  # without an index yet, all rows are scanned
+        assert newer.indexes.has_scanned("visual")
+        newer.begin_writing()
+        newer.update_indexes()
+    with Collection.open(collection.path) as newer:
+        assert newer.indexes.kind("visual") == "trained"
+        assert newer.verify() == []
+        np.testing.assert_allclose(newer.embeddings([1, 5000], "visual"), values[[0, -1]], atol=1e-3)
+        assert len({*ids(newer, query, k=10)} & {*exact}) >= 8
+        assert ids(newer, query, k=10, exact=True) == exact
+        allowed = Filter(labels=("label 3",))
+        assert all((item_id - 1) % 5 == 3 for item_id in ids(newer, query, k=10, filter=allowed))
 
 
 @pytest.mark.slow

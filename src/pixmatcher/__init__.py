@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from .errors import (
         CollectionError,
         CollectionLockedError,
+        CollectionUpgradedError,
         EncoderError,
         FetchError,
         InvalidImageError,
+        OutdatedCollectionError,
         PixMatcherError,
         QueryError,
         SourceError,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
         preprocess_image,
         preprocess_images,
     )
-    from .indexing import IndexReport, index
+    from .indexing import IndexReport, UpgradeReport, index, upgrade
     from .records import Calibration, Entry, Space
     from .searching import Category, CategoryResult, Query, SearchOptions, SearchResult, classify, search
     from .sources import Source, Unusable
@@ -71,9 +73,11 @@ _MODULES = {
     "errors": (
         "CollectionError",
         "CollectionLockedError",
+        "CollectionUpgradedError",
         "EncoderError",
         "FetchError",
         "InvalidImageError",
+        "OutdatedCollectionError",
         "PixMatcherError",
         "QueryError",
         "SourceError",
@@ -90,7 +94,7 @@ _MODULES = {
         "preprocess_image",
         "preprocess_images",
     ),
-    "indexing": ("IndexReport", "index"),
+    "indexing": ("IndexReport", "UpgradeReport", "index", "upgrade"),
     "records": ("Calibration", "Entry", "Space"),
     "searching": ("Category", "CategoryResult", "Query", "SearchOptions", "SearchResult", "classify", "search"),
     "sources": ("Source", "Unusable"),
@@ -105,6 +109,7 @@ __all__ = [
     "Collection",
     "CollectionError",
     "CollectionLockedError",
+    "CollectionUpgradedError",
     "Encoder",
     "EncoderError",
     "Entry",
@@ -117,6 +122,7 @@ __all__ = [
     "IndexReport",
     "InvalidImageError",
     "Item",
+    "OutdatedCollectionError",
     "PixMatcherError",
     "Problem",
     "Query",
@@ -132,6 +138,7 @@ __all__ = [
     "Store",
     "UnreadableTextError",
     "Unusable",
+    "UpgradeReport",
     "WritableStore",
     "classify",
     "evaluate",
@@ -147,4 +154,5 @@ __all__ = [
     "register_encoder",
     "search",
     "text_to_vector",
+    "upgrade",
 ]

@@ -76,6 +76,10 @@ class EncoderError(PixMatcherError):
     """An encoder is unknown, incomplete or damaged."""
 
 
+class OutdatedCollectionError(EncoderError):
+    """The embeddings of a collection are of another version of an encoder than the one that is available."""
+
+
 class SourceError(PixMatcherError):
     """A source does not exist or cannot be read at all."""
 
@@ -98,6 +102,10 @@ class NoCollectionError(CollectionError):
 
 class CollectionLockedError(CollectionError):
     """Another process is writing to the collection."""
+
+
+class CollectionUpgradedError(CollectionError):
+    """A collection got the embeddings of other encoders after it was opened: open it again."""
 
 
 class StorageError(CollectionError):

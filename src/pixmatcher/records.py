@@ -36,11 +36,15 @@ class DescribesEncoder(Protocol):
 
 @dataclass(frozen=True)
 class EncoderRecord:
-    """An encoder as a collection, or a file of saved embeddings, records it; `fingerprint` is "" if it is not known."""
+    """An encoder as a collection, or a file of saved embeddings, records it; `fingerprint` is "" if it is not known.
+
+    `folder` is the folder of the collection, for messages; it is "" if another store or a file records it.
+    """
 
     name: str
     fingerprint: str
     spaces: tuple[Space, ...]
+    folder: str = field(default="", compare=False, repr=False)
 
 
 WEAK_BELOW = 0.25

@@ -13,9 +13,11 @@ import pixmatcher
 from pixmatcher.encoders import manage as models
 from pixmatcher.errors import (
     CollectionLockedError,
+    CollectionUpgradedError,
     EncoderError,
     FetchError,
     InvalidImageError,
+    OutdatedCollectionError,
     PixMatcherError,
     StorageError,
 )
@@ -107,6 +109,8 @@ def test_states_of_encoders_are_french() -> None:
         (CollectionLockedError("Process 1 writes."), "réessayez quand il aura terminé. (Process 1 writes.)"),
         (StorageError("Full."), "libérez de l'espace et recommencez. (Full.)"),
         (EncoderError("No torch."), "Cet encodeur n'est pas utilisable ici. (No torch.)"),
+        (OutdatedCollectionError("Run it."), "mettez-la à niveau avec la commande indiquée ici. (Run it.)"),
+        (CollectionUpgradedError("Open it again."), "vient d'être mise à niveau : rechargez la page."),
         (PixMatcherError("<b>Odd</b>."), "L'opération a échoué. (<b>Odd</b>.)"),
     ],
 )

@@ -21,7 +21,7 @@ import pytest
 import streamlit as st
 from app_process import answers, free_port, wait_until
 from PIL import Image, ImageChops
-from small_collections import HOSTILE_NAMES, PHOTOS
+from small_collections import HOSTILE_NAMES, PHOTOS, copy_photos
 from streamlit.testing.v1 import AppTest
 
 from pixmatcher import (
@@ -31,9 +31,12 @@ from pixmatcher import (
     InvalidImageError,
     Item,
     SearchOptions,
+    index,
     load_encoder,
     open_image,
+    register_encoder,
     search,
+    upgrade,
 )
 from pixmatcher.collection import summarize_items
 from pixmatcher.encoders import Encoder
@@ -322,6 +325,33 @@ def test_another_encoder_is_used_and_the_page_says_so(
     app.selectbox(key="text_space").select("semantic").run()
     assert not [note.value for note in app.caption if "is used" in note.value]
     assert not app.error
+
+
+def test_an_open_collection_is_upgraded(tiny: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Newer(type(tiny)):  # type: ignore[misc]
+        fingerprint = "tiny-2"
+
+        def encode_images(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: -vectors for name, vectors in super().encode_images(pixels).items()}
+
+    folder = copy_photos(tmp_path / "photos")
+    index(folder, encoders=["tiny"])
+    monkeypatch.setattr(sys, "argv", ["app.py", str(folder)])
+    st.cache_resource.clear()
+    app = AppTest.from_function(_text_page, default_timeout=60).run()
+    app.text_input(key="query_text").input("a cat").run()
+    before = shown(app)
+    register_encoder("tiny", Newer)
+    assert shown(app.run()) == before  # the answer is kept
+    app.text_input(key="query_text").input("a dog").run()
+    assert "pixmatcher upgrade" in app.error[0].value
+    monkeypatch.setattr(_texts, "language", lambda: "fr")
+    assert "mettez-la à niveau avec la commande" in app.run().error[0].value
+    assert upgrade(folder).finished
+    app.text_input(key="query_text").input("a cat").run()
+    assert not app.error
+    assert not app.exception
+    assert shown(app) == before[::-1]
 
 
 def test_a_large_collection_may_be_searched_exactly(

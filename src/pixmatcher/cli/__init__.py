@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "index": ("index",),
+    "upgrade": ("upgrade",),
     "search": ("search", "categories"),
     "evaluate": ("evaluate",),
     "maps": ("map",),

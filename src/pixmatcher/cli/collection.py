@@ -40,6 +40,9 @@ def info_command(collection: CollectionOption = None) -> None:
             ("index", ", ".join(_index_text(opened, name) for name in opened.spaces)),
             ("on disk", f"{opened.size_on_disk() / 1e6:.1f} MB"),
         ]
+        if unfinished := opened.unfinished_encoders():
+            names = ", ".join(record.name for record in unfinished)
+            pairs.append(("upgrade", f"to {names}, not finished: run `pixmatcher upgrade` again"))
     print_pairs(pairs)
     print_failures(failures)
 

@@ -16,11 +16,13 @@ from .stores import Comparison, Store, WritableStore, open_collection, open_name
 
 if TYPE_CHECKING:
     from ._comparison import ComparisonResult, SourceComparison, StoredItems
+    from ._reencoding import Reencoding
     from ._summary import MEGAPIXEL_LIMITS, ItemSummary, summarize_items
 
 # A search does not need these modules, so they are imported when one of their names is first used.
 _MODULES = {
     "_comparison": ("ComparisonResult", "SourceComparison", "StoredItems"),
+    "_reencoding": ("Reencoding",),
     "_summary": ("MEGAPIXEL_LIMITS", "ItemSummary", "summarize_items"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)
@@ -41,6 +43,7 @@ __all__ = [
     "ItemSummary",
     "Neighbour",
     "Problem",
+    "Reencoding",
     "SourceComparison",
     "SpaceIndexes",
     "Store",

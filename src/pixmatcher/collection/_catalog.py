@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._urls import is_url
+from ..errors import CollectionError, CollectionUpgradedError
 from ..records import Calibration, QueryKind
 from ._database import Database
 from ._migrations import has_table, readable_columns
@@ -35,12 +36,15 @@ class Catalog(Database):
     def __init__(self, path: Path, home: Path, *, create: bool = False) -> None:
         """Open the catalog, or create it if need be with `create`. Raises `CollectionError` if that is impossible."""
         self._home = os.path.join(home, "")
+        self.edition: int | None = None
+        """The number of the edition whose rows may be read; None for any."""
         super().__init__(path, create=create)
 
     def _connect(self) -> None:
         super()._connect()
-        # Old catalogs have no column for details; the next write adds it.
+        # Old catalogs have no column for details, and no editions; the next write adds them.
         self._columns = readable_columns(self.connection, "items", _ITEM_COLUMNS)
+        self._has_editions = False
 
     def prepare_to_write(self) -> None:
         """Change an older schema to the newest. Raises `StorageError` if the database can only be read."""
@@ -49,12 +53,58 @@ class Catalog(Database):
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[int]:
-        """Read one consistent state in the whole block; yield the generation, which counts changes to rows of items."""
-        with self.transaction_for_reading():
-            yield int(self.connection.execute("SELECT generation FROM state").fetchone()[0])
+        """Read one consistent state in the whole block; yield the generation, which counts changes to rows of items.
+
+        Raises `CollectionUpgradedError` if the rows are those of another edition than `edition`.
+        """
+        try:
+            with self.transaction_for_reading():
+                self.check_edition()
+                yield int(self.connection.execute("SELECT generation FROM state").fetchone()[0])
+        except CollectionUpgradedError:
+            raise
+        except CollectionError as error:
+            # An upgrade that ended during the block may have deleted a file that the block needed.
+            upgraded = False
+            with contextlib.suppress(CollectionError):
+                upgraded = self.upgraded()
+            if upgraded:
+                raise self._upgraded_error() from error
+            raise
 
     def _rows_changed(self) -> None:
         self.connection.execute("UPDATE state SET generation = generation + 1")
+
+    # Editions
+
+    def edition_rows(self, condition: str) -> list[tuple[int, str, int | None, int | None]]:
+        """Return number, encoders (JSON), first row and generation of the editions that meet a condition in SQL."""
+        if not self._has_editions:
+            tables = "SELECT count(*) FROM sqlite_master WHERE name = 'editions'"
+            self._has_editions = bool(self.number(tables))
+        if not self._has_editions:
+            return []
+        return self.query(
+            f"SELECT number, encoders, first_row, generation FROM editions WHERE {condition} ORDER BY number"
+        )
+
+    def upgraded(self) -> bool:
+        """Return whether the rows are now those of another edition than `edition`."""
+        if self.edition is None:
+            return False
+        found = self.edition_rows("first_row IS NOT NULL")
+        return (found[-1][0] if found else 0) != self.edition
+
+    def check_edition(self) -> None:
+        """Raise `CollectionUpgradedError` if the rows are now those of another edition than `edition`."""
+        if self.upgraded():
+            raise self._upgraded_error()
+
+    def _upgraded_error(self) -> CollectionUpgradedError:
+        return CollectionUpgradedError(
+            f"{self.path.parent} got the embeddings of other encoders after it was opened",
+            "open it again, or run the same command again.",
+        )
 
     # Items
 
@@ -172,6 +222,15 @@ class Catalog(Database):
             json.dumps(content_hashes),
         )
         return {content_hash for (content_hash,) in found}
+
+    def ids_without_new_embedding(self, content_hash: str) -> list[int]:
+        """Return the ids of the items with this content that an unfinished upgrade has not encoded."""
+        found = self.query(
+            "SELECT id FROM items WHERE content_hash = ? "
+            "AND NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id)",
+            content_hash,
+        )
+        return [item_id for (item_id,) in found]
 
     def put_items(
         self, items: Sequence[Item], first_row: int, checksums: Sequence[int], source_id: int | None

@@ -10,19 +10,17 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
 from ..records import Entry
-from ._catalog import Catalog, details_from_json, sql_text, sql_value
+from ._catalog import Catalog
+from ._entry_table import ENTRY_COLUMNS, create_entry_table, entry_of, insert_entries
 from .items import Failure, Item
 
 if TYPE_CHECKING:
     from .collection import Collection
-
-_BLOCK = 1000
 
 
 @dataclass(frozen=True)
@@ -66,37 +64,15 @@ class SourceComparison:
         self._catalog = catalog
         with catalog.writing():
             self._ids = {spec: catalog.source_id(spec) for spec in sources}
-        for table in ("seen", "pending", "missing"):
+        for table in ("pending", "missing"):
             catalog.query(f"DROP TABLE IF EXISTS temp.{table}")
-        catalog.query(
-            "CREATE TEMP TABLE seen (uri PRIMARY KEY, version, modified, label, caption, urls, rotation, details, "
-            "source_id) WITHOUT ROWID"
-        )
+        create_entry_table(catalog, "seen")
 
     # Comparing
 
     def add_entries(self, source: str, entries: Iterable[Entry]) -> None:
         """Add the entries that a source lists now. An entry that two sources list belongs to the first of them."""
-        source_id = self._ids[source]
-        stored = (
-            (
-                self._catalog.stored_uri(entry.uri),
-                sql_text(entry.version),
-                entry.modified,
-                sql_value(entry.label),
-                sql_value(entry.caption),
-                json.dumps(entry.urls) if entry.urls else None,
-                entry.rotation,
-                sql_value(entry.details),
-                source_id,
-            )
-            for entry in entries
-        )
-        while block := list(islice(stored, _BLOCK)):
-            with self._catalog.writing():
-                self._catalog.connection.executemany(
-                    "INSERT OR IGNORE INTO temp.seen VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", block
-                )
+        insert_entries(self._catalog, "seen", self._ids[source], entries)
 
     def compare(
         self,
@@ -194,15 +170,13 @@ class SourceComparison:
         """Yield the entries of a source whose image must be read, in pages, so that items can be stored meanwhile."""
         last = 0
         while rows := self._catalog.query(
-            "SELECT rowid, uri, version, modified, label, caption, urls, rotation, details FROM temp.pending "
+            f"SELECT rowid, {', '.join(ENTRY_COLUMNS)} FROM temp.pending "
             "WHERE rowid > ? AND source_id = ? ORDER BY rowid LIMIT 1000",
             last,
             self._ids[source],
         ):
-            for _, uri, version, modified, label, caption, urls, rotation, details in rows:
-                places = tuple(json.loads(urls)) if urls else ()
-                shown = self._catalog.shown_uri(uri)
-                yield Entry(shown, version, modified, label, caption, places, rotation, details_from_json(details))
+            for _, *values in rows:
+                yield entry_of(self._catalog, values)
             last = rows[-1][0]
 
     def missing(self) -> list[int]:

@@ -20,9 +20,9 @@ import numpy.typing as npt
 from .._files import remove, write_error
 from .._progress import ProgressCallback
 from ..errors import PixMatcherError
-from ..records import Space
 from ..vector_index.vectors import VectorFile
 from ._catalog import Catalog
+from ._editions import Edition
 from ._lock import WriterLock
 from ._names import INDEX_LOCK_NAME
 from ._spaces import space_named
@@ -55,7 +55,7 @@ class SpaceIndexes:
     def __init__(
         self,
         folder: Path,
-        spaces: Mapping[str, Space],
+        edition: Edition,
         vectors: Mapping[str, VectorFile],
         catalog: Catalog,
         thread_lock: threading.RLock,
@@ -64,7 +64,8 @@ class SpaceIndexes:
     ) -> None:
         """Called only by `Collection`."""
         self._folder = folder
-        self._spaces = spaces
+        self._edition = edition
+        self._spaces = edition.spaces
         self._vectors = vectors
         self._catalog = catalog
         self._thread_lock = thread_lock
@@ -118,7 +119,7 @@ class SpaceIndexes:
 
     def path(self, space: str) -> Path:
         """Return the path of the index file of a space."""
-        return self._folder / "index" / f"{space}.faiss"
+        return self._edition.index_path(self._folder, space)
 
     # Use
 

@@ -1,4 +1,8 @@
-"""`collection.json`: the format version of a collection, its encoders and their spaces."""
+"""`collection.json`: the format version of a collection, its encoders and their spaces.
+
+In format 1, the encoders are those of this file. An upgraded collection has format 2: its encoders are in the catalog
+(`_editions`), and version 0.1.0 refuses it.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +19,22 @@ from ..errors import CollectionError
 from ..records import DescribesEncoder, EncoderRecord, Space
 from ._names import MANIFEST_NAME, start_again
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_FIRST_FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of `collection.json`."""
+    """The content of `collection.json`; without encoders in format 2."""
 
     encoders: tuple[EncoderRecord, ...]
     created: str
-    format: int = FORMAT_VERSION
+    format: int = _FIRST_FORMAT
 
     @classmethod
     def of(cls, encoders: Sequence[DescribesEncoder]) -> Manifest:
         """Return a new manifest for these encoders. Raises `CollectionError` if their spaces cannot be used."""
-        records = tuple(EncoderRecord(e.name, e.fingerprint, tuple(e.spaces)) for e in encoders)
-        spaces = [space for record in records for space in record.spaces]
-        if not _are_usable(spaces):
-            raise CollectionError(
-                "The spaces of a collection need different names, made of a-z, 0-9, _ and -, "
-                f"and dimensions above 0, not {spaces}."
-            )
-        return cls(records, datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        return cls(records_of(encoders), datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -54,12 +52,7 @@ class Manifest:
                     "PixMatcher reads",
                     "upgrade with `pip install --upgrade pixmatcher`.",
                 )
-            encoders = tuple(
-                EncoderRecord(str(e["name"]), str(e["fingerprint"]), tuple(Space(**space) for space in e["spaces"]))
-                for e in values["encoders"]
-            )
-            if not _are_usable([space for encoder in encoders for space in encoder.spaces]):
-                raise ValueError("spaces without name or dimension")
+            encoders = records_from_json(values["encoders"], path) if version == _FIRST_FORMAT else ()
             return cls(encoders, str(values["created"]), version)
         except OSError as error:
             raise read_error(file, error) from error
@@ -68,7 +61,43 @@ class Manifest:
 
     def text(self) -> str:
         """Return the manifest as JSON."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        values: dict[str, Any] = {"created": self.created, "format": self.format}
+        if self.format == _FIRST_FORMAT:
+            values = {"encoders": records_as_json(self.encoders), **values}
+        return json.dumps(values, indent=2) + "\n"
+
+
+def records_of(encoders: Sequence[DescribesEncoder]) -> tuple[EncoderRecord, ...]:
+    """Return what a collection records of encoders. Raises `CollectionError` if their spaces cannot be used."""
+    records = tuple(EncoderRecord(e.name, e.fingerprint, tuple(e.spaces)) for e in encoders)
+    spaces = [space for record in records for space in record.spaces]
+    if not _are_usable(spaces):
+        raise CollectionError(
+            "The spaces of a collection need different names, made of a-z, 0-9, _ and -, "
+            f"and dimensions above 0, not {spaces}."
+        )
+    return records
+
+
+def records_as_json(records: Sequence[EncoderRecord]) -> list[dict[str, Any]]:
+    """Return records of encoders as values of JSON."""
+    return [{"name": r.name, "fingerprint": r.fingerprint, "spaces": [asdict(s) for s in r.spaces]} for r in records]
+
+
+def records_from_json(values: Any, folder: Path) -> tuple[EncoderRecord, ...]:
+    """Return the records of encoders of the collection in `folder` from values of JSON.
+
+    Raises `ValueError`, `KeyError` or `TypeError` if they are damaged.
+    """
+    records = tuple(
+        EncoderRecord(
+            str(e["name"]), str(e["fingerprint"]), tuple(Space(**space) for space in e["spaces"]), str(folder)
+        )
+        for e in values
+    )
+    if not _are_usable([space for record in records for space in record.spaces]):
+        raise ValueError("spaces without name or dimension")
+    return records
 
 
 def _are_usable(spaces: Sequence[Space]) -> bool:

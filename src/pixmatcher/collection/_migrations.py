@@ -46,6 +46,18 @@ def _add_details(connection: sqlite3.Connection) -> None:
         connection.execute("ALTER TABLE items ADD COLUMN details TEXT")
 
 
+def _add_editions(connection: sqlite3.Connection) -> None:
+    """The tables of `_editions` and `_reencoding`: which embeddings are the current ones, and what an upgrade did."""
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS editions (number INTEGER PRIMARY KEY, encoders TEXT NOT NULL, first_row INTEGER, "
+        "generation INTEGER)"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS reencoded (id INTEGER PRIMARY KEY, place INTEGER UNIQUE NOT NULL, "
+        "checksum INTEGER NOT NULL, content_hash TEXT NOT NULL, former_hash TEXT, changes TEXT)"
+    )
+
+
 def _add_calibrations(connection: sqlite3.Connection) -> None:
     """A collection gets calibrations of its own; each holds only for the encoder of its fingerprint."""
     connection.execute(
@@ -54,7 +66,12 @@ def _add_calibrations(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create_tables, _add_details, _add_calibrations)
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    _create_tables,
+    _add_details,
+    _add_editions,
+    _add_calibrations,
+)
 """The migration to version 1, to version 2, and so on."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -60,7 +60,7 @@ class Thumbnails:
             self._connection.executemany("INSERT OR REPLACE INTO thumbnails VALUES (?, ?)", thumbnails.items())
 
     def keep_those_in(self, catalog: Path) -> None:
-        """Delete the thumbnails of images that are not in the catalog."""
+        """Delete the thumbnails of images that are not in the catalog, nor in an unfinished upgrade."""
         with self._lock, sqlite_errors_explained(self.path):
             if not self._open():
                 return
@@ -69,7 +69,9 @@ class Thumbnails:
                 with self._transaction():
                     self._execute(
                         "DELETE FROM thumbnails WHERE NOT EXISTS "
-                        "(SELECT 1 FROM catalog.items WHERE items.content_hash = thumbnails.content_hash)"
+                        "(SELECT 1 FROM catalog.items WHERE items.content_hash = thumbnails.content_hash) "
+                        "AND NOT EXISTS (SELECT 1 FROM catalog.reencoded "
+                        "WHERE reencoded.content_hash = thumbnails.content_hash)"
                     )
             finally:
                 self._execute("DETACH catalog")

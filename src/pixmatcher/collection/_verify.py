@@ -153,7 +153,7 @@ def repair_parts(parts: Parts) -> int:
 def _damaged_rows(vectors: Mapping[str, VectorFile], rows: Rows, expected: npt.NDArray[np.int64]) -> Rows:
     """Return those of the rows (N,) whose embeddings do not have the expected checksums (N,)."""
     files = [*vectors.values()]
-    readable = rows < min(file.size_in_rows() for file in files)
+    readable = rows < min(file.end_row() for file in files)
     damaged = [rows[~readable]]
     rows, expected = rows[readable], expected[readable]
     for start in range(0, len(rows), _BLOCK):

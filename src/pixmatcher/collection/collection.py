@@ -18,12 +18,13 @@ from .._files import write_error
 from .._progress import ProgressCallback
 from ..errors import CollectionError, CollectionLockedError, PixMatcherError
 from ..records import Calibration, DescribesEncoder, EncoderRecord, QueryKind, Space
-from ..vector_index.vectors import Float16, VectorFile
+from ..vector_index.vectors import Float16
 from ._catalog import Catalog
+from ._editions import Edition, abandon_next, begin_next, current_edition, next_edition, remove_leftovers
 from ._indexes import SpaceIndexes
 from ._location import find_collection, locate_collection
 from ._lock import WriterLock
-from ._manifest import Manifest
+from ._manifest import Manifest, records_of
 from ._names import CATALOG_NAME, LOCK_NAME, OWN_NAMES, THUMBNAILS_NAME, possible_specs, size_of_files, start_again
 from ._rows import RowProperties
 from ._search import nearest_items, nearest_labelled_items
@@ -35,6 +36,7 @@ from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Prob
 
 if TYPE_CHECKING:
     from ._comparison import SourceComparison
+    from ._reencoding import Reencoding
     from ._verify import Parts
 
 
@@ -45,21 +47,21 @@ class Collection:
     writes takes the writer lock, and `close` releases it. The methods may be called from several threads.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, catalog: Catalog) -> None:
+    def __init__(self, path: Path, edition: Edition, catalog: Catalog) -> None:
         """Called only by `create` and `open`."""
         self.path = path
-        self.encoders: tuple[EncoderRecord, ...] = manifest.encoders
-        self.spaces: dict[str, Space] = {s.name: s for e in manifest.encoders for s in e.spaces}
+        self.encoders: tuple[EncoderRecord, ...] = edition.encoders
+        self.spaces: dict[str, Space] = edition.spaces
+        self._edition = edition
         self._catalog = catalog
+        catalog.edition = edition.number
         self._properties = RowProperties(catalog)
-        self._vectors = {
-            s.name: VectorFile(path / "vectors" / f"{s.name}.f16", s.dimension) for s in self.spaces.values()
-        }
+        self._vectors = edition.vector_files(path)
         self._thumbnails = Thumbnails(path / THUMBNAILS_NAME)
         self._lock = WriterLock(path / LOCK_NAME)
         self._thread_lock = threading.RLock()
         self.indexes = SpaceIndexes(
-            path, self.spaces, self._vectors, catalog, self._thread_lock, self._lock, self.begin_writing
+            path, edition, self._vectors, catalog, self._thread_lock, self._lock, self.begin_writing
         )
 
     FILES = OWN_NAMES
@@ -92,7 +94,12 @@ class Collection:
         manifest = Manifest.read(folder)
         if not os.path.lexists(folder / CATALOG_NAME):
             raise CollectionError(f"The file {CATALOG_NAME} of {folder} is missing", start_again(folder))
-        return cls(folder, manifest, Catalog(folder / CATALOG_NAME, folder.parent))
+        catalog = Catalog(folder / CATALOG_NAME, folder.parent)
+        try:
+            return cls(folder, current_edition(catalog, manifest.encoders, folder), catalog)
+        except BaseException:
+            catalog.close()
+            raise
 
     @staticmethod
     def find(start: str | os.PathLike[str] = ".") -> Path:
@@ -117,7 +124,7 @@ class Collection:
     def _close(self, *, train: bool) -> None:
         with self._thread_lock:
             try:
-                if self._lock.held:
+                if self._lock.held and not self.upgraded:
                     # Thumbnails of removed items do no harm; another run can remove them.
                     with contextlib.suppress(PixMatcherError):
                         self._thumbnails.keep_those_in(self._catalog.path)
@@ -252,6 +259,19 @@ class Collection:
         """Count the items that were added, removed and changed since a state."""
         return self._catalog.changes_since(state)
 
+    @property
+    def upgraded(self) -> bool:
+        """Whether the collection got the embeddings of other encoders after it was opened.
+
+        Then this object can list items, but its methods that need embeddings raise `CollectionUpgradedError`.
+        """
+        return self._catalog.upgraded()
+
+    @property
+    def encoded_since(self) -> int:
+        """The generation since which all embeddings are those of the current encoders; 0 if it was never upgraded."""
+        return self._edition.generation
+
     # Embeddings and search
 
     def embeddings(self, ids: Iterable[int], space: str) -> npt.NDArray[np.float32]:
@@ -333,7 +353,7 @@ class Collection:
             try:
                 rows = self._catalog.row_count()
                 for file in self._vectors.values():
-                    if file.size_in_rows() < rows:
+                    if file.end_row() < rows:
                         raise CollectionError(
                             f"{file.path} is damaged",
                             f"run `pixmatcher verify --repair -c {self.path}`, then `pixmatcher index` to encode the "
@@ -350,6 +370,8 @@ class Collection:
                 if not os.access(place, os.W_OK):
                     raise write_error(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place)))
             self._catalog.prepare_to_write()
+            self._catalog.check_edition()
+            remove_leftovers(self.path, self._edition, next_edition(self._catalog, self.path))
             # With this lock, readers leave the index files to the writer. A reader that is saving one may finish.
             with contextlib.suppress(CollectionLockedError):
                 self.indexes.saving_lock.acquire()
@@ -392,6 +414,7 @@ class Collection:
         for item in items:
             check_item(item)
         with self._thread_lock:
+            self.begin_writing()
             rows = [self._catalog.row_with_content(item.content_hash) for item in items]
             known = [row for row in rows if row is not None]
             originals = self._catalog.items_by_row(known)
@@ -433,6 +456,36 @@ class Collection:
         from ._comparison import SourceComparison
 
         return SourceComparison(self, self._catalog, sources)
+
+    # Other encoders
+
+    def begin_upgrade(self, encoders: Sequence[DescribesEncoder]) -> Reencoding | None:
+        """Begin to replace all embeddings by those of other encoders, or continue; see `Reencoding`.
+
+        An unfinished upgrade to other encoders than these ends, and what it stored is deleted. Return None if the
+        collection is of exactly these encoders already. Raises `CollectionLockedError` if another process writes,
+        `CollectionError` if the spaces cannot be used.
+        """
+        from ._reencoding import Reencoding
+
+        records = records_of(encoders)
+        with self._thread_lock:
+            self.begin_writing()
+            following = next_edition(self._catalog, self.path)
+            if records == self.encoders:
+                if following is not None:
+                    abandon_next(self._catalog)
+                    remove_leftovers(self.path, self._edition, None)
+                return None
+            if following is None or following.encoders != records:
+                remove_leftovers(self.path, self._edition, None)
+                following = begin_next(self._catalog, self._edition, records)
+            return Reencoding(self.path, self._catalog, self._edition, following, self._thumbnails, self._thread_lock)
+
+    def unfinished_encoders(self) -> tuple[EncoderRecord, ...]:
+        """Return the encoders of an upgrade that was begun and is not finished; () if there is none."""
+        following = next_edition(self._catalog, self.path)
+        return () if following is None else following.encoders
 
     def _store(self, items: Sequence[Item], embeddings: Mapping[str, Float16], source: str | None) -> list[int]:
         """Check and store items, whose embeddings are float16 already; return their ids."""

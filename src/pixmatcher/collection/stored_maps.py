@@ -123,6 +123,12 @@ def read_map(path: Path) -> StoredMap | None:
         return None
 
 
+def map_files(collection: Path) -> list[tuple[Path, str]]:
+    """Return the map files of a collection, each with the name of its space; [] if they cannot be listed."""
+    folder = collection / MAPS_NAME
+    return [(path, path.name.rsplit("-", 2)[0]) for path in sorted(folder.glob(f"*-*-*{_ENDING}"))]
+
+
 def damaged_maps(collection: Path) -> list[Path]:
     """Return the map files of a collection that are damaged. Raises `CollectionError` if they cannot be read."""
     folder = collection / MAPS_NAME

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import cache
 from itertools import chain, count
 
 from .._plugins import ENCODERS, load_plugin, plugin_names
-from ..errors import EncoderError
+from ..errors import EncoderError, OutdatedCollectionError, PixMatcherError
 from ..records import Calibrations, DescribesEncoder, EncoderRecord
 from ._names import KNOWN, is_reference, reference_of
 from ._open_model import open_model
@@ -188,7 +189,8 @@ def load_recorded(records: Iterable[DescribesEncoder], runtime: Runtime | None =
     """Return the encoders that made a collection, their spaces named as in the collection.
 
     An encoder object of `runtime.encoders` is used for the record of its name. A record without a fingerprint is met
-    by any version. Raises `EncoderError` if an encoder is unknown or has another fingerprint, and as `load_encoder`.
+    by any version. Raises `EncoderError` if an encoder is unknown, `OutdatedCollectionError` if it has another
+    fingerprint, and as `load_encoder`.
     """
     given = {encoder.name: encoder for encoder in (runtime.encoders if runtime is not None else ())}
     encoders = []
@@ -198,14 +200,24 @@ def load_recorded(records: Iterable[DescribesEncoder], runtime: Runtime | None =
         except EncoderError as error:
             raise EncoderError(f"The collection was made with the encoder {record.name}. {error}") from error
         if record.fingerprint not in ("", encoder.fingerprint):
-            raise EncoderError(
-                f"The collection was made with another version of the encoder {record.name}: index into another "
-                "collection with -c, or install the version that made it."
-            )
+            raise _outdated(record, is_object=record.name in given)
         names = {space.name: space.name for space in encoder.spaces}
         names |= {re.sub(r"-\d+$", "", space.name): space.name for space in record.spaces if space.name not in names}
         encoders.append(_with_names(encoder, names))
     return encoders
+
+
+def _outdated(record: DescribesEncoder, *, is_object: bool) -> OutdatedCollectionError:
+    """Return the error for a collection that was made with another version of an encoder."""
+    folder = record.folder if isinstance(record, EncoderRecord) else ""
+    if not folder:
+        remedy = "index into another collection with -c, or install the version that made it."
+    elif is_object:
+        remedy = f"call pixmatcher.upgrade({folder!r}, encoders=[...]) with the encoder object."
+    else:
+        remedy = f"run `pixmatcher upgrade -c {shlex.quote(folder)}`."
+    what = folder or "The collection"
+    return OutdatedCollectionError(f"{what} was made with another version of the encoder {record.name}: {remedy}")
 
 
 def recorded_calibrations(record: DescribesEncoder, runtime: Runtime | None = None) -> Calibrations:
@@ -218,7 +230,7 @@ def recorded_calibrations(record: DescribesEncoder, runtime: Runtime | None = No
         if not given and _factory_of(record.name) is None:
             return {}
         return calibrations_of(load_recorded([record], runtime)[0])
-    except EncoderError:
+    except PixMatcherError:
         return {}
 
 

@@ -1,12 +1,14 @@
 """Indexing: list the images of sources, decode and encode the new ones, and store them in a collection.
 
 The stages are modules: `_target` (the collection that is written), `_compare`, `reading`, `_encode`, `_store`,
-`_report`; `_pipeline` runs them.
+`_report`; `_stages` connects those between reading and storing. `_pipeline` runs them for `index`, `_upgrade` for
+`upgrade`.
 
 May import `images`, `net`, `encoders`, `sources` and `collection`.
 """
 
 from ._pipeline import AnySource, index
 from ._report import IndexReport
+from ._upgrade import UpgradeReport, upgrade
 
-__all__ = ["AnySource", "IndexReport", "index"]
+__all__ = ["AnySource", "IndexReport", "UpgradeReport", "index", "upgrade"]

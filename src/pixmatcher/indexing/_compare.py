@@ -19,6 +19,11 @@ _MOST_UNUSABLE = 100_000
 """Unusable entries of a source that are listed in the report; further ones are only counted."""
 
 
+def missing_source(spec: str, error: SourceError) -> Failure:
+    """Return the failure of a source of the collection that cannot be opened."""
+    return Failure(spec, "missing source", f"{str(error).rstrip('.')}; {IF_MISSING}")
+
+
 def compare_sources(
     sources: Mapping[str, Source],
     collection: WritableStore,

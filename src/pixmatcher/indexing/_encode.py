@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .._version import __version__
-from ..collection import Comparison, Failure, Item, WritableStore
+from ..collection import Failure, Item
 from ..encoders import Encoder
 from ..errors import SourceError
 from ..images import THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image
@@ -75,13 +75,25 @@ class _DecodedImage:
     thumbnail: bytes | None
 
 
+class KeepsThumbnails(Protocol):
+    """What `BatchEncoder` needs of a collection."""
+
+    def thumbnail(self, content_hash: str) -> bytes | None: ...
+
+
+class KnowsContents(Protocol):
+    """What `BatchEncoder` needs of a comparison."""
+
+    def known_contents(self, content_hashes: Sequence[str]) -> set[str]: ...
+
+
 class BatchEncoder:
     """Reads, decodes and encodes batches of entries. Several threads use it at the same time."""
 
     def __init__(
         self,
-        collection: WritableStore,
-        comparison: Comparison,
+        collection: KeepsThumbnails,
+        comparison: KnowsContents,
         encoders: Sequence[Encoder],
         options: EncodeOptions,
     ) -> None:
@@ -145,23 +157,20 @@ class BatchEncoder:
     def _decode(self, source: Source, work_item: WorkItem, encode_known: bool) -> _DecodedImage | Item:
         """Read and decode an image; return only its item if the collection has an image with the same content."""
         entry = work_item.entry
-        keeps_thumbnail = source.thumbnails and self._options.thumbnails
+        needs_thumbnail = source.thumbnails and self._options.thumbnails
         with read_entry(source, work_item) as read:
             item = replace(_new_item(entry, read.content_hash), bytes=read.bytes)
-            if (
-                not encode_known
-                and self._comparison.known_contents([item.content_hash])
-                and (not keeps_thumbnail or self._collection.thumbnail(item.content_hash) is not None)
-            ):
+            needs_thumbnail = needs_thumbnail and self._collection.thumbnail(item.content_hash) is None
+            if not (encode_known or needs_thumbnail) and self._comparison.known_contents([item.content_hash]):
                 return item
             opened = open_image(
                 read.data,
-                min_side=max(self._min_side, THUMBNAIL_SIDE if keeps_thumbnail else 0),
+                min_side=max(self._min_side, THUMBNAIL_SIDE if needs_thumbnail else 0),
                 max_pixels=self._options.max_pixels,
                 rotation=entry.rotation,
             )
         item = replace(item, width=opened.width, height=opened.height, format=opened.format, taken=opened.taken)
-        thumbnail = make_thumbnail(opened.image) if keeps_thumbnail else None
+        thumbnail = make_thumbnail(opened.image) if needs_thumbnail else None
         return _DecodedImage(item, [fit_image(opened, recipe) for recipe in self._recipes], thumbnail)
 
     def _encode(self, decoded: Sequence[_DecodedImage]) -> dict[str, npt.NDArray[np.float32]]:

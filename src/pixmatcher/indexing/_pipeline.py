@@ -1,31 +1,28 @@
-"""The pipeline: `index` compares the sources, then worker threads read, decode and encode while one thread stores."""
+"""The pipeline of `index`: it compares the sources, then runs the stages for what is new or changed."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from .._cores import usable_cores
-from .._progress import Progress, ProgressCallback
+from .._progress import ProgressCallback
 from ..collection import Collection, Failure, WritableStore, delete_collection
 from ..encoders import Encoder, Runtime, load_recorded, with_encoders
 from ..errors import SourceError
 from ..images import DEFAULT_MAX_PIXELS
-from ..sources import Entry, HoldsEmbeddings, Source, check_source, open_source
-from ._compare import IF_MISSING, compare_sources
-from ._encode import BatchEncoder, BatchResult, EncodeOptions, load_for_run
+from ..sources import HoldsEmbeddings, Source, check_source, open_source
+from ._compare import compare_sources, missing_source
+from ._encode import EncodeOptions, load_for_run
 from ._report import IndexReport
-from ._store import ResultStore
+from ._stages import Counter, Stages, Workers
 from ._target import collection_path, open_target, open_writable_store
-from .reading import WorkItem, as_completed, work_batches
 
 _log = logging.getLogger("pixmatcher.indexing")
 
@@ -93,7 +90,7 @@ def index(
             loaded = load_recorded(target.encoders, runtime) if encoding else []
             report = IndexReport(target.path)
             options = EncodeOptions(max_pixels, thumbnails, allow_private)
-            run = _Run({source.spec: source for source in opened}, target, loaded, options, _Workers(executor, workers))
+            run = _Run({source.spec: source for source in opened}, target, loaded, options, Workers(executor, workers))
             try:
                 run.update(report, retry_failed=retry_failed, progress=progress)
             except SourceError:
@@ -141,7 +138,7 @@ def _open_existing(specs: Sequence[str], missing: list[Failure]) -> Iterator[Sou
         try:
             yield open_source(spec)
         except SourceError as error:
-            missing.append(Failure(spec, "missing source", f"{str(error).rstrip('.')}; {IF_MISSING}"))
+            missing.append(missing_source(spec, error))
 
 
 def _log_line(report: IndexReport) -> str:
@@ -152,18 +149,8 @@ def _log_line(report: IndexReport) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _Workers:
-    executor: ThreadPoolExecutor
-    count: int
-
-
 class _Run:
-    """One run of `index` over some sources.
-
-    Each worker thread decodes a batch and encodes it itself, so that every core is busy whatever the images cost, and
-    memory is bounded by the batches that are being processed. Only the thread of the caller writes.
-    """
+    """One run of `index` over some sources."""
 
     def __init__(
         self,
@@ -171,15 +158,14 @@ class _Run:
         collection: WritableStore,
         encoders: Sequence[Encoder],
         options: EncodeOptions,
-        workers: _Workers,
+        workers: Workers,
     ) -> None:
         self._sources = sources
         self._collection = collection
         self._encoders = encoders
-        self._options = options
         self._workers = workers
         self._comparison = collection.compare_sources([*sources])
-        self._encoder = BatchEncoder(collection, self._comparison, encoders, options)
+        self._stages = Stages(collection, self._comparison, encoders, options, workers)
 
     def update(self, report: IndexReport, *, retry_failed: bool, progress: ProgressCallback | None) -> None:
         """Compare the sources with the collection, and index what has changed."""
@@ -192,60 +178,18 @@ class _Run:
             self._sources,
             self._collection,
             self._comparison,
-            decoder_capabilities=self._encoder.capabilities,
+            decoder_capabilities=self._stages.encoder.capabilities,
             retry_failed=retry_failed,
         )
         report.unchanged += result.unchanged
         report.changed += result.updated
-        counter = _Counter(result.pending, progress)
+        counter = Counter(result.pending, progress, "Indexing")
         if result.pending and not loading:
             self._workers.executor.submit(load_for_run, self._encoders)
         for source in self._sources.values():
-            self._index_pending(source, report, counter)
+            self._stages.run(source, report, counter)
         report.removed += self._collection.remove(self._comparison.missing())
 
     def failures(self) -> list[Failure]:
         """Return all images of the sources that cannot be indexed."""
         return self._comparison.failures()
-
-    def _index_pending(self, source: Source, report: IndexReport, counter: _Counter) -> None:
-        started = time.monotonic()
-        store = ResultStore(self._collection, self._comparison, source, report, self._encode_again)
-        batches = self._batches(source, self._comparison.pending(source.spec))
-        work = partial(self._encoder.process, source)
-        executor, most_running = self._workers.executor, 2 * self._workers.count
-        try:
-            with (
-                closing(batches),
-                closing(as_completed(executor, work, batches, most_running)) as results,
-            ):
-                for result in results:
-                    store.add(result)
-                    counter.add(len(result))
-                    store.flush_if_due()
-        finally:
-            # Also when the user interrupts the run: what is encoded is kept.
-            store.flush()
-        _log.info("%s indexed in %.2f s", source.spec, time.monotonic() - started)
-
-    def _batches(self, source: Source, entries: Iterable[Entry]) -> Generator[list[WorkItem], None, None]:
-        """Yield entries in batches of work items."""
-        size = source.batch_size if isinstance(source, HoldsEmbeddings) else self._encoder.batch_size
-        return work_batches(source, entries, size, allow_private=self._options.allow_private)
-
-    def _encode_again(self, source: Source, entries: Iterable[Entry]) -> list[BatchResult]:
-        """Encode entries in this thread, also those whose content the collection had when they were read."""
-        return [self._encoder.process(source, batch, encode_known=True) for batch in self._batches(source, entries)]
-
-
-class _Counter:
-    """Counts the images that are done, and reports the progress."""
-
-    def __init__(self, total: int, progress: ProgressCallback | None) -> None:
-        self._done, self._total, self._progress = 0, total, progress
-        self.add(0)
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._progress:
-            self._progress(Progress("Indexing", self._done, self._total, "images"))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
-from ..collection import Comparison, Item, WritableStore
+from ..collection import Failure, Item, StoredItems
+from ..records import Space
 from ..sources import Entry, Source
 from ._encode import STATE_UNKNOWN, BatchResult
 from ._report import IndexReport
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _log = logging.getLogger("pixmatcher.indexing")
 
@@ -19,13 +24,34 @@ _FLUSH_SECONDS = 1.0
 EncodeAgain = Callable[[Source, Iterable[Entry]], list[BatchResult]]
 
 
+class HasSpaces(Protocol):
+    """What `ResultStore` needs of a collection."""
+
+    @property
+    def spaces(self) -> Mapping[str, Space]: ...
+
+
+class StoresResults(Protocol):
+    """What `ResultStore` needs of a comparison; `SourceComparison` says what each method does."""
+
+    def store(
+        self,
+        source: str,
+        items: Sequence[Item],
+        embeddings: Mapping[str, npt.ArrayLike],
+        thumbnails: Mapping[str, bytes],
+    ) -> StoredItems: ...
+    def store_known(self, source: str, items: Sequence[Item]) -> StoredItems: ...
+    def record_failures(self, source: str, failures: Iterable[Failure], *, remove: Iterable[str] = ()) -> int: ...
+
+
 class ResultStore:
     """A buffer of batch results of one source, written after `_FLUSH_ITEMS` items or `_FLUSH_SECONDS` seconds."""
 
     def __init__(
         self,
-        collection: WritableStore,
-        comparison: Comparison,
+        collection: HasSpaces,
+        comparison: StoresResults,
         source: Source,
         report: IndexReport,
         encode_again: EncodeAgain,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,7 +116,11 @@ def _check_encoders(
     """Raise `CollectionError` if a collection with the encoders `records` cannot take the requested sources."""
     names = [record.name for record in records]
     if encoders is not None and [*dict.fromkeys(map(full_name, encoders))] != names:
-        raise CollectionError(f"{path} was made with the encoders {', '.join(names)}: name another collection with -c.")
+        wanted = " ".join(f"--encoder {shlex.quote(name)}" for name in dict.fromkeys(map(full_name, encoders)))
+        raise CollectionError(
+            f"{path} was made with the encoders {', '.join(names)}: name another collection with -c, or change its "
+            f"encoders with `pixmatcher upgrade -c {shlex.quote(str(path))} {wanted}`."
+        )
     for source in saved:
         offered = {record.name: record for record in source.describes}
         for record in records:

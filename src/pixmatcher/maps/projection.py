@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 
@@ -37,7 +37,8 @@ class Projection:
     Items that are no longer in the collection are left out; `labels` are the current ones, or None. `items` is the size
     of the collection when the map was `computed`, a date in ISO 8601; `added`, `removed` and `changed` count the
     changes since then. `kept` says whether the map is stored in the folder of the collection. `axes` (3, D) float32 are
-    the two axes and the mean of a map by PCA, otherwise they are (3, 0).
+    the two axes and the mean of a map by PCA, otherwise they are (3, 0). After the
+    collection was upgraded, an older map stays, without axes, and all of its items count as changed.
     """
 
     method: str
@@ -124,7 +125,11 @@ def load_projection(
     stored = None
     with contextlib.suppress(OSError):
         stored = read_map(map_path(collection.path, chosen.name, method, most))
-    if stored is None or stored.axes.shape[1] != (chosen.dimension if method == "pca" else 0):
+    if stored is None:
+        return None
+    if stored.state.generation < collection.encoded_since:
+        stored = replace(stored, axes=np.empty((3, 0), np.float32))  # they are those of the former embeddings
+    elif stored.axes.shape[1] != (chosen.dimension if method == "pca" else 0):
         return None
     return _current_map(collection, stored, method, chosen.name, kept=True)
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from .._urls import without_password
@@ -15,6 +15,7 @@ from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import UnreadableTextError
 from ..records import Calibration
 from ._calibrations import calibration_of
+from ._reopening import on_current
 from .embedding import EmbeddedQuery, embed_query, text_space
 from .options import SearchOptions, with_k
 from .query import Query
@@ -103,7 +104,9 @@ def search(
     can read has no hits, and the `note` says so. A collection that was made with encoder objects needs them again:
     `encoders`.
 
-    Raises `QueryError`, `InvalidImageError` or `EncoderError` if the query cannot be answered.
+    A collection that was upgraded after it was opened is opened again for each query. Raises `QueryError`,
+    `InvalidImageError` or `EncoderError` if the query cannot be answered, `OutdatedCollectionError` if the collection
+    was made with another version of its encoder.
     """
     started = time.perf_counter()
     options = with_k(options, k)
@@ -111,13 +114,12 @@ def search(
         query = Query(query)
     runtime = with_encoders(runtime, encoders)
     try:
-        embedded = embed_query(query, collection.encoders, space=options.space, runtime=runtime)
+        find = partial(_embed_and_search, query, options, runtime, started)
+        embedded, embedded_at, result = on_current(collection, find)
     except UnreadableTextError as error:
         space = text_space(collection.encoders, options.space).name
         took_ms = (time.perf_counter() - started) * 1000
         return SearchResult(query.name, space, took_ms, [], str(error), unreadable=error)
-    embedded_at = time.perf_counter()
-    result = search_embedded(collection, embedded, options, name=query.name, started=started, runtime=runtime)
     logger.debug(
         "query of the text %r and the image %r: space %s of the encoder %s; query embedded in %.4f s, index searched "
         "in %.4f s, %d hits",
@@ -162,6 +164,16 @@ def search_embedded(
     return replace(result, note=" ".join(filter(None, (result.note, WEAK_NOTE))))
 
 
+def _embed_and_search(
+    query: Query, options: SearchOptions, runtime: Runtime | None, started: float, store: Store
+) -> tuple[EmbeddedQuery, float, SearchResult]:
+    """Return the embedded query, the time when it was embedded, and the result."""
+    embedded = embed_query(query, store.encoders, space=options.space, runtime=runtime)
+    embedded_at = time.perf_counter()
+    result = search_embedded(store, embedded, options, name=query.name, started=started, runtime=runtime)
+    return embedded, embedded_at, result
+
+
 def search_similar(
     collection: Store,
     item_id: int,
@@ -178,17 +190,23 @@ def search_similar(
     """
     started = time.perf_counter()
     options = with_k(options, k)
-    space = options.space or min(collection.spaces.values(), key=lambda each: each.text).name
-    (vector,) = collection.embeddings([item_id], space)
-    embedded = EmbeddedQuery(space, vector, "", kind="image")
-    result = search_embedded(
-        collection, embedded, options, name=item_id, started=started, runtime=with_encoders(None, encoders)
-    )
+    find = partial(_search_near_item, item_id, options, with_encoders(None, encoders), started)
+    result = on_current(collection, find)
     logger.debug(
         "similar to item %d: space %s; index searched in %.4f s, %d hits",
         item_id,
-        space,
+        result.space,
         result.took_ms / 1000,
         len(result.hits),
     )
     return result
+
+
+def _search_near_item(
+    item_id: int, options: SearchOptions, runtime: Runtime | None, started: float, store: Store
+) -> SearchResult:
+    """Return the result of a search for items near another one."""
+    space = options.space or min(store.spaces.values(), key=lambda each: each.text).name
+    (vector,) = store.embeddings([item_id], space)
+    embedded = EmbeddedQuery(space, vector, "", kind="image")
+    return search_embedded(store, embedded, options, name=item_id, started=started, runtime=runtime)

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from ..collection import Item, Neighbour, Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import CollectionError, QueryError
-from .embedding import embed_query
+from ._reopening import on_current
+from .embedding import EmbeddedQuery, embed_query
 from .query import Query
 
 NEIGHBOURS = 100
@@ -87,8 +88,12 @@ def classify(
         raise QueryError(f"The number of categories must be 1 or more, not {k}.")
     started = time.perf_counter()
     runtime = with_encoders(runtime, encoders)
-    embedded = embed_query(query, collection.encoders, space=space, runtime=runtime)
-    ranked = nearest_categories(collection, embedded.vector, embedded.space, k)
+
+    def find(store: Store) -> tuple[EmbeddedQuery, list[Category]]:
+        embedded = embed_query(query, store.encoders, space=space, runtime=runtime)
+        return embedded, nearest_categories(store, embedded.vector, embedded.space, k)
+
+    embedded, ranked = on_current(collection, find)
     return CategoryResult(query.name, embedded.space, (time.perf_counter() - started) * 1000, ranked, embedded.note)
 
 

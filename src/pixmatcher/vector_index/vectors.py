@@ -1,4 +1,8 @@
-"""Embeddings on disk: one append-only file for each space, with rows of little-endian float16 values."""
+"""Embeddings on disk: one append-only file for each space, with rows of little-endian float16 values.
+
+The rows of a collection are numbered, and no number is used twice. A file that `pixmatcher upgrade` made holds the rows
+from a first number on.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +32,11 @@ _BLOCK_VALUES = 1 << 22
 class VectorFile:
     """The rows of one space. The catalog of the collection stores how many of them are valid."""
 
-    def __init__(self, path: Path, dimension: int) -> None:
+    def __init__(self, path: Path, dimension: int, first_row: int = 0) -> None:
+        """`first_row` is the number of the row with which the file begins."""
         self.path = path
         self.dimension = dimension
+        self.first_row = first_row
         self.row_bytes = dimension * _STORED.itemsize
         self._kept: tuple[tuple[int, int], Float16, mmap.mmap] | None = None
 
@@ -38,12 +44,12 @@ class VectorFile:
         """Release the file; it is opened again when needed."""
         self._kept = None
 
-    def size_in_rows(self) -> int:
-        """Return the number of complete rows in the file, valid or not; 0 if there is no file.
+    def end_row(self) -> int:
+        """Return the number of the row after the last complete one in the file, valid or not.
 
-        Raises `CollectionError` if the file cannot be examined.
+        That is the first row if there is no file. Raises `CollectionError` if the file cannot be examined.
         """
-        return self._size_in_rows(self._status())
+        return self.first_row + self._size_in_rows(self._status())
 
     def _size_in_rows(self, status: os.stat_result | None) -> int:
         return status.st_size // self.row_bytes if status is not None and stat.S_ISREG(status.st_mode) else 0
@@ -63,8 +69,8 @@ class VectorFile:
         Rows after `first_row` were never committed and are overwritten. Raises `OSError` if the disk fails, after the
         file is cut to `first_row` again.
         """
-        offset = first_row * self.row_bytes
-        if not first_row:
+        begin = offset = self._offset(first_row)
+        if not offset:
             self._create()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -76,7 +82,7 @@ class VectorFile:
                     offset, data = offset + written, data[written:]
                 os.fsync(descriptor)
             except OSError:
-                os.ftruncate(descriptor, first_row * self.row_bytes)
+                os.ftruncate(descriptor, begin)
                 raise
         finally:
             os.close(descriptor)
@@ -86,7 +92,7 @@ class VectorFile:
         numbers = np.asarray(rows, dtype=np.int64)
         if not len(numbers):
             return np.empty((0, self.dimension), dtype=_STORED)
-        return self._mapped(int(numbers.max()) + 1)[numbers]
+        return self._mapped(int(numbers.max()) + 1, int(numbers.min()))[numbers - self.first_row]
 
     def blocks(self, rows: Rows, size: int | None = None) -> Iterable[tuple[Rows, Float16]]:
         """Yield the given rows in blocks of `size`: row numbers (N,) and values (N, dimension). This bounds memory.
@@ -98,7 +104,7 @@ class VectorFile:
             block = rows[start : start + size]
             first, last = int(block[0]), int(block[-1])
             if last - first + 1 == len(block) and (np.diff(block) == 1).all():
-                yield block, self._mapped(last + 1)[first : last + 1]
+                yield block, self._mapped(last + 1, first)[first - self.first_row : last + 1 - self.first_row]
             else:
                 yield block, self.read(block)
 
@@ -119,11 +125,13 @@ class VectorFile:
         values = np.empty((len(rows), self.dimension), _STORED)
         if not len(rows):
             return values
+        if rows[0] < self.first_row:
+            raise self._too_short()
         runs = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
         try:
             with self.path.open("rb", buffering=0) as file:
                 for start, stop in itertools.pairwise(runs):
-                    file.seek(int(rows[start]) * self.row_bytes)
+                    file.seek(self._offset(int(rows[start])))
                     if file.readinto(values[start:stop]) != (stop - start) * self.row_bytes:  # type: ignore[arg-type]
                         raise self._too_short()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -132,16 +140,16 @@ class VectorFile:
             raise read_error(self.path, error) from error
         return values
 
-    def extend_with_zeros(self, row_count: int) -> None:
-        """Make the file at least `row_count` rows long, to repair one that was cut; replace what is not a file."""
+    def extend_with_zeros(self, end_row: int) -> None:
+        """Make the file hold all rows before `end_row`, to repair one that was cut; replace what is not a file."""
         if not self.path.parent.is_dir():
             remove(self.path.parent)
         if not self.path.is_file():
             remove(self.path)
         self._create()
         with self.path.open("ab") as file:
-            if file.tell() < row_count * self.row_bytes:
-                file.truncate(row_count * self.row_bytes)
+            if file.tell() < self._offset(end_row):
+                file.truncate(self._offset(end_row))
                 os.fsync(file.fileno())
 
     def _create(self) -> None:
@@ -151,6 +159,10 @@ class VectorFile:
             self.path.touch()
             sync_folder(self.path.parent)
 
+    def _offset(self, row: int) -> int:
+        """Return the position of a row in the file, in bytes."""
+        return (row - self.first_row) * self.row_bytes
+
     def _too_short(self) -> CollectionError:
         return CollectionError(
             f"{self.path} is shorter than the catalog says",
@@ -158,11 +170,14 @@ class VectorFile:
             "again.",
         )
 
-    def _mapped(self, row_count: int) -> Float16:
-        """Return at least the first `row_count` rows as a view of the file, which stays mapped for the next call."""
+    def _mapped(self, end_row: int, lowest: int) -> Float16:
+        """Return at least the rows before `end_row` as a view of the file, which stays mapped for the next call.
+
+        Raises `CollectionError` if they cannot be read, or if the file begins after the row `lowest`.
+        """
         status, kept = self._status(), self._kept
-        present = self._size_in_rows(status)
-        if status is None or present < row_count:
+        row_count, present = end_row - self.first_row, self._size_in_rows(status)
+        if status is None or present < row_count or lowest < self.first_row:
             raise self._too_short()
         file_id = (status.st_dev, status.st_ino)
         # Reading beyond the end of the file would crash, so a map that is longer than the file is replaced.

@@ -20,6 +20,8 @@ from .collection_list import CollectionList, collection_paths
 _COLLECT_GARBAGE_SECONDS = 10
 _RETRY_ENCODER_SECONDS = 60
 """An encoder that cannot be used is tried again after this time."""
+_reopening = threading.Lock()
+"""Held to open a collection, so that only one visitor opens an upgraded one again."""
 _log = logging.getLogger("pixmatcher.web")
 
 
@@ -48,9 +50,14 @@ def open_collection(path: Path) -> Collection:
         status = (path / CATALOG_NAME).stat()
     except OSError as error:
         raise CollectionMissingError(path) from error
-    # A collection that was deleted and created again is another one.
+    # A collection that was deleted and created again is another one; an upgraded one has other embeddings.
     identity = (status.st_dev, status.st_ino)
-    collection = _open_once(str(path), identity)
+    with _reopening:
+        collection = _open_once(str(path), identity)
+        if collection.upgraded:
+            _warm_up.clear(str(path), identity)
+            _open_once.clear(str(path), identity)
+            collection = _open_once(str(path), identity)
     _warm_up(str(path), identity).join()
     return collection
 

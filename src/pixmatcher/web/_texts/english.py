@@ -48,9 +48,11 @@ ENGLISH = {
     "error_encoder": "{detail}",
     "error_locked": "{detail}",
     "error_other": "{detail}",
+    "error_outdated": "{detail}",
     "error_query": "{detail}",
     "error_source": "{detail}",
     "error_storage": "{detail}",
+    "error_upgraded": "This collection has just been upgraded: reload the page.",
     "exact": "Exact search",
     "exact_help": "Compares the query with every image. A fast search compares it with the most likely images only, "
     "and misses few.",

@@ -50,9 +50,12 @@ FRENCH = {
     "error_encoder": "Cet encodeur n'est pas utilisable ici. ({detail})",
     "error_locked": "Un autre programme écrit dans cette collection : réessayez quand il aura terminé. ({detail})",
     "error_other": "L'opération a échoué. ({detail})",
+    "error_outdated": "Cette collection a été créée avec une autre version de son encodeur : "
+    "mettez-la à niveau avec la commande indiquée ici. ({detail})",
     "error_query": "Cette recherche n'est pas possible ici. ({detail})",
     "error_source": "La source à indexer ne peut pas être lue. ({detail})",
     "error_storage": "Le disque est plein ou défaillant : libérez de l'espace et recommencez. ({detail})",
+    "error_upgraded": "Cette collection vient d'être mise à niveau : rechargez la page.",
     "exact": "Recherche exacte",
     "exact_help": "Compare la requête à toutes les images. Une recherche rapide ne la compare qu'aux images les plus "
     "probables, et en manque peu.",

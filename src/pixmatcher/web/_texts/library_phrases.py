@@ -5,7 +5,9 @@ from __future__ import annotations
 from ...errors import (
     CollectionError,
     CollectionLockedError,
+    CollectionUpgradedError,
     EncoderError,
+    OutdatedCollectionError,
     PixMatcherError,
     QueryError,
     SourceError,
@@ -15,6 +17,8 @@ from ...errors import (
 ERROR_TEXTS: tuple[tuple[type[PixMatcherError], str], ...] = (
     (CollectionLockedError, "error_locked"),
     (StorageError, "error_storage"),
+    (CollectionUpgradedError, "error_upgraded"),
+    (OutdatedCollectionError, "error_outdated"),
     (CollectionError, "error_collection"),
     (EncoderError, "error_encoder"),
     (SourceError, "error_source"),

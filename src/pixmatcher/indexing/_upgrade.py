@@ -1,0 +1,251 @@
+"""The pipeline of `upgrade`: all images of a collection are encoded by other encoders, with the stages of `index`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .._cores import usable_cores
+from .._progress import ProgressCallback
+from ..collection import Collection, Failure, Reencoding
+from ..encoders import Encoder, Runtime, load_encoders, load_recorded, with_encoders
+from ..errors import (
+    CollectionLockedError,
+    CollectionUpgradedError,
+    OutdatedCollectionError,
+    SourceError,
+)
+from ..images import DEFAULT_MAX_PIXELS
+from ..records import EncoderRecord, Space
+from ..sources import Entry, HoldsEmbeddings, Source, open_source
+from ._compare import missing_source
+from ._encode import EncodeOptions, load_for_run
+from ._report import IndexReport
+from ._stages import Counter, Stages, Workers
+
+_log = logging.getLogger("pixmatcher.indexing")
+
+
+@dataclass
+class UpgradeReport:
+    """The result of `upgrade`."""
+
+    collection: Path
+    encoders: tuple[EncoderRecord, ...] = ()
+    """The encoders that the collection has after the upgrade, also if that is not finished yet."""
+    needed: bool = True
+    """Whether there was anything to do."""
+    finished: bool = False
+    """Whether the collection answers with the new embeddings."""
+    total: int = 0
+    """The number of items in the collection."""
+    encoded: int = 0
+    """How many items got a new embedding in this run."""
+    continued: int = 0
+    """How many items had one from an earlier run."""
+    removed: int = 0
+    """How many items were removed, because their images are missing."""
+    missing: list[Failure] = field(default_factory=list)
+    """The images that could not be read or encoded, each with the reason."""
+    seconds: float = 0.0
+
+
+def upgrade(
+    collection: str | os.PathLike[str] | None = None,
+    *,
+    encoders: Sequence[str | Encoder] | None = None,
+    sources: Sequence[Source] = (),
+    without_missing: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    allow_private: bool = False,
+    workers: int | None = None,
+    runtime: Runtime | None = None,
+    progress: ProgressCallback | None = None,
+) -> UpgradeReport:
+    """Replace all embeddings of a collection by those of other encoders, or of another version of its encoders.
+
+    Searches go on with the old embeddings until all images are encoded. Then the new ones replace them in one step.
+    Ids, labels, captions, dates, failures, thumbnails and maps stay. Everything that is encoded stays when the run is
+    interrupted; the next call with the same encoders continues from there. An image whose file has changed is encoded
+    as it is now, and its item gets the new content at the end; if the collection has an unchanged copy of it, the next
+    `index` run does that. New files are not added. Embeddings of an encoder that stays are copied.
+
+    Arguments:
+        collection: The folder of the collection, by default the nearest one at or above the current folder.
+        encoders: Names or encoder objects, by default those of an upgrade that is not finished, else those that the
+            collection has, in the version that is available here.
+        sources: The source objects that were given to `index`; sources that have a spec are opened by it.
+        without_missing: Whether to finish also if images cannot be read, and remove them from the collection. Otherwise
+            the upgrade stays unfinished, and continues when it is called again.
+        max_pixels: Larger images are not decoded and count as missing.
+        allow_private: Whether URLs of private and loopback addresses may be fetched.
+        workers: The number of threads that decode and encode, by default the number of usable cores.
+        runtime: How the encoders run.
+        progress: Called with the number of images that are done, then with the rows of an index that is trained.
+
+    Raises `CollectionError`, `CollectionLockedError`, `StorageError` or `EncoderError` if the upgrade cannot start or
+    continue; `SourceError` if the collection has saved embeddings, which cannot be encoded.
+    """
+    started = time.monotonic()
+    runtime = with_encoders(runtime, [encoder for encoder in encoders or () if not isinstance(encoder, str)])
+    workers = max(1, workers or usable_cores())
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
+        Collection.open(collection or Collection.find()) as target,
+    ):
+        target.begin_writing()
+        report = UpgradeReport(target.path, target.encoders, total=len(target))
+        loaded = _encoders_to_use(target, encoders, runtime)
+        opened, lost = _open_sources(target, sources, loaded) if loaded else ([], [])
+        reencoding = target.begin_upgrade(loaded) if loaded else None
+        if reencoding is None:
+            report.needed, report.finished = False, True
+            report.seconds = time.monotonic() - started
+            return report
+        report.encoders = reencoding.encoders
+        report.continued = reencoding.done_count()
+        options = EncodeOptions(max_pixels, reencoding.has_thumbnails, allow_private)
+        run = _Run(reencoding, opened, options, Workers(executor, workers), progress)
+        new = [encoder for encoder in loaded if any(space.name in reencoding.new_spaces for space in encoder.spaces)]
+        executor.submit(load_for_run, new)
+        run.list_sources(lost)
+        if new:
+            run.encode(reencoding.begin_round, new, reencoding.new_spaces)
+        else:
+            reencoding.copy_all()
+        run.encode(reencoding.begin_last_round, loaded, reencoding.spaces)
+        done = reencoding.done_count()
+        report.encoded = done - report.continued
+        report.missing = reencoding.missing()
+        if not report.missing or (without_missing and done):
+            report.removed = reencoding.finish(remove_missing=without_missing)
+            report.finished, report.total = True, len(target)
+    if report.finished:
+        _build_indexes(report.collection, progress)
+    report.seconds = time.monotonic() - started
+    _log.info(
+        "Upgrade of %s in %.2f s: %d encoded, %d before, %d missing, finished: %s",
+        report.collection,
+        report.seconds,
+        report.encoded,
+        report.continued,
+        len(report.missing),
+        report.finished,
+    )
+    return report
+
+
+def _encoders_to_use(
+    collection: Collection, encoders: Sequence[str | Encoder] | None, runtime: Runtime | None
+) -> list[Encoder]:
+    """Return the encoders of the upgrade, loaded; [] if none are named and the collection needs no others."""
+    if encoders is not None:
+        return load_encoders(encoders, runtime)
+    records = collection.unfinished_encoders()
+    if not records:
+        records = collection.encoders
+        try:
+            load_recorded(records, runtime)
+        except OutdatedCollectionError:
+            pass
+        else:
+            return []
+    given = {encoder.name: encoder for encoder in (runtime.encoders if runtime is not None else ())}
+    return load_encoders([given.get(record.name, record.name) for record in records], runtime)
+
+
+def _open_sources(
+    collection: Collection, given: Sequence[Source], encoders: Sequence[Encoder]
+) -> tuple[list[Source], list[Failure]]:
+    """Open the sources of images that exist, unless they are `given`; return them, and a failure for each other one.
+
+    Raises `SourceError` if one holds saved embeddings, and the collection does not have all of these encoders.
+    """
+    opened, lost = list[Source](), list[Failure]()
+    records = [EncoderRecord(encoder.name, encoder.fingerprint, tuple(encoder.spaces)) for encoder in encoders]
+    known = all(record in collection.encoders for record in records)
+    objects = {source.spec: source for source in given}
+    for spec in collection.sources():
+        try:
+            source = objects[spec] if spec in objects else open_source(spec)
+        except SourceError as error:
+            lost.append(missing_source(spec, error))
+            continue
+        if isinstance(source, HoldsEmbeddings):
+            if known:
+                continue
+            raise SourceError(
+                f"{spec} holds saved embeddings, which cannot be encoded: remove it with `pixmatcher forget`, or index "
+                "the images into another collection."
+            )
+        opened.append(source)
+    return opened, lost
+
+
+def _entries(source: Source, failures: list[Failure]) -> Iterator[Entry]:
+    """Yield the entries that a source lists, and note in `failures` what it cannot read."""
+    for found in source.scan():
+        if isinstance(found, Entry):
+            yield found
+        else:
+            failures.append(Failure(found.uri, found.reason, found.detail))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a round stores: the spaces whose embeddings it makes, and the thumbnails."""
+
+    spaces: Mapping[str, Space]
+    reencoding: Reencoding
+
+    def thumbnail(self, content_hash: str) -> bytes | None:
+        return self.reencoding.thumbnail(content_hash)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The encoding of the images of some sources in one call of `upgrade`."""
+
+    reencoding: Reencoding
+    sources: Sequence[Source]
+    options: EncodeOptions
+    workers: Workers
+    progress: ProgressCallback | None
+
+    def list_sources(self, lost: Sequence[Failure]) -> None:
+        """Give the entries of the sources to `reencoding`, and what cannot be read: `lost` sources and more."""
+        failures = [*lost]
+        for source in self.sources:
+            try:
+                self.reencoding.add_entries(source.spec, _entries(source, failures))
+            except SourceError as error:
+                failures.append(Failure(source.spec, "source cannot be read", str(error)))
+        self.reencoding.record_failures("", failures)
+
+    def encode(self, begin_round: Callable[[], int], encoders: Sequence[Encoder], spaces: Mapping[str, Space]) -> None:
+        """Encode the images of a round, and of further ones until `begin_round` returns 0."""
+        place = _Place(spaces, self.reencoding)
+        stages = Stages(place, self.reencoding, encoders, self.options, self.workers)
+        report = IndexReport(self.reencoding.path)
+        if pending := begin_round():
+            counter = Counter(pending, self.progress, "Upgrading")
+            while pending:
+                for source in self.sources:
+                    stages.run(source, report, counter)
+                counter.grow(pending := begin_round())
+
+
+def _build_indexes(path: Path, progress: ProgressCallback | None) -> None:
+    """Delete the files of the former embeddings and build the indexes, unless another process writes: that one will."""
+    with (
+        contextlib.suppress(CollectionLockedError, CollectionUpgradedError),
+        Collection.open(path) as collection,
+    ):
+        collection.begin_writing()
+        collection.update_indexes(progress=progress)
