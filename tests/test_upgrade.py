@@ -287,9 +287,15 @@ def test_embeddings_of_an_encoder_that_stays_are_copied(indexed: Path, tiny: Tin
     assert file_names(indexed) == names_of_edition(2, ("visual", "semantic"))
 
 
+def test_no_encoders_means_those_of_the_collection(indexed: Path, new: NewTiny) -> None:
+    release(new)
+    report = upgrade(indexed, encoders=[])
+    assert (report.needed, report.finished) == (True, True)
+
+
 def test_nothing_to_do(indexed: Path, tiny: TinyEncoder) -> None:
     before, encoded = file_names(indexed), tiny.encoded
-    for options in ({}, {"encoders": ["tiny"]}):
+    for options in ({}, {"encoders": []}, {"encoders": ["tiny"]}):
         report = upgrade(indexed, **options)  # type: ignore[arg-type]
         assert (report.needed, report.finished, report.encoded) == (False, True, 0)
     assert tiny.encoded == encoded
@@ -367,6 +373,47 @@ def test_an_unmounted_disk_removes_nothing(tmp_path: Path, photos: Path, tiny: T
     check(tmp_path / "c", new)
 
 
+def test_a_missing_source_is_not_removed_with_single_missing_images(
+    tmp_path: Path, photos: Path, tiny: TinyEncoder, new: NewTiny
+) -> None:
+    """Neither beside a source that can be read, nor after a run that encoded some of its images."""
+    other, path = tmp_path / "other", tmp_path / "c"
+    paint_many(other, 5, first=50)
+    index([photos, other], path, encoders=["tiny"])
+    release(new)
+    (photos / "00003.png").unlink()
+    other.rename(tmp_path / "aside")
+    report = upgrade(path, without_missing=True)
+    assert (report.finished, report.encoded, report.removed, report.total) == (False, 20, 0, 26)
+    assert (len(report.missing), report.missing_sources) == (6, [str(other)])
+    photos.rename(tmp_path / "photos aside")
+    (tmp_path / "aside").rename(other)
+    report = upgrade(path, without_missing=True)
+    assert (report.finished, report.encoded, report.removed) == (False, 5, 0)
+    assert report.missing_sources == [str(photos)]
+    (tmp_path / "photos aside").rename(photos)
+    other.rename(tmp_path / "aside")  # its images have been encoded
+    report = upgrade(path, without_missing=True)
+    assert (report.finished, report.encoded, report.removed, report.missing_sources) == (True, 0, 1, [])
+    (tmp_path / "aside").rename(other)
+    assert len(check(path, new)) == 25
+
+
+def test_a_missing_source_can_be_forgotten(tmp_path: Path, photos: Path, tiny: TinyEncoder, new: NewTiny) -> None:
+    other, path = tmp_path / "other", tmp_path / "c"
+    paint_many(other, 5, first=50)
+    index([photos, other], path, encoders=["tiny"])
+    shutil.rmtree(other)
+    other.mkdir()  # an empty mount point
+    release(new)
+    assert upgrade(path).missing_sources == [str(other)]
+    with Collection.open(path) as collection:
+        assert collection.forget(other) == 5
+    report = upgrade(path)
+    assert (report.finished, report.encoded, report.continued) == (True, 0, 21)
+    check(path, new)
+
+
 def test_a_changed_image_is_encoded_as_it_is_now(indexed: Path, new: NewTiny) -> None:
     paint(indexed / "00004.png", 444, size=(64, 48))
     paint(indexed / "00006.png", 7)  # now the same as another image
@@ -379,7 +426,10 @@ def test_a_changed_image_is_encoded_as_it_is_now(indexed: Path, new: NewTiny) ->
 
 
 def test_a_changed_copy_of_another_image_waits_for_the_next_index_run(indexed: Path, new: NewTiny) -> None:
-    paint(indexed / "copy.png", 445)
+    names = ["00001.png", "copy.png"]
+    with Collection.open(indexed) as collection:
+        ids = {name: item.id for item in collection.items() if (name := Path(item.uri).name) in names}
+    paint(indexed / max(names, key=ids.__getitem__), 445)  # of two copies, the first one is read
     release(new)
     assert upgrade(indexed).encoded == 21
     with Collection.open(indexed) as collection:
@@ -812,9 +862,13 @@ def older(tmp_path: Path) -> Path:
     folder = tmp_path / "my photos"
     paint_many(folder, 6)
     index(folder)
-    manifest = folder / ".pixmatcher" / "collection.json"
-    manifest.write_text(manifest.read_text().replace(encoders.load_encoder().fingerprint, "former"))
+    make_older(folder / ".pixmatcher")
     return folder
+
+
+def make_older(collection: Path) -> None:
+    manifest = collection / "collection.json"
+    manifest.write_text(manifest.read_text().replace(encoders.load_encoder().fingerprint, "former"))
 
 
 def test_the_command(older: Path) -> None:
@@ -842,6 +896,18 @@ def test_the_command(older: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "needs no upgrade: its encoders are lite" in done.stdout
     assert "not finished" not in cli("info", "-c", older).stdout
+
+
+def test_the_command_without_missing_sources(tmp_path: Path) -> None:
+    photos, path = tmp_path / "photos", tmp_path / "c"
+    paint_many(photos, 3)
+    index(photos, path)
+    make_older(path)
+    photos.rename(tmp_path / "aside")
+    done = cli("upgrade", "-c", path, "--without-missing")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"These sources cannot be read at all: {photos}. `pixmatcher forget` removes them" in done.stdout
+    assert "--without-missing" not in done.stdout
 
 
 def test_the_command_without_missing_images(older: Path) -> None:

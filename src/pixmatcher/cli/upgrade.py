@@ -88,7 +88,10 @@ def print_report(report: UpgradeReport) -> None:
         print(f"The encoders are now {printable(names)}.")
         return
     call = f"pixmatcher upgrade -c {shlex.quote(str(report.collection))}"
-    if report.encoded + report.continued:
+    if report.missing_sources:
+        names = printable(", ".join(report.missing_sources))
+        other = f". These sources cannot be read at all: {names}. `pixmatcher forget` removes them with their images."
+    elif report.encoded + report.continued:
         other = f", or run `{printable(call)} --without-missing` to finish and remove them from the collection."
     else:
         other = "; no image at all can be read: is their disk mounted?"

@@ -186,6 +186,15 @@ class Reencoding:
             missing.append(replace(next(iter(reasons), lost), uri=uri))
         return missing
 
+    def missing_sources(self) -> list[str]:
+        """Return the sources that cannot be read at all and have an item without a new embedding."""
+        found = self._catalog.query(
+            "SELECT DISTINCT source_id FROM items "
+            "WHERE NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id)"
+        )
+        ids = {source_id for (source_id,) in found}
+        return [spec for spec, source_id in self._source_ids.items() if source_id in ids and spec in self._failures]
+
     # What indexing needs of a store and of a comparison
 
     def known_contents(self, content_hashes: Sequence[str]) -> set[str]:

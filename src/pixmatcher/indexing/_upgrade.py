@@ -24,7 +24,7 @@ from ..errors import (
 from ..images import DEFAULT_MAX_PIXELS
 from ..records import EncoderRecord, Space
 from ..sources import Entry, HoldsEmbeddings, Source, open_source
-from ._compare import missing_source
+from ._compare import IF_MISSING, missing_source
 from ._encode import EncodeOptions, load_for_run
 from ._report import IndexReport
 from ._stages import Counter, Stages, Workers
@@ -53,6 +53,8 @@ class UpgradeReport:
     """How many items were removed, because their images are missing."""
     missing: list[Failure] = field(default_factory=list)
     """The images that could not be read or encoded, each with the reason."""
+    missing_sources: list[str] = field(default_factory=list)
+    """Sources that cannot be read at all, such as those on a disk that is not connected, and have missing images."""
     seconds: float = 0.0
 
 
@@ -82,7 +84,8 @@ def upgrade(
             collection has, in the version that is available here.
         sources: The source objects that were given to `index`; sources that have a spec are opened by it.
         without_missing: Whether to finish also if images cannot be read, and remove them from the collection. Otherwise
-            the upgrade stays unfinished, and continues when it is called again.
+            the upgrade stays unfinished, and continues when it is called again. It also stays unfinished if no image
+            can be read, or if a source with missing images cannot be read at all: `Collection.forget` removes it.
         max_pixels: Larger images are not decoded and count as missing.
         allow_private: Whether URLs of private and loopback addresses may be fetched.
         workers: The number of threads that decode and encode, by default the number of usable cores.
@@ -122,8 +125,8 @@ def upgrade(
         run.encode(reencoding.begin_last_round, loaded, reencoding.spaces)
         done = reencoding.done_count()
         report.encoded = done - report.continued
-        report.missing = reencoding.missing()
-        if not report.missing or (without_missing and done):
+        report.missing, report.missing_sources = reencoding.missing(), reencoding.missing_sources()
+        if not report.missing or (without_missing and done and not report.missing_sources):
             report.removed = reencoding.finish(remove_missing=without_missing)
             report.finished, report.total = True, len(target)
     if report.finished:
@@ -145,7 +148,7 @@ def _encoders_to_use(
     collection: Collection, encoders: Sequence[str | Encoder] | None, runtime: Runtime | None
 ) -> list[Encoder]:
     """Return the encoders of the upgrade, loaded; [] if none are named and the collection needs no others."""
-    if encoders is not None:
+    if encoders:
         return load_encoders(encoders, runtime)
     records = collection.unfinished_encoders()
     if not records:
@@ -189,12 +192,20 @@ def _open_sources(
 
 
 def _entries(source: Source, failures: list[Failure]) -> Iterator[Entry]:
-    """Yield the entries that a source lists, and note in `failures` what it cannot read."""
-    for found in source.scan():
-        if isinstance(found, Entry):
-            yield found
-        else:
-            failures.append(Failure(found.uri, found.reason, found.detail))
+    """Yield the entries that a source lists, and note in `failures` what cannot be read: parts of it, or all of it."""
+    empty = True
+    try:
+        for found in source.scan():
+            if isinstance(found, Entry):
+                empty = False
+                yield found
+            else:
+                failures.append(Failure(found.uri, found.reason, found.detail))
+    except SourceError as error:
+        failures.append(Failure(source.spec, "source cannot be read", str(error)))
+    else:
+        if empty:  # perhaps the mount point of a disk
+            failures.append(Failure(source.spec, "no images any more", IF_MISSING))
 
 
 @dataclass(frozen=True)
@@ -222,10 +233,7 @@ class _Run:
         """Give the entries of the sources to `reencoding`, and what cannot be read: `lost` sources and more."""
         failures = [*lost]
         for source in self.sources:
-            try:
-                self.reencoding.add_entries(source.spec, _entries(source, failures))
-            except SourceError as error:
-                failures.append(Failure(source.spec, "source cannot be read", str(error)))
+            self.reencoding.add_entries(source.spec, _entries(source, failures))
         self.reencoding.record_failures("", failures)
 
     def encode(self, begin_round: Callable[[], int], encoders: Sequence[Encoder], spaces: Mapping[str, Space]) -> None:
