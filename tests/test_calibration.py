@@ -122,6 +122,9 @@ def test_the_fit_ends_for_any_scores() -> None:
     assert falling.probability(0.9) == pytest.approx(0.5)
     equal = fit_calibration(np.full(8, 0.4), np.arange(8) < 2)
     assert equal.probability(0.4) == pytest.approx((2 * 3 / 4 + 6 / 8) / 8)  # the mean of the targets of Platt
+    for score, number in ((0.7, 7), (0.1, 1000)):
+        rounded = fit_calibration(np.full(number, score), np.arange(number) < 2)  # their mean is not exactly the score
+        assert abs(rounded.slope) < 1e-6
     huge = fit_calibration(1e6 * np.array([1.0, 2.0, 3.0, 4.0]), np.array([False, True, False, True]))
     assert np.isfinite([huge.slope, huge.intercept]).all()
     for right in (True, False):
@@ -276,6 +279,31 @@ def test_texts_are_left_out_without_their_encoder(labelled: Path) -> None:
         assert [each.kind for each in calibrate(collection, "words")] == ["image"]
 
 
+def test_texts_that_cannot_be_queries_are_left_out(labelled: Path) -> None:
+    class Reader(WordEncoder):
+        def reads_text(self, text: str) -> bool:
+            return text.isascii()
+
+    runtime = _runtime(Reader())
+    with Collection.open(labelled) as collection:
+        before = calibrate(collection, "words", runtime=runtime)
+        names = ["кошка", " \u2003 ", "long " * 3000]
+        collection.add([Item(f"/l{n}.jpg", label=name) for n, name in enumerate(names)], {"words": np.zeros((3, 40))})
+        after = calibrate(collection, "words", runtime=runtime)
+        assert [each.queries for each in after if each.kind == "text"] == [LABELS]
+        assert after == before
+        queries = []
+        tune_index = collection.indexes.tune
+
+        def recorded(*arguments: object, **options: object) -> object:
+            queries.append(options["queries"])
+            return tune_index(*arguments, **options)  # type: ignore[arg-type]
+
+        collection.indexes.tune = recorded  # type: ignore[method-assign, assignment]
+        tune(collection, "words", runtime=runtime)
+    assert queries[0].shape == (LABELS, DIMENSION)
+
+
 def test_hits_without_a_label_are_neither_right_nor_wrong(labelled: Path, words: WordEncoder) -> None:
     with Collection.open(labelled) as collection:
         before = calibrate(collection, "words", runtime=_runtime(words))
@@ -322,6 +350,17 @@ def test_a_store_without_calibrations_has_those_of_the_encoder(labelled: Path, w
         collection.set_calibrations("words", {"text": Calibration(5.0, 0.0)})
         store = OtherStore(collection)
         assert search(store, "thing 3", encoders=[words]).calibration == Calibration(4, 0)  # type: ignore[arg-type]
+
+
+def test_a_store_that_names_no_encoder_finds_similar_items(labelled: Path) -> None:
+    class OtherStore:
+        def __init__(self, collection: Collection) -> None:
+            self.path, self.encoders, self.spaces = collection.path, (), collection.spaces
+            self.search, self.embeddings = collection.search, collection.embeddings
+
+    with Collection.open(labelled) as collection:
+        result = search_similar(OtherStore(collection), 5)  # type: ignore[arg-type]
+    assert (result.hits[0].item.id, result.probabilities, result.weak) == (5, None, False)
 
 
 def test_an_older_collection_is_read_without_and_migrated_by_tune(labelled: Path, words: WordEncoder) -> None:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from .._progress import Progress, ProgressCallback
 from ..collection import Collection, Hit, Item
 from ..encoders import Runtime
-from ..errors import PixMatcherError, UnreadableTextError
+from ..errors import PixMatcherError, QueryError
 from ..records import WEAK_BELOW, Calibration, QueryKind
 from ..searching import Query, embed_query
 from ..searching.options import DEFAULT_RESULTS
@@ -49,6 +49,8 @@ _COPIES = 12
 _MOST_WEAK = 0.05
 """The greatest share of queries with a right best hit that are weak."""
 _LEAST_SKILL = 0.05
+_LEAST_SPREAD = 1e-9
+"""Scores that differ by less, as a share of the largest, differ by the rounding of a computation only."""
 _RIDGE = 1e-3
 _NEWTON_STEPS = 50
 
@@ -67,7 +69,9 @@ def fit_calibration(scores: Floats, right: Bools, weights: Floats | None = None)
     weights = weights * (len(scores) / weights.sum())
     positive, negative = weights[right].sum(), weights[~right].sum()
     targets = np.where(right, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    spread = scores.std() or 1.0
+    spread = scores.std()
+    if spread <= _LEAST_SPREAD * np.abs(scores).max():
+        spread = 1.0
     columns = np.column_stack([(scores - scores.mean()) / spread, np.ones(len(scores))])
     fitted = _newton(columns, targets, weights, np.array([0.0, np.log((positive + 1) / (negative + 1))]))
     if fitted[0] < 0:  # scores that say nothing, or less
@@ -300,18 +304,31 @@ def _text_hits(
         right_of = _captions(collection)
     if len(right_of) < MIN_QUERIES:
         return JudgedHits.of(())
-    judged: list[tuple[str, list[float], list[bool]]] = []
-    for done, (text, is_right) in enumerate(right_of.items(), start=1):
-        try:
-            vector = embed_query(Query(text), collection.encoders, space=space, runtime=runtime).vector
-        except UnreadableTextError:
-            continue
-        except PixMatcherError:  # the encoder cannot be used
-            return JudgedHits.of(())
-        judged.append(_judged(text, collection.search(vector, space=space, k=DEFAULT_RESULTS), is_right))
+    judged = []
+    vectors = text_vectors(right_of, collection, space, runtime)
+    for done, (text, vector) in enumerate(vectors.items(), start=1):
+        judged.append(_judged(text, collection.search(vector, space=space, k=DEFAULT_RESULTS), right_of[text]))
         if progress:
-            progress(Progress("Calibrating", done, len(right_of), "queries"))
+            progress(Progress("Calibrating", done, len(vectors), "queries"))
     return JudgedHits.of(judged)
+
+
+def text_vectors(
+    texts: Iterable[str], collection: Collection, space: str, runtime: Runtime | None
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the vector (dimension,) of each text that can be a query; {} if the encoder of the space cannot be used.
+
+    A text that is blank, too long, or that the encoder cannot read, is left out.
+    """
+    vectors = {}
+    for text in texts:
+        try:
+            vectors[text] = embed_query(Query(text), collection.encoders, space=space, runtime=runtime).vector
+        except QueryError:
+            continue
+        except PixMatcherError:
+            return {}
+    return vectors
 
 
 def _captions(collection: Collection) -> dict[str, Callable[[Item], bool | None]]:

@@ -16,9 +16,7 @@ from .._plots import check_plot_path, save_figure
 from .._progress import ProgressCallback
 from ..collection import Collection
 from ..encoders import Runtime
-from ..errors import PixMatcherError
-from ..searching import Query, embed_query
-from .calibration import SpaceCalibration, calibrate, draw_reliability
+from .calibration import SpaceCalibration, calibrate, draw_reliability, text_vectors
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -196,8 +194,5 @@ def _text_queries(collection: Collection, space: str, runtime: Runtime | None) -
     texts = list(dict.fromkeys(texts))[:_MAX_TEXTS]
     if len(texts) < _MIN_TEXTS:
         return None
-    try:
-        vectors = [embed_query(Query(text), collection.encoders, space=space, runtime=runtime).vector for text in texts]
-    except PixMatcherError:
-        return None
-    return np.stack(vectors)
+    vectors = text_vectors(texts, collection, space, runtime)
+    return np.stack([*vectors.values()]) if vectors else None

@@ -25,5 +25,7 @@ def calibration_of(
     own: Callable[[], Calibrations] | None = getattr(collection, "calibrations", None)
     if own is not None and (found := own().get(space, {}).get(kind)) is not None:
         return found
-    record = next(record for record in collection.encoders if any(each.name == space for each in record.spaces))
-    return recorded_calibrations(record, runtime).get(space, {}).get(kind)
+    for record in collection.encoders:
+        if any(each.name == space for each in record.spaces):
+            return recorded_calibrations(record, runtime).get(space, {}).get(kind)
+    return None  # a store need not name an encoder for a search by its own embeddings
