@@ -17,7 +17,7 @@ import pytest
 from conftest import cli, paint
 from pixmatcher import Collection, Item, PixMatcherError, Query, QueryError, Recipe, Space, index, load_encoder, search
 from pixmatcher.encoders import load_encoders
-from pixmatcher.errors import UnreadableTextError
+from pixmatcher.errors import EncoderError, UnreadableTextError
 from pixmatcher.evaluation.calibration import (
     JudgedHits,
     calibrate,
@@ -493,6 +493,21 @@ def test_an_encoder_that_reads_the_text_answers_instead(tmp_path: Path) -> None:
         alone = search(collection, "thing 1", SearchOptions(space="words"), encoders=[silent, other])
         assert alone.hits == []
         assert "a language that the encoder reads" in alone.note
+
+
+def test_an_encoder_that_cannot_be_used_is_named_before_a_text_that_another_cannot_read(tmp_path: Path) -> None:
+    class Silent(WordEncoder):
+        def reads_text(self, text: str) -> bool:
+            return False
+
+    missing, silent = WordEncoder(name="missing"), Silent()
+    with Collection.create(tmp_path / "c", load_encoders([missing, silent])) as collection:
+        collection.add([Item("/a.jpg", content_hash="a")], {name: vectors_of([1]) for name in collection.spaces})
+        with pytest.raises(EncoderError, match=r"None of the encoders .* made with the encoder missing"):
+            search(collection, "thing 1", encoders=[silent])
+        beside = search(collection, Query("thing 1", PHOTOS / "cat.jpg"), encoders=[silent])
+        assert "words cannot read this text" in beside.note
+        assert "missing cannot be used here" in beside.note
 
 
 def test_tune_on_the_command_line(tmp_path: Path) -> None:

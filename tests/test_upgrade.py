@@ -19,6 +19,7 @@ import pytest
 
 from conftest import TinyEncoder, cli, fill_up, paint, paint_many
 from pixmatcher import (
+    Calibration,
     Collection,
     CollectionError,
     CollectionLockedError,
@@ -243,6 +244,20 @@ def test_other_encoders(indexed: Path, new: NewTiny, tiny: TinyEncoder) -> None:
     Other.fingerprint = "own-2"
     with Collection.open(indexed) as collection, pytest.raises(OutdatedCollectionError, match=r"pixmatcher\.upgrade\("):
         search(collection, "a text", encoders=[own])
+
+
+def test_calibrations_of_other_encoders_end(indexed: Path, tiny: TinyEncoder) -> None:
+    """Also if both have the same fingerprint and a space of the same name."""
+    same = type("Same", (TinyEncoder,), {"name": "same"})()
+    found = {"text": Calibration(5.0, 1.0)}
+    with Collection.open(indexed) as collection:
+        collection.set_calibrations("semantic", found)  # type: ignore[arg-type]
+    assert upgrade(indexed, encoders=["tiny", same]).finished
+    with Collection.open(indexed) as collection:
+        assert collection.calibrations() == {"semantic": found}
+    assert upgrade(indexed, encoders=[same]).finished
+    with Collection.open(indexed) as collection:
+        assert collection.calibrations() == {}
 
 
 class Own(TinyEncoder):
@@ -884,7 +899,7 @@ def test_the_command(older: Path) -> None:
     assert "5 encoded, 1 missing" in done.stdout
     assert "00002.png: missing" in done.stdout
     assert f"run `{command}` again, or run `{command} --without-missing`" in done.stdout
-    assert "upgrade     to lite, not finished" in cli("info", "-c", older).stdout
+    assert f"upgrade     to lite, not finished: run `{command}` again" in cli("info", "-c", older).stdout
     (older.parent / "aside.png").rename(older / "00002.png")
     done = cli("upgrade", "-c", older)
     assert (done.returncode, done.stderr) == (0, "")

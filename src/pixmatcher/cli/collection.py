@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,7 +43,8 @@ def info_command(collection: CollectionOption = None) -> None:
         ]
         if unfinished := opened.unfinished_encoders():
             names = ", ".join(record.name for record in unfinished)
-            pairs.append(("upgrade", f"to {names}, not finished: run `pixmatcher upgrade` again"))
+            command = f"pixmatcher upgrade -c {shlex.quote(str(opened.path))}"
+            pairs.append(("upgrade", f"to {names}, not finished: run `{command}` again"))
     print_pairs(pairs)
     print_failures(failures)
 

@@ -365,6 +365,8 @@ class Reencoding:
             "generation = generation + 1",
             (first_row,),
         )
+        # Encoders of other packages may have the same fingerprint.
+        run("DELETE FROM calibrations WHERE space NOT IN (SELECT value FROM json_each(?))", (json.dumps(self._kept),))
         make_current(catalog, self._following, first_row)
         logger.info("%s has the embeddings of %s", self.path, ", ".join(e.name for e in self.encoders))
         return removed

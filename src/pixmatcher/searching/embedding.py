@@ -75,9 +75,9 @@ def embed_query(
     next one is used, and the result has a `fallback`; so if it cannot read the text. A text beside an image that no
     encoder can read is left out, and the result is `unreadable`.
 
-    Raises `UnreadableTextError` if no encoder can read a text alone, `EncoderError` if no encoder can be used,
-    `QueryError` if no space fits the query or the text is not valid Unicode, `InvalidImageError` if the image cannot be
-    used.
+    Raises `UnreadableTextError` if the preferred encoder cannot read a text alone, nor can another one answer;
+    `EncoderError` if the preferred encoder cannot be used otherwise, nor can another one answer; `QueryError` if no
+    space fits the query or the text is not valid Unicode; `InvalidImageError` if the image cannot be used.
     """
     candidates = _image_spaces(encoders, space) if query.text is None else _text_spaces(encoders, space)
     errors: dict[str, PixMatcherError] = {}
@@ -91,14 +91,12 @@ def embed_query(
             continue
         fallbacks = [EncoderFallback(name, record.name, _root_error(error)) for name, error in errors.items()]
         return EmbeddedQuery(chosen.name, vector, record.name, fallbacks[0] if fallbacks else None, _kind(query))
-    for reason in errors.values():
-        if isinstance(reason, UnreadableTextError):
-            if query.image is None:
-                raise reason
-            embedded = embed_query(replace(query, text=None), encoders, space=space, runtime=runtime)
-            return replace(embedded, unreadable=reason)
     first, *others = errors.values()
-    if not others:
+    unreadable = next((error for error in (first, *others) if isinstance(error, UnreadableTextError)), None)
+    if unreadable is not None and query.image is not None:
+        embedded = embed_query(replace(query, text=None), encoders, space=space, runtime=runtime)
+        return replace(embedded, unreadable=unreadable)
+    if not others or first is unreadable:
         raise first
     raise EncoderError(f"None of the encoders of this collection can be used here. {first}") from first
 
