@@ -109,6 +109,7 @@ def upgrade(
         reencoding = target.begin_upgrade(loaded) if loaded else None
         if reencoding is None:
             report.needed, report.finished = False, True
+            target.update_indexes(progress=progress)  # a run may have been stopped before its end
             report.seconds = time.monotonic() - started
             return report
         report.encoders = reencoding.encoders
