@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -412,6 +413,29 @@ def test_a_missing_source_is_not_removed_with_single_missing_images(
     assert (report.finished, report.encoded, report.removed, report.missing_sources) == (True, 0, 1, [])
     (tmp_path / "aside").rename(other)
     assert len(check(path, new)) == 25
+
+
+def test_a_source_that_cannot_be_listed_completely_loses_nothing(
+    tmp_path: Path, tiny: TinyEncoder, new: NewTiny
+) -> None:
+    from pixmatcher.sources import Entry
+    from test_thumbnails import GivenEntries
+
+    class Interrupted(GivenEntries):
+        def scan(self) -> Iterator[Entry]:
+            yield self.entries[0]
+            raise SourceError("The list ends here: get it again.")
+
+    entries = [Entry(str(paint(tmp_path / f"{seed}.png", seed)), "1") for seed in range(3)]
+    given, path = GivenEntries(*entries), tmp_path / "c"
+    index(given, path, encoders=["tiny"])
+    release(new)
+    report = upgrade(path, sources=[Interrupted(*entries)], without_missing=True)
+    assert (report.finished, report.encoded, report.removed) == (False, 1, 0)
+    assert {failure.detail for failure in report.missing} == {"The list ends here: get it again."}
+    assert not upgrade(path, without_missing=True).finished  # without the object
+    assert upgrade(path, sources=[given]).finished
+    check(path, new)
 
 
 def test_a_missing_source_can_be_forgotten(tmp_path: Path, photos: Path, tiny: TinyEncoder, new: NewTiny) -> None:
@@ -921,7 +945,7 @@ def test_the_command_without_missing_sources(tmp_path: Path) -> None:
     photos.rename(tmp_path / "aside")
     done = cli("upgrade", "-c", path, "--without-missing")
     assert (done.returncode, done.stderr) == (1, "")
-    assert f"These sources cannot be read at all: {photos}. `pixmatcher forget` removes them" in done.stdout
+    assert f"These sources are empty or cannot be read: {photos}. `pixmatcher forget` removes them" in done.stdout
     assert "--without-missing" not in done.stdout
 
 

@@ -90,7 +90,9 @@ def print_report(report: UpgradeReport) -> None:
     call = f"pixmatcher upgrade -c {shlex.quote(str(report.collection))}"
     if report.missing_sources:
         names = printable(", ".join(report.missing_sources))
-        other = f". These sources cannot be read at all: {names}. `pixmatcher forget` removes them with their images."
+        other = (
+            f". These sources are empty or cannot be read: {names}. `pixmatcher forget` removes them with their images."
+        )
     elif report.encoded + report.continued:
         other = f", or run `{printable(call)} --without-missing` to finish and remove them from the collection."
     else:

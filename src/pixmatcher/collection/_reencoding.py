@@ -186,14 +186,14 @@ class Reencoding:
             missing.append(replace(next(iter(reasons), lost), uri=uri))
         return missing
 
-    def missing_sources(self) -> list[str]:
-        """Return the sources that cannot be read at all and have an item without a new embedding."""
+    def sources_of_missing(self) -> list[str]:
+        """Return the sources that have an item without a new embedding."""
         found = self._catalog.query(
             "SELECT DISTINCT source_id FROM items "
             "WHERE NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id)"
         )
         ids = {source_id for (source_id,) in found}
-        return [spec for spec, source_id in self._source_ids.items() if source_id in ids and spec in self._failures]
+        return [spec for spec, source_id in self._source_ids.items() if source_id in ids]
 
     # What indexing needs of a store and of a comparison
 

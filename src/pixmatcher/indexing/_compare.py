@@ -37,13 +37,12 @@ def compare_sources(
     Raises `SourceError` if the only source cannot be read.
     """
     started = time.monotonic()
-    listings = {spec: _Listing() for spec in sources}
+    listings = {spec: Listing() for spec in sources}
     for spec, source in sources.items():
         listing = listings[spec]
-        comparison.add_entries(spec, _list_entries(source, listing, alone=len(sources) == 1))
-        unknown = any(u.contents_unknown and u.uri == spec for u in listing.unusable)
-        if not (listing.count or unknown or _may_be_empty(source, collection)) and comparison.item_count(spec):
-            listing.unusable.append(Unusable(source.spec, "no images any more", IF_MISSING, contents_unknown=True))
+        comparison.add_entries(spec, list_entries(source, listing, alone=len(sources) == 1))
+        if listing.count == 0 and not _may_be_empty(source, collection) and comparison.item_count(spec):
+            listing.note_empty(spec)
         _log.info("%s lists %d entries, %d cannot be used", spec, listing.count, len(listing.unusable))
     unknown_uris = [(spec, u.uri) for spec, listing in listings.items() for u in listing.unusable if u.contents_unknown]
     result = comparison.compare(
@@ -73,14 +72,23 @@ def compare_sources(
 
 
 @dataclass
-class _Listing:
+class Listing:
     """What a source lists: the number of its entries, and what is unusable."""
 
     count: int = 0
     unusable: list[Unusable] = field(default_factory=list)
 
+    def unreadable(self, spec: str) -> bool:
+        """Return whether nothing is known of what the source of this spec holds, or of a part that is not named."""
+        return any(found.contents_unknown and found.uri == spec for found in self.unusable)
 
-def _list_entries(source: Source, listing: _Listing, *, alone: bool) -> Iterator[Entry]:
+    def note_empty(self, spec: str) -> None:
+        """Note that a source without entries had images before, unless it is known why it has none."""
+        if not self.unreadable(spec):
+            self.unusable.append(Unusable(spec, "no images any more", IF_MISSING, contents_unknown=True))
+
+
+def list_entries(source: Source, listing: Listing, *, alone: bool) -> Iterator[Entry]:
     """Yield the entries of a source and note them in `listing`.
 
     Raises `SourceError` if the source cannot be read and is the only one.

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,8 @@ from ..errors import (
 )
 from ..images import DEFAULT_MAX_PIXELS
 from ..records import EncoderRecord, Space
-from ..sources import Entry, HoldsEmbeddings, Source, open_source
-from ._compare import IF_MISSING, missing_source
+from ..sources import HoldsEmbeddings, Source, open_source
+from ._compare import Listing, list_entries, missing_source
 from ._encode import EncodeOptions, load_for_run
 from ._report import IndexReport
 from ._stages import Counter, Stages, Workers
@@ -54,7 +54,7 @@ class UpgradeReport:
     missing: list[Failure] = field(default_factory=list)
     """The images that could not be read or encoded, each with the reason."""
     missing_sources: list[str] = field(default_factory=list)
-    """Sources that cannot be read at all, such as those on a disk that is not connected, and have missing images."""
+    """Sources with missing images that are empty or cannot be read, such as those on a disk that is not connected."""
     seconds: float = 0.0
 
 
@@ -85,7 +85,7 @@ def upgrade(
         sources: The source objects that were given to `index`; sources that have a spec are opened by it.
         without_missing: Whether to finish also if images cannot be read, and remove them from the collection. Otherwise
             the upgrade stays unfinished, and continues when it is called again. It also stays unfinished if no image
-            can be read, or if a source with missing images cannot be read at all: `Collection.forget` removes it.
+            can be read, or if a source with missing images is empty or cannot be read: `Collection.forget` removes it.
         max_pixels: Larger images are not decoded and count as missing.
         allow_private: Whether URLs of private and loopback addresses may be fetched.
         workers: The number of threads that decode and encode, by default the number of usable cores.
@@ -118,7 +118,7 @@ def upgrade(
         run = _Run(reencoding, opened, options, Workers(executor, workers), progress)
         new = [encoder for encoder in loaded if any(space.name in reencoding.new_spaces for space in encoder.spaces)]
         executor.submit(load_for_run, new)
-        run.list_sources(lost)
+        unreadable = run.list_sources(lost)
         if new:
             run.encode(reencoding.begin_round, new, reencoding.new_spaces)
         else:
@@ -126,7 +126,8 @@ def upgrade(
         run.encode(reencoding.begin_last_round, loaded, reencoding.spaces)
         done = reencoding.done_count()
         report.encoded = done - report.continued
-        report.missing, report.missing_sources = reencoding.missing(), reencoding.missing_sources()
+        report.missing = reencoding.missing()
+        report.missing_sources = [spec for spec in reencoding.sources_of_missing() if spec in unreadable]
         if not report.missing or (without_missing and done and not report.missing_sources):
             report.removed = reencoding.finish(remove_missing=without_missing)
             report.finished, report.total = True, len(target)
@@ -192,23 +193,6 @@ def _open_sources(
     return opened, lost
 
 
-def _entries(source: Source, failures: list[Failure]) -> Iterator[Entry]:
-    """Yield the entries that a source lists, and note in `failures` what cannot be read: parts of it, or all of it."""
-    empty = True
-    try:
-        for found in source.scan():
-            if isinstance(found, Entry):
-                empty = False
-                yield found
-            else:
-                failures.append(Failure(found.uri, found.reason, found.detail))
-    except SourceError as error:
-        failures.append(Failure(source.spec, "source cannot be read", str(error)))
-    else:
-        if empty:  # perhaps the mount point of a disk
-            failures.append(Failure(source.spec, "no images any more", IF_MISSING))
-
-
 @dataclass(frozen=True)
 class _Place:
     """Where a round stores: the spaces whose embeddings it makes, and the thumbnails."""
@@ -230,12 +214,22 @@ class _Run:
     workers: Workers
     progress: ProgressCallback | None
 
-    def list_sources(self, lost: Sequence[Failure]) -> None:
-        """Give the entries of the sources to `reencoding`, and what cannot be read: `lost` sources and more."""
-        failures = [*lost]
+    def list_sources(self, lost: Sequence[Failure]) -> set[str]:
+        """Give the entries of the sources to `reencoding`, and what cannot be read: `lost` sources and more.
+
+        Return the specs of the sources that are empty or cannot be read at all.
+        """
+        failures, unreadable = [*lost], {failure.uri for failure in lost}
         for source in self.sources:
-            self.reencoding.add_entries(source.spec, _entries(source, failures))
+            listing, spec = Listing(), source.spec
+            self.reencoding.add_entries(spec, list_entries(source, listing, alone=False))
+            if not listing.count:
+                listing.note_empty(spec)
+            if listing.unreadable(spec):
+                unreadable.add(spec)
+            failures += [Failure(found.uri, found.reason, found.detail) for found in listing.unusable]
         self.reencoding.record_failures("", failures)
+        return unreadable
 
     def encode(self, begin_round: Callable[[], int], encoders: Sequence[Encoder], spaces: Mapping[str, Space]) -> None:
         """Encode the images of a round, and of further ones until `begin_round` returns 0."""
