@@ -25,6 +25,7 @@ from pixmatcher import (
     CollectionError,
     CollectionLockedError,
     CollectionUpgradedError,
+    EncoderError,
     Item,
     OutdatedCollectionError,
     Query,
@@ -702,6 +703,8 @@ def test_an_upgrade_to_others_replaces_an_unfinished_one(indexed: Path, tiny: Ti
     other = type("Other", (TinyEncoder,), {"name": "other", "fingerprint": "other-1"})()
     report = upgrade(indexed, encoders=[other])
     assert (report.finished, report.continued, report.encoded) == (False, 0, 20)
+    with pytest.raises(EncoderError, match=r"an unfinished upgrade to the encoders other\. Unknown encoder"):
+        upgrade(indexed)
     assert "vectors/colour.1.f16" not in file_names(indexed)
     release(tiny)
     # The encoders that it has: the unfinished upgrade ends.

@@ -18,6 +18,7 @@ from ..encoders import Encoder, Runtime, load_encoders, load_recorded, with_enco
 from ..errors import (
     CollectionLockedError,
     CollectionUpgradedError,
+    EncoderError,
     OutdatedCollectionError,
     SourceError,
 )
@@ -152,9 +153,9 @@ def _encoders_to_use(
     """Return the encoders of the upgrade, loaded; [] if none are named and the collection needs no others."""
     if encoders:
         return load_encoders(encoders, runtime)
-    records = collection.unfinished_encoders()
-    if not records:
-        records = collection.encoders
+    unfinished = collection.unfinished_encoders()
+    records = unfinished or collection.encoders
+    if not unfinished:
         try:
             load_recorded(records, runtime)
         except OutdatedCollectionError:
@@ -162,7 +163,13 @@ def _encoders_to_use(
         else:
             return []
     given = {encoder.name: encoder for encoder in (runtime.encoders if runtime is not None else ())}
-    return load_encoders([given.get(record.name, record.name) for record in records], runtime)
+    try:
+        return load_encoders([given.get(record.name, record.name) for record in records], runtime)
+    except EncoderError as error:
+        if not unfinished:
+            raise
+        names = ", ".join(record.name for record in unfinished)
+        raise EncoderError(f"The collection has an unfinished upgrade to the encoders {names}. {error}") from error
 
 
 def _open_sources(
