@@ -512,6 +512,12 @@ def test_saved_embeddings_cannot_be_encoded(tmp_path: Path, tiny: TinyEncoder, n
     assert not upgrade(tmp_path / "c").needed
 
 
+def test_no_upgrade_is_advised_for_a_collection_that_does_not_exist(tmp_path: Path, tiny: TinyEncoder) -> None:
+    np.save(tmp_path / "e.npy", np.eye(48, dtype=np.float32)[:5])
+    with pytest.raises(CollectionError, match=r"name another collection with -c\.$"):
+        index(f"arrays:{tmp_path / 'e.npy'}?encoder=tiny", tmp_path / "c", encoders=["lite"])
+
+
 def test_items_without_a_source_are_missing(tmp_path: Path, tiny: TinyEncoder, new: NewTiny) -> None:
     with Collection.create(tmp_path / "c", [tiny]) as collection:
         values = {"visual": np.ones((2, 48)), "semantic": np.ones((2, 24))}

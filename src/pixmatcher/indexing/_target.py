@@ -87,7 +87,7 @@ def _open_or_create(
             logger.debug("Another process has created %s", path)
     existing = Collection.open(path)
     try:
-        _check_encoders(existing.path, existing.encoders, encoders, saved)
+        _check_encoders(existing.path, existing.encoders, encoders, saved, can_upgrade=True)
     except CollectionError:
         existing.close()
         raise
@@ -112,15 +112,21 @@ def _check_encoders(
     records: Sequence[EncoderRecord],
     encoders: Sequence[str | Encoder] | None,
     saved: Sequence[HoldsEmbeddings],
+    *,
+    can_upgrade: bool = False,
 ) -> None:
-    """Raise `CollectionError` if a collection with the encoders `records` cannot take the requested sources."""
+    """Raise `CollectionError` if a collection with the encoders `records` cannot take the requested sources.
+
+    `can_upgrade` says whether the command `upgrade` can give it others: it is a folder that exists.
+    """
     names = [record.name for record in records]
-    if encoders is not None and [*dict.fromkeys(map(full_name, encoders))] != names:
-        wanted = " ".join(f"--encoder {shlex.quote(name)}" for name in dict.fromkeys(map(full_name, encoders)))
-        raise CollectionError(
-            f"{path} was made with the encoders {', '.join(names)}: name another collection with -c, or change its "
-            f"encoders with `pixmatcher upgrade -c {shlex.quote(str(path))} {wanted}`."
-        )
+    wanted = [*dict.fromkeys(map(full_name, encoders))] if encoders is not None else names
+    if wanted != names:
+        remedy = "name another collection with -c"
+        if can_upgrade:
+            options = " ".join(f"--encoder {shlex.quote(name)}" for name in wanted)
+            remedy += f", or change its encoders with `pixmatcher upgrade -c {shlex.quote(str(path))} {options}`"
+        raise CollectionError(f"{path} was made with the encoders {', '.join(names)}", f"{remedy}.")
     for source in saved:
         offered = {record.name: record for record in source.describes}
         for record in records:
