@@ -274,6 +274,21 @@ def test_a_collection_with_too_little_stays_without(tmp_path: Path, words: WordE
         assert collection.calibrations() == {}
 
 
+def test_a_calibration_that_the_labels_do_not_confirm_is_removed(labelled: Path, words: WordEncoder) -> None:
+    rng = np.random.default_rng(5)
+    with Collection.open(labelled) as collection:
+        collection.set_calibrations("words", {"text": Calibration(5.0, 0.0)})
+        assert [each.kind for each in calibrate(collection, "words", runtime=_runtime(words))] == ["text", "image"]
+        items = list(collection.items())
+        labels = [f"n{number}" for number in rng.permutation(np.arange(len(items)) % LABELS)]
+        changed = [replace(item, label=label) for item, label in zip(items, labels, strict=True)]
+        collection.add(changed, {"words": collection.embeddings([item.id for item in items], "words")})
+        assert calibrate(collection, "words") == []  # without the encoder of the texts
+        assert set(collection.calibrations()["words"]) == {"text"}
+        assert calibrate(collection, "words", runtime=_runtime(words)) == []
+        assert collection.calibrations() == {}
+
+
 def test_texts_are_left_out_without_their_encoder(labelled: Path) -> None:
     with Collection.open(labelled) as collection:
         assert [each.kind for each in calibrate(collection, "words")] == ["image"]

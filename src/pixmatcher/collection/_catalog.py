@@ -358,14 +358,20 @@ class Catalog(Database):
 
     # Calibrations
 
-    def put_calibrations(self, space: str, fingerprint: str, calibrations: Mapping[QueryKind, Calibration]) -> None:
-        """Store the calibrations of a space for kinds of queries; those of other kinds stay."""
+    def put_calibrations(
+        self, space: str, fingerprint: str, calibrations: Mapping[QueryKind, Calibration | None]
+    ) -> None:
+        """Store calibrations of a space for kinds of queries, or remove one with None; those of other kinds stay."""
         self.connection.executemany(
-            "INSERT OR REPLACE INTO calibrations (space, kind, fingerprint, slope, intercept, weak_below) "
+            "DELETE FROM calibrations WHERE space = ? AND kind = ?", [(space, kind) for kind in calibrations]
+        )
+        self.connection.executemany(
+            "INSERT INTO calibrations (space, kind, fingerprint, slope, intercept, weak_below) "
             "VALUES (?, ?, ?, ?, ?, ?)",
             [
                 (space, kind, fingerprint, each.slope, each.intercept, each.weak_below)
                 for kind, each in calibrations.items()
+                if each is not None
             ],
         )
 

@@ -219,8 +219,8 @@ class Collection:
         with self._catalog.reading():
             return self._catalog.calibrations({space: self._fingerprint(space) for space in self.spaces})
 
-    def set_calibrations(self, space: str, calibrations: Mapping[QueryKind, Calibration]) -> None:
-        """Store calibrations of a space; those of other kinds of queries stay.
+    def set_calibrations(self, space: str, calibrations: Mapping[QueryKind, Calibration | None]) -> None:
+        """Store calibrations of a space, or remove that of a kind of queries with None; those of other kinds stay.
 
         Raises `CollectionError` if the space does not exist.
         """

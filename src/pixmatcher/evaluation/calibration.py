@@ -270,23 +270,23 @@ def calibrate(
 
     Texts are names of labels, or captions if there are few labels; images are items of the collection with a label. A
     kind with fewer than 20 queries, or only right or only wrong hits, is left out, and so are texts if no encoder can
-    embed them. A kind whose scores say next to nothing about right and wrong is left out too: its cross-validated Brier
-    score is less than 5 % better than without scores. Raises `CollectionError` if the space does not exist,
-    `CollectionLockedError` if another process writes.
+    embed them. A kind whose scores say next to nothing about right and wrong (its cross-validated Brier score is less
+    than 5 % better than without scores) is left out too, and a former calibration of it is removed. Raises
+    `CollectionError` if the space does not exist, `CollectionLockedError` if another process writes.
     """
     judged: dict[QueryKind, JudgedHits] = {}
     with collection.snapshot():
         if collection.spaces[space].text:
             judged["text"] = _text_hits(collection, space, runtime, progress)
         judged["image"] = _image_hits(collection, space, progress)
-    found = []
+    found: dict[QueryKind, SpaceCalibration | None] = {}
     for kind, hits in judged.items():
-        measured = cross_validate(hits) if hits.usable else None
-        if measured is not None and measured.skill >= _LEAST_SKILL:
-            found.append(SpaceCalibration(space, kind, len(hits.groups), fit_hits(hits), measured))
+        if hits.usable and (measured := cross_validate(hits)) is not None:
+            good = measured.skill >= _LEAST_SKILL
+            found[kind] = SpaceCalibration(space, kind, len(hits.groups), fit_hits(hits), measured) if good else None
     if found:
-        collection.set_calibrations(space, {each.kind: each.calibration for each in found})
-    return found
+        collection.set_calibrations(space, {kind: each.calibration if each else None for kind, each in found.items()})
+    return [each for each in found.values() if each]
 
 
 def _text_hits(
