@@ -304,6 +304,22 @@ def test_embeddings_of_an_encoder_that_stays_are_copied(indexed: Path, tiny: Tin
     assert file_names(indexed) == names_of_edition(2, ("visual", "semantic"))
 
 
+def test_no_embedding_can_be_copied(tmp_path: Path, tiny: TinyEncoder) -> None:
+    """All images have changed, or the embeddings of all are damaged."""
+    own, photos = Own(), tmp_path / "photos"
+    paths = paint_many(photos, 3)
+    index(photos, encoders=["tiny"])
+    for seed, path in enumerate(paths):
+        paint(path, 70 + seed)
+    report = upgrade(photos, encoders=["tiny", own])
+    assert (report.finished, report.encoded, tiny.encoded, own.encoded) == (True, 3, 6, 6)
+    vectors = photos / ".pixmatcher" / "vectors" / "visual.1.f16"
+    vectors.write_bytes(b"x" * vectors.stat().st_size)
+    assert upgrade(photos, encoders=["tiny"]).finished
+    assert tiny.encoded == 9
+    check(photos, tiny)
+
+
 def test_no_encoders_means_those_of_the_collection(indexed: Path, new: NewTiny) -> None:
     release(new)
     report = upgrade(indexed, encoders=[])

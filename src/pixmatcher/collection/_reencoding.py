@@ -270,6 +270,8 @@ class Reencoding:
 
     def _store(self, rows: Mapping[int, _NewRow], embeddings: Mapping[str, Float16]) -> None:
         """Store items with their embeddings of all spaces: first the embeddings, then what is known of them."""
+        if not rows:  # none of a batch could be copied
+            return
         first = self._catalog.number("SELECT coalesce(max(place) + 1, 0) FROM reencoded")
         try:
             for name, file in self._vectors.items():
