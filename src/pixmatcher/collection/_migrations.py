@@ -61,7 +61,7 @@ def _add_editions(connection: sqlite3.Connection) -> None:
 def _add_calibrations(connection: sqlite3.Connection) -> None:
     """A collection gets calibrations of its own; each holds only for the encoder of its fingerprint."""
     connection.execute(
-        "CREATE TABLE calibrations (space TEXT NOT NULL, kind TEXT NOT NULL, fingerprint TEXT NOT NULL, "
+        "CREATE TABLE IF NOT EXISTS calibrations (space TEXT NOT NULL, kind TEXT NOT NULL, fingerprint TEXT NOT NULL, "
         "slope REAL NOT NULL, intercept REAL NOT NULL, weak_below REAL NOT NULL, PRIMARY KEY (space, kind))"
     )
 
