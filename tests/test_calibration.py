@@ -427,7 +427,7 @@ def test_lite_is_calibrated(photos: Path) -> None:
             assert not result.weak
             assert Path(result.hits[0].item.uri).name == "cat.jpg"
             assert result.probabilities is not None
-            assert result.probabilities[0] > 0.8
+            assert result.probabilities[0] > 0.5
         both = search(collection, Query("a cat", photos / "horse.jpg"))
         assert both.probabilities is None
         assert "weak" not in both.as_json()

@@ -1,10 +1,9 @@
-"""Measure `lite` with texts that name no class, made from WordNet and Tiny ImageNet, because there are no captions.
+"""Measure `lite` with texts about the classes of Tiny ImageNet that name no class, made from WordNet.
 
     build-lite/bin/python tools/judge_lite.py --data tiny-imagenet-mini.zip
 
 Run it in the environment of `build_lite.py`. Each result is a mean precision@10 among the `val` images, with the half
-width of its 95 % interval over the texts. Images of the classes that a text means are right. To measure unknown
-classes, `semantic` is fitted again without them, for a tenth of the classes at a time.
+width of its 95 % interval over the texts. Images of the classes that a text means are right.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ import numpy.typing as npt
 from build_lite import Class, Floats
 
 from pixmatcher.encoders import lite
+from pixmatcher.encoders.lite._lexicon import singulars, words
 from pixmatcher.evaluation import best_columns, precision_at
 
-FOLDS = 10
 SENTENCES_OF_A_NAME = 15
 GREATEST_GROUP = 100
 
@@ -79,9 +78,9 @@ def sentences(folder: Path, wordnet: lite_words.WordNet, classes: list[Class]) -
     for part in ("noun", "verb", "adj", "adv"):
         text = (folder / f"data.{part}").read_text("latin-1")
         for example in re.findall(r'"([^"\n]+)"', text):
-            words = lite.words(example)
-            grams = {" ".join(words[at : at + n]) for at in range(len(words)) for n in (1, 2, 3)}
-            named = {name for gram in grams for name in lite.singulars(gram) if name in targets}
+            found = words(example)
+            grams = {" ".join(found[at : at + n]) for at in range(len(found)) for n in (1, 2, 3)}
+            named = {name for gram in grams for name in singulars(gram) if name in targets}
             if 4 <= len(example.split()) <= 15 and len(named) == 1:
                 (name,) = named
                 taken[name] += 1
@@ -90,10 +89,10 @@ def sentences(folder: Path, wordnet: lite_words.WordNet, classes: list[Class]) -
 
 
 def precisions(
-    texts: list[Query], naming: lite.TextVectors, embedded: Floats, images: Floats, labels: lite_quality.Labels
+    texts: list[Query], encoder: lite.LiteEncoder, images: Floats, labels: lite_quality.Labels
 ) -> npt.NDArray[np.float64]:
-    """Return the precision@10 of each text among `images` (N, D) of `semantic`; `embedded` are the text embeddings."""
-    vectors = np.stack([naming.embed(one.text, own) for one, own in zip(texts, embedded, strict=True)])
+    """Return the precision@10 of each text among `images` (N, D) of `semantic`."""
+    vectors = encoder.encode_texts([one.text for one in texts])["semantic"]
     right = np.stack([np.isin(labels, list(one.meant)) for one in texts])
     best = best_columns(vectors @ images.T, lite_quality.NEAREST)
     return precision_at(np.take_along_axis(right, best, 1), lite_quality.NEAREST)
@@ -108,47 +107,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=lite_quality.DEFAULT_DATA, help="tiny-imagenet-mini.zip")
     parser.add_argument("--wordnet", type=Path, default=lite_words.FOLDER, help="folder with the files of WordNet 3.0")
+    parser.add_argument("--files", type=Path, default=lite.FILES, help="folder with the files of the encoder")
     arguments = parser.parse_args()
     data, wordnet = lite_quality.TinyImageNet(arguments.data), lite_words.WordNet(arguments.wordnet)
-    classes, synsets = build_lite.read_classes()
     class_names = dict(zip(data.wnids, data.class_names(), strict=True))
-    judged = [one for one in classes if one.synset in class_names]
-    encoder, embed = lite.LiteEncoder(), build_lite.text_embedder(lite.FILES)
+    judged = [one for one in build_lite.read_classes()[0] if one.synset in class_names]
     images, labels = data.part("val")
-    features, logits = lite_quality.network_outputs(encoder.run_network, images)
-    names = [Query(class_names[one.synset], frozenset([one.synset])) for one in judged]
-    definitions = [Query(one.definition, frozenset([one.synset])) for one in judged]
-
+    encoder = lite.LiteEncoder(arguments.files)
+    outputs = build_lite.run_images(lite.open_network(arguments.files / "visual.onnx"), images)
+    vectors = encoder.embed_outputs((outputs.features, outputs.logits, outputs.statistics))["semantic"]
     above = {meant: Query(name, meant) for name, meant in reversed(list(above_classes(wordnet, judged)))}
     narrower = list(below_classes(wordnet, judged))
-    vectors = encoder.embed_outputs(features, logits)["semantic"]
-    with np.load(lite.FILES / "texts.npz", allow_pickle=False) as stored:
-        naming = lite.TextVectors(dict(stored))
     for what, texts in {
-        "names of classes": names,
+        "names of classes": [Query(class_names[one.synset], frozenset([one.synset])) for one in judged],
         "names above classes": list(above.values()),
         "names below classes": [name for name, _ in narrower],
         "definitions below classes": [definition for _, definition in narrower],
+        "definitions of classes": [Query(one.definition, frozenset([one.synset])) for one in judged],
         "sentences": list(sentences(arguments.wordnet, wordnet, judged)),
     }.items():
-        print_mean(what, precisions(texts, naming, embed([one.text for one in texts]), vectors, labels))
-
-    folds = np.random.default_rng(0).permutation(len(judged)) % FOLDS
-    of_names, of_definitions = np.zeros(len(judged)), np.zeros(len(judged))
-    for fold in range(FOLDS):
-        hidden = {one.synset for one, own in zip(judged, folds, strict=True) if own == fold}
-        kept = [number for number, one in enumerate(classes) if one.synset not in hidden]
-        known = logits[:, kept]
-        fitted = build_lite.fit_semantic([classes[number] for number in kept], synsets, wordnet, known, embed)
-        meaning = lite.unit(lite.softmax(known / 2) @ fitted.concepts.astype(np.float32))
-        evidence = build_lite.log_evidence(known, fitted.groups) - fitted.evidence_mean
-        vectors = np.concatenate([meaning, evidence], 1)
-        for texts, into in ((names, of_names), (definitions, of_definitions)):
-            own = [text for text, place in zip(texts, folds, strict=True) if place == fold]
-            embedded = embed([one.text for one in own])
-            into[folds == fold] = precisions(own, lite.TextVectors(fitted.texts), embedded, vectors, labels)
-    print_mean("names of classes left out", of_names)
-    print_mean("definitions of classes left out", of_definitions)
+        print_mean(what, precisions(texts, encoder, vectors, labels))
 
 
 if __name__ == "__main__":

@@ -5,23 +5,20 @@ benchmarks/quality.py measures the complete search.
 
 from __future__ import annotations
 
-import os
 import zipfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pixmatcher.encoders.lite import BATCH_SIZE, RECIPE, LiteEncoder
+from pixmatcher.encoders.lite import LiteEncoder, Outputs
 from pixmatcher.evaluation import best_columns, precision_at
 from pixmatcher.images import Recipe, fit_image, open_image
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.str_]
-Network = Callable[[npt.NDArray[np.uint8]], tuple[Floats, Floats]]
 
 DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data" / "tiny-imagenet-mini.zip"
 ROOT = "tiny-imagenet-200/"
@@ -60,17 +57,6 @@ def prepare(images: Sequence[bytes], recipe: Recipe) -> npt.NDArray[np.uint8]:
     return np.stack([fit_image(open_image(image, min_side=recipe.min_side).image, recipe) for image in images])
 
 
-def network_outputs(run: Network, images: Sequence[bytes]) -> tuple[Floats, Floats]:
-    """Return the features (N, 1280) and logits (N, 1000) of JPEG files by the network `run`, with all cores."""
-
-    def work(start: int) -> tuple[Floats, Floats]:
-        return run(prepare(images[start : start + BATCH_SIZE], RECIPE))
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outputs = list(pool.map(work, range(0, len(images), BATCH_SIZE)))
-    return np.concatenate([features for features, _ in outputs]), np.concatenate([logits for _, logits in outputs])
-
-
 def precision(scores: Floats, of_queries: Labels, of_items: Labels) -> float:
     """Return the mean precision@10 of `scores` (queries, items); higher scores are nearer."""
     relevance = of_items[best_columns(scores, NEAREST)] == of_queries[:, None]
@@ -89,12 +75,12 @@ class Quality:
 def measure(
     encoder: LiteEncoder,
     data: TinyImageNet,
-    train: tuple[Floats, Floats],
-    val: tuple[Floats, Floats],
+    train: Outputs,
+    val: Outputs,
     labels: tuple[Labels, Labels],
 ) -> Quality:
     """Return the quality, given the raw outputs of the network for both parts and their labels (train, val)."""
-    items, queries = encoder.embed_outputs(*train), encoder.embed_outputs(*val)
+    items, queries = encoder.embed_outputs(train), encoder.embed_outputs(val)
     features, query_features = train[0], val[0]
     # Squared distances without the square of the query, which is the same for all items.
     distances = (features**2).sum(1) - 2 * query_features @ features.T

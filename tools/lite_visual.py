@@ -24,10 +24,15 @@ from torch.nn import functional
 SIZE = 260
 CHANNELS, CLASSES = 1280, 1000
 
-PROBABILITY_FLOOR = 1e-3
-"""Added to the probability of a class before its logarithm, so that lower probabilities hardly count."""
-CONCEPT_TEMPERATURE = 2.0
-"""Makes the class probabilities more even, so that not only the most likely class gives the meaning."""
+STATISTICS_OF = (
+    "block4_project",
+    "block5_project_added",
+    "block10_project_added",
+    "block14_project_added",
+    "block19_project_added",
+)
+"""Blocks whose channels are summarised: colours, textures and parts, which the last layer no longer shows."""
+STATISTICS = 2 * (48 + 48 + 88 + 120 + 208)
 # The recipe of EfficientNet-Lite is (pixel - 127) / 128: a pixel is its own quantised value.
 PIXEL_SCALE, PIXEL_ZERO = 1 / 128, 127
 
@@ -234,7 +239,10 @@ def load_network(state: dict[str, torch.Tensor]) -> Network:
 
 
 def write_graph(network: Network, seen: Calibration) -> onnx.ModelProto:
-    """Write the graph: `pixels` uint8 (N, 260, 260, 3) -> `features` (N, 1280), `logits` (N, 1000)."""
+    """Write the graph of pixels uint8 (N, 260, 260, 3).
+
+    It returns `features` (N, 1280), `logits` (N, 1000), and `statistics` (N, 1024) of the channels of some blocks.
+    """
     graph = Writer()
     scales: dict[str, float] = {}
 
@@ -318,69 +326,38 @@ def write_graph(network: Network, seen: Calibration) -> onnx.ModelProto:
         "sums",
     )
     graph.add("Add", [scaled, graph.constant("classifier_bias", network.classifier_bias.numpy())], "logits")
-    return graph.finish(
+    model = graph.finish(
         "efficientnet_lite2",
         {"pixels": (np.uint8, ["n", SIZE, SIZE, 3])},
         {"features": (np.float32, ["n", CHANNELS]), "logits": (np.float32, ["n", CLASSES])},
     )
+    return with_statistics(model)
 
 
-@dataclass(frozen=True)
-class Heads:
-    """The arrays that convert features and logits to embeddings."""
+def with_statistics(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the image network with the output `statistics` (N, 1024), which it may have already.
 
-    projection: npt.NDArray[np.float16]  # (1280, d)
-    offset: npt.NDArray[np.float32]  # (d,)
-    concepts: npt.NDArray[np.float16]  # (1000, k): the meaning of each class
-    groups: npt.NDArray[np.uint8]  # (1000, g): which classes belong to which group
-    evidence_mean: npt.NDArray[np.float32]  # (1000 + g,)
-    scale: float
-
-
-def write_heads(heads: Heads) -> onnx.ModelProto:
-    """Write the graph: `features` (N, 1280), `logits` (N, 1000) -> `visual` (N, d), `semantic` (N, k + 1000 + g).
-
-    `visual` is the projection of the square roots of the features, normalised to length 1. `semantic` has two
-    parts, which are scaled together: the mean of the meanings of the classes, weighted by softened probabilities
-    and normalised to length 1; and the logarithm of the probability of each class and group plus the floor,
-    divided by -log(floor) and centred.
+    They are the mean and the standard deviation over the image of each channel of the blocks `STATISTICS_OF`.
     """
+    if any(output.name == "statistics" for output in model.graph.output):
+        return model
     graph = Writer()
-
-    def number(name: str, value: float) -> str:
-        return graph.constant(name, np.float32(value))
-
-    def single(name: str, value: npt.NDArray[np.float16]) -> str:
-        return graph.add("Cast", [graph.constant(f"{name}_half", value)], name, to=TensorProto.FLOAT)
-
-    offset = graph.constant("offset", heads.offset)
-    # The features are means of outputs of ReLU6, so none is below 0.
-    roots = graph.add("Sqrt", ["features"], "roots")
-    projected = graph.add("Gemm", [roots, single("projection", heads.projection), offset], "projected")
-    graph.add("LpNormalization", [projected], "visual", axis=1, p=2)
-
-    softened = graph.add("Mul", ["logits", number("sharpness", 1 / CONCEPT_TEMPERATURE)], "softened")
-    weights = graph.add("Softmax", [softened], "weights", axis=1)
-    mean = graph.add("MatMul", [weights, single("concepts", heads.concepts)], "mean")
-    meaning = graph.add("LpNormalization", [mean], "meaning", axis=1, p=2)
-
-    probability = graph.add("Softmax", ["logits"], "probability", axis=1)
-    members = graph.add("Cast", [graph.constant("groups", heads.groups)], "members", to=TensorProto.FLOAT)
-    of_groups = graph.add("MatMul", [probability, members], "of_groups")
-    probabilities = graph.add("Concat", [probability, of_groups], "probabilities", axis=1)
-    floored = graph.add("Add", [probabilities, number("floor", PROBABILITY_FLOOR)], "floored")
-    unit = number("unit", -1 / np.log(PROBABILITY_FLOOR))
-    evidence = graph.add("Mul", [graph.add("Log", [floored], "log"), unit], "evidence")
-    evidence_mean = graph.constant("evidence_mean", heads.evidence_mean)
-    centred = graph.add("Sub", [evidence, evidence_mean], "centred")
-
-    both = graph.add("Concat", [meaning, centred], "both", axis=1)
-    graph.add("Mul", [both, number("scale", heads.scale)], "semantic")
-    return graph.finish(
-        "heads",
-        {"features": (np.float32, ["n", CHANNELS]), "logits": (np.float32, ["n", CLASSES])},
-        {
-            "visual": (np.float32, ["n", heads.projection.shape[1]]),
-            "semantic": (np.float32, ["n", heads.concepts.shape[1] + len(heads.evidence_mean)]),
-        },
-    )
+    values = []
+    for name in STATISTICS_OF:
+        # The block is dequantised once more: with one consumer each, its integer kernels stay.
+        ends = [f"{name}_q", f"{name}_scale", f"{name}_zero"]
+        channel = graph.add("DequantizeLinear", ends, f"{name}_values")
+        mean = graph.add("GlobalAveragePool", [channel], f"{name}_mean")
+        squares = graph.add("Mul", [channel, channel], f"{name}_squares")
+        square = graph.add("GlobalAveragePool", [squares], f"{name}_square")
+        variance = graph.add("Sub", [square, graph.add("Mul", [mean, mean], f"{name}_mean_square")], f"{name}_variance")
+        deviation = graph.add("Sqrt", [graph.add("Relu", [variance], f"{name}_positive")], f"{name}_deviation")
+        values += [graph.add("Flatten", [one], f"{one}s") for one in (mean, deviation)]
+    graph.add("Concat", values, "statistics", axis=1)
+    added = onnx.ModelProto()
+    added.CopyFrom(model)
+    added.graph.node.extend(graph.nodes)
+    kind = onnx.TensorProto.FLOAT
+    added.graph.output.append(onnx.helper.make_tensor_value_info("statistics", kind, ["n", STATISTICS]))
+    onnx.checker.check_model(added, full_check=True)
+    return added

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from lite_semantic import softmax
 
-from pixmatcher.encoders import lite
+from pixmatcher.encoders.lite import _lexicon
+from pixmatcher.encoders.onnx.networks import unit
 
 Floats = npt.NDArray[np.float32]
 Row = tuple[tuple[int, int], ...]
@@ -200,7 +202,7 @@ class Classes:
 class Lexicon:
     """What words mean in terms of classes and groups.
 
-    A row has up to `lite.MOST_CLASSES` of them with their shares. What the network knows has the share 1: a class and
+    A row has up to `MOST_CLASSES` of them with their shares. What the network knows has the share 1: a class and
     everything below it in WordNet, a group, or the few classes below a synset in equal parts. Other things
     with a definition get the classes nearest to them, with shares that say how near they are.
     """
@@ -219,7 +221,7 @@ class Lexicon:
         self._rows: dict[Row, int] = {}
         self._by_similarity: dict[str, Row | None] = {}
         self._mean = meanings.mean(0)
-        self._meanings = lite.unit(meanings - self._mean)
+        self._meanings = unit(meanings - self._mean)
         self._definitions = definitions
         self._embed = embed
 
@@ -227,23 +229,23 @@ class Lexicon:
         classes = self._classes
         for one in classes.wordnet.lineage(synset):
             if one in classes.number:
-                return ((classes.number[one], lite.SHARE_UNITS),)
+                return ((classes.number[one], _lexicon.SHARE_UNITS),)
         if synset in self._group:
-            return ((len(classes.synsets) + self._group[synset], lite.SHARE_UNITS),)
+            return ((len(classes.synsets) + self._group[synset], _lexicon.SHARE_UNITS),)
         members = classes.below.get(synset, [])
         if members and len(members) < LEAST_MEMBERS:
-            return tuple((member, lite.SHARE_UNITS // len(members)) for member in members)
+            return tuple((member, _lexicon.SHARE_UNITS // len(members)) for member in members)
         return None
 
     def _like(self, synset: str) -> Row | None:
         if synset not in self._definitions or synset in self._classes.below:
             return None
         if synset not in self._by_similarity:
-            meaning = lite.unit(self._embed([self._definitions[synset]])[0] - self._mean)
+            meaning = unit(self._embed([self._definitions[synset]])[0] - self._mean)
             similarity = self._meanings @ meaning + KINSHIP_WEIGHT * self._classes.kinship(synset)
-            shares = lite.softmax((similarity / SIMILARITY_TEMPERATURE).astype(np.float32))
-            nearest = np.argsort(-shares, kind="stable")[: lite.MOST_CLASSES]
-            row = tuple((int(one), int(shares[one] * lite.SHARE_UNITS)) for one in nearest)
+            shares = softmax((similarity / SIMILARITY_TEMPERATURE).astype(np.float32))
+            nearest = np.argsort(-shares, kind="stable")[: _lexicon.MOST_CLASSES]
+            row = tuple((int(one), int(shares[one] * _lexicon.SHARE_UNITS)) for one in nearest)
             self._by_similarity[synset] = row if shares[nearest].sum() >= MIN_SIMILARITY else None
         return self._by_similarity[synset]
 
@@ -267,21 +269,21 @@ class Lexicon:
             shares: Counter[int] = Counter()
             for row in rows:
                 shares.update({member: share // len(rows) for member, share in row})
-            return tuple(shares.most_common(lite.MOST_CLASSES))
+            return tuple(shares.most_common(_lexicon.MOST_CLASSES))
         for rank, synset, _ in usual:
             if rank <= SIMILAR_RANK and (row := self._like(synset)):
                 return row
         return None
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the arrays that `lite.TextVectors` reads: sorted keys of words, and the rows of the words."""
+        """Return the arrays that `Lexicon` of the encoder reads: sorted keys of words, and the rows of the words."""
         wordnet = self._classes.wordnet
         found: dict[int, tuple[int, int]] = {}
 
         def add(phrase: str, row: int, noun: bool) -> None:
-            words = lite.words(phrase)
-            if 0 < len(words) <= lite.LONGEST_NAME:
-                found.setdefault(lite.word_key(" ".join(words)), (row, noun))
+            words = _lexicon.words(phrase)
+            if 0 < len(words) <= _lexicon.LONGEST_NAME:
+                found.setdefault(_lexicon.word_key(" ".join(words)), (row, noun))
 
         by_word = {}
         for word in sorted(wordnet.senses):
@@ -294,8 +296,8 @@ class Lexicon:
         for plural, singular in wordnet.irregular:
             if singular in by_word and plural not in FUNCTION_WORDS and plural not in wordnet.senses:
                 add(plural, *by_word[singular])
-        members = np.zeros((len(self._rows), lite.MOST_CLASSES), np.int16)
-        shares = np.zeros((len(self._rows), lite.MOST_CLASSES), np.int8)
+        members = np.zeros((len(self._rows), _lexicon.MOST_CLASSES), np.int16)
+        shares = np.zeros((len(self._rows), _lexicon.MOST_CLASSES), np.int8)
         for row, number in self._rows.items():
             for place, (one, share) in enumerate(row):
                 members[number, place], shares[number, place] = one, share
