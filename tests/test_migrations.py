@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from conftest import bound_by_permissions, cli, paint_many
-from pixmatcher import Collection, CollectionError, index, search
+from pixmatcher import Collection, CollectionError, EncoderError, index, search, upgrade
 from pixmatcher.collection._migrations import MIGRATIONS, SCHEMA_VERSION
 from pixmatcher.collection._sqlite_errors import ResultCode, result_code
 from pixmatcher.maps.projection import load_projection
+from pixmatcher.searching import search_similar
 
 SAVED = Path(__file__).parent / "data" / "collection-0.1.0.zip"
 """Made by version 0.1.0, before schemas were numbered: three images, one broken file, and a map by PCA. With it comes
@@ -44,9 +45,10 @@ def columns_of(photos: Path) -> set[str]:
         return {name for _, name, *_ in connection.execute("PRAGMA table_info (items)")}
 
 
-def names(photos: Path, query: str) -> list[str]:
+def names_like(photos: Path, item_id: int) -> list[str]:
+    """Return the images most similar to an item, by the stored embeddings."""
     with Collection.open(photos) as collection:
-        return [os.path.relpath(hit.item.uri, photos) for hit in search(collection, query).hits]
+        return [os.path.relpath(hit.item.uri, photos) for hit in search_similar(collection, item_id).hits]
 
 
 def test_an_old_collection_can_be_read_and_reading_does_not_change_it(photos: Path) -> None:
@@ -69,7 +71,8 @@ def test_an_old_collection_can_be_read_and_reading_does_not_change_it(photos: Pa
             "visual": "exact",
             "semantic": "exact",
         }
-    assert names(photos, "a red square") == ["sub/green.jpg", "blue.webp", "red.png"]
+    assert names_like(photos, 2)[0] == "red.png"
+    assert sorted(names_like(photos, 2)) == ["blue.webp", "red.png", "sub/green.jpg"]
     assert version_of(photos) == 0
 
 
@@ -82,16 +85,27 @@ def test_a_saved_map_is_read(photos: Path) -> None:
 
 
 def test_the_first_write_changes_the_schema_in_place(photos: Path) -> None:
-    before = names(photos, "a red square")
-    report = index(photos)
-    assert (report.unchanged, report.added, report.changed, report.removed) == (3, 0, 0, 0)
-    assert [failure.uri for failure in report.failures] == [str(photos / "broken.jpg")]
+    before = names_like(photos, 2)
+    with Collection.open(photos) as collection:
+        collection.set_label_names({"a": "A"})
     assert version_of(photos) == SCHEMA_VERSION
     assert "details" in columns_of(photos)
-    assert names(photos, "a red square") == before
+    assert names_like(photos, 2) == before
     with Collection.open(photos) as collection:
         assert collection.verify() == []
     assert cli("verify", "-c", photos).returncode == 0
+
+
+def test_an_old_collection_is_upgraded_and_indexed(photos: Path) -> None:
+    with pytest.raises(EncoderError, match="pixmatcher upgrade"):
+        index(photos)
+    assert upgrade(photos).encoded == 3
+    report = index(photos)
+    assert (report.unchanged, report.added, report.changed, report.removed) == (3, 0, 0, 0)
+    assert [failure.uri for failure in report.failures] == [str(photos / "broken.jpg")]
+    with Collection.open(photos) as collection:
+        assert [hit.item.id for hit in search(collection, "a red square").hits]
+        assert collection.verify() == []
 
 
 def test_repair_and_removal_change_the_schema_too(photos: Path) -> None:
@@ -112,8 +126,8 @@ def test_a_read_only_collection_is_read_without_migration(photos: Path, open_fol
     assert done.returncode == 0, done.stderr
     assert "images      3" in done.stdout
     done = cli("search", "a red square", "-c", target, preexec_fn=bound_by_permissions())
-    assert done.returncode == 0, done.stderr
-    assert "green.jpg" in done.stdout
+    assert done.returncode == 2
+    assert f"run `pixmatcher upgrade -c {target / '.pixmatcher'}`" in done.stderr
 
 
 def test_readers_continue_while_the_schema_changes(photos: Path) -> None:

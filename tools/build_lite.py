@@ -34,7 +34,7 @@ import numpy.typing as npt
 import onnx
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "src"), str(HERE.parent / "benchmarks")]
 
 import lite_captions  # noqa: E402
 import lite_heads  # noqa: E402
@@ -44,12 +44,13 @@ import lite_semantic  # noqa: E402
 import lite_textual  # noqa: E402
 import lite_visual  # noqa: E402
 import lite_words  # noqa: E402
+from caption_words import EVERYDAY, is_right  # noqa: E402
 
 from pixmatcher.encoders import lite  # noqa: E402
 from pixmatcher.encoders.lite._lexicon import GROUPS, Lexicon  # noqa: E402
 from pixmatcher.encoders.onnx.networks import unit  # noqa: E402
 from pixmatcher.evaluation import best_columns  # noqa: E402
-from pixmatcher.evaluation.calibration import JudgedHits, cross_validate, fit_hits  # noqa: E402
+from pixmatcher.evaluation.calibration import JudgedHits, Reliability, cross_validate, fit_hits, reliability  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
@@ -531,6 +532,34 @@ def write_heads(
     np.savez_compressed(folder / "lexicon.npz", **namer.lexicon_arrays)
 
 
+def compare_scores(folder: Path, material: Material, *, all_photos: bool) -> None:
+    """Make the scores of different texts comparable: change the files of `write_heads`.
+
+    The ranking of images by a text does not change. The scores of each text on everyday photographs get the mean 0,
+    and spreads that differ less: texts about people have many similar photographs, names of rare things few. It is half
+    of what standard scores (z-scores) would be, with which meaningless texts score as high as others.
+    """
+    encoder = lite.LiteEncoder(folder)
+    images, texts = [], [name for one in read_classes()[0] for name in one.names]
+    for name, photos in (("captioned", material.captioned), ("tagged", material.tagged)):
+        if photos is not None:
+            chosen = np.ones(len(photos.names), bool) if all_photos else ~photos.held_out
+            whole = (material.views or {})[name][0]
+            images.append(encoder.embed_outputs(_triple(replace_rows(whole, chosen)))["semantic"])
+            texts += [own[0] for own, kept in zip(photos.texts, chosen, strict=True) if kept]
+    if not images:
+        images = [encoder.embed_outputs(_triple(material.train))["semantic"]]
+    vectors = encoder.encode_texts(texts[::4])["semantic"]
+    background = lite_heads.Background.of(np.concatenate(images), vectors)
+    heads = onnx.load(folder / "heads.onnx")
+    lite_heads.centre_images(heads, background)
+    (folder / "heads.onnx").write_bytes(heads.SerializeToString())
+    # The word embeddings stay in their own file.
+    network = onnx.load(folder / "textual.onnx", load_external_data=False)
+    lite_heads.scale_texts(network, background)
+    (folder / "textual.onnx").write_bytes(network.SerializeToString())
+
+
 # ---- Measuring ----
 
 
@@ -544,7 +573,8 @@ def judge_held_out(encoder: lite.LiteEncoder, material: Material) -> tuple[dict[
     """Measure an encoder that was fitted without the held-out photographs; return figures and judged first hits.
 
     Captions are measured by the rank of their photograph. Judged are the names of the classes of Tiny ImageNet among
-    its `val` images, the tags of the photographs ("a dog"), and `val` images among 25 `train` images of each class.
+    its `val` images, the tags of the photographs ("a dog"), everyday queries by which captions mention them, and `val`
+    images among 25 `train` images of each class.
     """
     figures: dict[str, object] = {}
     val_labels = material.labels[1]
@@ -557,11 +587,15 @@ def judge_held_out(encoder: lite.LiteEncoder, material: Material) -> tuple[dict[
     synsets = [str(label) for label in np.unique(val_labels)]
     names = encoder.encode_texts([classes[synset] for synset in synsets])["semantic"]
     right = val_labels == np.array(synsets)[:, None]
-    texts = list(first_hits(synsets, names @ val["semantic"].T, right))
+    sets = {"class names": list(first_hits(synsets, names @ val["semantic"].T, right))}
     if material.captioned is not None and material.tagged is not None and material.views is not None:
         photos, chosen = material.captioned, material.captioned.held_out
         images = encoder.embed_outputs(_triple(replace_rows(material.views["captioned"][0], chosen)))["semantic"]
         captions = [(text, row) for row, at in enumerate(np.flatnonzero(chosen)) for text in photos.texts[at]]
+        queries = encoder.encode_texts(list(EVERYDAY))["semantic"]
+        own = [one for one, held in zip(photos.texts, chosen, strict=True) if held]
+        right = np.array([[is_right(texts, groups) for texts in own] for groups in EVERYDAY.values()])
+        sets["everyday queries"] = list(first_hits(EVERYDAY, queries @ images.T, right))
         vectors = encoder.encode_texts([text for text, _ in captions])["semantic"]
         figures["captions"] = {"photographs": int(chosen.sum()), "captions": len(captions)} | recall(
             vectors @ images.T, np.array([row for _, row in captions])
@@ -581,8 +615,15 @@ def judge_held_out(encoder: lite.LiteEncoder, material: Material) -> tuple[dict[
             "tags": len(tags),
             "found in 10": round(float(best.mean()), 4),
         }
-        # Both sets of texts count about the same.
-        texts += list(first_hits(tags, scores, right)) * max(1, round(len(texts) / len(tags)))
+        sets["tags"] = list(first_hits(tags, scores, right))
+    # All sets of texts count about the same.
+    texts = [hit for hits in sets.values() for hit in hits * max(1, round(len(synsets) / len(hits)))]
+    by_set = {name: JudgedHits.of(hits) for name, hits in sets.items()}
+    fitted = fit_hits(JudgedHits.of(texts))
+    figures["calibration of each set of texts"] = {
+        name: _reliability(reliability(fitted.probability(hits.scores), hits.right, hits.weights))
+        for name, hits in by_set.items()
+    }
     return figures, {name: JudgedHits.of(hits) for name, hits in {**judged, "semantic text": texts}.items()}
 
 
@@ -609,11 +650,7 @@ def calibration_of(judged: Mapping[str, JudgedHits]) -> tuple[dict[str, dict[str
         numbers = (fitted.slope, fitted.intercept, fitted.weak_below)
         card.setdefault(space, {})[kind] = [round(number, 4) for number in numbers]
         if measured is not None:
-            figures[name] = {
-                "expected calibration error": round(measured.error, 4),
-                "brier": round(measured.brier, 4),
-                "brier without scores": round(measured.brier_of_mean, 4),
-            }
+            figures[name] = _reliability(measured)
     return card, figures
 
 
@@ -636,6 +673,15 @@ def _captioned_data(photos: Path) -> list[dict[str, str]]:
             "terms": "annotations CC BY 4.0; photographs under the licences of their authors; none is shipped",
         },
     ]
+
+
+def _reliability(measured: Reliability) -> dict[str, float]:
+    return {
+        "right": round(measured.right, 4),
+        "expected calibration error": round(measured.error, 4),
+        "brier": round(measured.brier, 4),
+        "brier without scores": round(measured.brier_of_mean, 4),
+    }
 
 
 def write_card(
@@ -743,6 +789,7 @@ def build(data_path: Path, photos: Path | None, wordnet_folder: Path, folder: Pa
         print("Fitting without the held-out photographs")
         write_heads(trial, material, namer, network, fit_semantic(material, namer, wordnet, all_photos=False))
         write_card(trial, data_path, photos, {}, {})
+        compare_scores(trial, material, all_photos=False)
         held_out, judged = judge_held_out(lite.LiteEncoder(trial), material)
         calibration, figures["calibration, cross-validated"] = calibration_of(judged)
         figures["held-out photographs"] = held_out
@@ -751,6 +798,8 @@ def build(data_path: Path, photos: Path | None, wordnet_folder: Path, folder: Pa
             print("Fitting with all photographs")
         towers = fit_semantic(material, namer, wordnet, all_photos=True)
         write_heads(folder, material, namer, network, towers)
+        write_card(folder, data_path, photos, figures, calibration)
+        compare_scores(folder, material, all_photos=True)
     write_card(folder, data_path, photos, figures, calibration)
     reached = lite_quality.measure(
         lite.LiteEncoder(folder), data, _triple(material.train), _triple(material.val), material.labels

@@ -16,6 +16,9 @@ import torch
 from lite_int8 import Floats, Writer, quantise_rows
 from onnx import TensorProto
 
+BACKGROUND_AXES = 64
+"""Number of directions in which the spread of scores is known."""
+
 
 def _array(tensor: torch.Tensor) -> Floats:
     values: Floats = tensor.detach().numpy().astype(np.float32)
@@ -130,3 +133,64 @@ class ClassNames:
         doubt = lite_semantic.DOUBT**certainty
         result: Floats = doubt * similar + (1 - doubt) / max(certainty, 1e-9) * shares
         return result
+
+
+@dataclass(frozen=True)
+class Background:
+    """How texts score on everyday photographs, so that the scores of different texts can be compared.
+
+    The scores of a text q (768,) have the mean q @ mean and the variance |q @ axes|^2 + rest |q|^2. `usual` is the
+    spread that texts usually have.
+    """
+
+    mean: Floats  # (768,)
+    axes: Floats  # (768, r)
+    rest: float
+    usual: float
+
+    @classmethod
+    def of(cls, images: Floats, texts: Floats) -> Background:
+        """Measure it with embeddings of images (N, 768) and texts (M, 768) of length 1."""
+        mean = images.mean(0)
+        variances, axes = np.linalg.eigh(np.cov(images.T.astype(np.float64)))
+        strongest = np.argsort(-variances)[:BACKGROUND_AXES]
+        scaled = (axes[:, strongest] * np.sqrt(variances[strongest])).astype(np.float16).astype(np.float32)
+        rest = (variances.sum() - variances[strongest].sum()) / (len(variances) - BACKGROUND_AXES)
+        spread = np.sqrt(((texts @ scaled) ** 2).sum(1) + rest)
+        return cls(mean, scaled, float(rest), float(np.median(spread)))
+
+
+def centre_images(heads: onnx.ModelProto, background: Background) -> None:
+    """Subtract the mean photograph from `semantic` of the images, in the graph that `write_heads` wrote."""
+    graph = _rename_output(heads, "semantic", "semantic_unit")
+    graph.add("Sub", ["semantic_unit", graph.constant("background_mean", background.mean)], "semantic")
+    _extend(heads, graph)
+
+
+def scale_texts(network: onnx.ModelProto, background: Background) -> None:
+    """Divide `semantic` of a text by the square root of the spread of its scores, in the graph of the texts."""
+    graph = _rename_output(network, "semantic", "semantic_unit")
+    stored = graph.constant("background_axes_half", background.axes.astype(np.float16))
+    axes = graph.add("Cast", [stored], "background_axes", to=TensorProto.FLOAT)
+    projected = graph.add("MatMul", ["semantic_unit", axes], "background_parts")
+    variance = graph.add("ReduceSumSquare", [projected], "background_part", keepdims=0)
+    rest = graph.constant("background_rest", np.float32(background.rest))
+    spread = graph.add("Sqrt", [graph.add("Add", [variance, rest], "background_variance")], "background_spread")
+    usual = graph.constant("background_usual", np.float32(background.usual))
+    gain = graph.add("Sqrt", [graph.add("Div", [usual, spread], "background_ratio")], "background_gain")
+    graph.add("Mul", ["semantic_unit", gain], "semantic")
+    _extend(network, graph)
+
+
+def _rename_output(model: onnx.ModelProto, name: str, other: str) -> Writer:
+    """Give another name to the value `name`, and return a writer for the nodes that make it again."""
+    for node in model.graph.node:
+        if name in node.output:
+            node.output[:] = [other if output == name else output for output in node.output]
+            node.name = other
+    return Writer()
+
+
+def _extend(model: onnx.ModelProto, graph: Writer) -> None:
+    model.graph.node.extend(graph.nodes)
+    model.graph.initializer.extend(graph.constants.values())
