@@ -581,8 +581,11 @@ def judge_held_out(encoder: lite.LiteEncoder, material: Material) -> tuple[dict[
     val = encoder.embed_outputs(_triple(material.val))
     kept = np.concatenate([np.flatnonzero(material.labels[0] == label)[:25] for label in np.unique(val_labels)])
     train = encoder.embed_outputs(_triple(replace_rows(material.train, kept)))
-    scores = val["visual"] @ train["visual"].T
-    judged = {"visual image": list(first_hits(val_labels, scores, material.labels[0][kept] == val_labels[:, None]))}
+    same = material.labels[0][kept] == val_labels[:, None]
+    judged = {
+        f"{space} image": list(first_hits(val_labels, val[space] @ train[space].T, same))
+        for space in ("visual", "semantic")
+    }
     classes = {one.synset: one.names[0] for one in read_classes()[0]}
     synsets = [str(label) for label in np.unique(val_labels)]
     names = encoder.encode_texts([classes[synset] for synset in synsets])["semantic"]

@@ -1,11 +1,11 @@
 """The bundled encoder: EfficientNet-Lite2 for images and all-MiniLM-L6-v2 for texts, in int8 on ONNX Runtime.
 
-One pass of the image network computes the vectors of two spaces, all of length 1:
+One pass of the image network computes the vectors of two spaces:
 
-- `visual`: the square roots of its pooled features, projected so that images of the same thing are near each other.
-  For similar images.
+- `visual`: the square roots of its pooled features, projected so that images of the same thing are near each other, of
+  length 1. For similar images.
 - `semantic`: what an image shows, comparable with texts: one half was learnt from captions, the other half is about the
-  classes that the network recognises; see docs/explanations/lite.md.
+  classes that the network recognises; see docs/explanations/lite.md. The lengths are about 1.
 
 `tools/build_lite.py` makes the files, and `card.json` beside them states the origin of each part.
 """
