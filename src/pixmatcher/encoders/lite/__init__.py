@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FILES = Path(__file__).with_name("files")
 RECIPE = Recipe(size=260, interpolation="bilinear", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-BATCH_SIZE = 4
+BATCH_SIZE = 8
 
 VISUAL_DIMENSION = 384
 SCENE_DIMENSION, NAMES_DIMENSION = 384, 384
