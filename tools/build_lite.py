@@ -484,7 +484,7 @@ def fit_semantic(
         if photos is not None:
             used[name] = photos, np.ones(len(photos.names), bool) if all_photos else ~photos.held_out
     inputs = {
-        name: np.stack([replace_rows(one, chosen).inputs(namer.groups) for one in (material.views or {})[name]])
+        name: np.stack([one.rows(chosen).inputs(namer.groups) for one in (material.views or {})[name]])
         for name, (_, chosen) in used.items()
     }
     train = material.train.inputs(namer.groups)
@@ -516,11 +516,6 @@ def fit_semantic(
     return towers
 
 
-def replace_rows(outputs: lite_semantic.Outputs, chosen: npt.NDArray[np.bool_]) -> lite_semantic.Outputs:
-    """Return some rows of outputs."""
-    return lite_semantic.Outputs(outputs.features[chosen], outputs.logits[chosen], outputs.statistics[chosen])
-
-
 def write_heads(
     folder: Path, material: Material, namer: Namer, network: TextNetwork, towers: lite_semantic.Towers
 ) -> None:
@@ -545,10 +540,10 @@ def compare_scores(folder: Path, material: Material, *, all_photos: bool) -> Non
         if photos is not None:
             chosen = np.ones(len(photos.names), bool) if all_photos else ~photos.held_out
             whole = (material.views or {})[name][0]
-            images.append(encoder.embed_outputs(_triple(replace_rows(whole, chosen)))["semantic"])
+            images.append(encoder.embed_outputs(whole.rows(chosen).raw)["semantic"])
             texts += [own[0] for own, kept in zip(photos.texts, chosen, strict=True) if kept]
     if not images:
-        images = [encoder.embed_outputs(_triple(material.train))["semantic"]]
+        images = [encoder.embed_outputs(material.train.raw)["semantic"]]
     vectors = encoder.encode_texts(texts[::4])["semantic"]
     background = lite_heads.Background.of(np.concatenate(images), vectors)
     heads = onnx.load(folder / "heads.onnx")
@@ -578,9 +573,9 @@ def judge_held_out(encoder: lite.LiteEncoder, material: Material) -> tuple[dict[
     """
     figures: dict[str, object] = {}
     val_labels = material.labels[1]
-    val = encoder.embed_outputs(_triple(material.val))
+    val = encoder.embed_outputs(material.val.raw)
     kept = np.concatenate([np.flatnonzero(material.labels[0] == label)[:25] for label in np.unique(val_labels)])
-    train = encoder.embed_outputs(_triple(replace_rows(material.train, kept)))
+    train = encoder.embed_outputs(material.train.rows(kept).raw)
     same = material.labels[0][kept] == val_labels[:, None]
     judged = {
         f"{space} image": list(first_hits(val_labels, val[space] @ train[space].T, same))
@@ -593,7 +588,7 @@ def judge_held_out(encoder: lite.LiteEncoder, material: Material) -> tuple[dict[
     sets = {"class names": list(first_hits(synsets, names @ val["semantic"].T, right))}
     if material.captioned is not None and material.tagged is not None and material.views is not None:
         photos, chosen = material.captioned, material.captioned.held_out
-        images = encoder.embed_outputs(_triple(replace_rows(material.views["captioned"][0], chosen)))["semantic"]
+        images = encoder.embed_outputs(material.views["captioned"][0].rows(chosen).raw)["semantic"]
         captions = [(text, row) for row, at in enumerate(np.flatnonzero(chosen)) for text in photos.texts[at]]
         queries = encoder.encode_texts(list(EVERYDAY))["semantic"]
         own = [one for one, held in zip(photos.texts, chosen, strict=True) if held]
@@ -604,7 +599,7 @@ def judge_held_out(encoder: lite.LiteEncoder, material: Material) -> tuple[dict[
             vectors @ images.T, np.array([row for _, row in captions])
         )
         chosen = material.tagged.held_out
-        images = encoder.embed_outputs(_triple(replace_rows(material.views["tagged"][0], chosen)))["semantic"]
+        images = encoder.embed_outputs(material.views["tagged"][0].rows(chosen).raw)["semantic"]
         own = [material.tags[at] for at in np.flatnonzero(chosen)]
         tags = sorted({tag for found in own for tag in found})
         right = np.array([[tag in found for found in own] for tag in tags])
@@ -637,10 +632,6 @@ def first_hits(
     best = best_columns(scores, FIRST_HITS)
     for name, row, known, columns in zip(asked, scores, right, best, strict=True):
         yield str(name), row[columns].tolist(), known[columns].tolist()
-
-
-def _triple(outputs: lite_semantic.Outputs) -> lite.Outputs:
-    return outputs.features, outputs.logits, outputs.statistics
 
 
 def calibration_of(judged: Mapping[str, JudgedHits]) -> tuple[dict[str, dict[str, list[float]]], dict[str, object]]:
@@ -805,7 +796,7 @@ def build(data_path: Path, photos: Path | None, wordnet_folder: Path, folder: Pa
         compare_scores(folder, material, all_photos=True)
     write_card(folder, data_path, photos, figures, calibration)
     reached = lite_quality.measure(
-        lite.LiteEncoder(folder), data, _triple(material.train), _triple(material.val), material.labels
+        lite.LiteEncoder(folder), data, material.train.raw, material.val.raw, material.labels
     )
     figures["tiny-imagenet-mini, precision@10"] = asdict(reached)
     write_card(folder, data_path, photos, figures, calibration)

@@ -115,7 +115,7 @@ def main() -> None:
     images, labels = data.part("val")
     encoder = lite.LiteEncoder(arguments.files)
     outputs = build_lite.run_images(lite.open_network(arguments.files / "visual.onnx"), images)
-    vectors = encoder.embed_outputs((outputs.features, outputs.logits, outputs.statistics))["semantic"]
+    vectors = encoder.embed_outputs(outputs.raw)["semantic"]
     above = {meant: Query(name, meant) for name, meant in reversed(list(above_classes(wordnet, judged)))}
     narrower = list(below_classes(wordnet, judged))
     for what, texts in {

@@ -77,6 +77,15 @@ class Outputs:
     logits: Floats
     statistics: Floats
 
+    @property
+    def raw(self) -> lite.Outputs:
+        """The same as `LiteEncoder.run_network` returns it."""
+        return self.features, self.logits, self.statistics
+
+    def rows(self, chosen: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Outputs:
+        """Return the outputs of some images."""
+        return Outputs(self.features[chosen], self.logits[chosen], self.statistics[chosen])
+
     def inputs(self, groups: npt.NDArray[np.uint8]) -> Floats:
         """Return the inputs of the layers for images (N, 3448); `groups` (1000, G) says which classes each has."""
         probability = softmax(self.logits)
