@@ -339,7 +339,7 @@ def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(
     folder, path = tmp_path / "photos", (disk or tmp_path) / "collection"
     paths = paint_many(folder, 10)
     assert cli("index", folder, "-c", path).returncode == 0
-    paths += paint_many(folder, 60, first=10)
+    paths += paint_many(folder, 120, first=10)
     filler = None
     if disk:
         filler = fill_up(disk)
