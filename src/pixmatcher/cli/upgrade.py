@@ -98,6 +98,6 @@ def print_report(report: UpgradeReport) -> None:
     else:
         other = "; no image at all can be read: is their disk mounted?"
     print(
-        "The upgrade is not finished, and the collection keeps its old embeddings: make the missing images available and "
-        f"run `{printable(call)}` again{other}"
+        "The upgrade is not finished, and the collection keeps the old embeddings: make the missing images available "
+        f"and run `{printable(call)}` again{other}"
     )
