@@ -453,7 +453,7 @@ def test_the_json_and_the_note_of_a_weak_result(photos: Path) -> None:
     assert "note" not in answer
 
 
-UNREADABLE = ["кошка", "一只猫", "قطة", "🐱", "!!!", "1\ufe0f\u20e3", "…"]
+UNREADABLE = ["кошка", "一只猫", "قطة", "🐱", "!!!", "1\ufe0f\u20e3", "…", "\u2460", "\u2167", "\uff11"]
 READABLE = ["cat", "un été", "7", "猫 cat", "🐱 cat", "\uff43\uff41\uff54", "Ørsted", "I ❤️ it"]
 
 

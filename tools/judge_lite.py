@@ -1,4 +1,4 @@
-"""Measure `lite` with texts about the classes of Tiny ImageNet that name no class, made from WordNet.
+"""Measure `lite` with texts about the classes of Tiny ImageNet, most of which name no class, made from WordNet.
 
     build-lite/bin/python tools/judge_lite.py --data tiny-imagenet-mini.zip
 

@@ -204,19 +204,6 @@ class Towers(nn.Module):
         return (losses[0] + losses[1]) / 2
 
 
-def embed_images(towers: Towers, x: torch.Tensor) -> Floats:
-    """Return the embeddings (N, 768) of standardised inputs."""
-    with torch.inference_mode():
-        return np.concatenate([towers.images(part).numpy() for part in x.split(BATCH)])
-
-
-def embed_texts(towers: Towers, texts: Texts) -> Floats:
-    """Return the embeddings (N, 768) of texts."""
-    parts = np.array_split(np.arange(len(texts)), len(texts) // BATCH + 1)
-    with torch.inference_mode():
-        return np.concatenate([towers.texts(*texts.batch(part)).numpy() for part in parts if len(part)])
-
-
 @dataclass(frozen=True)
 class Names:
     """Names for fitting, and the teacher's vectors (N, 1392) of each.

@@ -58,7 +58,6 @@ def _is_kept(token: str) -> bool:
 
 def reference(weights: dict[str, Floats], ids: npt.NDArray[np.int64]) -> Floats:
     """Compute the embedding (384,) of token ids (L,) in float32, to compare the quantised graph with it."""
-    import torch
     from torch.nn import functional
 
     tensors = {name: torch.from_numpy(value) for name, value in weights.items()}

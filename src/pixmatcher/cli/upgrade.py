@@ -45,7 +45,7 @@ def upgrade_command(
 ) -> None:
     """Encode all images of a collection again: by the newest version of its encoders, or by others.
 
-    Searches go on with the old embeddings until all images are encoded. Ids, labels, thumbnails and maps stay. When the
+    The old embeddings stay until all images are encoded. Ids, labels, thumbnails and maps stay. When the
     command is stopped, run it again: it continues.
     """
     from ..indexing import upgrade
@@ -98,6 +98,6 @@ def print_report(report: UpgradeReport) -> None:
     else:
         other = "; no image at all can be read: is their disk mounted?"
     print(
-        "The upgrade is not finished, and searches use the old embeddings: make the missing images available and run "
-        f"`{printable(call)}` again{other}"
+        "The upgrade is not finished, and the collection keeps the old embeddings: make the missing images available "
+        f"and run `{printable(call)}` again{other}"
     )

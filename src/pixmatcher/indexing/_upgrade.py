@@ -73,7 +73,7 @@ def upgrade(
 ) -> UpgradeReport:
     """Replace all embeddings of a collection by those of other encoders, or of another version of its encoders.
 
-    Searches go on with the old embeddings until all images are encoded. Then the new ones replace them in one step.
+    Searches can use the old embeddings until all images are encoded. Then the new ones replace them in one step.
     Ids, labels, captions, dates, failures, thumbnails and maps stay. Everything that is encoded stays when the run is
     interrupted; the next call with the same encoders continues from there. An image whose file has changed is encoded
     as it is now, and its item gets the new content at the end; if the collection has an unchanged copy of it, the next

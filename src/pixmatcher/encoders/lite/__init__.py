@@ -5,7 +5,8 @@ One pass of the image network computes the vectors of two spaces:
 - `visual`: the square roots of its pooled features, projected so that images of the same thing are near each other, of
   length 1. For similar images.
 - `semantic`: what an image shows, comparable with texts: one half was learnt from captions, the other half is about the
-  classes that the network recognises; see docs/explanations/lite.md. The lengths are about 1.
+  classes that the network recognises; see docs/explanations/lite.md. Lengths are about 1 for images, 0.8 to 1.7
+  for texts.
 
 `tools/build_lite.py` makes the files, and `card.json` beside them states the origin of each part.
 """
