@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -236,3 +237,15 @@ def test_all_functions_accept_the_same_options(collection: Collection) -> None:
     assert search(collection, query, SearchOptions(min_score=2)).hits == []
     assert search(collection, query, SearchOptions(filter=Filter(folder="elsewhere"))).hits == []
     assert len(search(collection, query).hits) == 3
+
+
+def test_a_line_of_a_batch_that_is_a_file_is_an_image(collection: Collection, tmp_path: Path) -> None:
+    first = next(collection.items())
+    shutil.copy(first.uri, tmp_path / "copy of it")
+    lines = [first.uri, str(tmp_path / "copy of it"), "a cat", "missing.jpg"]
+    by_path, by_copy, by_text, by_missing = search_batch(collection, lines)
+    expected = search(collection, parse_query([first.uri])).as_json()["hits"]
+    assert by_path["hits"] == by_copy["hits"] == expected
+    assert by_text["hits"] == search(collection, "a cat").as_json()["hits"]
+    assert by_missing["hits"] == search(collection, "missing.jpg").as_json()["hits"]
+    assert by_text["hits"] != expected

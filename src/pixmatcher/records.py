@@ -47,7 +47,7 @@ class EncoderRecord:
     folder: str = field(default="", compare=False, repr=False)
 
 
-WEAK_BELOW = 0.25
+WEAK_BELOW = 0.2
 """If even the best hit is less probable than this, the collection has probably nothing like the query.
 
 How it was chosen: docs/explanations/scores.md.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from .._urls import is_url
 from ..collection import Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import PixMatcherError, QueryError
 from ._search import search
 from .options import SearchOptions, with_k
-from .query import Query, query_from_json
+from .query import Query, parse_query, query_from_json
 
 
 def search_batch(
@@ -26,8 +28,9 @@ def search_batch(
 ) -> Iterator[dict[str, Any]]:
     """Answer one query a line, in order: a result as JSON, or `{"query": ..., "error": ...}` if the line fails.
 
-    A line is a text, or a JSON object with `text`, `image` or both. A byte order mark before the first line is ignored.
-    With `allow_private`, image URLs may have private addresses.
+    A line is the path of a file or a URL, which is an image, a JSON object with `text`, `image` or both, or else a
+    text. A byte order mark before the first line is ignored. With `allow_private`, image URLs may have private
+    addresses.
     """
     options = with_k(options, k)
     runtime = with_encoders(runtime, encoders)
@@ -39,6 +42,8 @@ def search_batch(
                 values = _json_object(text)
                 name = values.get("text") or values.get("image") or text
                 query = query_from_json(values, allow_private=allow_private)
+            elif is_url(text) or os.path.isfile(text):
+                query = parse_query([text], allow_private=allow_private)
             else:
                 query = Query(text)
             yield search(collection, query, options, runtime=runtime).as_json()
