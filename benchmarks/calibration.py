@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from caption_words import with_article
 
 from pixmatcher import Collection, Encoder, index, load_encoder
 from pixmatcher._plots import save_figure
@@ -44,7 +45,6 @@ DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data" / "tiny-imagenet-mi
 TRAIN_IMAGES = 25
 """Images of each class that image queries search."""
 MIN_PHOTOS = 20
-WITHOUT_ARTICLE = {"broccoli", "scissors", "skis"}
 NONSENSE = (
     "asdkjh qwe zzx", "lorem ipsum dolor", "xyzzy", "aaaa", "qwertz", "the meaning of life", "hello", "foo bar",
     "null", "quarterly report", "tax return form", "blablabla", "thx", "1234", "the the the", "why not",
@@ -122,10 +122,6 @@ def vectors_of(collection: Collection, space: str) -> tuple[Floats, list[str], l
     items = list(collection.items())
     vectors = collection.embeddings([item.id for item in items], space)
     return vectors, [item.label or "" for item in items], [Path(item.uri).name for item in items]
-
-
-def with_article(tag: str) -> str:
-    return tag if tag in WITHOUT_ARTICLE else f"{'an' if tag[0] in 'aeiou' else 'a'} {tag}"
 
 
 def class_names(val: Collection, encoder: Encoder, space: str) -> Queries:

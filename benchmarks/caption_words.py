@@ -127,3 +127,11 @@ def is_right(texts: Sequence[str], groups: Sequence[str]) -> bool:
     """
     needed = 2 if len(texts) > 2 else 1
     return all(sum(mentions(text, group) for text in texts) >= needed for group in groups)
+
+
+WITHOUT_ARTICLE = frozenset({"people", "someone", "skis", "cattle", "scissors", "broccoli"})
+
+
+def with_article(name: str) -> str:
+    """Return the name of a thing as people write it in a sentence: "a dog", "an apple", "people"."""
+    return name if name in WITHOUT_ARTICLE else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

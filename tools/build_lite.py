@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,14 @@ import lite_semantic  # noqa: E402
 import lite_textual  # noqa: E402
 import lite_visual  # noqa: E402
 import lite_words  # noqa: E402
-from caption_words import EVERYDAY, is_right  # noqa: E402
+from caption_words import EVERYDAY, is_right, with_article  # noqa: E402
 
 from pixmatcher.encoders import lite  # noqa: E402
 from pixmatcher.encoders.lite._lexicon import GROUPS, Lexicon  # noqa: E402
 from pixmatcher.encoders.onnx.networks import unit  # noqa: E402
 from pixmatcher.evaluation import best_columns  # noqa: E402
 from pixmatcher.evaluation.calibration import JudgedHits, Reliability, cross_validate, fit_hits, reliability  # noqa: E402
+from pixmatcher.searching.options import DEFAULT_RESULTS  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
@@ -65,8 +66,6 @@ NOUNS = 6000
 """Number of nouns of the lexicon that the names half is fitted to."""
 VIEWS = 6
 """Number of views of each captioned photograph: the whole, and random parts."""
-FIRST_HITS = 12
-"""Number of hits of a query that are judged to calibrate scores."""
 MIN_TAGGED = 8
 """The fewest held-out photographs of a tag that is a query."""
 WITHIN_SHRINKAGE = 0.2
@@ -335,7 +334,7 @@ class Teacher:
     def images(self, logits: Floats) -> Floats:
         """Return the vectors of images (N, 1392)."""
         meaning = unit(lite_semantic.softmax(logits / CONCEPT_TEMPERATURE) @ self.concepts)
-        both = [meaning, log_evidence(logits, self.groups) - self.evidence_mean]
+        both = [meaning, scaled_evidence(logits, self.groups) - self.evidence_mean]
         return np.concatenate(both, 1) * np.float32(self.scale)
 
     def texts(self, embeddings: Floats, named: Floats) -> Floats:
@@ -345,12 +344,9 @@ class Teacher:
         return np.concatenate([meaning, NAME_WEIGHT * named], 1) * np.float32(scale)
 
 
-def log_evidence(logits: Floats, groups: npt.NDArray[np.uint8]) -> Floats:
-    """Return log(p + floor) / -log(floor) for the probability p of each class and group: (N, classes + groups)."""
-    probability = lite_semantic.softmax(logits)
-    both = np.concatenate([probability, probability @ groups.astype(np.float32)], 1)
-    floor = lite_semantic.FLOOR
-    return np.log(both + np.float32(floor)) / np.float32(-np.log(floor))
+def scaled_evidence(logits: Floats, groups: npt.NDArray[np.uint8]) -> Floats:
+    """Return log(p + floor) / -log(floor) for each class and group: (N, classes + groups)."""
+    return lite_semantic.log_evidence(logits, groups) / np.float32(-np.log(lite_semantic.FLOOR))
 
 
 class Namer:
@@ -394,7 +390,7 @@ class Namer:
         # The mean is that of the classes, so that it does not depend on the example images.
         mean = self.meanings.mean(0)
         axes = np.linalg.svd(self.meanings - mean, full_matrices=False)[2][:CONCEPT_DIMENSION]
-        evidence = log_evidence(logits, self.groups)
+        evidence = scaled_evidence(logits, self.groups)
         centre = evidence.mean(0, dtype=np.float64).astype(np.float32)
         # The mean score of an image with itself is 1, which is also the highest score of a text.
         squares = 1 + ((evidence - centre) ** 2).sum(1).mean(dtype=np.float64)
@@ -438,7 +434,7 @@ class Material:
     captioned: lite_captions.Photos | None = None
     tagged: lite_captions.Photos | None = None
     tags: Sequence[Sequence[str]] = ()
-    views: Mapping[str, Sequence[lite_semantic.Outputs]] | None = None
+    views: Mapping[str, Sequence[lite_semantic.Outputs]] = field(default_factory=dict)
 
 
 def run_views(session: Any, images: Sequence[bytes]) -> list[lite_semantic.Outputs]:
@@ -484,7 +480,7 @@ def fit_semantic(
         if photos is not None:
             used[name] = photos, np.ones(len(photos.names), bool) if all_photos else ~photos.held_out
     inputs = {
-        name: np.stack([one.rows(chosen).inputs(namer.groups) for one in (material.views or {})[name]])
+        name: np.stack([one.rows(chosen).inputs(namer.groups) for one in material.views[name]])
         for name, (_, chosen) in used.items()
     }
     train = material.train.inputs(namer.groups)
@@ -500,7 +496,7 @@ def fit_semantic(
     towers = lite_semantic.Towers(reference.mean(0), reference.std(0) + np.float32(1e-3), mean)
     examples = {}
     for name, (_, chosen) in used.items():
-        taught = teacher.images((material.views or {})[name][0].logits[chosen])
+        taught = teacher.images(material.views[name][0].logits[chosen])
         views = towers.standardised(inputs.pop(name))
         examples[name] = lite_semantic.Examples(views, taught, texts[name], of_image[name])
     labelled = lite_semantic.Examples(towers.standardised(train[None]), teacher.images(material.train.logits))
@@ -539,7 +535,7 @@ def compare_scores(folder: Path, material: Material, *, all_photos: bool) -> Non
     for name, photos in (("captioned", material.captioned), ("tagged", material.tagged)):
         if photos is not None:
             chosen = np.ones(len(photos.names), bool) if all_photos else ~photos.held_out
-            whole = (material.views or {})[name][0]
+            whole = material.views[name][0]
             images.append(encoder.embed_outputs(whole.rows(chosen).raw)["semantic"])
             texts += [own[0] for own, kept in zip(photos.texts, chosen, strict=True) if kept]
     if not images:
@@ -586,7 +582,7 @@ def judge_held_out(encoder: lite.LiteEncoder, material: Material) -> tuple[dict[
     names = encoder.encode_texts([classes[synset] for synset in synsets])["semantic"]
     right = val_labels == np.array(synsets)[:, None]
     sets = {"class names": list(first_hits(synsets, names @ val["semantic"].T, right))}
-    if material.captioned is not None and material.tagged is not None and material.views is not None:
+    if material.captioned is not None and material.tagged is not None:
         photos, chosen = material.captioned, material.captioned.held_out
         images = encoder.embed_outputs(material.views["captioned"][0].rows(chosen).raw)["semantic"]
         captions = [(text, row) for row, at in enumerate(np.flatnonzero(chosen)) for text in photos.texts[at]]
@@ -605,7 +601,7 @@ def judge_held_out(encoder: lite.LiteEncoder, material: Material) -> tuple[dict[
         right = np.array([[tag in found for found in own] for tag in tags])
         tags = [tag for tag, count in zip(tags, right.sum(1), strict=True) if count >= MIN_TAGGED]
         right = right[right.sum(1) >= MIN_TAGGED]
-        vectors = encoder.encode_texts([lite_captions.with_article(tag) for tag in tags])["semantic"]
+        vectors = encoder.encode_texts([with_article(tag) for tag in tags])["semantic"]
         scores = vectors @ images.T
         best = np.take_along_axis(right, best_columns(scores, 10), 1).sum(1) / np.minimum(10, right.sum(1))
         figures["tags"] = {
@@ -629,7 +625,7 @@ def first_hits(
     asked: Iterable[str], scores: Floats, right: npt.NDArray[np.bool_]
 ) -> Iterable[tuple[str, list[float], list[bool]]]:
     """Yield for each query what it asks for, the scores of its first 12 hits, and whether they are right."""
-    best = best_columns(scores, FIRST_HITS)
+    best = best_columns(scores, DEFAULT_RESULTS)
     for name, row, known, columns in zip(asked, scores, right, best, strict=True):
         yield str(name), row[columns].tolist(), known[columns].tolist()
 

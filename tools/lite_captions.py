@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
+from caption_words import with_article
 from PIL import Image
 
 from pixmatcher.encoders.lite import RECIPE
@@ -52,9 +53,6 @@ SYNONYMS = {
     "teddy bear": ("teddy bear", "stuffed animal"),
 }
 """Other names of the tags of COCO, as people write them. A tag does not say whether a person is a man or a woman."""
-NOT_COUNTED = frozenset({"people", "someone", "skis", "cattle", "scissors", "broccoli"})
-"""Words without an article."""
-
 OPENINGS = ("", "", "a photo of ", "there is ", "a picture of ", "a view of ")
 JOINTS = (" and ", " with ", " next to ", " near ")
 
@@ -95,11 +93,6 @@ def read_tagged(data: Path) -> tuple[Photos, list[list[str]]]:
 def _held_out(count: int) -> npt.NDArray[np.bool_]:
     held_out: npt.NDArray[np.bool_] = np.arange(count) // BLOCK % FOLDS == HELD_OUT_FOLD
     return held_out
-
-
-def with_article(name: str) -> str:
-    """Return a name as people write it in a sentence: "a dog", "an apple", "people"."""
-    return name if name in NOT_COUNTED else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _sentence(tags: Sequence[str], rng: np.random.Generator) -> str:

@@ -20,7 +20,8 @@ BACKGROUND_AXES = 64
 """Number of directions in which the spread of scores is known."""
 
 
-def _array(tensor: torch.Tensor) -> Floats:
+def as_array(tensor: torch.Tensor) -> Floats:
+    """Return a tensor of the fitted layers as a float32 array."""
     values: Floats = tensor.detach().numpy().astype(np.float32)
     return values
 
@@ -45,8 +46,8 @@ def write_heads(
         return graph.add("Mul", [product, graph.constant(f"{name}_scale", scale)], f"{name}_scaled")
 
     def linear(name: str, x: str, layer: torch.nn.Linear) -> str:
-        product = multiply(name, x, _array(layer.weight))
-        return graph.add("Add", [product, graph.constant(f"{name}_bias", _array(layer.bias))], name)
+        product = multiply(name, x, as_array(layer.weight))
+        return graph.add("Add", [product, graph.constant(f"{name}_bias", as_array(layer.bias))], name)
 
     def number(name: str, value: float) -> str:
         return graph.constant(name, np.float32(value))
@@ -74,21 +75,21 @@ def write_heads(
     both = graph.add("Concat", [probability, graph.add("MatMul", [probability, members], "of_groups")], "both", axis=1)
     evidence = graph.add("Log", [graph.add("Add", [both, number("floor", lite_semantic.FLOOR)], "floored")], "evidence")
     inputs = graph.add("Concat", [roots, evidence, "statistics"], "inputs", axis=1)
-    centred = graph.add("Sub", [inputs, graph.constant("mean", _array(towers.mean))], "centred")
-    scaled = graph.add("Mul", [centred, graph.constant("gain", 1 / _array(towers.deviation))], "scaled")
+    centred = graph.add("Sub", [inputs, graph.constant("mean", as_array(towers.mean))], "centred")
+    scaled = graph.add("Mul", [centred, graph.constant("gain", 1 / as_array(towers.deviation))], "scaled")
     largest = lite_semantic.LARGEST
     x = graph.add("Clip", [scaled, number("least", -largest), number("largest", largest)], "x")
 
     seen = lite_semantic.FEATURES + lite_semantic.EVIDENCE
     features = columns("of_features", x, 0, lite_semantic.FEATURES)
     hidden = graph.add("Gelu", [linear("scene_inner", x, towers.scene_hidden)], "scene_hidden")
-    direct = multiply("scene_direct", features, _array(towers.scene_direct.weight))
+    direct = multiply("scene_direct", features, as_array(towers.scene_direct.weight))
     scene = graph.add("Add", [linear("scene_outer", hidden, towers.scene_out), direct], "scene_sum")
     hidden = graph.add(
         "Gelu", [linear("names_inner", columns("known", x, 0, seen), towers.names_hidden)], "names_hidden"
     )
     shown = columns("shown", x, lite_semantic.FEATURES, seen)
-    direct = multiply("names_direct", shown, _array(towers.names_direct.weight))
+    direct = multiply("names_direct", shown, as_array(towers.names_direct.weight))
     names = graph.add("Add", [linear("names_outer", hidden, towers.names_out), direct], "names_sum")
     halves = [
         graph.add("LpNormalization", [half], name, axis=1, p=2) for name, half in (("scene", scene), ("names", names))

@@ -69,6 +69,17 @@ def softmax(values: Floats) -> Floats:
     return result
 
 
+def log_evidence(logits: Floats, groups: npt.NDArray[np.uint8]) -> Floats:
+    """Return log(p + floor) for the probability p of each class and group: (N, classes + groups).
+
+    `groups` (classes, groups) says which classes each group has.
+    """
+    probability = softmax(logits)
+    both = np.concatenate([probability, probability @ groups.astype(np.float32)], 1)
+    result: Floats = np.log(both + np.float32(FLOOR))
+    return result
+
+
 @dataclass(frozen=True)
 class Outputs:
     """The outputs of the image network: features (N, 1280), logits (N, 1000) and statistics (N, 1024)."""
@@ -88,9 +99,7 @@ class Outputs:
 
     def inputs(self, groups: npt.NDArray[np.uint8]) -> Floats:
         """Return the inputs of the layers for images (N, 3448); `groups` (1000, G) says which classes each has."""
-        probability = softmax(self.logits)
-        both = np.concatenate([probability, probability @ groups.astype(np.float32)], 1)
-        return np.concatenate([np.sqrt(self.features), np.log(both + np.float32(FLOOR)), self.statistics], 1)
+        return np.concatenate([np.sqrt(self.features), log_evidence(self.logits, groups), self.statistics], 1)
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from lite_heads import ClassNames
+from lite_heads import ClassNames, as_array
 from lite_int8 import Floats, Writer, quantise_rows
 from onnx import TensorProto
 
+from pixmatcher.encoders import lite
+
 LAYERS, HEADS, WIDTH = 6, 12, 384
-MAX_TOKENS = 256
 EPSILON = 1e-12
 
 
@@ -129,7 +130,7 @@ def write_graph(weights: dict[str, Floats], head: TextHead | None = None) -> onn
     row_scales = graph.add("Gather", [graph.constant("word_scales", word_scales[:, None]), "ids"], "row_scales")
     rows = graph.add("Mul", [graph.add("Cast", [rows], "rows_f", to=TensorProto.FLOAT), row_scales], "rows")
     # There is only the first segment, so its embedding is added to those of the positions.
-    places = weights["embeddings.position_embeddings.weight"][:MAX_TOKENS]
+    places = weights["embeddings.position_embeddings.weight"][: lite.MAX_TOKENS]
     places = (places + weights["embeddings.token_type_embeddings.weight"][0]).astype(np.float16)
     length = graph.add("Shape", ["ids"], "length")
     first = graph.add(
@@ -191,25 +192,21 @@ def _add_head(
     """Add the nodes from `embedding`, the states of the tokens and `shares` to `semantic`, as `Towers.texts` does."""
     towers = head.towers
 
-    def array(tensor: torch.Tensor) -> Floats:
-        values: Floats = tensor.detach().numpy().astype(np.float32)
-        return values
-
     def number(name: str, value: float) -> str:
         return graph.constant(name, np.float32(value))
 
     def layer(name: str, x: str, fitted: torch.nn.Linear) -> str:
-        return linear(name, x, array(fitted.weight), None if fitted.bias is None else array(fitted.bias))
+        return linear(name, x, as_array(fitted.weight), None if fitted.bias is None else as_array(fitted.bias))
 
     def small(name: str, x: str, fitted: torch.nn.Linear) -> str:
         """Multiply in float32: the layer is small."""
         product = graph.add(
-            "MatMul", [x, graph.constant(f"{name}_weight", array(fitted.weight).T.copy())], f"{name}_sum"
+            "MatMul", [x, graph.constant(f"{name}_weight", as_array(fitted.weight).T.copy())], f"{name}_sum"
         )
         return (
             product
             if fitted.bias is None
-            else graph.add("Add", [product, graph.constant(f"{name}_bias", array(fitted.bias))], name)
+            else graph.add("Add", [product, graph.constant(f"{name}_bias", as_array(fitted.bias))], name)
         )
 
     # The classes and groups that the text names: by similarity, as far as its words do not name them exactly.
@@ -228,7 +225,7 @@ def _add_head(
     exact = graph.add("Mul", ["shares", each], "exact")
     named = graph.add("Add", [graph.add("Mul", [similar, doubt], "vague"), exact], "named")
 
-    centred = graph.add("Sub", [row, graph.constant("text_mean", array(towers.text_mean))], "centred")
+    centred = graph.add("Sub", [row, graph.constant("text_mean", as_array(towers.text_mean))], "centred")
     meaning = graph.add("Mul", [centred, number("text_gain", lite_semantic.TEXT_GAIN)], "meaning")
     weights = graph.add("Softmax", [small("pool", states, towers.pool)], "pool_weights", axis=0)
     pooled = graph.add("MatMul", [graph.add("Transpose", [weights], "pool_rows", perm=[1, 0]), states], "pooled")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..errors import QueryError
 
 CollectionOption = Annotated[
     str | None,
@@ -26,6 +29,7 @@ SpaceOption = Annotated[
     str | None,
     typer.Option(help="The embedding space to search; by default, it depends on the query.", show_default=False),
 ]
+MegapixelsOption = Annotated[float, typer.Option(min=0.001, help="Refuse images with more megapixels.")]
 BackendOption = Annotated[
     str | None,
     typer.Option(
@@ -48,3 +52,10 @@ WeightsOption = Annotated[
 ImageQueryArgument = Annotated[
     str, typer.Argument(metavar="IMAGE", help="An image path, an image URL, or - for an image on standard input.")
 ]
+
+
+def pixels_of(megapixels: float) -> int:
+    """Return the value of `MegapixelsOption` in pixels. Raises `QueryError` if it is not a finite number."""
+    if not math.isfinite(megapixels):
+        raise QueryError("--max-megapixels must be a number.")
+    return int(megapixels * 1e6)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .._text import printable
+from .._text import command_to_upgrade, printable
 from ..errors import QueryError
 from ._app import command
 from ._opening import open_folder_collection, runtime_of
@@ -43,7 +42,7 @@ def info_command(collection: CollectionOption = None) -> None:
         ]
         if unfinished := opened.unfinished_encoders():
             names = ", ".join(record.name for record in unfinished)
-            command = f"pixmatcher upgrade -c {shlex.quote(str(opened.path))}"
+            command = command_to_upgrade(opened.path)
             pairs.append(("upgrade", f"to {names}, not finished: run `{command}` again"))
     print_pairs(pairs)
     print_failures(failures)

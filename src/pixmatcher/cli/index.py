@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,9 +13,11 @@ from ._opening import runtime_of
 from ._options import (
     BackendOption,
     DeviceOption,
+    MegapixelsOption,
     OfflineOption,
     PrivateHostsOption,
     WeightsOption,
+    pixels_of,
 )
 from ._output import print_failures
 from ._progress import ProgressBars
@@ -50,7 +51,7 @@ def index_command(
         list[str] | None,
         typer.Option("--encoder", help="An encoder for a new collection; repeat the option for several encoders."),
     ] = None,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Refuse images with more megapixels.")] = 512,
+    max_megapixels: MegapixelsOption = 512,
     retry_failed: Annotated[
         bool, typer.Option(help="Try again the images that failed before, also if they have not changed.")
     ] = False,
@@ -81,8 +82,7 @@ def index_command(
     from ..indexing import index
 
     sources, encoder = _with_array_options(sources, categories, uris, base, encoder)
-    if not math.isfinite(max_megapixels):
-        raise QueryError("--max-megapixels must be a number.")
+    max_pixels = pixels_of(max_megapixels)
     if weights is not None:
         from ..encoders.torch.models import import_weights
 
@@ -95,7 +95,7 @@ def index_command(
             collection,
             encoders=encoder,
             runtime=runtime_of(backend, device, offline, bars),
-            max_pixels=int(max_megapixels * 1e6),
+            max_pixels=max_pixels,
             retry_failed=retry_failed,
             thumbnails=thumbnails,
             allow_private=allow_private_hosts,

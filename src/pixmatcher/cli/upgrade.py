@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .._text import printable
-from ..errors import QueryError
+from .._text import command_to_upgrade, printable
 from ._app import command
 from ._opening import open_folder_collection, runtime_of
-from ._options import BackendOption, CollectionOption, DeviceOption, OfflineOption, PrivateHostsOption
+from ._options import (
+    BackendOption,
+    CollectionOption,
+    DeviceOption,
+    MegapixelsOption,
+    OfflineOption,
+    PrivateHostsOption,
+    pixels_of,
+)
 from ._output import print_failures
 from ._progress import ProgressBars
 
@@ -37,7 +42,7 @@ def upgrade_command(
             help="Finish also if images cannot be read, and remove these from the collection.",
         ),
     ] = False,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Refuse images with more megapixels.")] = 512,
+    max_megapixels: MegapixelsOption = 512,
     allow_private_hosts: PrivateHostsOption = False,
     backend: BackendOption = None,
     device: DeviceOption = None,
@@ -50,8 +55,7 @@ def upgrade_command(
     """
     from ..indexing import upgrade
 
-    if not math.isfinite(max_megapixels):
-        raise QueryError("--max-megapixels must be a number.")
+    max_pixels = pixels_of(max_megapixels)
     with open_folder_collection(collection) as opened:
         path = opened.path
     with ProgressBars() as bars:
@@ -59,7 +63,7 @@ def upgrade_command(
             path,
             encoders=encoder or None,
             without_missing=without_missing,
-            max_pixels=int(max_megapixels * 1e6),
+            max_pixels=max_pixels,
             allow_private=allow_private_hosts,
             runtime=runtime_of(backend, device, offline, bars),
             progress=bars.callback,
@@ -87,7 +91,7 @@ def print_report(report: UpgradeReport) -> None:
     if report.finished:
         print(f"The encoders are now {printable(names)}.")
         return
-    call = f"pixmatcher upgrade -c {shlex.quote(str(report.collection))}"
+    call = command_to_upgrade(report.collection)
     if report.missing_sources:
         names = printable(", ".join(report.missing_sources))
         other = (

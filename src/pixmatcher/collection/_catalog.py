@@ -20,7 +20,7 @@ from .._urls import is_url
 from ..errors import CollectionError, CollectionUpgradedError
 from ..records import Calibration, QueryKind
 from ._database import Database
-from ._migrations import has_table, readable_columns
+from ._migrations import readable_columns
 from .items import Changes, CollectionState, Failure, Item
 
 _ITEM_COLUMNS = tuple(field.name for field in fields(Item))
@@ -72,6 +72,10 @@ class Catalog(Database):
                 raise self._upgraded_error() from error
             raise
 
+    def _has_table(self, name: str) -> bool:
+        """Return whether the database has this table, which an older schema may lack."""
+        return bool(self.number("SELECT count(*) FROM sqlite_master WHERE name = ?", name))
+
     def _rows_changed(self) -> None:
         self.connection.execute("UPDATE state SET generation = generation + 1")
 
@@ -79,9 +83,7 @@ class Catalog(Database):
 
     def edition_rows(self, condition: str) -> list[tuple[int, str, int | None, int | None]]:
         """Return number, encoders (JSON), first row and generation of the editions that meet a condition in SQL."""
-        if not self._has_editions:
-            tables = "SELECT count(*) FROM sqlite_master WHERE name = 'editions'"
-            self._has_editions = bool(self.number(tables))
+        self._has_editions = self._has_editions or self._has_table("editions")
         if not self._has_editions:
             return []
         return self.query(
@@ -222,15 +224,6 @@ class Catalog(Database):
             json.dumps(content_hashes),
         )
         return {content_hash for (content_hash,) in found}
-
-    def ids_without_new_embedding(self, content_hash: str) -> list[int]:
-        """Return the ids of the items with this content that an unfinished upgrade has not encoded."""
-        found = self.query(
-            "SELECT id FROM items WHERE content_hash = ? "
-            "AND NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id)",
-            content_hash,
-        )
-        return [item_id for (item_id,) in found]
 
     def put_items(
         self, items: Sequence[Item], first_row: int, checksums: Sequence[int], source_id: int | None
@@ -377,7 +370,7 @@ class Catalog(Database):
 
     def calibrations(self, fingerprints: Mapping[str, str]) -> dict[str, dict[QueryKind, Calibration]]:
         """Return the calibrations of spaces that were made with the encoder of the space's fingerprint."""
-        if not has_table(self.connection, "calibrations"):
+        if not self._has_table("calibrations"):
             return {}
         found: dict[str, dict[QueryKind, Calibration]] = {}
         rows = self.query("SELECT space, kind, fingerprint, slope, intercept, weak_below FROM calibrations")

@@ -118,11 +118,6 @@ def readable_columns(connection: sqlite3.Connection, table: str, names: Sequence
     return ", ".join(name if name in known else f"NULL AS {name}" for name in names)
 
 
-def has_table(connection: sqlite3.Connection, name: str) -> bool:
-    """Return whether the database has this table, which an older schema may lack."""
-    return bool(_column_names(connection, name))
-
-
 def _column_names(connection: sqlite3.Connection, table: str) -> set[str]:
     """Return the names of the columns of a table."""
     return {name for _, name, *_ in connection.execute(f"PRAGMA table_info ({table})")}

@@ -44,6 +44,8 @@ _VALID = (
     "OR (reencoded.changes IS NOT NULL AND items.content_hash = reencoded.former_hash))"
 )
 """Whether the new embedding of an item is that of its image, in SQL."""
+_NOT_DONE = "NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id)"
+"""Whether an item has no new embedding yet, in SQL."""
 
 
 class _NewRow(NamedTuple):
@@ -128,31 +130,30 @@ class Reencoding:
 
         If an image could not be read, the next round tries one of its copies. No image is tried twice.
         """
-        with self._catalog.writing():
-            run = self._catalog.connection.execute
-            run("DELETE FROM temp.chosen")
-            run(
-                "INSERT INTO temp.chosen SELECT min(items.id) FROM items JOIN temp.listed USING (uri) "
-                "WHERE NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id) "
-                "AND NOT EXISTS (SELECT 1 FROM temp.tried WHERE tried.id = items.id) "
-                "GROUP BY CASE items.content_hash WHEN '' THEN items.id ELSE items.content_hash END"
-            )
-            run("INSERT INTO temp.tried SELECT id FROM temp.chosen")
-            return self._catalog.number("SELECT count(*) FROM temp.chosen")
+        return self._choose(
+            f"SELECT min(items.id) FROM items JOIN temp.listed USING (uri) WHERE {_NOT_DONE} "
+            "AND NOT EXISTS (SELECT 1 FROM temp.tried WHERE tried.id = items.id) "
+            "GROUP BY CASE items.content_hash WHEN '' THEN items.id ELSE items.content_hash END",
+            "INSERT INTO temp.tried SELECT id FROM temp.chosen",
+        )
 
     def begin_last_round(self) -> int:
         """Choose the items whose current embeddings could not be copied; return how many are `pending`.
 
         Their files have changed, or their current embeddings are damaged.
         """
+        return self._choose(
+            f"SELECT items.id FROM temp.unusable AS items WHERE {_NOT_DONE}",
+            "DELETE FROM temp.unusable",  # no image is tried twice
+        )
+
+    def _choose(self, ids: str, then: str) -> int:
+        """Choose the ids of a query in SQL, run a statement, and return how many are chosen."""
         with self._catalog.writing():
             run = self._catalog.connection.execute
             run("DELETE FROM temp.chosen")
-            run(
-                "INSERT INTO temp.chosen SELECT id FROM temp.unusable "
-                "WHERE NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = unusable.id)"
-            )
-            run("DELETE FROM temp.unusable")  # no image is tried twice
+            run(f"INSERT INTO temp.chosen {ids}")
+            run(then)
             return self._catalog.number("SELECT count(*) FROM temp.chosen")
 
     def pending(self, source: str) -> Iterator[Entry]:
@@ -174,10 +175,7 @@ class Reencoding:
     def missing(self) -> list[Failure]:
         """Return the items without a new embedding, each with the reason."""
         sources = {source_id: spec for spec, source_id in self._source_ids.items()}
-        found = self._catalog.query(
-            "SELECT uri, source_id FROM items WHERE NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id) "
-            "ORDER BY id"
-        )
+        found = self._catalog.query(f"SELECT uri, source_id FROM items WHERE {_NOT_DONE} ORDER BY id")
         missing = []
         for stored, source_id in found:
             uri, spec = self._catalog.shown_uri(stored), sources.get(source_id)
@@ -188,10 +186,7 @@ class Reencoding:
 
     def sources_of_missing(self) -> list[str]:
         """Return the sources that have an item without a new embedding."""
-        found = self._catalog.query(
-            "SELECT DISTINCT source_id FROM items "
-            "WHERE NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id)"
-        )
+        found = self._catalog.query(f"SELECT DISTINCT source_id FROM items WHERE {_NOT_DONE}")
         ids = {source_id for (source_id,) in found}
         return [spec for spec, source_id in self._source_ids.items() if source_id in ids]
 
@@ -238,8 +233,7 @@ class Reencoding:
         with self._thread_lock:
             last = 0
             while found := self._catalog.query(
-                "SELECT id, content_hash FROM items WHERE id > ? "
-                "AND NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id) ORDER BY id LIMIT ?",
+                f"SELECT id, content_hash FROM items WHERE id > ? AND {_NOT_DONE} ORDER BY id LIMIT ?",
                 last,
                 _BLOCK,
             ):
@@ -298,7 +292,10 @@ class Reencoding:
             same = [current.id]
             changes = None
             if current.content_hash == item.content_hash:
-                same = self._catalog.ids_without_new_embedding(item.content_hash)
+                found = self._catalog.query(
+                    f"SELECT id FROM items WHERE content_hash = ? AND {_NOT_DONE}", item.content_hash
+                )
+                same = [item_id for (item_id,) in found]
             else:
                 changes = json.dumps(
                     {name: sql_value(value) for name, value in asdict(item).items() if name in _CHANGES}
@@ -345,9 +342,7 @@ class Reencoding:
         catalog = self._catalog
         run = catalog.connection.execute
         first_row = catalog.row_count()
-        removed = run(
-            "DELETE FROM items WHERE NOT EXISTS (SELECT 1 FROM reencoded WHERE reencoded.id = items.id)"
-        ).rowcount
+        removed = run(f"DELETE FROM items WHERE {_NOT_DONE}").rowcount
         changed = run(
             "SELECT items.id, changes FROM items JOIN reencoded USING (id) "
             "WHERE changes IS NOT NULL AND items.content_hash = reencoded.former_hash"
@@ -358,9 +353,9 @@ class Reencoding:
             "(SELECT ? + place, reencoded.checksum FROM reencoded WHERE reencoded.id = items.id)",
             (first_row,),
         )
+        columns = ", ".join(f"{name} = ?" for name in _CHANGES)
         for item_id, text in changed:
             changes = json.loads(text)
-            columns = ", ".join(f"{name} = ?" for name in _CHANGES)
             run(f"UPDATE items SET {columns} WHERE id = ?", (*(changes[name] for name in _CHANGES), item_id))
         run(
             "UPDATE state SET rows = ? + (SELECT coalesce(max(place) + 1, 0) FROM reencoded), "

@@ -84,7 +84,32 @@ class Store(Protocol):
         """Save what is to be saved, and free what is open."""
 
 
-class Comparison(Protocol):
+class PendingWork(Protocol):
+    """The images that must be encoded, and the storing of what came of them: of a comparison, or of an upgrade."""
+
+    def pending(self, source: str) -> Iterator[Entry]:
+        """Yield the entries of a source whose image must be read."""
+
+    def known_contents(self, content_hashes: Sequence[str]) -> set[str]:
+        """Return those of these content hashes that an item has. Any thread may call it."""
+
+    def store(
+        self,
+        source: str,
+        items: Sequence[Item],
+        embeddings: Mapping[str, npt.ArrayLike],
+        thumbnails: Mapping[str, bytes],
+    ) -> StoredItems:
+        """Store items of a source with their embeddings."""
+
+    def store_known(self, source: str, items: Sequence[Item]) -> StoredItems:
+        """Store items of a source whose content the store has."""
+
+    def record_failures(self, source: str, failures: Iterable[Failure], *, remove: Iterable[str] = ()) -> int:
+        """Store failures of a source, and remove the items of the uris `remove`; return how many were removed."""
+
+
+class Comparison(PendingWork, Protocol):
     """What indexing needs of a comparison of sources with a store. `SourceComparison` says what each method does."""
 
     def add_entries(self, source: str, entries: Iterable[Entry]) -> None:
@@ -110,32 +135,11 @@ class Comparison(Protocol):
     def unlisted_items(self, sources: Sequence[str]) -> Iterator[tuple[int, str]]:
         """Yield the id and uri of each item of these sources that no compared source lists."""
 
-    def pending(self, source: str) -> Iterator[Entry]:
-        """Yield the entries of a source whose image must be read."""
-
     def missing(self) -> list[int]:
         """Return the ids of the items that no source lists any more."""
 
     def failures(self) -> list[Failure]:
         """Return the images of the compared sources that could not be indexed."""
-
-    def known_contents(self, content_hashes: Sequence[str]) -> set[str]:
-        """Return those of these content hashes that an item has. Any thread may call it."""
-
-    def store(
-        self,
-        source: str,
-        items: Sequence[Item],
-        embeddings: Mapping[str, npt.ArrayLike],
-        thumbnails: Mapping[str, bytes],
-    ) -> StoredItems:
-        """Store items of a source with their embeddings."""
-
-    def store_known(self, source: str, items: Sequence[Item]) -> StoredItems:
-        """Store items of a source whose content the store has."""
-
-    def record_failures(self, source: str, failures: Iterable[Failure], *, remove: Iterable[str] = ()) -> int:
-        """Store failures of a source, and remove the items of the uris `remove`; return how many were removed."""
 
 
 @runtime_checkable

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shlex
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import cache
 from itertools import chain, count
 
 from .._plugins import ENCODERS, load_plugin, plugin_names
+from .._text import command_to_upgrade
 from ..errors import EncoderError, OutdatedCollectionError, PixMatcherError
 from ..records import Calibrations, DescribesEncoder, EncoderRecord
 from ._names import KNOWN, is_reference, reference_of
@@ -215,7 +215,7 @@ def _outdated(record: DescribesEncoder, *, is_object: bool) -> OutdatedCollectio
     elif is_object:
         remedy = f"call pixmatcher.upgrade({folder!r}, encoders=[...]) with the encoder object."
     else:
-        remedy = f"run `pixmatcher upgrade -c {shlex.quote(folder)}`."
+        remedy = f"run `{command_to_upgrade(folder)}`."
     what = folder or "The collection"
     return OutdatedCollectionError(f"{what} was made with another version of the encoder {record.name}: {remedy}")
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from .._version import __version__
-from ..collection import Failure, Item
+from ..collection import Failure, Item, PendingWork
 from ..encoders import Encoder
 from ..errors import SourceError
 from ..images import THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image
@@ -81,19 +81,13 @@ class KeepsThumbnails(Protocol):
     def thumbnail(self, content_hash: str) -> bytes | None: ...
 
 
-class KnowsContents(Protocol):
-    """What `BatchEncoder` needs of a comparison."""
-
-    def known_contents(self, content_hashes: Sequence[str]) -> set[str]: ...
-
-
 class BatchEncoder:
     """Reads, decodes and encodes batches of entries. Several threads use it at the same time."""
 
     def __init__(
         self,
         collection: KeepsThumbnails,
-        comparison: KnowsContents,
+        comparison: PendingWork,
         encoders: Sequence[Encoder],
         options: EncodeOptions,
     ) -> None:

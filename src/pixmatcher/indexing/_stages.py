@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ from functools import partial
 from typing import Protocol
 
 from .._progress import Progress, ProgressCallback
+from ..collection import PendingWork
 from ..encoders import Encoder
 from ..sources import Entry, HoldsEmbeddings, Source
-from ._encode import BatchEncoder, BatchResult, EncodeOptions, KeepsThumbnails, KnowsContents
+from ._encode import BatchEncoder, BatchResult, EncodeOptions, KeepsThumbnails
 from ._report import IndexReport
-from ._store import HasSpaces, ResultStore, StoresResults
+from ._store import HasSpaces, ResultStore
 from .reading import WorkItem, as_completed, work_batches
 
 _log = logging.getLogger("pixmatcher.indexing")
@@ -27,12 +28,6 @@ _log = logging.getLogger("pixmatcher.indexing")
 
 class Place(KeepsThumbnails, HasSpaces, Protocol):
     """What the stages need of the collection that they write to."""
-
-
-class Work(KnowsContents, StoresResults, Protocol):
-    """What is to be done, and the storing of it."""
-
-    def pending(self, source: str) -> Iterator[Entry]: ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class Stages:
     """
 
     def __init__(
-        self, place: Place, work: Work, encoders: Sequence[Encoder], options: EncodeOptions, workers: Workers
+        self, place: Place, work: PendingWork, encoders: Sequence[Encoder], options: EncodeOptions, workers: Workers
     ) -> None:
         self._place = place
         self._work = work

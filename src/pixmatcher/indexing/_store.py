@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from ..collection import Failure, Item, StoredItems
+from ..collection import Item, PendingWork
 from ..records import Space
 from ..sources import Entry, Source
 from ._encode import STATE_UNKNOWN, BatchResult
 from ._report import IndexReport
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    pass
 
 _log = logging.getLogger("pixmatcher.indexing")
 
@@ -31,27 +31,13 @@ class HasSpaces(Protocol):
     def spaces(self) -> Mapping[str, Space]: ...
 
 
-class StoresResults(Protocol):
-    """What `ResultStore` needs of a comparison; `SourceComparison` says what each method does."""
-
-    def store(
-        self,
-        source: str,
-        items: Sequence[Item],
-        embeddings: Mapping[str, npt.ArrayLike],
-        thumbnails: Mapping[str, bytes],
-    ) -> StoredItems: ...
-    def store_known(self, source: str, items: Sequence[Item]) -> StoredItems: ...
-    def record_failures(self, source: str, failures: Iterable[Failure], *, remove: Iterable[str] = ()) -> int: ...
-
-
 class ResultStore:
     """A buffer of batch results of one source, written after `_FLUSH_ITEMS` items or `_FLUSH_SECONDS` seconds."""
 
     def __init__(
         self,
         collection: HasSpaces,
-        comparison: StoresResults,
+        comparison: PendingWork,
         source: Source,
         report: IndexReport,
         encode_again: EncodeAgain,

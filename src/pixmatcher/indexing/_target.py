@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from .._text import command_to_upgrade
 from ..collection import CATALOG_NAME, FOLDER_NAME, Collection, WritableStore, open_named_store
 from ..encoders import DEFAULT_ENCODER, Encoder, Runtime, full_name, load_encoders, load_recorded
 from ..errors import CollectionError, EncoderError
@@ -125,7 +126,7 @@ def _check_encoders(
         remedy = "name another collection with -c"
         if can_upgrade:
             options = " ".join(f"--encoder {shlex.quote(name)}" for name in wanted)
-            remedy += f", or change its encoders with `pixmatcher upgrade -c {shlex.quote(str(path))} {options}`"
+            remedy += f", or change its encoders with `{command_to_upgrade(path)} {options}`"
         raise CollectionError(f"{path} was made with the encoders {', '.join(names)}", f"{remedy}.")
     for source in saved:
         offered = {record.name: record for record in source.describes}

@@ -49,6 +49,7 @@ SPACES: tuple[Space, ...] = (
 MAX_TOKENS = 256
 """Number of tokens of a text that are used."""
 
+OUTPUTS = ("features", "logits", "statistics")
 Outputs: TypeAlias = "tuple[Floats, Floats, Floats]"
 """The outputs of the image network: features (N, 1280), class logits (N, 1000), statistics of blocks (N, 1024)."""
 
@@ -69,9 +70,6 @@ def _errors_explained(path: Path) -> AbstractContextManager[None]:
 def _open_network(path: Path, *, optimise: bool = True) -> InferenceSession:
     with _errors_explained(path):
         return open_network(path, optimise=optimise)
-
-
-OUTPUTS = ("features", "logits", "statistics")
 
 
 class _ImageSide:
