@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import streamlit as st
@@ -75,20 +75,30 @@ def file_name(item: Item) -> str:
     return os.path.basename(item.uri.rstrip("/")) or item.uri
 
 
-def open_item(collection: Collection, item_id: int, rated: Rated | None = None) -> None:
-    """Open a dialog with the large image of an item and all its details, and how it was rated by a search."""
+def open_item(
+    collection: Collection,
+    item_id: int,
+    rated: Rated | None = None,
+    *,
+    on_close: Callable[[], None] | None = None,
+) -> None:
+    """Open a dialog with the large image of an item and all its details, and how it was rated by a search.
 
-    @st.dialog(t("picture"), width="large")
+    A dialog that the next run of the page does not open again is closed. A page that is run again for another reason
+    remembers the open item, and forgets it in `on_close`.
+    """
+
+    @st.dialog(t("picture"), width="large", on_dismiss=on_close or "ignore")
     def show_dialog() -> None:
         try:
-            _show_item(collection, item_of(collection, item_id), rated)
+            _show_item(collection, item_of(collection, item_id), rated, on_close)
         except PixMatcherError as error:
             st.error(error_text(error))
 
     show_dialog()
 
 
-def _show_item(collection: Collection, item: Item, rated: Rated | None) -> None:
+def _show_item(collection: Collection, item: Item, rated: Rated | None, on_close: Callable[[], None] | None) -> None:
     picture = full_picture(collection, item)
     left, right = st.columns([2, 1], gap="medium")
     with left:
@@ -105,6 +115,8 @@ def _show_item(collection: Collection, item: Item, rated: Rated | None) -> None:
     st.code(as_plain_text(item.uri), language=None, wrap_lines=True)
     with st.container(horizontal=True):
         if st.button(t("more_like_this"), key="like opened", icon=":material/image_search:"):
+            if on_close is not None:
+                on_close()
             set_query_item(collection, item.id, True)
             st.rerun()
         if is_url(item.uri):

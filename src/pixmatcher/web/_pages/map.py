@@ -38,6 +38,8 @@ _NEAREST_COUNT = 24
 _HEIGHT = 640
 """Height of the chart in CSS pixels."""
 _CHART = "map_chart"
+_OPENED = "map_opened"
+"""Key, in the session's state, of the collection and the item that are open in a dialog."""
 
 
 class _PlacedQuery(NamedTuple):
@@ -162,8 +164,13 @@ def _show_map(collection: Collection, projection: Projection, color: str) -> Non
         _show_selected(collection, projection, positions)
     elif queries:
         _show_nearest(collection, projection, queries[0])
+    # While the pan tool is active, a click also selects the point. The chart reports that in a run of its own, which
+    # must not close the dialog.
     if (position := take_clicked_position()) is not None and position < count:
-        open_item(collection, int(projection.ids[position]))
+        st.session_state[_OPENED] = collection.path, int(projection.ids[position])
+    path, item_id = st.session_state.get(_OPENED, (None, None))
+    if path == collection.path:
+        open_item(collection, item_id, on_close=_forget_opened)
     map_key = (collection.path, collection.generation, projection.space, projection.method, projection.computed)
     show_image_at_pointer(
         _CHART,
@@ -171,6 +178,10 @@ def _show_map(collection: Collection, projection: Projection, color: str) -> Non
         count,
         lambda position: _describe(collection, int(projection.ids[position])),
     )
+
+
+def _forget_opened() -> None:
+    st.session_state.pop(_OPENED, None)
 
 
 def _show_selected(collection: Collection, projection: Projection, positions: Sequence[int]) -> None:
