@@ -19,7 +19,7 @@ from ._limits import DEFAULT_MAX_PIXELS
 from ._recipe import IMAGENET_RECIPE, Recipe
 
 if TYPE_CHECKING:
-    from ._formats import ALLOWED_EXTENSIONS, is_allowed_extension
+    from ._formats import ALLOWED_EXTENSIONS, has_image_content, is_allowed_extension
     from ._open import ImageSource, OpenedImage, open_image
     from ._preprocess import preprocess_image, preprocess_images
     from ._read import open_regular_file
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "_formats": (
         "ALLOWED_EXTENSIONS",
+        "has_image_content",
         "is_allowed_extension",
     ),
     "_open": (
@@ -62,6 +63,7 @@ __all__ = [
     "OpenedImage",
     "Recipe",
     "fit_image",
+    "has_image_content",
     "is_allowed_extension",
     "make_thumbnail",
     "normalize_pixels",

@@ -105,6 +105,14 @@ def format_of(head: bytes) -> ImageFormat:
     raise InvalidImageError("not an image", "its content has no known image format")
 
 
+def has_image_content(head: bytes) -> bool:
+    """Return whether the first 512 bytes of a file of any name are those of an image that can be opened."""
+    try:
+        return format_of(head) is not DIB  # four bytes that other files also begin with
+    except InvalidImageError:
+        return False
+
+
 def webp_size(head: bytes) -> tuple[int, int]:
     """Return width and height from the first 30 bytes of a WebP file; (0, 0) if they do not contain them."""
     if len(head) >= 30:
