@@ -19,7 +19,7 @@ from ._limits import DEFAULT_MAX_PIXELS
 from ._recipe import IMAGENET_RECIPE, Recipe
 
 if TYPE_CHECKING:
-    from ._formats import ALLOWED_EXTENSIONS, has_image_content, is_allowed_extension
+    from ._formats import ALLOWED_EXTENSIONS, has_image_content, is_allowed_extension, optional_decoders
     from ._open import ImageSource, OpenedImage, open_image
     from ._preprocess import preprocess_image, preprocess_images
     from ._read import open_regular_file
@@ -32,6 +32,7 @@ _MODULES = {
         "ALLOWED_EXTENSIONS",
         "has_image_content",
         "is_allowed_extension",
+        "optional_decoders",
     ),
     "_open": (
         "ImageSource",
@@ -69,6 +70,7 @@ __all__ = [
     "normalize_pixels",
     "open_image",
     "open_regular_file",
+    "optional_decoders",
     "preprocess_image",
     "preprocess_images",
 ]

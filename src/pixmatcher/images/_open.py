@@ -7,14 +7,30 @@ import logging
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from ..errors import InvalidImageError
 from ._colour import array_to_pil, shrink_factor, to_rgb
 from ._exif import orientation_and_time, tiff_time
-from ._formats import JPEG, JPEG2000, TIFF, WEBP, ImageFormat, ends_early, format_of, webp_size
+from ._formats import (
+    ICO,
+    JPEG,
+    JPEG2000,
+    JPEG_XL,
+    RAW,
+    TGA,
+    TIFF,
+    WEBP,
+    ImageFormat,
+    ends_early,
+    format_of,
+    has_tga_footer,
+    webp_size,
+)
+from ._icons import icon_picture
 from ._jpeg import decode_eighth
+from ._jpeg_xl import jpeg_xl_picture
 from ._limits import (
     DEFAULT_MAX_PIXELS,
     MAX_ENCODED_BYTES,
@@ -26,6 +42,7 @@ from ._limits import (
 )
 from ._orientation import ORIENTATION_OF_ROTATION, upright, upright_area
 from ._pillow import load_plugin, pillow_limit_lifted, quiet_pillow
+from ._raw import is_raw, raw_preview
 from ._read import open_regular_file, os_message, read_all
 
 if TYPE_CHECKING:
@@ -37,7 +54,7 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Ima
 
 _TRUNCATED = "the file is cut off before the end of the image"
 _CUT_OFF = re.compile("truncated|not enough|reached eof|requires a buffer|expected to read", re.I)
-_UNSUPPORTED = re.compile("unsupported|unknown pixel mode|not available|not installed", re.I)
+_UNSUPPORTED = re.compile("unsupported|unknown (pixel|PCX|TGA) m|unimplemented|not available|not installed", re.I)
 
 logger = logging.getLogger(__package__)
 
@@ -117,6 +134,8 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
         image_format, claimed_pixels = _identify(file, max_pixels)
     except OSError as error:
         raise InvalidImageError("cannot be read", os_message(error)) from error
+    if image_format in _EMBEDDED:
+        return _decode_embedded(file, image_format, min_side, max_pixels, rotation)
     plugin = load_plugin(image_format)
     orientation, taken, scale = 1, None, 1
     with quiet_pillow:
@@ -160,6 +179,35 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
     return OpenedImage(rgb, area, width, height, image_format.name, taken)
 
 
+_EMBEDDED = {RAW: raw_preview, ICO: icon_picture, JPEG_XL: jpeg_xl_picture}
+"""Formats of which a picture inside the file is decoded, and the function that returns it."""
+
+
+def _decode_embedded(
+    file: IO[bytes], image_format: ImageFormat, min_side: int | None, max_pixels: int, rotation: int
+) -> OpenedImage:
+    """Decode the picture that represents a file of one of the formats in `_EMBEDDED`."""
+    with quiet_pillow:
+        try:
+            found = _EMBEDDED[image_format](file, max_pixels)
+        except InvalidImageError:
+            raise
+        except Exception as error:
+            _raise_invalid(error, image_format, file)
+    rotation = rotation if found.orientation == 1 else 0
+    if isinstance(found.picture, bytes):
+        opened = _decode(io.BytesIO(found.picture), min_side, max_pixels, rotation)
+    else:
+        opened = _from_pil(found.picture, min_side, max_pixels, rotation)
+    taken = opened.taken or orientation_and_time(found.exif)[1]
+    opened = replace(opened, format=image_format.name, taken=taken)
+    if found.orientation == 1:
+        return opened
+    area = upright_area(opened.image.size, opened.area[2], opened.area[3], found.orientation)
+    width, height = (opened.height, opened.width) if found.orientation >= 5 else (opened.width, opened.height)
+    return replace(opened, image=upright(opened.image, found.orientation), area=area, width=width, height=height)
+
+
 def _identify(file: IO[bytes], max_pixels: int) -> tuple[ImageFormat, int]:
     """Return the format of a file, and its number of pixels if its plugin allocates memory before our check.
 
@@ -168,7 +216,14 @@ def _identify(file: IO[bytes], max_pixels: int) -> tuple[ImageFormat, int]:
     head = file.read(512)
     if not head:
         raise InvalidImageError("empty file")
-    image_format = format_of(head)
+    try:
+        image_format = format_of(head)
+    except InvalidImageError:
+        if not has_tga_footer(file):
+            raise
+        image_format = TGA
+    if image_format is TIFF and is_raw(file):
+        image_format = RAW
     length = file.seek(0, os.SEEK_END)
     if image_format.compressed and length > MAX_ENCODED_BYTES:
         raise InvalidImageError("too large", f"{length:,} bytes, more than an image needs")

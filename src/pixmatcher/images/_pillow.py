@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InvalidImageError
-from ._formats import HEIF, TIFF, ImageFormat
+from ._formats import TIFF, ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def load_plugin(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
     """Return the class of Pillow that decodes a format.
 
-    Raises InvalidImageError for HEIF if `pillow_heif` is not installed.
+    Raises InvalidImageError if the format needs an extra that is not installed.
     """
     try:
         module = import_module(image_format.module)
     except ImportError as error:
-        if image_format is not HEIF:
+        if not image_format.extra:
             raise
-        detail = "HEIC needs an extra: pip install 'pixmatcher[heif]'"
+        detail = f"HEIC needs an extra: pip install 'pixmatcher[{image_format.extra}]'"
         raise InvalidImageError("unsupported format", detail) from error
     if image_format is TIFF:
         _silence_libtiff()

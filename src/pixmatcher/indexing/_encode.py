@@ -6,14 +6,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from .._version import __version__
 from ..collection import Failure, Item, PendingWork
 from ..encoders import Encoder
 from ..errors import SourceError
-from ..images import THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image
+from ..images import THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image, optional_decoders
 from ..sources import Entry, HoldsEmbeddings, Source
 from .reading import WorkItem, failure_reason, read_entry
 
@@ -31,7 +30,7 @@ _NOT_SUPPORTED = {"too many pixels", "unsupported format"}
 
 def decoder_capabilities(max_pixels: int) -> str:
     """Return what this installation can decode, as a token that a collection stores with its failures."""
-    return f"{max_pixels} {__version__} {find_spec('pillow_heif') is not None}"
+    return f"{max_pixels} {__version__} {' '.join(optional_decoders())}"
 
 
 def load_for_run(encoders: Sequence[Encoder]) -> None:
