@@ -15,10 +15,11 @@ _TRUNCATED = "the file is cut off before the end of the image"
 
 
 def jpeg_xl_picture(file: IO[bytes], max_pixels: int) -> EmbeddedPicture:
-    """Return the first frame, or the JPEG from which the file was made, which is then decoded as such.
+    """Return the picture, or the JPEG from which the file was made, which is then decoded as such.
 
-    The size is checked before libjxl gets the file. It makes the picture upright as the codestream says; EXIF counts
-    only if that says nothing.
+    Of an animation it is the last frame, because the decoder writes all of them to the same place. The size is checked
+    before libjxl gets the file. It makes the picture upright as the codestream says; EXIF counts only if that says
+    nothing.
 
     Raises InvalidImageError.
     """

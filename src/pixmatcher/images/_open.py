@@ -88,6 +88,9 @@ def open_image(
 
     With `min_side`, the result may have a reduced scale, but its short side keeps that many pixels or all it has.
 
+    A RAW file is opened by the largest preview in it, an icon by its largest picture, and an animated JPEG XL file by
+    its last frame, which is what libjxl returns.
+
     `rotation` are the degrees, 0, 90, 180 or 270, by which an image is rotated counterclockwise if it has no
     orientation of its own.
 

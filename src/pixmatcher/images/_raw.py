@@ -70,7 +70,7 @@ def is_raw(file: IO[bytes]) -> bool:
             return True
         if tiff.number(directory, _COMPRESSION) in _SENSOR_COMPRESSION:
             return True
-        if reduced and (_JPEG in directory or _SUB_IFDS in directory):  # a camera's thumbnail comes first
+        if reduced and _JPEG in directory:  # a camera writes its thumbnail first, a program the picture
             return True
     return False
 
