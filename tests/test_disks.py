@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -37,19 +36,6 @@ DISKS = {
 LACKING = [name for name in DISKS if name != "usual"]
 
 Environment = dict[str, str]
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if sys.platform != "linux":
-        pytest.skip("the library that makes calls fail is written for Linux")
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("there is no C compiler, which makes the disks that lack something")
-    path = tmp_path_factory.mktemp("shim") / "disk_shim.so"
-    source = HERE / "data" / "disk_shim.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(path), str(source), "-ldl"], check=True)
-    return path
 
 
 def environment_of(disk: str, shim: Path) -> Environment:

@@ -1,10 +1,11 @@
 /* Makes disks of another kind: with LD_PRELOAD, each function fails with the error number of its variable.
    NO_FLOCK: flock; NO_FCNTL: locks on bytes; NO_MMAP: maps that are shared; NO_FSYNC: fsync; NO_FSYNC_FOLDER: fsync of
-   folders. */
+   folders. NO_USER: the list of users has no entry for a number. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/file.h>
@@ -21,6 +22,15 @@ static int fails(const char *name) {
 int flock(int fd, int operation) {
     int (*real)(int, int) = dlsym(RTLD_NEXT, "flock");
     return fails("NO_FLOCK") ? -1 : real(fd, operation);
+}
+
+int getpwuid_r(uid_t uid, struct passwd *entry, char *buffer, size_t size, struct passwd **found) {
+    int (*real)(uid_t, struct passwd *, char *, size_t, struct passwd **) = dlsym(RTLD_NEXT, "getpwuid_r");
+    if (fails("NO_USER")) {
+        *found = NULL;
+        return 0;
+    }
+    return real(uid, entry, buffer, size, found);
 }
 
 static int control(int fd, int command, void *argument) {
