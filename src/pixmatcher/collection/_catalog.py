@@ -225,6 +225,15 @@ class Catalog(Database):
         )
         return {content_hash for (content_hash,) in found}
 
+    def needed_contents(self, content_hashes: Sequence[str]) -> set[str]:
+        """Return those of these content hashes that an item has, or an image of an unfinished upgrade."""
+        found = self.query(
+            "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM items WHERE content_hash = value) "
+            "OR EXISTS (SELECT 1 FROM reencoded WHERE content_hash = value)",
+            json.dumps(content_hashes),
+        )
+        return {content_hash for (content_hash,) in found}
+
     def put_items(
         self, items: Sequence[Item], first_row: int, checksums: Sequence[int], source_id: int | None
     ) -> list[int]:

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from .._files import remove
+from .._locks import PID_ENDING
 
 FOLDER_NAME = ".pixmatcher"
 MANIFEST_NAME = "collection.json"
@@ -18,6 +19,7 @@ INDEX_LOCK_NAME = "index.lock"
 MAPS_NAME = "maps"
 OWN_NAMES = frozenset(
     {MANIFEST_NAME, f"{MANIFEST_NAME}.new", LOCK_NAME, INDEX_LOCK_NAME, "vectors", "index", MAPS_NAME}
+    | {LOCK_NAME + PID_ENDING, INDEX_LOCK_NAME + PID_ENDING}
     | {CATALOG_NAME + ending for ending in ("", "-wal", "-shm", "-journal")}
     | {THUMBNAILS_NAME + ending for ending in ("", "-journal")}
 )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import enum
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .._files import full_disk
+from .._files import failing_disk, full_disk
 from ..errors import CollectionError, CollectionLockedError, StorageError
+from ._disk import byte_locks_work, is_full
 from ._names import start_again
 
 
@@ -24,6 +26,7 @@ class ResultCode(enum.IntEnum):
     IOERR = 10
     FULL = 13
     CANTOPEN = 14
+    PROTOCOL = 15
 
 
 _MESSAGES = {
@@ -34,6 +37,7 @@ _MESSAGES = {
     "disk I/O error": ResultCode.IOERR,
     "database or disk is full": ResultCode.FULL,
     "unable to open database file": ResultCode.CANTOPEN,
+    "locking protocol": ResultCode.PROTOCOL,
     "no such table": ResultCode.ERROR,
     "no such column": ResultCode.ERROR,
 }
@@ -63,11 +67,34 @@ def sqlite_errors_explained(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = result_code(error)
         if code in (ResultCode.FULL, ResultCode.IOERR):
-            raise StorageError(full_disk(path.parent, str(error))) from error
-        if code in (ResultCode.BUSY, ResultCode.LOCKED):
+            raise _storage_error(path.parent, code, str(error)) from error
+        if code in (ResultCode.BUSY, ResultCode.LOCKED, ResultCode.PROTOCOL):
             raise CollectionLockedError(f"{path.parent} is busy: try again in a moment.") from error
         if code is ResultCode.READONLY:
             raise StorageError(f"{path.parent} cannot be written: choose another collection with -c.") from error
         if code is ResultCode.CANTOPEN:
             raise CollectionError(f"{path} cannot be opened", "check that you may read it and its folder.") from error
         raise CollectionError(f"{path} is damaged ({error})", start_again(path.parent)) from error
+
+
+def _storage_error(folder: Path, code: ResultCode, reason: str) -> CollectionError:
+    """Return the error for a database in `folder` that could not be read or written, with its true cause."""
+    if is_full(folder):
+        return StorageError(full_disk(folder, reason))
+    try:
+        temporary = Path(tempfile.gettempdir())  # SQLite keeps what does not fit in memory there
+    except FileNotFoundError:
+        return StorageError(f"There is no folder for temporary files ({reason}): set TMPDIR to a folder with room.")
+    if is_full(temporary):
+        return StorageError(
+            f"The folder for temporary files {temporary} is full ({reason}): make room there, or set TMPDIR to another "
+            "folder; what was stored before is kept."
+        )
+    if code is ResultCode.FULL:
+        return StorageError(full_disk(folder, reason))
+    if not byte_locks_work(folder):
+        return CollectionError(
+            f"The disk of {folder} does not support locks of files any more ({reason})",
+            "run the same command again; what was stored before is kept.",
+        )
+    return StorageError(failing_disk(folder, reason))

@@ -127,7 +127,7 @@ class Collection:
                 if self._lock.held and not self.upgraded:
                     # Thumbnails of removed items do no harm; another run can remove them.
                     with contextlib.suppress(PixMatcherError):
-                        self._thumbnails.keep_those_in(self._catalog.path)
+                        self._thumbnails.keep(self._catalog.needed_contents)
                     self.indexes.save(train=train)
             finally:
                 self._thumbnails.close()
@@ -381,6 +381,10 @@ class Collection:
 
     def _release_locks(self) -> None:
         self.indexes.saving_lock.release()
+        if self._lock.held:
+            # What prevents reading now is reported when something is read.
+            with contextlib.suppress(PixMatcherError):
+                self._catalog.end_writing()
         self._lock.release()
 
     def add(

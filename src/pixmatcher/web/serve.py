@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .._logging import VARIABLE as LOG_VARIABLE
+from .._user_folders import NO_HOME, home_folder
 from ..errors import PixMatcherError
 from .share import SHARED_VARIABLE, Tunnel
 
@@ -52,6 +53,8 @@ def run_app(
     `PixMatcherError` is raised.
     """
     environment = _MEMORY | os.environ
+    if home_folder() is None:
+        environment["HOME"] = NO_HOME  # Streamlit looks for settings there
     environment.pop(SHARED_VARIABLE, None)
     if (level := logging.getLogger("pixmatcher").level) in (logging.DEBUG, logging.INFO):  # by the option -v
         environment[LOG_VARIABLE] = f"{environment.get(LOG_VARIABLE, '')},{logging.getLevelName(level).lower()}"
