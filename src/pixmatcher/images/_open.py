@@ -74,7 +74,8 @@ def open_image(
     `rotation` are the degrees, 0, 90, 180 or 270, by which an image is rotated counterclockwise if it has no
     orientation of its own.
 
-    Transparency is laid over white. 16-bit values are scaled by their whole range. Values of 32-bit integers
+    Values are turned to sRGB if the image has a colour profile of another colour space. Transparency is laid over
+    white, or over grey if little of the image could be seen on white. 16-bit values are scaled by their whole range. Values of 32-bit integers
     and floats, which have no fixed range, are scaled by the first of 0-1 (floats only), 0-255 and 0-65535
     that holds them all, otherwise by their own least and greatest; NaN becomes black.
 
@@ -144,7 +145,7 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
                     orientation, taken = orientation_and_time(image.info.get("exif"))
                 if orientation == 1:
                     orientation = ORIENTATION_OF_ROTATION[rotation]
-                rgb = to_rgb(loaded, min_side)
+                rgb = to_rgb(loaded, min_side, image.info)
                 scale *= shrink_factor(loaded.size, min_side)
                 del image, loaded  # rotating a large image takes the memory of another one
                 area = upright_area(rgb.size, width / scale, height / scale, orientation)
@@ -195,7 +196,7 @@ def _from_pil(image: Image.Image, min_side: int | None, max_pixels: int, rotatio
                 orientation, taken = orientation_and_time(image.info.get("exif"))
                 if orientation == 1:
                     orientation = ORIENTATION_OF_ROTATION[rotation]
-                rgb = to_rgb(image, min_side)
+                rgb = to_rgb(image, min_side, image.info)
                 scale = shrink_factor(image.size, min_side)
                 area = upright_area(rgb.size, image.width / scale, image.height / scale, orientation)
                 rgb = upright(rgb, orientation)
