@@ -24,6 +24,9 @@ _STRIP_PIXELS = 1 << 20
 """About how many pixels of a large image are converted at once."""
 
 
+USUAL_INTEGERS, USUAL_FLOATS = (255.0, 65535.0), (1.0, 255.0, 65535.0)
+"""What white may be in numbers that have no fixed range; black is 0."""
+
 _WHITE, _DARK = (255, 255, 255), (96, 96, 96)
 """The grounds of transparent images. The grey is dark enough for white letters, and light enough for black parts."""
 
@@ -232,11 +235,15 @@ def _value_range(image: Image.Image) -> tuple[float, float]:
     extremes = _finite_extremes(image)
     if not extremes:
         return 0.0, 1.0
-    low, high = min(extremes), max(extremes)
+    return range_of_numbers(min(extremes), max(extremes), USUAL_FLOATS if image.mode == "F" else USUAL_INTEGERS)
+
+
+def range_of_numbers(low: float, high: float, usual: tuple[float, ...]) -> tuple[float, float]:
+    """Return the numbers that are black and white in an image of numbers from `low` to `high`; see `open_image`."""
     if low >= 0:
-        for usual in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
-            if high <= usual:
-                return 0.0, usual
+        for white in usual:
+            if high <= white:
+                return 0.0, white
     return low, high
 
 

@@ -75,14 +75,17 @@ def open_image(
     orientation of its own.
 
     Values are turned to sRGB if the image has a colour profile of another colour space. Transparency is laid over
-    white, or over grey if little of the image could be seen on white. 16-bit values are scaled by their whole range. Values of 32-bit integers
-    and floats, which have no fixed range, are scaled by the first of 0-1 (floats only), 0-255 and 0-65535
-    that holds them all, otherwise by their own least and greatest; NaN becomes black.
+    white, or over grey if little of the picture could be seen on white.
+
+    Unsigned values of 9 to 16 bits are scaled by their whole range, such as 0-4095. 32-bit and signed integers and
+    floats, which have no fixed range, are scaled by the first of 0-1 (floats only), 0-255 and 0-65535 that holds them
+    all (of signed 16 bits: 0-32767), otherwise by their own least and greatest; NaN becomes black.
 
     `max_pixels` is checked before memory is allocated. While an image is decoded, it takes up to 14 bytes a pixel at
     the scale of the decoder (a progressive JPEG always at full scale), besides the bytes of its file. Decoders that
-    need much memory take 17 (WebP, TIFF), 21 (HEIF) or 29 (JPEG 2000). Images of more than 32 megapixels are decoded
-    one at a time, in all threads together. Pillow's own limit does not count up to `max_pixels`, except for GIF files.
+    need much memory take 17 (WebP, TIFF), 21 (HEIF) or 29 (JPEG 2000); a TIFF of floats or of separate planes takes 14
+    and its samples, which are refused above 32 bytes a pixel. Images of more than 32 megapixels are decoded one at a
+    time, in all threads together. Pillow's own limit does not count up to `max_pixels`, except for GIF files.
 
     A file that ends too early is refused. Damage that the format cannot detect (overwritten pixel data, or an
     end marker that is too early) is not noticed.
