@@ -94,6 +94,7 @@ def converted(image: Image.Image, profile: bytes) -> Image.Image:
         image, ImageCms.createProfile("sRGB"), ImageCms.ImageCmsProfile(io.BytesIO(profile)), outputMode="RGB"
     )
     assert result is not None
+    result.info.clear()  # Pillow adds the profile, and would save it
     return result
 
 
@@ -150,6 +151,28 @@ def test_heif_that_names_its_primaries() -> None:
     wide = pillow_heif.from_pillow(converted(original, PROFILES["Display P3"]))
     wide.save(file, quality=95, color_primaries=12, transfer_characteristics=13)
     assert difference(open_image(file.getvalue()).image, original) < 2.5
+
+
+def test_avif_that_names_its_primaries() -> None:
+    original = soft_photo()
+    data = encoded(converted(original, PROFILES["Display P3"]), "AVIF", quality=95)
+    at = data.index(b"colrnclx") + 8
+    assert difference(open_image(data).image, original) > 3
+    for curve, low, high in ((13, 0, 2.5), (16, 3, 99)):  # the curve of sRGB; PQ, of high dynamic range
+        named = data[:at] + struct.pack(">HH", 12, curve) + data[at + 4 :]
+        assert low <= difference(open_image(named).image, original) < high
+
+
+def test_jpeg_2000_with_a_profile() -> None:
+    original = soft_photo()
+    for method in (b"\2", b"\3"):
+        data = encoded(converted(original, PROFILES["Display P3"]), "JPEG2000")
+        box = struct.pack(">I", 11 + len(P3)) + b"colr" + method + bytes(2) + P3
+        at, header = data.index(b"colr") - 4, data.index(b"jp2h") - 4
+        length = int.from_bytes(data[header : header + 4], "big") - 15 + len(box)
+        data = data[:header] + struct.pack(">I", length) + data[header + 4 : at] + box + data[at + 15 :]
+        assert difference(open_image(data).image, original) < 1
+        assert difference(open_image(data, min_side=30).image, open_image(original, min_side=30).image) < 2
 
 
 def test_photo_at_an_eighth_of_its_scale_is_converted() -> None:

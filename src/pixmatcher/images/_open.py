@@ -26,6 +26,7 @@ from ._limits import (
 )
 from ._orientation import ORIENTATION_OF_ROTATION, upright, upright_area
 from ._pillow import load_plugin, pillow_limit_lifted, quiet_pillow
+from ._profiles import colour_box
 from ._read import open_regular_file, os_message, read_all
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
         try:
             with pillow_limit_lifted(claimed_pixels):
                 image = plugin(file)
+            image.info |= colour_box(image_format, file)
             width, height = image.size
             check_pixels(width, height, max_pixels)
             if image_format is TIFF:

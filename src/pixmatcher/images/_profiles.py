@@ -8,12 +8,15 @@ all colours, in a way that each maker of profiles decides.
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
+
+from ._formats import AVIF, JPEG2000, ImageFormat
 
 if TYPE_CHECKING:
     from PIL import Image, ImageCms
@@ -40,6 +43,10 @@ _BT_2020 = (0.708, 0.292, 0.170, 0.797, 0.131, 0.046)
 _NCLX_PRIMARIES = {9: _BT_2020, 12: _DISPLAY_P3}  # ITU-T H.273; 1 is sRGB
 _NCLX_CURVES = (1, 6, 13, 14, 15)  # those for standard dynamic range, for which screens use the curve of sRGB
 
+_MOST_BEFORE_COLOUR_BOX = 1 << 16
+_NCLX_BOX = re.compile(rb"colrnclx(.{4})", re.S)  # ISO/IEC 14496-12
+_PROFILE_BOX = re.compile(rb"(.{4})colr[\2\3]..", re.S)  # ISO/IEC 15444-1, with the length of the box
+
 # One entry each of an EXIF directory, in both byte orders: what cameras write for Adobe RGB (DCF 2.0), and for sRGB.
 _INTEROPERABILITY_R03 = (b"\1\0\2\0\4\0\0\0R03\0", b"\0\1\0\2\0\0\0\4R03\0")
 _COLOR_SPACE_SRGB = (b"\1\xa0\3\0\1\0\0\0\1\0", b"\xa0\1\0\3\0\0\0\1\0\1")
@@ -64,8 +71,8 @@ def srgb_transform(mode: str, info: Mapping[Any, Any]) -> SrgbTransform | None:
     """Return what converts an image of this Pillow mode and these details (`Image.info`) to sRGB; None for nothing.
 
     The profile is the embedded one, or else Adobe RGB if EXIF says so, or what the chunks cHRM and gAMA of a PNG file
-    or the nclx box of a HEIF file describe. A profile that is damaged, of another colour space than the image, or so
-    near to sRGB that it makes no difference, gives None.
+    or the nclx box of an AVIF or HEIF file describe. A profile that is damaged, of another colour space than the image,
+    or so near to sRGB that it makes no difference, gives None.
     """
     if mode == "CMYK":
         wanted = "CMYK"
@@ -83,6 +90,28 @@ def srgb_transform(mode: str, info: Mapping[Any, Any]) -> SrgbTransform | None:
     if _SPACES.get(profile[16:20]) != wanted or profile[12:16] not in _CLASSES or profile[36:40] != b"acsp":
         return None
     return _transforms.get(profile, wanted)
+
+
+def colour_box(image_format: ImageFormat, file: IO[bytes]) -> dict[str | tuple[int, int], Any]:
+    """Return what the box `colr` of an AVIF or JPEG 2000 file says and Pillow leaves out, as details for `Image.info`.
+
+    The box is near the beginning of these files. The position in the file does not change.
+    """
+    if image_format not in (AVIF, JPEG2000):
+        return {}
+    position = file.tell()
+    file.seek(0)
+    head = file.read(_MOST_BEFORE_COLOUR_BOX)
+    details: dict[str | tuple[int, int], Any] = {}
+    if image_format is AVIF:
+        if found := _NCLX_BOX.search(head):
+            primaries, curve = struct.unpack(">HH", found[1])
+            details["nclx_profile"] = {"color_primaries": primaries, "transfer_characteristics": curve}
+    elif found := _PROFILE_BOX.search(head):
+        file.seek(found.end())
+        details["icc_profile"] = file.read(min(max(0, int.from_bytes(found[1], "big") - 11), _MAX_PROFILE_BYTES + 1))
+    file.seek(position)
+    return details
 
 
 class _Transforms:
