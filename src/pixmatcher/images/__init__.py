@@ -7,7 +7,7 @@ what a file is, only the plugins of the supported formats read it, the size is c
 every error is raised as `InvalidImageError` with a reason that can be counted. Pillow and NumPy are imported on first
 use, so that a text query, which only needs `Recipe`, does not load them.
 
-Colour profiles are not applied: values are taken as sRGB, because the encoders were trained that way.
+Images are sRGB, because the encoders were trained that way: those with a profile of another colour space are converted.
 """
 
 from __future__ import annotations

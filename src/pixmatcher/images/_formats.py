@@ -42,7 +42,7 @@ WEBP = ImageFormat("WEBP", "PIL.WebPImagePlugin", "WebPImageFile", (".webp",))
 GIF = ImageFormat("GIF", "PIL.GifImagePlugin", "GifImageFile", (".gif",))
 BMP = ImageFormat("BMP", "PIL.BmpImagePlugin", "BmpImageFile", (".bmp",), compressed=False)
 DIB = ImageFormat("DIB", "PIL.BmpImagePlugin", "DibImageFile", (".dib",), compressed=False)
-TIFF = ImageFormat("TIFF", "PIL.TiffImagePlugin", "TiffImageFile", (".tif", ".tiff"), compressed=False)
+TIFF = ImageFormat("TIFF", "pixmatcher.images._tiff", "TiffFile", (".tif", ".tiff"), compressed=False)
 JPEG2000 = ImageFormat(
     "JPEG2000",
     "PIL.Jpeg2KImagePlugin",

@@ -42,6 +42,7 @@ from ._limits import (
 )
 from ._orientation import ORIENTATION_OF_ROTATION, upright, upright_area
 from ._pillow import load_plugin, pillow_limit_lifted, quiet_pillow
+from ._profiles import colour_box
 from ._raw import is_raw, raw_preview
 from ._read import open_regular_file, os_message, read_all
 
@@ -94,14 +95,18 @@ def open_image(
     `rotation` are the degrees, 0, 90, 180 or 270, by which an image is rotated counterclockwise if it has no
     orientation of its own.
 
-    Transparency is laid over white. 16-bit values are scaled by their whole range. Values of 32-bit integers
-    and floats, which have no fixed range, are scaled by the first of 0-1 (floats only), 0-255 and 0-65535
-    that holds them all, otherwise by their own least and greatest; NaN becomes black.
+    Values are turned to sRGB if the image has a colour profile of another colour space. Transparency is laid over
+    white, or over grey if little of the picture could be seen on white.
+
+    Unsigned values of 9 to 16 bits are scaled by their whole range, such as 0-4095. 32-bit and signed integers and
+    floats, which have no fixed range, are scaled by the first of 0-1 (floats only), 0-255 and 0-65535 that holds them
+    all (of signed 16 bits: 0-32767), otherwise by their own least and greatest; NaN becomes black.
 
     `max_pixels` is checked before memory is allocated. While an image is decoded, it takes up to 14 bytes a pixel at
     the scale of the decoder (a progressive JPEG always at full scale), besides the bytes of its file. Decoders that
-    need much memory take 17 (WebP, TIFF), 21 (HEIF) or 29 (JPEG 2000). Images of more than 32 megapixels are decoded
-    one at a time, in all threads together. Pillow's own limit does not count up to `max_pixels`, except for GIF files.
+    need much memory take 17 (WebP, TIFF), 21 (HEIF) or 29 (JPEG 2000); a TIFF of floats or of separate planes takes 14
+    and its samples, which are refused above 32 bytes a pixel. Images of more than 32 megapixels are decoded one at a
+    time, in all threads together. Pillow's own limit does not count up to `max_pixels`, except for GIF files.
 
     A file that ends too early is refused. Damage that the format cannot detect (overwritten pixel data, or an
     end marker that is too early) is not noticed.
@@ -145,6 +150,7 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
         try:
             with pillow_limit_lifted(claimed_pixels):
                 image = plugin(file)
+            image.info |= colour_box(image_format, file)
             width, height = image.size
             check_pixels(width, height, max_pixels)
             if image_format is TIFF:
@@ -166,7 +172,7 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
                     orientation, taken = orientation_and_time(image.info.get("exif"))
                 if orientation == 1:
                     orientation = ORIENTATION_OF_ROTATION[rotation]
-                rgb = to_rgb(loaded, min_side)
+                rgb = to_rgb(loaded, min_side, image.info)
                 scale *= shrink_factor(loaded.size, min_side)
                 del image, loaded  # rotating a large image takes the memory of another one
                 area = upright_area(rgb.size, width / scale, height / scale, orientation)
@@ -253,7 +259,7 @@ def _from_pil(image: Image.Image, min_side: int | None, max_pixels: int, rotatio
                 orientation, taken = orientation_and_time(image.info.get("exif"))
                 if orientation == 1:
                     orientation = ORIENTATION_OF_ROTATION[rotation]
-                rgb = to_rgb(image, min_side)
+                rgb = to_rgb(image, min_side, image.info)
                 scale = shrink_factor(image.size, min_side)
                 area = upright_area(rgb.size, image.width / scale, image.height / scale, orientation)
                 rgb = upright(rgb, orientation)

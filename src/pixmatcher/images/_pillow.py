@@ -10,12 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InvalidImageError
-from ._formats import TIFF, ImageFormat
+from ._formats import HEIF, PNG, TIFF, ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from PIL import ImageFile
+
+
+_MAX_PNG_CHUNK = 16 << 20
+"""Largest profile or text of a PNG file in bytes, decompressed."""
 
 
 def load_plugin(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
@@ -32,6 +36,8 @@ def load_plugin(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
         raise InvalidImageError("unsupported format", detail) from error
     if image_format is TIFF:
         _silence_libtiff()
+    if image_format is PNG:  # Pillow refuses images with a profile above 1 MB, as those of calibrated screens are
+        cast("Any", module).MAX_TEXT_CHUNK = _MAX_PNG_CHUNK
     return cast("type[ImageFile.ImageFile]", getattr(module, image_format.plugin))
 
 
