@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -690,6 +691,14 @@ def test_an_index_has_the_date_of_the_name_where_the_file_has_none(tiny: Any, tm
             "copy-20230303.jpg": "2002-02-02T02:02:02",  # the same content
             "20230404.jpg": "2023-04-04",
         }
+
+        def found(**dates: str) -> set[str]:
+            hits = collection.search(np.ones(48), space="visual", filter=Filter(**dates))  # type: ignore[arg-type]
+            return {Path(hit.item.uri).name for hit in hits}
+
+        assert found(before="2003") == {"IMG_20240202_120000.jpg", "copy-20230303.jpg"}
+        midnight = found(after="2023-04-04T00:00", before="2024-01-31 12:00:01")  # its day has no time
+        assert midnight == {"20230404.jpg", "IMG_20240131_120000.jpg"}
 
 
 # ---- Dates of filters ----

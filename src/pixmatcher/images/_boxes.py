@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import IO
 
 _MAX_BOXES = 1000
-_MAX_META = 16 << 20
+_MAX_META = 4 << 20
+_MAX_ITEMS = 100_000
+"""Further items, and further references between items, do not count."""
 _MAX_BLOCK = 4 << 20
 """Longer blocks of metadata are cut off here."""
 
@@ -106,7 +108,7 @@ def _without_offset(exif: bytes) -> bytes:
 def _item_infos(box: bytes) -> dict[int, _Item]:
     items: dict[int, _Item] = {}
     for kind, content in _boxes_in(box[6 if box[:1] == b"\0" else 8 :]):
-        if kind != b"infe" or content[0] < 2:
+        if kind != b"infe" or content[0] < 2 or len(items) >= _MAX_ITEMS:
             continue
         (number,) = struct.unpack_from(">H" if content[0] == 2 else ">I", content, 4)
         rest = content[8 if content[0] == 2 else 10 :]
@@ -116,10 +118,12 @@ def _item_infos(box: bytes) -> dict[int, _Item]:
 
 
 def _references(box: bytes) -> list[tuple[bytes, int, int]]:
-    """Return kind, source and target of the references between items."""
+    """Return kind, source and target of the references from metadata to images, and from images to others."""
     code, size = (">H", 2) if box[:1] == b"\0" else (">I", 4)
-    found = []
+    found: list[tuple[bytes, int, int]] = []
     for kind, content in _boxes_in(box[4:]):
+        if kind not in (b"cdsc", b"dimg") or len(found) >= _MAX_ITEMS:
+            continue
         source, count = (*struct.unpack_from(code, content), *struct.unpack_from(">H", content, size))
         targets = content[size + 2 : size + 2 + count * size]
         found += [(kind, source, target) for (target,) in struct.iter_unpack(code, targets)]
