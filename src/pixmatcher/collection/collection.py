@@ -412,8 +412,8 @@ class Collection:
     def add_copies(self, items: Sequence[Item], *, source: str | None = None) -> list[Item]:
         """Store items with the embeddings of other items that have the same content hash.
 
-        Size, format and date taken are copied too, if an item lacks them. Return the items that were not stored,
-        because no other item has their content.
+        Size, format and date taken are copied too, if an item has no format; if the other item has no date, that of
+        the item counts. Return the items that were not stored, because no other item has their content.
         """
         for item in items:
             check_item(item)

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from ..errors import InvalidImageError
 from ._colour import array_to_pil, shrink_factor, to_rgb
-from ._exif import orientation_and_time, tiff_time
+from ._exif import read_exif
 from ._formats import (
     ICO,
     JPEG,
@@ -40,6 +40,7 @@ from ._limits import (
     decoding_slot,
     pixels_in_memory,
 )
+from ._metadata import orientation_and_time
 from ._orientation import ORIENTATION_OF_ROTATION, upright, upright_area
 from ._pillow import load_plugin, pillow_limit_lifted, quiet_pillow
 from ._profiles import colour_box
@@ -76,7 +77,7 @@ class OpenedImage:
     format: str
     """Pillow's name of the format, such as "JPEG"; empty if the image was not in a file."""
     taken: str | None
-    """When the photo was taken, in ISO 8601, with the UTC offset if the camera wrote one."""
+    """When the photo was taken, in ISO 8601, with the UTC offset if the file has one; the day alone if that is all."""
 
 
 def open_image(
@@ -155,7 +156,7 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
             check_pixels(width, height, max_pixels)
             if image_format is TIFF:
                 check_tiles(image, max_pixels)
-                taken = tiff_time(image)
+                orientation, taken = orientation_and_time(image, file)
             elif image_format is JPEG:
                 if "progressive" in image.info:
                     check_scans(file)
@@ -168,8 +169,10 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
                     with pillow_limit_lifted(width * height):
                         image.load()
                     loaded = image
-                if image_format is not TIFF:  # Pillow makes TIFF files upright by itself
-                    orientation, taken = orientation_and_time(image.info.get("exif"))
+                if image_format is TIFF:
+                    width, height = loaded.size  # Pillow has made it upright, if it could
+                else:
+                    orientation, taken = orientation_and_time(image, file)
                 if orientation == 1:
                     orientation = ORIENTATION_OF_ROTATION[rotation]
                 rgb = to_rgb(loaded, min_side, image.info)
@@ -208,7 +211,7 @@ def _decode_embedded(
         opened = _decode(io.BytesIO(found.picture), min_side, max_pixels, rotation)
     else:
         opened = _from_pil(found.picture, min_side, max_pixels, rotation)
-    taken = opened.taken or orientation_and_time(found.exif)[1]
+    taken = opened.taken or read_exif(found.exif).taken
     opened = replace(opened, format=image_format.name, taken=taken)
     if found.orientation == 1:
         return opened
@@ -256,7 +259,7 @@ def _from_pil(image: Image.Image, min_side: int | None, max_pixels: int, rotatio
         try:
             with decoding_slot(image.width * image.height):
                 image.load()
-                orientation, taken = orientation_and_time(image.info.get("exif"))
+                orientation, taken = orientation_and_time(image)
                 if orientation == 1:
                     orientation = ORIENTATION_OF_ROTATION[rotation]
                 rgb = to_rgb(image, min_side, image.info)

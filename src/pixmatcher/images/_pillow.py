@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InvalidImageError
-from ._formats import HEIF, PNG, TIFF, ImageFormat
+from ._formats import PNG, TIFF, ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

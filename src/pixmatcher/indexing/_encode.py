@@ -12,7 +12,15 @@ from .._version import __version__
 from ..collection import Failure, Item, PendingWork
 from ..encoders import Encoder
 from ..errors import SourceError
-from ..images import THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image, optional_decoders
+from ..images import (
+    THUMBNAIL_SIDE,
+    Recipe,
+    date_in_name,
+    fit_image,
+    make_thumbnail,
+    open_image,
+    optional_decoders,
+)
 from ..sources import Entry, HoldsEmbeddings, Source
 from .reading import WorkItem, failure_reason, read_entry
 
@@ -155,14 +163,15 @@ class BatchEncoder:
             item = replace(_new_item(entry, read.content_hash), bytes=read.bytes)
             needs_thumbnail = needs_thumbnail and self._collection.thumbnail(item.content_hash) is None
             if not (encode_known or needs_thumbnail) and self._comparison.known_contents([item.content_hash]):
-                return item
+                return replace(item, taken=date_in_name(entry.uri))
             opened = open_image(
                 read.data,
                 min_side=max(self._min_side, THUMBNAIL_SIDE if needs_thumbnail else 0),
                 max_pixels=self._options.max_pixels,
                 rotation=entry.rotation,
             )
-        item = replace(item, width=opened.width, height=opened.height, format=opened.format, taken=opened.taken)
+        taken = opened.taken or date_in_name(entry.uri)
+        item = replace(item, width=opened.width, height=opened.height, format=opened.format, taken=taken)
         thumbnail = make_thumbnail(opened.image) if needs_thumbnail else None
         return _DecodedImage(item, [fit_image(opened, recipe) for recipe in self._recipes], thumbnail)
 
