@@ -59,7 +59,12 @@ def with_content_of(item: Item, original: Item | None) -> Item:
     if original is None or item.format is not None:
         return item
     return replace(
-        item, width=original.width, height=original.height, format=original.format, taken=item.taken or original.taken
+        item,
+        width=original.width,
+        height=original.height,
+        format=original.format,
+        taken=item.taken or original.taken,
+        missing=original.missing,
     )
 
 

@@ -19,6 +19,7 @@ from ._limits import DEFAULT_MAX_PIXELS
 from ._recipe import IMAGENET_RECIPE, Recipe
 
 if TYPE_CHECKING:
+    from ._decoders import decoder_versions
     from ._formats import ALLOWED_EXTENSIONS, has_image_content, is_allowed_extension
     from ._open import ImageSource, OpenedImage, open_image
     from ._preprocess import preprocess_image, preprocess_images
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # Names are imported when they are first used: a text query needs none of these modules.
 _MODULES = {
+    "_decoders": ("decoder_versions",),
     "_formats": (
         "ALLOWED_EXTENSIONS",
         "has_image_content",
@@ -62,6 +64,7 @@ __all__ = [
     "ImageSource",
     "OpenedImage",
     "Recipe",
+    "decoder_versions",
     "fit_image",
     "has_image_content",
     "is_allowed_extension",

@@ -7,7 +7,6 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import IO
 
 from ..errors import InvalidImageError
 
@@ -126,50 +125,6 @@ def webp_size(head: bytes) -> tuple[int, int]:
             width, height = struct.unpack_from("<HH", head, 26)
             return width & 0x3FFF, height & 0x3FFF
     return 0, 0
-
-
-def ends_early(image_format: ImageFormat, file: IO[bytes]) -> bool:
-    """Return whether the end of the file is missing, as far as this can be seen without decoding it."""
-    try:
-        length = file.seek(0, os.SEEK_END)
-        file.seek(max(0, length - 12))
-        tail = file.read(12)
-        if image_format is JPEG:
-            return not tail.endswith(b"\xff\xd9")
-        if image_format is PNG:
-            return tail[4:8] != b"IEND"
-        if image_format is GIF:
-            return not tail.endswith(b";")
-        file.seek(0)
-        head = file.read(12)
-        if image_format is WEBP:
-            return length < 8 + int.from_bytes(head[4:8], "little")
-        if image_format is JPEG2000 and head.startswith(b"\xff\x4f"):
-            return not tail.endswith(b"\xff\xd9")
-        if image_format in (AVIF, HEIF, JPEG2000):
-            return _last_box_is_cut(file, length)
-    except (OSError, ValueError):  # the file is closed or deleted
-        return False
-    return False
-
-
-def _last_box_is_cut(file: IO[bytes], length: int) -> bool:
-    """Return whether a box of an ISO base media file claims more bytes than the file has."""
-    offset = 0
-    while offset < length:
-        file.seek(offset)
-        head = file.read(16)
-        if len(head) < 8:
-            return True
-        size = _u32(head, 0)
-        if size == 0:  # up to the end of the file
-            return False
-        if size == 1:
-            size = int.from_bytes(head[8:16], "big")
-        if size < 8:
-            return False
-        offset += size
-    return offset > length
 
 
 def _u32(data: bytes, offset: int) -> int:
