@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -14,8 +15,11 @@ from typing import TYPE_CHECKING
 from .._text import printable
 
 if TYPE_CHECKING:
-    from ..collection import Failure
+    from ..collection import Failure, Item
     from ..searching import SearchResult
+
+_MOST_INCOMPLETE = 5
+"""Incomplete images that are named."""
 
 
 def program_name() -> str:
@@ -34,7 +38,12 @@ def print_next_commands(*commands: Sequence[str], title: str = "Type next:") -> 
     """Print commands of PixMatcher, each a list of arguments, for the user to type next."""
     print(f"\n{title}")
     for arguments in commands:
-        print(f"  {program_name()} {' '.join(map(_quote, arguments))}")
+        print(f"  {command_line(arguments)}")
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Return a command of PixMatcher, a list of arguments, as it is typed."""
+    return f"{program_name()} {' '.join(map(_quote, arguments))}"
 
 
 def _quote(argument: str) -> str:
@@ -70,6 +79,22 @@ def print_failures(failures: Sequence[Failure]) -> None:
     for failure in failures:
         detail = f" ({failure.detail})" if failure.detail else ""
         print(printable(f"    {failure.uri}: {failure.reason}{detail}"))
+
+
+def print_incomplete(items: Sequence[Item]) -> None:
+    """Print how many images lack the end of their file, and the first of them with what is missing at most."""
+    if not items:
+        return
+    shown = [f"{item.uri} ({_missing_text(item.missing or 0.0)})" for item in items[:_MOST_INCOMPLETE]]
+    more = f" and {len(items) - len(shown):,} more" if len(items) > len(shown) else ""
+    are = "1 image is" if len(items) == 1 else f"{len(items):,} images are"
+    print(printable(f"{are} incomplete, because the end of the file is missing: {', '.join(shown)}{more}"))
+
+
+def _missing_text(share: float) -> str:
+    """Return the share of a picture that can be missing as text."""
+    lost = f"at most {math.ceil(100 * share)}%" if share else "nothing"
+    return f"{lost} of the picture is missing"
 
 
 def print_note(note: str) -> None:

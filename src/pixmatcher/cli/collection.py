@@ -13,7 +13,7 @@ from ..errors import QueryError
 from ._app import command
 from ._opening import open_folder_collection, runtime_of
 from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
-from ._output import print_failures, print_note, print_pairs, print_saved
+from ._output import print_failures, print_incomplete, print_note, print_pairs, print_saved
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
@@ -28,11 +28,13 @@ def info_command(collection: CollectionOption = None) -> None:
     with open_folder_collection(collection) as opened:
         formats = opened.format_counts()
         failures = opened.failures()
+        incomplete = opened.incomplete()
         pairs = [
             ("collection", str(opened.path)),
             ("sources", ", ".join(opened.sources()) or "none yet"),
             ("images", f"{len(opened):,}"),
             ("failed", f"{len(failures):,}"),
+            *([("incomplete", f"{len(incomplete):,}")] if incomplete else []),
             ("formats", ", ".join(f"{name} {count:,}" for name, count in formats.items()) or "none"),
             ("labels", f"{len(opened.label_counts()):,}"),
             ("encoders", ", ".join(f"{e.name} ({e.fingerprint or 'unknown version'})" for e in opened.encoders)),
@@ -45,6 +47,7 @@ def info_command(collection: CollectionOption = None) -> None:
             command = command_to_upgrade(opened.path)
             pairs.append(("upgrade", f"to {names}, not finished: run `{command}` again"))
     print_pairs(pairs)
+    print_incomplete(incomplete)
     print_failures(failures)
 
 

@@ -19,7 +19,7 @@ from ._options import (
     WeightsOption,
     pixels_of,
 )
-from ._output import print_failures
+from ._output import command_line, print_failures, print_incomplete
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
@@ -102,6 +102,10 @@ def index_command(
             progress=bars.callback,
         )
     print_report(report)
+    if report.remembered:
+        again = ["index", *(sources or ()), *(("-c", collection) if collection else ()), "--retry-failed"]
+        count = f"{report.remembered:,} failed image" + ("s were" if report.remembered > 1 else " was")
+        print(f"{count} not tried again, because nothing has changed. To try: {printable(command_line(again))}")
     if report.failures:
         raise typer.Exit(1)
 
@@ -139,4 +143,5 @@ def print_report(report: IndexReport) -> None:
     ]
     print(f"{report.total:,} images in {printable(str(report.collection))}, {report.seconds:.1f} s")
     print(", ".join(f"{count:,} {what}" for count, what in counts if count) or "nothing to index")
+    print_incomplete(report.incomplete)
     print_failures(report.failures)

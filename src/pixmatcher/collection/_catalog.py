@@ -195,6 +195,13 @@ class Catalog(Database):
         found = self.query(f"SELECT {self._columns} FROM items WHERE uri = ?", self.stored_uri(uri))
         return self._item_of_row(found[0]) if found else None
 
+    def incomplete_items(self) -> list[Item]:
+        """Return the items of files whose end is missing, in the order of their ids."""
+        if "NULL AS missing" in self._columns:
+            return []
+        found = self.query(f"SELECT {self._columns} FROM items WHERE missing IS NOT NULL ORDER BY id")
+        return [*map(self._item_of_row, found)]
+
     def rows_of(self, ids: Sequence[int]) -> dict[int, int]:
         """Return the row of each of these ids that exists."""
         listed = json.dumps([int(item_id) for item_id in ids])
@@ -251,7 +258,7 @@ class Catalog(Database):
             "ON CONFLICT (uri) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version, "
             "bytes = excluded.bytes, width = excluded.width, height = excluded.height, format = excluded.format, "
             "label = excluded.label, caption = excluded.caption, modified = excluded.modified, "
-            "taken = excluded.taken, details = excluded.details, row = excluded.row, "
+            "taken = excluded.taken, missing = excluded.missing, details = excluded.details, row = excluded.row, "
             "checksum = excluded.checksum, source_id = excluded.source_id",
             rows,
         )

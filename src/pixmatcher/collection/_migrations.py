@@ -66,11 +66,17 @@ def _add_calibrations(connection: sqlite3.Connection) -> None:
     )
 
 
+def _add_missing(connection: sqlite3.Connection) -> None:
+    """Items get `missing`: the share of the picture that can be missing, if the end of its file is."""
+    connection.execute("ALTER TABLE items ADD COLUMN missing REAL")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _create_tables,
     _add_details,
     _add_editions,
     _add_calibrations,
+    _add_missing,
 )
 """The migration to version 1, to version 2, and so on."""
 

@@ -62,7 +62,12 @@ def with_content_of(item: Item, original: Item | None) -> Item:
     if original is None or item.format is not None:
         return item
     return replace(
-        item, width=original.width, height=original.height, format=original.format, taken=original.taken or item.taken
+        item,
+        width=original.width,
+        height=original.height,
+        format=original.format,
+        taken=original.taken or item.taken,
+        missing=original.missing,
     )
 
 

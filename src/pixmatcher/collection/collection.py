@@ -184,6 +184,10 @@ class Collection:
         """Return the number of items of each image format, the most frequent first."""
         return self._catalog.counts("format")
 
+    def incomplete(self) -> list[Item]:
+        """Return the items of files whose end is missing; see `Item.missing`."""
+        return self._catalog.incomplete_items()
+
     # Labels
 
     def label_counts(self) -> dict[str, int]:

@@ -27,6 +27,7 @@ _COLUMNS = {
     "content_hash": "string",
     "modified": "string",
     "taken": "string",
+    "missing": "float64",
     "added": "string",
     "details": "string",
 }

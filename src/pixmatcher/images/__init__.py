@@ -20,7 +20,8 @@ from ._recipe import IMAGENET_RECIPE, Recipe
 
 if TYPE_CHECKING:
     from ._dates import date_in_name
-    from ._formats import ALLOWED_EXTENSIONS, has_image_content, is_allowed_extension, optional_decoders
+    from ._decoders import decoder_versions
+    from ._formats import ALLOWED_EXTENSIONS, has_image_content, is_allowed_extension
     from ._open import ImageSource, OpenedImage, open_image
     from ._preprocess import preprocess_image, preprocess_images
     from ._read import open_regular_file
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
 # Names are imported when they are first used: a text query needs none of these modules.
 _MODULES = {
     "_dates": ("date_in_name",),
+    "_decoders": ("decoder_versions",),
     "_formats": (
         "ALLOWED_EXTENSIONS",
         "has_image_content",
         "is_allowed_extension",
-        "optional_decoders",
     ),
     "_open": (
         "ImageSource",
@@ -66,6 +67,7 @@ __all__ = [
     "OpenedImage",
     "Recipe",
     "date_in_name",
+    "decoder_versions",
     "fit_image",
     "has_image_content",
     "is_allowed_extension",
@@ -73,7 +75,6 @@ __all__ = [
     "normalize_pixels",
     "open_image",
     "open_regular_file",
-    "optional_decoders",
     "preprocess_image",
     "preprocess_images",
 ]

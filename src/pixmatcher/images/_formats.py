@@ -6,7 +6,6 @@ import os
 import re
 import struct
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import PurePath
 from typing import IO
 
@@ -70,11 +69,6 @@ RAW = ImageFormat(
 )
 
 FORMATS = (JPEG, PNG, WEBP, GIF, BMP, DIB, TIFF, JPEG2000, PPM, AVIF, HEIF, JPEG_XL, ICO, PSD, TGA, PCX, DDS, RAW)
-
-
-def optional_decoders() -> list[str]:
-    """Return the modules that are installed of those that decode formats and belong to extras."""
-    return [f.module for f in FORMATS if f.extra and find_spec(f.module) is not None]
 
 
 ALLOWED_EXTENSIONS: frozenset[str] = frozenset(e for f in FORMATS for e in f.extensions)
@@ -296,52 +290,6 @@ def webp_size(head: bytes) -> tuple[int, int]:
             width, height = struct.unpack_from("<HH", head, 26)
             return width & 0x3FFF, height & 0x3FFF
     return 0, 0
-
-
-def ends_early(image_format: ImageFormat, file: IO[bytes]) -> bool:
-    """Return whether the end of the file is missing, as far as this can be seen without decoding it."""
-    try:
-        length = file.seek(0, os.SEEK_END)
-        file.seek(max(0, length - 12))
-        tail = file.read(12)
-        if image_format is JPEG:
-            return not tail.endswith(b"\xff\xd9")
-        if image_format is PNG:
-            return tail[4:8] != b"IEND"
-        if image_format is GIF:
-            return not tail.endswith(b";")
-        file.seek(0)
-        head = file.read(12)
-        if image_format is WEBP:
-            return length < 8 + int.from_bytes(head[4:8], "little")
-        if image_format is JPEG2000 and head.startswith(b"\xff\x4f"):
-            return not tail.endswith(b"\xff\xd9")
-        if image_format is JPEG_XL and not head.startswith(b"\xff\n"):
-            return _last_box_is_cut(file, length)
-        if image_format in (AVIF, HEIF, JPEG2000):
-            return _last_box_is_cut(file, length)
-    except (OSError, ValueError):  # the file is closed or deleted
-        return False
-    return False
-
-
-def _last_box_is_cut(file: IO[bytes], length: int) -> bool:
-    """Return whether a box of an ISO base media file claims more bytes than the file has."""
-    offset = 0
-    while offset < length:
-        file.seek(offset)
-        head = file.read(16)
-        if len(head) < 8:
-            return True
-        size = _u32(head, 0)
-        if size == 0:  # up to the end of the file
-            return False
-        if size == 1:
-            size = int.from_bytes(head[8:16], "big")
-        if size < 8:
-            return False
-        offset += size
-    return offset > length
 
 
 def _u32(data: bytes, offset: int) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
 import sys
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from ..errors import InvalidImageError
 from ._colour import array_to_pil, shrink_factor, to_rgb
+from ._decoders import decoder_of
+from ._endings import CUT_OFF, complete_file, ends_early, ends_in_zeros
 from ._exif import read_exif
 from ._formats import (
     ICO,
@@ -23,7 +24,6 @@ from ._formats import (
     TIFF,
     WEBP,
     ImageFormat,
-    ends_early,
     format_of,
     has_tga_footer,
     webp_size,
@@ -46,6 +46,7 @@ from ._pillow import load_plugin, pillow_limit_lifted, quiet_pillow
 from ._profiles import colour_box
 from ._raw import is_raw, raw_preview
 from ._read import open_regular_file, os_message, read_all
+from ._reasons import reason_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,10 +54,6 @@ if TYPE_CHECKING:
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any]"
 """What can be opened: a path, encoded bytes, a binary file, a PIL image, or an array (see `open_image`)."""
-
-_TRUNCATED = "the file is cut off before the end of the image"
-_CUT_OFF = re.compile("truncated|not enough|reached eof|requires a buffer|expected to read", re.I)
-_UNSUPPORTED = re.compile("unsupported|unknown (pixel|PCX|TGA) m|unimplemented|not available|not installed", re.I)
 
 logger = logging.getLogger(__package__)
 
@@ -78,6 +75,9 @@ class OpenedImage:
     """Pillow's name of the format, such as "JPEG"; empty if the image was not in a file."""
     taken: str | None
     """When the photo was taken, in ISO 8601, with the UTC offset if the file has one; the day alone if that is all."""
+    missing: float | None = None
+    """The greatest share of the picture, from 0 to 0.1, that can be missing because the end of the file is; None if the
+    file has its end."""
 
 
 def open_image(
@@ -109,10 +109,12 @@ def open_image(
     and its samples, which are refused above 32 bytes a pixel. Images of more than 32 megapixels are decoded one at a
     time, in all threads together. Pillow's own limit does not count up to `max_pixels`, except for GIF files.
 
-    A file that ends too early is refused. Damage that the format cannot detect (overwritten pixel data, or an
-    end marker that is too early) is not noticed.
+    A JPEG that lacks only its end is decoded; `OpenedImage.missing` says how much of the picture is missing at most. If
+    that is more than a tenth, and in other formats, a file that ends too early is refused. Damage that the format
+    cannot detect (overwritten pixel data, or an end marker that is too early) is not noticed.
 
-    Raises InvalidImageError if anything is wrong with the image, and TypeError if `source` has another type.
+    Raises InvalidImageError, which names the path, if anything is wrong with the image, and TypeError if `source` has
+    another type.
     """
     from PIL import Image
 
@@ -121,20 +123,47 @@ def open_image(
     if rotation not in ORIENTATION_OF_ROTATION:
         raise ValueError(f"rotation must be 0, 90, 180 or 270, not {rotation}")
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), min_side, max_pixels, rotation)
+        return _decode_or_complete(io.BytesIO(source), min_side, max_pixels, rotation)
     if isinstance(source, (str, os.PathLike)):
-        with open_regular_file(os.fspath(source)) as file:
-            return _decode(file, min_side, max_pixels, rotation)
+        try:
+            with open_regular_file(os.fspath(source)) as file:
+                return _decode_or_complete(file, min_side, max_pixels, rotation)
+        except InvalidImageError as error:
+            error.args = (f"{os.fsdecode(source)}: {error}",)
+            raise
     if isinstance(source, Image.Image):
         return _from_pil(source, min_side, max_pixels, rotation)
     numpy = sys.modules.get("numpy")  # a caller with an array has imported it
     if numpy is not None and isinstance(source, numpy.ndarray):
         return _from_pil(array_to_pil(source, max_pixels), min_side, max_pixels, rotation)
     if isinstance(source, io.BufferedReader) and source.seekable() and source.tell() == 0:
-        return _decode(source, min_side, max_pixels, rotation)
+        return _decode_or_complete(source, min_side, max_pixels, rotation)
     if hasattr(source, "read"):
-        return _decode(io.BytesIO(read_all(cast("IO[bytes]", source))), min_side, max_pixels, rotation)
+        return _decode_or_complete(io.BytesIO(read_all(cast("IO[bytes]", source))), min_side, max_pixels, rotation)
     raise TypeError(f"cannot open an image from {type(source).__name__}: give a path, bytes, file, PIL image or array")
+
+
+def _decode_or_complete(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: int) -> OpenedImage:
+    """Decode the encoded image in `file`, also if it lacks only its end."""
+    try:
+        return _decode(file, min_side, max_pixels, rotation)
+    except InvalidImageError as error:
+        try:
+            image_format = _format_in(file)
+        except (InvalidImageError, OSError):  # no format is known
+            raise error from error.__cause__
+        error.decoder = decoder_of(image_format)
+        if error.reason != "truncated" and not (error.reason == "damaged" and image_format is JPEG2000):
+            raise
+        try:
+            completed, missing = complete_file(image_format, file, max_pixels)
+        except InvalidImageError as refusal:
+            refusal.decoder = error.decoder
+            raise (error if error.reason == "damaged" else refusal) from error.__cause__
+        try:
+            return replace(_decode(completed, min_side, max_pixels, rotation), missing=missing)
+        except InvalidImageError:
+            raise error from error.__cause__
 
 
 def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: int) -> OpenedImage:
@@ -225,6 +254,25 @@ def _identify(file: IO[bytes], max_pixels: int) -> tuple[ImageFormat, int]:
 
     Leaves the file at position 0. Raises OSError, and InvalidImageError for files that are refused undecoded.
     """
+    image_format = _format_in(file)
+    length = file.seek(0, os.SEEK_END)
+    if image_format.compressed and length > MAX_ENCODED_BYTES:
+        raise InvalidImageError("too large", f"{length:,} bytes, more than an image needs")
+    if image_format is JPEG2000 and ends_early(image_format, file):  # its decoder accepts such files
+        raise InvalidImageError("truncated", CUT_OFF)
+    if image_format is JPEG and ends_in_zeros(file):
+        raise InvalidImageError("truncated", CUT_OFF)
+    # The WebP plugin allocates the memory as soon as it opens a file.
+    file.seek(0)
+    width, height = webp_size(file.read(30)) if image_format is WEBP else (0, 0)
+    check_pixels(width, height, max_pixels)
+    file.seek(0)
+    return image_format, width * height
+
+
+def _format_in(file: IO[bytes]) -> ImageFormat:
+    """Return the format of a file. Raises OSError, and InvalidImageError if it has none that is supported."""
+    file.seek(0)
     head = file.read(512)
     if not head:
         raise InvalidImageError("empty file")
@@ -233,19 +281,8 @@ def _identify(file: IO[bytes], max_pixels: int) -> tuple[ImageFormat, int]:
     except InvalidImageError:
         if not has_tga_footer(file):
             raise
-        image_format = TGA
-    if image_format is TIFF and is_raw(file):
-        image_format = RAW
-    length = file.seek(0, os.SEEK_END)
-    if image_format.compressed and length > MAX_ENCODED_BYTES:
-        raise InvalidImageError("too large", f"{length:,} bytes, more than an image needs")
-    if image_format is JPEG2000 and ends_early(image_format, file):  # its decoder accepts such files
-        raise InvalidImageError("truncated", _TRUNCATED)
-    # The WebP plugin allocates the memory as soon as it opens a file.
-    width, height = webp_size(head) if image_format is WEBP else (0, 0)
-    check_pixels(width, height, max_pixels)
-    file.seek(0)
-    return image_format, width * height
+        return TGA
+    return RAW if image_format is TIFF and is_raw(file) else image_format
 
 
 def _load_eighth(image: Image.Image, file: IO[bytes]) -> Image.Image | None:
@@ -278,17 +315,6 @@ def _raise_invalid(
     error: Exception, image_format: ImageFormat | None = None, file: IO[bytes] | None = None
 ) -> NoReturn:
     """Raise the InvalidImageError for what Pillow raised, with the reason that fits."""
-    from PIL.Image import DecompressionBombError
-
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, DecompressionBombError):
-        reason = "too many pixels"
-    elif isinstance(error, MemoryError):
-        reason, text = "out of memory", "there is not enough memory to decode it"
-    elif _CUT_OFF.search(text) or (image_format is not None and file is not None and ends_early(image_format, file)):
-        reason, text = "truncated", _TRUNCATED
-    elif _UNSUPPORTED.search(text):
-        reason = "unsupported format"
-    else:
-        reason = "damaged"
-    raise InvalidImageError(reason, text) from error
+    cut_off = image_format is not None and file is not None and ends_early(image_format, file)
+    reason, detail = reason_of(error, image_format.name if image_format is not None else "", cut_off=cut_off)
+    raise InvalidImageError(reason, detail) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from contextlib import contextmanager, suppress
@@ -43,18 +44,20 @@ def load_plugin(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
 
 @cache
 def _silence_libtiff() -> None:
-    """Keep libtiff from writing errors to standard error, because Pillow raises them anyway.
+    """Keep libtiff and its plugin from writing to standard error, because Pillow raises errors anyway.
 
-    If libtiff cannot be found through Pillow's library, a damaged TIFF file prints a line.
+    If libtiff cannot be found through Pillow's library, a damaged TIFF file may print a line.
     """
     import ctypes
 
     from PIL import _imaging
 
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # without any handler, Python prints errors
     with suppress(OSError, AttributeError):
-        set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
-        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
-        set_handler(None)
+        library = ctypes.CDLL(_imaging.__file__)
+        for set_handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            set_handler(None)
 
 
 _limit_lock = threading.Lock()

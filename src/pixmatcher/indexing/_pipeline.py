@@ -55,7 +55,7 @@ def index(
             object again in each call.
         max_pixels: Larger images are not decoded and count as failures.
         retry_failed: Whether to try all images again that failed before. Otherwise an image is tried again when it or
-            the decoder has changed; remote images are tried again in each run.
+            the version of its decoder has changed; remote images are tried again in each run.
         thumbnails: Whether to store thumbnails of images that may not be available later (remote and tar sources).
         allow_private: Whether URLs of private and loopback addresses may be fetched.
         workers: The number of threads that decode and encode, by default the number of usable cores.
@@ -178,11 +178,12 @@ class _Run:
             self._sources,
             self._collection,
             self._comparison,
-            decoder_capabilities=self._stages.encoder.capabilities,
+            decoder_capabilities=str(self._stages.encoder.capabilities),
             retry_failed=retry_failed,
         )
         report.unchanged += result.unchanged
         report.changed += result.updated
+        report.remembered += result.remembered
         counter = Counter(result.pending, progress, "Indexing")
         if result.pending and not loading:
             self._workers.executor.submit(load_for_run, self._encoders)

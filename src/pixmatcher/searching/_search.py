@@ -82,6 +82,8 @@ def _hit_as_json(hit: Hit, probability: float | None) -> dict[str, Any]:
     values |= {"id": item.id, "uri": item.uri, "label": item.label}
     if item.caption is not None:
         values["caption"] = item.caption
+    if item.missing is not None:
+        values["missing"] = round(item.missing, 4)
     if item.details:
         values["details"] = dict(item.details)
     return values

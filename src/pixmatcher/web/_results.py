@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,7 @@ def details(collection: Collection, item: Item) -> list[tuple[str, str]]:
         ("dimensions", f"{item.width} x {item.height}" if item.width else None),
         ("bytes", None if item.bytes is None else size_text(item.bytes)),
         ("format", item.format),
+        ("incomplete", _missing_text(item.missing)),
         ("taken", _date_text(item.taken)),
         ("modified", _date_text(item.modified)),
         ("added", _date_text(item.added)),
@@ -152,6 +154,11 @@ def details(collection: Collection, item: Item) -> list[tuple[str, str]]:
         ("author", item.details.get("author")),
     ]
     return [(t(key), value) for key, value in known if value]
+
+
+def _missing_text(share: float | None) -> str | None:
+    """Return how much of a picture is missing because the end of its file is."""
+    return None if share is None else t("missing_share", number=math.ceil(100 * share))
 
 
 def _date_text(timestamp: str | None) -> str | None:

@@ -158,6 +158,8 @@ ENGLISH = {
     "sources": "Sources",
     "space": "Space",
     "steps_of": "{done} of {total} steps",
+    "incomplete": "Incomplete",
+    "missing_share": "at most {number}% is missing",
     "taken": "Taken",
     "text_hint": "Try one of these texts",
     "text_page": "Text search",

@@ -164,6 +164,8 @@ FRENCH = {
     "sources": "Sources",
     "space": "Espace",
     "steps_of": "{done} étapes sur {total}",
+    "incomplete": "Incomplète",
+    "missing_share": "au plus {number}\N{NO-BREAK SPACE}% manque",
     "taken": "Prise le",
     "text_hint": "Essayez l'un de ces textes",
     "text_page": "Recherche par texte",
