@@ -22,6 +22,12 @@ class IndexReport:
     unchanged: int = 0
     failures: list[Failure] = field(default_factory=list)
     """All images of the sources of this run that cannot be indexed, also those that failed in earlier runs."""
+    passed_over: dict[str, dict[str, int]] = field(default_factory=dict)
+    """How many files of folder sources were passed over: kind -> extension, lower case with the dot -> number.
+
+    The kinds are "video", "audio", "document", "archive", "image" (of a format that is not supported), "other",
+    and with the extension "" "hidden" and "excluded": files and folders.
+    """
     seconds: float = 0.0
 
     def count(self, stored: StoredItems) -> None:
