@@ -205,16 +205,16 @@ def test_files_that_are_passed_over_are_counted_and_listed(tmp_path: Path) -> No
     for name in ("v.mp4", "w.MOV", "m.mp3", "doc.pdf", "z.zip", "d.psd", "x.xmp", "data", ".hidden.png", "Thumbs.db"):
         (folder / name).write_bytes(b"something")
     (folder / ".git").mkdir()
-    done = cli("index", folder, "-c", tmp_path / "c", "--exclude", "z.zip")
+    done = cli("index", "photos", "-c", "c", "--exclude", "z.zip", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr == (
         "Passed over: 2 videos, 1 audio file, 1 document, 1 image of a format that is not supported, 2 other files, "
-        "2 hidden files or folders, 1 excluded file or folder. `pixmatcher info` shows more.\n"
+        "2 hidden files or folders, 1 excluded file or folder. `pixmatcher info -c c` shows more.\n"
     )
     info = cli("info", "-c", tmp_path / "c").stdout
     assert (
         "passed over  1 .mov, 1 .mp3, 1 .mp4, 1 .pdf, 1 .psd, 1 .xmp, 1 without extension, 2 hidden files or folders, "
-        "1 excluded file or folder; `pixmatcher info --passed-over` lists them\n"
+        "1 excluded file or folder; add --passed-over to list them\n"
     ) in info
     assert f"options      --exclude z.zip for {folder}\n" in info
     listed = cli("info", "-c", tmp_path / "c", "--passed-over").stdout.splitlines()

@@ -88,11 +88,12 @@ LEFT_OUT = ("hidden", "excluded")
 _MOST_EXTENSIONS_SHOWN = 12
 
 
-def print_passed_over(counts: Mapping[str, Mapping[str, int]]) -> None:
+def print_passed_over(counts: Mapping[str, Mapping[str, int]], collection: Path) -> None:
     """Print on standard error how many files were passed over: kind -> extension -> number."""
     found = [counted(sum(counts[kind].values()), *names) for kind, names in _KINDS.items() if kind in counts]
     if found:
-        print(f"Passed over: {', '.join(found)}. `pixmatcher info` shows more.", file=sys.stderr)
+        command = f"pixmatcher info -c {shlex.quote(shorter_path(str(collection)))}"
+        print(printable(f"Passed over: {', '.join(found)}. `{command}` shows more."), file=sys.stderr)
 
 
 def extensions_text(counts: Mapping[str, Mapping[str, int]]) -> str:

@@ -61,7 +61,7 @@ def info_command(
         if counts := add_counts(each.passed_over for each in notes.values()):
             files = extensions_text({kind: found for kind, found in counts.items() if kind not in LEFT_OUT})
             listed = ", ".join(text for text in (files, left_out_text(counts)) if text)
-            pairs.append(("passed over", f"{listed}; `pixmatcher info --passed-over` lists them"))
+            pairs.append(("passed over", f"{listed}; add --passed-over to list them"))
         for spec, each in notes.items():
             options = [f"--exclude {shlex.quote(pattern)}" for pattern in each.exclude]
             options += ["--hidden"] if each.hidden else []

@@ -121,6 +121,7 @@ def index_command(
             progress=bars.callback,
         )
     print_report(report)
+    print_passed_over(report.passed_over, report.collection)
     if report.failures:
         raise typer.Exit(1)
 
@@ -159,7 +160,6 @@ def print_report(report: IndexReport) -> None:
     print(f"{report.total:,} images in {printable(str(report.collection))}, {report.seconds:.1f} s")
     print(", ".join(f"{count:,} {what}" for count, what in counts if count) or _nothing_to_index(report))
     print_failures(report.failures)
-    print_passed_over(report.passed_over)
 
 
 def _nothing_to_index(report: IndexReport) -> str:
