@@ -97,6 +97,53 @@ def _missing_text(share: float) -> str:
     return f"{lost} of the picture is missing"
 
 
+_KINDS = {
+    "video": ("video", "videos"),
+    "audio": ("audio file", "audio files"),
+    "document": ("document", "documents"),
+    "archive": ("archive", "archives"),
+    "image": ("image of a format that is not supported", "images of formats that are not supported"),
+    "other": ("other file", "other files"),
+    "hidden": ("hidden file or folder", "hidden files or folders"),
+    "excluded": ("excluded file or folder", "excluded files or folders"),
+}
+"""One and several files of each kind that an index run passes over."""
+LEFT_OUT = ("hidden", "excluded")
+"""The kinds that are left out by options, whatever they are."""
+_MOST_EXTENSIONS_SHOWN = 12
+
+
+def print_passed_over(counts: Mapping[str, Mapping[str, int]], collection: Path) -> None:
+    """Print on standard error how many files were passed over: kind -> extension -> number."""
+    found = [counted(sum(counts[kind].values()), *names) for kind, names in _KINDS.items() if kind in counts]
+    if found:
+        command = f"pixmatcher info -c {shlex.quote(shorter_path(str(collection)))}"
+        print(printable(f"Passed over: {', '.join(found)}. `{command}` shows more."), file=sys.stderr)
+
+
+def extensions_text(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return how many files have each extension, the most frequent first, from kind -> extension -> number."""
+    total: Counter[str] = Counter()
+    for by_extension in counts.values():
+        for extension, number in by_extension.items():
+            total[extension or "without extension"] += number
+    shown = sorted(total.items(), key=lambda item: (-item[1], item[0]))[:_MOST_EXTENSIONS_SHOWN]
+    found = [f"{number:,} {extension}" for extension, number in shown]
+    if rest := total.total() - sum(number for _, number in shown):
+        found.append(counted(rest, "other"))
+    return ", ".join(found)
+
+
+def left_out_text(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return how many files and folders options leave out, from kind -> extension -> number."""
+    return ", ".join(counted(sum(counts[kind].values()), *_KINDS[kind]) for kind in LEFT_OUT if kind in counts)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with the word for one or for many, by default the word with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def print_note(note: str) -> None:
     """Print a note about a result on standard error, if there is one."""
     if note:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +15,16 @@ from ..errors import QueryError
 from ._app import command
 from ._opening import open_folder_collection, runtime_of
 from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
-from ._output import print_failures, print_incomplete, print_note, print_pairs, print_saved
+from ._output import (
+    LEFT_OUT,
+    extensions_text,
+    left_out_text,
+    print_failures,
+    print_incomplete,
+    print_note,
+    print_pairs,
+    print_saved,
+)
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
@@ -23,9 +34,24 @@ if TYPE_CHECKING:
 
 
 @command("info")
-def info_command(collection: CollectionOption = None) -> None:
+def info_command(
+    collection: CollectionOption = None,
+    passed_over: Annotated[
+        bool,
+        typer.Option(
+            "--passed-over",
+            help="Instead, list the files in its folders that are passed over, each with its kind.",
+        ),
+    ] = False,
+) -> None:
     """Show what is in a collection, and which images could not be indexed."""
+    from ..indexing import add_counts, list_passed_over
+
     with open_folder_collection(collection) as opened:
+        if passed_over:
+            for kind, path in list_passed_over(opened):
+                print(f"{kind:<8}  {printable(path)}")
+            return
         formats = opened.format_counts()
         failures = opened.failures()
         incomplete = opened.incomplete()
@@ -42,6 +68,18 @@ def info_command(collection: CollectionOption = None) -> None:
             ("index", ", ".join(_index_text(opened, name) for name in opened.spaces)),
             ("on disk", f"{opened.size_on_disk() / 1e6:.1f} MB"),
         ]
+        notes = {spec: opened.folder_notes(spec) for spec in opened.sources()}
+        if counts := add_counts(each.passed_over for each in notes.values()):
+            files = extensions_text({kind: found for kind, found in counts.items() if kind not in LEFT_OUT})
+            listed = ", ".join(text for text in (files, left_out_text(counts)) if text)
+            pairs.append(("passed over", f"{listed}; add --passed-over to list them"))
+        for spec, each in notes.items():
+            options = [f"--exclude {shlex.quote(pattern)}" for pattern in each.exclude]
+            options += ["--hidden"] if each.hidden else []
+            if options:
+                pairs.append(("options", f"{' '.join(options)} for {spec}"))
+            if each.forgotten:
+                pairs.append(("forgotten", f"{', '.join(each.forgotten)} in {spec}"))
         if unfinished := opened.unfinished_encoders():
             names = ", ".join(record.name for record in unfinished)
             command = command_to_upgrade(opened.path)
@@ -86,13 +124,35 @@ def verify_command(
     print(f"Undamaged: {count:,} images, with their embeddings and indexes.")
 
 
+_ASK_FROM = 1000
+"""`forget` asks before it removes this many images or more."""
+
+
 @command("forget")
 def forget_command(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The source, as `pixmatcher info` shows it.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A source, as `pixmatcher info` shows it; or a folder or file in a folder that is a source.",
+        ),
+    ],
     collection: CollectionOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before thousands of images are removed.")] = False,
 ) -> None:
-    """Remove a source and its images from a collection. The image files are not deleted."""
+    """Remove a source, or a part of a folder, and its images from a collection. The image files are not deleted.
+
+    A part of a folder stays forgotten until you index it by its own name.
+    """
     with open_folder_collection(collection) as opened:
+        count = opened.count_to_forget(source)
+        if count >= _ASK_FROM and not yes:
+            what = f"{count:,} images of {printable(source)}"
+            if not sys.stdin.isatty():
+                raise QueryError(f"This would remove {what} from the collection: add --yes to do it.")
+            if not typer.confirm(f"Remove {what} from the collection? The files are not deleted.", err=True):
+                print_note("Nothing was removed.")
+                return
         removed = opened.forget(source)
     print(f"{removed:,} images of {printable(source)} removed from the collection.")
 

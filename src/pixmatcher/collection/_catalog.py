@@ -12,13 +12,14 @@ from datetime import datetime, timezone
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .._urls import is_url
 from ..errors import CollectionError, CollectionUpgradedError
-from ..records import Calibration, QueryKind
+from ..records import Calibration, FolderNotes, QueryKind
 from ._database import Database
 from ._migrations import readable_columns
 from .items import Changes, CollectionState, Failure, Item
@@ -329,6 +330,25 @@ class Catalog(Database):
             spec if isinstance(spec, str) and _KIND.match(spec) else self.shown_uri(spec): source_id
             for source_id, spec in found
         }
+
+    def folder_notes(self, spec: str) -> FolderNotes:
+        """Return the notes of a folder source; empty ones if it is new."""
+        source_id = self.sources().get(spec)
+        columns = readable_columns(self.connection, "sources", ("notes", "judged"))
+        found = self.query(f"SELECT {columns} FROM sources WHERE id = ?", source_id)
+        if not found or found[0][0] is None:
+            return FolderNotes()
+        values: dict[str, Any] = json.loads(found[0][0])
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return FolderNotes(**{**values, **lists}, judged=found[0][1] or b"")
+
+    def put_folder_notes(self, spec: str, notes: FolderNotes) -> None:
+        """Store the notes of a folder source."""
+        values = {field.name: getattr(notes, field.name) for field in fields(notes)}
+        judged = values.pop("judged")
+        self.connection.execute(
+            "UPDATE sources SET notes = ?, judged = ? WHERE id = ?", (json.dumps(values), judged, self.source_id(spec))
+        )
 
     def put_failures(self, failures: Iterable[Failure], source_id: int) -> None:
         """Store failures of a source, or replace those of the same uri."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ._formats import ALLOWED_EXTENSIONS, has_image_content, is_allowed_extension
     from ._open import ImageSource, OpenedImage, open_image
     from ._preprocess import preprocess_image, preprocess_images
-    from ._read import open_regular_file
+    from ._read import open_regular_file, read_head
     from ._resize import fit_image, normalize_pixels
     from ._thumbnails import THUMBNAIL_SIDE, make_thumbnail
 
@@ -46,7 +46,7 @@ _MODULES = {
         "preprocess_image",
         "preprocess_images",
     ),
-    "_read": ("open_regular_file",),
+    "_read": ("open_regular_file", "read_head"),
     "_resize": (
         "fit_image",
         "normalize_pixels",
@@ -77,4 +77,5 @@ __all__ = [
     "open_regular_file",
     "preprocess_image",
     "preprocess_images",
+    "read_head",
 ]

@@ -26,6 +26,12 @@ class IndexReport:
     """How many of the failures are of earlier runs and were not tried again, as nothing has changed."""
     incomplete: list[Item] = field(default_factory=list)
     """The images that were indexed in this run although the end of their file is missing; see `Item.missing`."""
+    passed_over: dict[str, dict[str, int]] = field(default_factory=dict)
+    """How many files of folder sources were passed over: kind -> extension, lower case with the dot -> number.
+
+    The kinds are "video", "audio", "document", "archive", "image" (of a format that is not supported), "other",
+    and with the extension "" "hidden" and "excluded": files and folders.
+    """
     seconds: float = 0.0
 
     def count(self, stored: StoredItems) -> None:
