@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ._app import command
+from ._app import INDEX, command
 from ._output import print_hits, print_next_commands, program_name, shorter_path
 from ._progress import ProgressBars
 from .index import print_report
 
 
-@command("demo")
+@command("demo", example="pixmatcher demo", panel=INDEX)
 def demo_command(
     grid: Annotated[Path, typer.Option(help="The file for the contact sheet.")] = Path("demo-results.png"),
 ) -> None:

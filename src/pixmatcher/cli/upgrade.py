@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._text import command_to_upgrade, printable
-from ._app import command
+from ._app import MAINTENANCE, command
 from ._opening import open_folder_collection, runtime_of
 from ._options import (
     BackendOption,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..indexing import UpgradeReport
 
 
-@command("upgrade")
+@command("upgrade", example="pixmatcher upgrade -c ~/Pictures", panel=MAINTENANCE)
 def upgrade_command(
     collection: CollectionOption = None,
     encoder: Annotated[

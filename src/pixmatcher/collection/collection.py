@@ -180,6 +180,14 @@ class Collection:
         """Return the specs of the sources, in the order in which they were first indexed."""
         return [*self._catalog.sources()]
 
+    def has_items_in(self, folder: str) -> bool:
+        """Return whether an item is in a folder, which is an absolute path or the beginning of a URL, or below it."""
+        return self._catalog.has_uris_below(folder)
+
+    def item_folders(self) -> set[str]:
+        """Return the folders that contain items directly, as absolute paths or beginnings of URLs."""
+        return {os.path.dirname(uri) for uri in self._catalog.uris()}
+
     def format_counts(self) -> dict[str, int]:
         """Return the number of items of each image format, the most frequent first."""
         return self._catalog.counts("format")
