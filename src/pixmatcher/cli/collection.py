@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,7 +74,8 @@ def verify_command(
             removed = opened.repair()
             print(f"Repaired: {removed:,} damaged images removed from the collection, indexes rebuilt.")
             if removed:
-                print("Run `pixmatcher index` to encode them again.")
+                again = f"pixmatcher index -c {shlex.quote(str(opened.path))}"
+                print(printable(f"Run `{again}` to encode them again."))
         problems = opened.verify()
         count = len(opened) if not problems else 0
     for problem in problems:

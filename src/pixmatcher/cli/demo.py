@@ -20,10 +20,11 @@ def demo_command(
     """Index the example photos and search them by text and by image."""
     from ..collection import Collection
     from ..datasets.examples import IMAGE_QUERY, TEXT_QUERY, clear_outdated, demo_paths
-    from ..export.contact_sheet import save_contact_sheet
+    from ..export.contact_sheet import check_sheet_path, save_contact_sheet
     from ..indexing import index
     from ..searching import Query, search
 
+    check_sheet_path(grid)
     photos, path = demo_paths()
     clear_outdated(path)
     with ProgressBars() as bars:

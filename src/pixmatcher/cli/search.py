@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
-import sys
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,10 +122,8 @@ def search_command(
         print_note(result.note)
         names = opened.label_names()
         if isinstance(opened, Collection) and opened.indexes.has_scanned(result.space):
-            print(
-                f"The space {result.space} has no index yet, so all embeddings were compared: run `pixmatcher tune`.",
-                file=sys.stderr,
-            )
+            tune = f"pixmatcher tune -c {shlex.quote(str(opened.path))}"
+            print_note(f"The space {result.space} has no index yet, so all embeddings were compared: run `{tune}`.")
         if as_json:
             print(json.dumps(result.as_json()))
         else:

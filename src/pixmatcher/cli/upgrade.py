@@ -95,7 +95,8 @@ def print_report(report: UpgradeReport) -> None:
     if report.missing_sources:
         names = printable(", ".join(report.missing_sources))
         other = (
-            f". These sources are empty or cannot be read: {names}. `pixmatcher forget` removes them with their images."
+            f". These sources are empty or cannot be read: {names}. `pixmatcher forget` removes them from the "
+            "collection."
         )
     elif report.encoded + report.continued:
         other = f", or run `{printable(call)} --without-missing` to finish and remove them from the collection."

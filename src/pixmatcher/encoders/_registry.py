@@ -203,7 +203,7 @@ def load_recorded(records: Iterable[DescribesEncoder], runtime: Runtime | None =
             if _is_unknown(record.name):
                 raise EncoderError(
                     f"The collection was made with the encoder {record.name}. Unknown encoder {record.name!r}: install "
-                    "the package that has it, or encode the images again with `pixmatcher upgrade --encoder lite`."
+                    "the package that has it, or index the images themselves into another collection with -c."
                 ) from error
             raise EncoderError(f"The collection was made with the encoder {record.name}. {error}") from error
         if record.fingerprint not in ("", encoder.fingerprint):

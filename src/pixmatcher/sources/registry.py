@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from .._plugins import SOURCES, load_plugin, plugin_names
-from .._urls import is_file_url, path_of_file_url
+from .._urls import is_file_url, is_url, path_of_file_url
 from ..errors import SourceError
 from .protocol import Source
 
@@ -145,6 +145,10 @@ def open_source(spec: str) -> Source:
                 return kind.open(_with_local_path(rest) if kind.prefix != "arrays" else rest)
         if prefix in plugin_names(SOURCES):
             return _open_plugin(prefix, rest)
+    if is_url(spec) and not os.path.lexists(spec):
+        raise SourceError(
+            f"{spec} is a URL, not a folder: write the URLs of images to a file, one a line, and index urls:FILE.txt."
+        )
     return _open_folder(spec)
 
 
