@@ -12,7 +12,7 @@ import typer
 
 from .._text import command_to_upgrade, printable
 from ..errors import QueryError
-from ._app import command
+from ._app import MAINTENANCE, command
 from ._opening import open_folder_collection, runtime_of
 from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
 from ._output import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..records import Space
 
 
-@command("info")
+@command("info", example="pixmatcher info -c ~/Pictures", panel=MAINTENANCE)
 def info_command(
     collection: CollectionOption = None,
     passed_over: Annotated[
@@ -101,7 +101,7 @@ def _index_text(opened: Collection, space: str) -> str:
     return f"{name} ({space}: too many values to compare all in 10 ms; {found})"
 
 
-@command("verify")
+@command("verify", example="pixmatcher verify --repair", panel=MAINTENANCE)
 def verify_command(
     collection: CollectionOption = None,
     repair: Annotated[
@@ -114,7 +114,8 @@ def verify_command(
             removed = opened.repair()
             print(f"Repaired: {removed:,} damaged images removed from the collection, indexes rebuilt.")
             if removed:
-                print("Run `pixmatcher index` to encode them again.")
+                again = f"pixmatcher index -c {shlex.quote(str(opened.path))}"
+                print(printable(f"Run `{again}` to encode them again."))
         problems = opened.verify()
         count = len(opened) if not problems else 0
     for problem in problems:
@@ -128,7 +129,7 @@ _ASK_FROM = 1000
 """`forget` asks before it removes this many images or more."""
 
 
-@command("forget")
+@command("forget", example="pixmatcher forget ~/Pictures/old", panel=MAINTENANCE)
 def forget_command(
     source: Annotated[
         str,
@@ -157,7 +158,7 @@ def forget_command(
     print(f"{removed:,} images of {printable(source)} removed from the collection.")
 
 
-@command("tune")
+@command("tune", example="pixmatcher tune --recall 0.99", panel=MAINTENANCE)
 def tune_command(
     collection: CollectionOption = None,
     space: Annotated[
