@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from .._urls import is_url
+from .._urls import is_file_url, is_url, path_of_file_url
 from ..errors import CollectionError
 
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d)?)?)?)?)?")
@@ -45,6 +45,10 @@ class Filter:
                 raise CollectionError(f"A size is a number of pixels, not {size!r}.")
         if self.folder is not None:
             folder = os.fspath(self.folder)
+            try:
+                folder = path_of_file_url(folder) if is_file_url(folder) else folder
+            except ValueError as error:
+                raise CollectionError(f"{folder} is not a folder: {error}.") from None
             place = folder.rstrip("/") if is_url(folder) else os.path.abspath(folder)
             object.__setattr__(self, "folder", place)
 

@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from .._urls import is_url
+from .._text import as_unicode
+from .._urls import is_file_url, is_url
 from ..collection import Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import PixMatcherError, QueryError
-from ._search import search
+from ._search import query_as_json, search
 from .options import SearchOptions, with_k
 from .query import Query, parse_query, query_from_json
 
@@ -42,13 +43,13 @@ def search_batch(
                 values = _json_object(text)
                 name = values.get("text") or values.get("image") or text
                 query = query_from_json(values, allow_private=allow_private)
-            elif is_url(text) or os.path.isfile(text):
+            elif is_url(text) or is_file_url(text) or os.path.isfile(text):
                 query = parse_query([text], allow_private=allow_private)
             else:
                 query = Query(text)
             yield search(collection, query, options, runtime=runtime).as_json()
         except PixMatcherError as error:
-            yield {"query": name, "error": str(error)}
+            yield {"query": query_as_json(name), "error": as_unicode(str(error))}
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._urls import is_url
+from .._urls import is_file_url, is_url, path_of_file_url
 from ..errors import InvalidImageError, QueryError
 from ..images import is_allowed_extension
 from ..net.fetch import MAX_BYTES, fetch
@@ -87,6 +87,7 @@ def _refers_to_image(argument: str) -> bool:
     return (
         argument in ("-", ".", "..")
         or is_url(argument)
+        or is_file_url(argument)
         or os.path.isfile(argument)
         or is_allowed_extension(argument)
         or argument.startswith(("/", "./", "../"))
@@ -109,15 +110,26 @@ def _read_standard_input() -> bytes:
 def resolve_image(reference: str, allow_private: bool = False) -> ImageSource:
     """Return the image that a path or URL refers to: a path, or the bytes of a fetched or archived file.
 
-    Raises `QueryError` if the file does not exist or is a folder, `FetchError` as `fetch` does.
+    The URL of a file on this machine (`file:///path`) is its path. Raises `QueryError` if the file does not exist or is
+    a folder, `FetchError` as `fetch` does.
     """
-    if is_url(reference):
+    if is_file_url(reference):
+        reference = _path_of(reference)
+    elif is_url(reference):
         return fetch(reference, allow_private=allow_private)
     if not os.path.lexists(reference):
         return _read_from_archive(reference)
     if os.path.isdir(reference):
         raise QueryError(f"{reference!r} is a folder, not an image: index it, or give the path of an image in it.")
     return Path(reference)
+
+
+def _path_of(url: str) -> str:
+    """Return the path that the URL of a file names. Raises `QueryError` if it names none."""
+    try:
+        return path_of_file_url(url)
+    except ValueError as error:
+        raise QueryError(f"{url} cannot be read: {error}.") from None
 
 
 def _read_from_archive(path: str) -> bytes:

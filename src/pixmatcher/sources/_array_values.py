@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._urls import is_url
+from .._urls import is_file_url, is_url, path_of_file_url
 from ..errors import InvalidImageError, SourceError
 from ..images import open_regular_file
 from ._npy import open_npy
@@ -78,7 +78,15 @@ def read_json(path: str, most_bytes: int) -> Any:
 
 
 def absolute_uri(uri: str, below: str) -> str:
-    """Return an absolute uri: a URL or an absolute path as it is, a name joined to the URL or folder `below`."""
+    """Return an absolute uri: a URL or an absolute path as it is, a name joined to the URL or folder `below`.
+
+    The URL of a file on this machine becomes its path.
+    """
+    if is_file_url(uri):
+        try:
+            return path_of_file_url(uri)
+        except ValueError:  # of another machine
+            return uri
     if (uri.startswith("/") and uri.isascii() and "//" not in uri) or not is_valid_uri(uri):
         return uri
     # Undecodable bytes become what a collection returns for them.
