@@ -98,6 +98,7 @@ def index(
                     afterwards.callback(delete_collection, target.path)  # a wrong call leaves no files
                 raise
             report.failures = missing + run.failures()
+            report.notes = [note for source in opened for note in getattr(source, "notes", ())]
             report.total = len(target)
             target.update_indexes(progress=progress)
     report.seconds = time.monotonic() - started

@@ -22,6 +22,8 @@ class IndexReport:
     unchanged: int = 0
     failures: list[Failure] = field(default_factory=list)
     """All images of the sources of this run that cannot be indexed, also those that failed in earlier runs."""
+    notes: list[str] = field(default_factory=list)
+    """What the sources found out about themselves, such as the encoding of a list: sentences."""
     seconds: float = 0.0
 
     def count(self, stored: StoredItems) -> None:
