@@ -97,3 +97,15 @@ def bytes_of_data_url(url: str, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise too_large
     return content
+
+
+def file_url(path: str | os.PathLike[str]) -> str:
+    """Return the URL of a file (RFC 8089), which consists of ASCII characters also if the path is not valid Unicode.
+
+    A relative path is below the current folder. `path_of_file_url` returns the path again.
+    """
+    from urllib.parse import quote
+
+    absolute = os.path.abspath(path)
+    slashes = absolute.replace(os.sep, "/")
+    return "file://" + ("" if slashes.startswith("/") else "/") + quote(os.fsencode(slashes), safe="/:!$&'()*+,;=@~")

@@ -172,6 +172,8 @@ def print_report(report: IndexReport) -> None:
     print(f"{report.total:,} images in {printable(str(report.collection))}, {report.seconds:.1f} s")
     print(", ".join(f"{count:,} {what}" for count, what in counts if count) or _nothing_to_index(report))
     print_incomplete(report.incomplete)
+    for note in report.notes:
+        print(f"Note: {printable(note)}")
     print_failures(report.failures)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from .._files import remove
 from .._locks import PID_ENDING
+from .._urls import is_file_url, path_of_file_url
+from ..errors import QueryError
 
 FOLDER_NAME = ".pixmatcher"
 MANIFEST_NAME = "collection.json"
@@ -56,6 +58,11 @@ def size_of_files(folder: Path) -> int:
 
 def possible_specs(source: str) -> set[str]:
     """Return the specs that the catalog may have for the source that a user names; their paths are absolute."""
+    if is_file_url(source):
+        try:
+            source = path_of_file_url(source)
+        except QueryError:
+            return {source}
     kind, colon, rest = source.partition(":")
     path, mark, options = rest.partition("?")
     return {source, os.path.abspath(source), f"{kind}{colon}{os.path.abspath(path)}{mark}{options}"}

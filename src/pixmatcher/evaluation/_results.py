@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._files import check_writable
+from .._text import as_unicode, name_as_unicode
 from ..collection import Failure
 from ..errors import PixMatcherError
 from ..records import Space
@@ -167,7 +168,10 @@ class CaptionEvaluation:
 
 
 def _failures_as_json(failures: Sequence[Failure]) -> list[dict[str, str]]:
-    return [{"uri": failure.uri, "reason": failure.reason, "detail": failure.detail} for failure in failures]
+    return [
+        {"uri": name_as_unicode(failure.uri), "reason": failure.reason, "detail": as_unicode(failure.detail)}
+        for failure in failures
+    ]
 
 
 def metric_names(k: int) -> tuple[str, str, str, str]:

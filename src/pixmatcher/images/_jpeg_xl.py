@@ -7,7 +7,8 @@ from typing import IO
 
 from ..errors import InvalidImageError
 from ._embedded import EmbeddedPicture
-from ._formats import JPEG_XL, ends_early, jpeg_xl_header
+from ._endings import ends_early
+from ._formats import JPEG_XL, jpeg_xl_header
 from ._limits import check_pixels, decoding_slot
 
 _MAX_BOXES = 1000

@@ -116,6 +116,7 @@ def index(
                 raise
             report.failures = missing + run.failures()
             report.passed_over = count_passed_over(opened)
+            report.notes = [note for source in opened for note in getattr(source, "notes", ())]
             report.total = len(target)
             target.update_indexes(progress=progress)
     report.seconds = time.monotonic() - started

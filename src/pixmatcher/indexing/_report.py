@@ -32,6 +32,8 @@ class IndexReport:
     The kinds are "video", "audio", "document", "archive", "image" (of a format that is not supported), "other",
     and with the extension "" "hidden" and "excluded": files and folders.
     """
+    notes: list[str] = field(default_factory=list)
+    """What the sources found out about themselves, such as the encoding of a list: sentences."""
     seconds: float = 0.0
 
     def count(self, stored: StoredItems) -> None:

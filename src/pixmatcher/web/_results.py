@@ -124,7 +124,8 @@ def _show_item(collection: Collection, item: Item, rated: Rated | None, on_close
             if item.uri.startswith(("http://", "https://")):
                 st.link_button(t("open_original"), item.uri, icon=":material/open_in_new:")
         elif (data := original_file(item, max_pixels=MAX_PIXELS)) is not None:
-            st.download_button(t("download"), data, file_name(item), icon=":material/download:", on_click="ignore")
+            name = as_plain_text(file_name(item))  # no other program takes a name that is not Unicode
+            st.download_button(t("download"), data, name, icon=":material/download:", on_click="ignore")
 
 
 def ratings(rated: Rated | None) -> list[tuple[str, str]]:
