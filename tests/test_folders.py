@@ -125,9 +125,9 @@ def test_known_files_are_never_opened_and_unknown_ones_once(tiny: TinyEncoder, f
     found = opened_by(folder, lambda: list(source.scan()))
     assert found == {"image", "other", "drawing.svg"}
     again = FolderSource(str(folder))
-    again.restore(source.notes())
+    again.restore(source.folder_notes())
     assert opened_by(folder, lambda: list(again.scan())) == set()
-    assert again.notes() == source.notes()
+    assert again.folder_notes() == source.folder_notes()
     # The same in a whole run, and in one from the collection's own sources.
     assert counts(index(folder, tmp_path / "c", encoders=["tiny"])) == {"added": 7}
     assert opened_by(folder, lambda: index(folder, tmp_path / "c")) == set()
@@ -147,12 +147,12 @@ def test_damaged_notes_are_not_believed(folder: Path) -> None:
     (folder / "other").write_bytes(b"text")
     source = FolderSource(str(folder))
     list(source.scan())
-    kept = source.notes().judged
+    kept = source.folder_notes().judged
     for judged in (b"", b"x", kept[:-1], kept[:8], b"\0" * 24, kept[::-1]):
         again = FolderSource(str(folder))
         again.restore(FolderNotes(judged=judged))
         assert len(list(again.scan())) == 6
-        assert again.notes() == source.notes()
+        assert again.folder_notes() == source.folder_notes()
 
 
 def test_files_that_are_no_regular_files_are_never_opened(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_strange_extensions_are_counted_together(tmp_path: Path) -> None:
     (tmp_path / f"file.{'long' * 20}").write_bytes(b"a")
     source = FolderSource(str(tmp_path))
     assert list(source.scan()) == []
-    found = source.notes().passed_over["other"]
+    found = source.folder_notes().passed_over["other"]
     assert sum(found.values()) == 701
     assert len(found) == 500
 
