@@ -348,6 +348,70 @@ def test_a_transform_counts_before_another_orientation_in_exif(make: Callable[..
     assert look(open_image(rotated.replace(three, eight))) == turned(3)
 
 
+def heif_boxes(wide: bool, *, in_data: bool, rotated: int, primary: int = 1, exif_of: int = 1) -> bytes:
+    """Return a file without pixels, with the images 1 and 2, and 3, which is 2 transformed; EXIF of one of them.
+
+    `wide` is for the versions of the boxes with long numbers, `in_data` for metadata in `idat`.
+    """
+    code, number = (">I", 1) if wide else (">H", 0)
+
+    def ident(item: int) -> bytes:
+        return struct.pack(code, item)
+
+    def full(kind: bytes, version: int, content: bytes, flags: int = 0) -> bytes:
+        return box(kind, struct.pack(">I", version << 24 | flags) + content)
+
+    kinds = {1: b"hvc1", 2: b"hvc1", 3: b"iden", 9: b"Exif"}
+    infos = b"".join(full(b"infe", 2 + number, ident(i) + b"\0\0" + kind + b"\0") for i, kind in kinds.items())
+    exif = bytes(4) + exif_block(6)
+    association = struct.pack(">BH" if wide else ">BB", 1, 2)  # the second property
+    places = struct.pack(">BBHHHHII", 0x44, 0, 1, 9, 0, 1, 0, len(exif))
+    if in_data or wide:
+        head = struct.pack(">BB", 0x44, 0) + (struct.pack(">II", 1, 9) if wide else struct.pack(">HH", 1, 9))
+        places = head + struct.pack(">HHHII", int(in_data), 0, 1, 0, len(exif))
+    place = len(places) - 8
+
+    def meta(offset: int) -> bytes:
+        located = places[:place] + struct.pack(">I", offset) + places[place + 4 :]
+        return full(
+            b"meta",
+            0,
+            full(b"pitm", number, ident(primary))
+            + full(b"iinf", number, ident(len(kinds)) + infos)
+            + full(
+                b"iref",
+                number,
+                box(b"cdsc", ident(9) + b"\0\1" + ident(exif_of)) + box(b"dimg", ident(3) + b"\0\1" + ident(2)),
+            )
+            + full(b"iloc", 2 if wide else 1 if in_data else 0, located)
+            + box(
+                b"iprp",
+                box(b"ipco", box(b"ispe", bytes(12)) + box(b"irot", b"\1"))
+                + full(b"ipma", number, struct.pack(">I", 1) + ident(rotated) + association, int(wide)),
+            )
+            + (box(b"idat", exif) if in_data else b""),
+        )
+
+    start = box(b"ftyp", b"heic\0\0\0\0mif1heic")
+    end = b"" if in_data else box(b"mdat", exif)
+    return start + meta(0 if in_data else len(start) + len(meta(0)) + 8) + end
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("in_data", [False, True])
+def test_the_transform_and_the_metadata_of_the_primary_image_count(wide: bool, in_data: bool) -> None:
+    def read(**options: int) -> tuple[bool, int | None]:
+        found = heif_metadata(io.BytesIO(heif_boxes(wide, in_data=in_data, **options)))
+        assert found is not None
+        return found.transformed, read_exif(found.exif).orientation
+
+    assert read(rotated=1) == (True, 6)
+    assert read(rotated=2) == (False, 6)  # a thumbnail, for example
+    assert read(rotated=1, exif_of=2) == (True, None)
+    assert read(rotated=2, primary=3, exif_of=3) == (True, 6)
+    assert read(rotated=1, primary=3, exif_of=2) == (False, 6)
+
+
 @pytest.mark.parametrize("orientation", TURNED)
 def test_tiff_is_turned_once(orientation: int) -> None:
     def tiff(tag: Any, packet: bytes = b"") -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from email.utils import parsedate_to_datetime
 from typing import IO, TYPE_CHECKING, Any
 
 from ._boxes import BoxMetadata, heif_metadata, jp2_metadata
@@ -155,6 +154,8 @@ class _Metadata:
             return None
         if (found := iso_date(text)) is not None:
             return found
+        from email.utils import parsedate_to_datetime
+
         try:
             return iso_date(parsedate_to_datetime(text[:64]).isoformat())
         except (ValueError, TypeError, IndexError, OverflowError):
