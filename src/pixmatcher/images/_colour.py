@@ -183,7 +183,7 @@ def _ground(image: Image.Image, to_rgba: Callable[[Image.Image], Image.Image]) -
     It is chosen by up to 512 x 512 points of the image, so that all strips get the same one. A point is lost if its
     contrast with white is below 1.25. A picture is lost if nearly all that is visible in it is. It is also lost if that
     is most of it, such as the white letters beside a small coloured sign, and much around it is transparent; then it is
-    not a photo whose corners are.
+    not a photo whose corners are. What is faint on any ground, such as a soft shadow, stays on white.
     """
     import numpy as np
     from PIL.Image import Image, Resampling
@@ -191,15 +191,28 @@ def _ground(image: Image.Image, to_rgba: Callable[[Image.Image], Image.Image]) -
     size = (min(512, image.width), min(512, image.height))
     with pillow_limit_lifted(image.width * image.height):
         points = np.asarray(to_rgba(Image.resize(image, size, Resampling.NEAREST)))
-    alpha = points[..., 3].astype(np.float32) / 255
+    alpha = points[..., 3] / np.float32(255)
     visible = float(alpha.mean())
     if visible in (0.0, 1.0):
         return _WHITE
-    on_white = points[..., :3] / np.float32(255) * alpha[..., None] + (1 - alpha[..., None])
-    linear = np.where(on_white <= 0.04045, on_white / 12.92, ((on_white + 0.055) / 1.055) ** 2.4)
-    contrast = 1.05 / (linear @ np.array([0.2126, 0.7152, 0.0722], np.float32) + 0.05)  # WCAG 2.2
-    lost = float((alpha * (contrast < 1.25)).mean()) / visible
-    return _DARK if lost > 0.98 or (lost > 0.7 and visible < 0.75) else _WHITE
+    on_white, on_dark = (_contrasts(points, alpha, ground) for ground in (_WHITE, _DARK))
+    lost = float((alpha * (on_white < 1.25)).mean()) / visible
+    is_lost = lost > 0.98 or (lost > 0.7 and visible < 0.75)
+    return _DARK if is_lost and (alpha * on_dark).sum() > (alpha * on_white).sum() else _WHITE
+
+
+def _contrasts(points: NDArray[Any], alpha: NDArray[Any], ground: tuple[int, int, int]) -> NDArray[Any]:
+    """Return the contrast ratios (WCAG 2.2, from 1) of points (H, W, 4) laid over a colour with that colour."""
+    import numpy as np
+
+    def luminance(rgb: NDArray[Any]) -> Any:
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return linear @ np.array([0.2126, 0.7152, 0.0722], np.float32) + 0.05
+
+    below = np.array(ground, np.float32) / 255
+    seen = luminance(points[..., :3] / np.float32(255) * alpha[..., None] + below * (1 - alpha[..., None]))
+    ratio = seen / luminance(below)
+    return np.maximum(ratio, 1 / ratio)
 
 
 def _range_to_rgb(image: Image.Image, low: float, high: float) -> Image.Image:
