@@ -351,7 +351,9 @@ def test_threads_share_a_transform() -> None:
     images = []
     for seed in range(24):
         noise = np.random.default_rng(seed).integers(0, 256, (90, 90, 4), dtype=np.uint8)
-        image = Image.fromarray(noise, "CMYK") if seed % 2 else Image.fromarray(noise[..., :3].copy())
+        image = (
+            Image.frombytes("CMYK", (90, 90), noise.tobytes()) if seed % 2 else Image.fromarray(noise[..., :3].copy())
+        )
         image.info["icc_profile"] = PROFILES["CMYK" if seed % 2 else "Display P3"]
         images.append(image)
     one_by_one = [open_image(image).image.tobytes() for image in images]

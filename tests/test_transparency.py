@@ -91,6 +91,9 @@ def test_soft_shadow_does_not_hide_that_the_picture_is_white() -> None:
     black = logo((0, 0, 0))
     assert ground_of(encoded(Image.alpha_composite(shadow, black))) == WHITE
     assert ground_of(encoded(shadow)) == WHITE  # a shadow alone
+    for alpha in (5, 15, 25, 40):  # a watermark, faint on any ground
+        assert ground_of(encoded(logo((0, 0, 0), alpha))) == WHITE
+        assert ground_of(encoded(logo((255, 255, 255), alpha))) == DARK
 
 
 def test_photos_keep_white() -> None:

@@ -154,17 +154,16 @@ def _over_ground(
     image: Image.Image, to_rgba: Callable[[Image.Image], Image.Image]
 ) -> Callable[[Image.Image], Image.Image]:
     """Return the function that lays a transparent image, or any part of it, over a colour that suits all of it."""
+    ground = _ground(image, to_rgba)
+    return lambda part: _laid_over(to_rgba(part), ground)
+
+
+def _laid_over(rgba: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
     from PIL import Image
 
-    ground = _ground(image, to_rgba)
-
-    def over(part: Image.Image) -> Image.Image:
-        rgba = to_rgba(part)
-        laid = Image.new("RGB", part.size, ground)
-        laid.paste(rgba, mask=rgba.getchannel("A"))
-        return laid
-
-    return over
+    laid = Image.new("RGB", rgba.size, ground)
+    laid.paste(rgba, mask=rgba.getchannel("A"))
+    return laid
 
 
 def _rgba(image: Image.Image) -> Image.Image:
@@ -180,26 +179,42 @@ def _rgba(image: Image.Image) -> Image.Image:
 def _ground(image: Image.Image, to_rgba: Callable[[Image.Image], Image.Image]) -> tuple[int, int, int]:
     """Return the colour that a transparent image is laid over: white, unless the picture would be lost on it.
 
-    It is chosen by up to 512 x 512 points of the image, so that all strips get the same one. A point is lost if its
+    It is chosen by up to 256 x 256 points of the image, so that all strips get the same one. A point is lost if its
     contrast with white is below 1.25. A picture is lost if nearly all that is visible in it is. It is also lost if that
     is most of it, such as the white letters beside a small coloured sign, and much around it is transparent; then it is
-    not a photo whose corners are.
+    not a photo whose corners are. What is faint on any ground, such as a soft shadow, stays on white.
     """
     import numpy as np
     from PIL.Image import Image, Resampling
 
-    size = (min(512, image.width), min(512, image.height))
+    size = (min(256, image.width), min(256, image.height))
     with pillow_limit_lifted(image.width * image.height):
-        points = np.asarray(to_rgba(Image.resize(image, size, Resampling.NEAREST)))
-    alpha = points[..., 3].astype(np.float32) / 255
-    visible = float(alpha.mean())
+        points = to_rgba(Image.resize(image, size, Resampling.NEAREST))
+    alpha = np.asarray(points.getchannel("A"), np.float32)
+    visible = float(alpha.mean()) / 255
     if visible in (0.0, 1.0):
         return _WHITE
-    on_white = points[..., :3] / np.float32(255) * alpha[..., None] + (1 - alpha[..., None])
-    linear = np.where(on_white <= 0.04045, on_white / 12.92, ((on_white + 0.055) / 1.055) ** 2.4)
-    contrast = 1.05 / (linear @ np.array([0.2126, 0.7152, 0.0722], np.float32) + 0.05)  # WCAG 2.2
-    lost = float((alpha * (contrast < 1.25)).mean()) / visible
-    return _DARK if lost > 0.98 or (lost > 0.7 and visible < 0.75) else _WHITE
+    on_white = _contrasts(points, _WHITE)
+    lost = float(alpha[on_white < 1.25].sum()) / float(alpha.sum())
+    if lost > 0.98 or (lost > 0.7 and visible < 0.75):
+        on_dark = _contrasts(points, _DARK)
+        if (alpha * on_dark).sum() > (alpha * on_white).sum():
+            return _DARK
+    return _WHITE
+
+
+def _contrasts(rgba: Image.Image, ground: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Return the contrast ratios (WCAG 2.2, from 1), (H, W), of the pixels laid over a colour with that colour."""
+    import numpy as np
+
+    value = np.arange(256) / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    shares = (linear[:, None] * (0.2126, 0.7152, 0.0722)).astype(np.float32)  # of a colour's value in the luminance
+    seen = np.asarray(_laid_over(rgba, ground))
+    luminance = sum((shares[seen[..., colour], colour] for colour in range(3)), np.float32(0.05))
+    ratio = luminance / np.float32(sum(shares[ground[colour], colour] for colour in range(3)) + 0.05)
+    contrasts: NDArray[np.float32] = np.maximum(ratio, 1 / ratio)
+    return contrasts
 
 
 def _range_to_rgb(image: Image.Image, low: float, high: float) -> Image.Image:
