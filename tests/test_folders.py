@@ -9,11 +9,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import TinyEncoder, bound_by_permissions, cli, paint, paint_many
 from pixmatcher import Collection, CollectionError, IndexReport, Item, SourceError, index, upgrade
@@ -125,9 +128,9 @@ def test_known_files_are_never_opened_and_unknown_ones_once(tiny: TinyEncoder, f
     found = opened_by(folder, lambda: list(source.scan()))
     assert found == {"image", "other", "drawing.svg"}
     again = FolderSource(str(folder))
-    again.restore(source.notes())
+    again.restore(source.folder_notes())
     assert opened_by(folder, lambda: list(again.scan())) == set()
-    assert again.notes() == source.notes()
+    assert again.folder_notes() == source.folder_notes()
     # The same in a whole run, and in one from the collection's own sources.
     assert counts(index(folder, tmp_path / "c", encoders=["tiny"])) == {"added": 7}
     assert opened_by(folder, lambda: index(folder, tmp_path / "c")) == set()
@@ -147,12 +150,12 @@ def test_damaged_notes_are_not_believed(folder: Path) -> None:
     (folder / "other").write_bytes(b"text")
     source = FolderSource(str(folder))
     list(source.scan())
-    kept = source.notes().judged
+    kept = source.folder_notes().judged
     for judged in (b"", b"x", kept[:-1], kept[:8], b"\0" * 24, kept[::-1]):
         again = FolderSource(str(folder))
         again.restore(FolderNotes(judged=judged))
         assert len(list(again.scan())) == 6
-        assert again.notes() == source.notes()
+        assert again.folder_notes() == source.folder_notes()
 
 
 def test_files_that_are_no_regular_files_are_never_opened(tmp_path: Path) -> None:
@@ -202,7 +205,7 @@ def test_an_unreadable_file_of_an_unknown_kind(open_folder: Path) -> None:
 def test_files_that_are_passed_over_are_counted_and_listed(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     paint(folder / "a.png", 1)
-    for name in ("v.mp4", "w.MOV", "m.mp3", "doc.pdf", "z.zip", "d.psd", "x.xmp", "data", ".hidden.png", "Thumbs.db"):
+    for name in ("v.mp4", "w.MOV", "m.mp3", "doc.pdf", "z.zip", "d.xcf", "x.xmp", "data", ".hidden.png", "Thumbs.db"):
         (folder / name).write_bytes(b"something")
     (folder / ".git").mkdir()
     done = cli("index", "photos", "-c", "c", "--exclude", "z.zip", cwd=tmp_path)
@@ -213,7 +216,7 @@ def test_files_that_are_passed_over_are_counted_and_listed(tmp_path: Path) -> No
     )
     info = cli("info", "-c", tmp_path / "c").stdout
     assert (
-        "passed over  1 .mov, 1 .mp3, 1 .mp4, 1 .pdf, 1 .psd, 1 .xmp, 1 without extension, 2 hidden files or folders, "
+        "passed over  1 .mov, 1 .mp3, 1 .mp4, 1 .pdf, 1 .xcf, 1 .xmp, 1 without extension, 2 hidden files or folders, "
         "1 excluded file or folder; add --passed-over to list them\n"
     ) in info
     assert f"options      --exclude z.zip for {folder}\n" in info
@@ -221,7 +224,7 @@ def test_files_that_are_passed_over_are_counted_and_listed(tmp_path: Path) -> No
     assert [line.split() for line in listed] == [
         ["hidden", f"{folder}/.git"],
         ["hidden", f"{folder}/.hidden.png"],
-        ["image", f"{folder}/d.psd"],
+        ["image", f"{folder}/d.xcf"],
         ["other", f"{folder}/data"],
         ["document", f"{folder}/doc.pdf"],
         ["audio", f"{folder}/m.mp3"],
@@ -250,7 +253,7 @@ def test_strange_extensions_are_counted_together(tmp_path: Path) -> None:
     (tmp_path / f"file.{'long' * 20}").write_bytes(b"a")
     source = FolderSource(str(tmp_path))
     assert list(source.scan()) == []
-    found = source.notes().passed_over["other"]
+    found = source.folder_notes().passed_over["other"]
     assert sum(found.values()) == 701
     assert len(found) == 500
 
@@ -307,6 +310,11 @@ def test_a_hostile_pattern_takes_no_time(tmp_path: Path) -> None:
     lines = ["*a" * 60 + "b", "[a-b]*" * 40 + "c", "/".join(["**/a*"] * 40) + "/b", "**/" * 500 + "b", "?" * 5000, "["]
     (tmp_path / ".pixmatcherignore").write_text("\n".join(lines))
     assert len(list(FolderSource(str(tmp_path)).scan())) == 2
+
+
+@given(st.lists(st.text("ab/*?[]!^-\\\\#. :alph\0\n\udc80", max_size=12), max_size=4), st.text("ab/-]\\\\", min_size=1))
+def test_any_pattern_is_read(lines: list[str], path: str) -> None:
+    is_excluded([IgnoreRules.parse("/top", lines)], f"/top/{path}", is_folder=True)
 
 
 def test_ignore_files_in_folders(run: Callable[..., IndexReport], folder: Path, tmp_path: Path) -> None:
@@ -396,19 +404,17 @@ def test_a_store_without_notes(tiny: TinyEncoder, folder: Path) -> None:
     assert index(folder, store).added == 4
 
 
-def test_old_collections_get_notes(tiny: TinyEncoder, folder: Path) -> None:
-    import sqlite3
-
-    index(folder, encoders=["tiny"])
-    with sqlite3.connect(folder / ".pixmatcher" / "catalog.sqlite") as connection:
-        connection.execute("ALTER TABLE sources DROP COLUMN notes")
-        connection.execute("ALTER TABLE sources DROP COLUMN judged")
-        connection.execute("PRAGMA user_version = 4")
-    connection.close()
-    with Collection.open(folder) as collection:
-        assert collection.folder_notes(str(folder)) == FolderNotes()
-    assert counts(index(folder, exclude=["trip/"])) == {"removed": 4, "unchanged": 2}
-    assert counts(index(folder)) == {"unchanged": 2}
+def test_collections_of_old_versions_get_notes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(Path(__file__).parent / "data" / "collection-0.1.0.zip") as saved:
+        saved.extractall(tmp_path)
+    photos = tmp_path / "photos"
+    with Collection.open(photos) as collection:
+        assert collection.folder_notes(str(photos)) == FolderNotes()
+        assert collection.count_to_forget(photos / "sub") == 1
+    with Collection.open(photos) as collection:
+        assert collection.forget(photos / "sub") == 1
+        assert collection.folder_notes(str(photos)) == FolderNotes(forgotten=("sub",))
+        assert len(collection) == 2
 
 
 # Disks that are away

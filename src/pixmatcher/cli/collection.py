@@ -136,7 +136,7 @@ def forget_command(
         count = opened.count_to_forget(source)
         if count >= _ASK_FROM and not yes:
             what = f"{count:,} images of {printable(source)}"
-            if not sys.stdin.isatty():
+            if sys.stdin is None or not sys.stdin.isatty():
                 raise QueryError(f"This would remove {what} from the collection: add --yes to do it.")
             if not typer.confirm(f"Remove {what} from the collection? The files are not deleted.", err=True):
                 print_note("Nothing was removed.")

@@ -42,7 +42,7 @@ def save_notes(sources: Iterable[Source], store: WritableStore, *, without_mount
         return
     for source in sources:
         if isinstance(source, FolderSource):
-            notes = source.notes()
+            notes = source.folder_notes()
             gone = {os.path.relpath(path, source.folder) for path in without_mounts}
             notes = replace(notes, mounts=tuple(path for path in notes.mounts if path not in gone))
             if notes != store.folder_notes(source.spec):
@@ -66,7 +66,7 @@ def bring_back(sources: Iterable[Source], store: WritableStore) -> None:
 
 def count_passed_over(sources: Iterable[Source]) -> dict[str, dict[str, int]]:
     """Return how many files the folders among sources passed over: kind -> extension -> number."""
-    return add_counts(source.notes().passed_over for source in sources if isinstance(source, FolderSource))
+    return add_counts(source.folder_notes().passed_over for source in sources if isinstance(source, FolderSource))
 
 
 def add_counts(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:

@@ -76,7 +76,7 @@ class FolderSource:
         """Continue from the notes of the last run. Options that were given to this object replace theirs."""
         self._kept = notes
 
-    def notes(self) -> FolderNotes:
+    def folder_notes(self) -> FolderNotes:
         """Return what the next run needs to know, after `scan`."""
         return self._options() if self._scan is None else self._scan.update(self._options())
 

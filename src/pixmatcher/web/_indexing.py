@@ -126,3 +126,5 @@ def _show_job(job: Job) -> None:
             failed=len(r.failures),
         )
         st.success(text, icon=":material/check_circle:")
+        if passed_over := sum(sum(counts.values()) for counts in r.passed_over.values()):
+            st.caption(t("index_passed_over", count=passed_over))
