@@ -445,6 +445,19 @@ def test_items_of_an_emptied_folder_stay(run: Callable[..., IndexReport], folder
     assert counts(run(folder)) == {"removed": 2, "unchanged": 2}
 
 
+def test_a_folder_with_hidden_images_or_a_collection_is_not_empty(
+    run: Callable[..., IndexReport], folder: Path, tiny: TinyEncoder
+) -> None:
+    paint(folder / "dots" / ".a.png", 50)
+    paint(folder / "dots" / ".b.png", 51)
+    index(folder / "trip" / "day 2", encoders=["tiny"])
+    assert counts(run(folder, hidden=True)) == {"added": 8}
+    (folder / "dots" / ".a.png").unlink()
+    for path in (folder / "trip" / "day 2").glob("*.png"):
+        path.unlink()
+    assert counts(run(folder)) == {"removed": 3, "unchanged": 5}
+
+
 def test_images_moved_out_of_a_folder_are_moved(run: Callable[..., IndexReport], folder: Path, tmp_path: Path) -> None:
     run(folder)
     before = {os.path.basename(uri): item_id for uri, item_id in ids(tmp_path / "c").items()}
@@ -639,7 +652,7 @@ def test_forget_asks_before_it_removes_thousands(large: Path, folder: Path) -> N
     assert "1,000 images of" in refused.stderr
     assert "--yes" in refused.stderr
     assert cli("forget", folder, "-c", large).returncode == 2
-    for answer, left in ((b"n\n", 1002), (b"\n", 1002), (b"y\n", 2)):
+    for answer, left in ((b"n\n", 1002), (b"\n", 1002), (b"\x04", 1002), (b"y\n", 2)):
         controller, terminal = pty.openpty()
         command = [sys.executable, "-m", "pixmatcher", "forget", str(folder / "many"), "-c", str(large)]
         os.write(controller, answer)
@@ -653,10 +666,16 @@ def test_forget_asks_before_it_removes_thousands(large: Path, folder: Path) -> N
 
 
 def test_forget_without_question(large: Path, folder: Path) -> None:
-    assert "1 images of" in cli("forget", folder / "00001.png", "-c", large).stdout
-    assert "1,000 images of" in cli("forget", folder / "many", "-c", large, "--yes").stdout
+    done = cli("forget", folder / "00001.png", "-c", large)
+    assert "1 images of" in done.stdout
+    assert done.stderr == "Note: Later runs leave it out.\n"
+    done = cli("forget", "many", "-c", large, "--yes", cwd=folder)
+    assert "1,000 images of" in done.stdout
+    assert done.stderr == "Note: Later runs leave it out, until you run `pixmatcher index many -c ../c`.\n"
+    done = cli("forget", folder / "trip" / "00010.png", "-c", large)
+    assert f"until you run `pixmatcher index {folder}/trip -c {large}`" in done.stderr
     info = cli("info", "-c", large).stdout
-    assert f"forgotten    00001.png, many in {folder}\n" in info
+    assert f"forgotten    00001.png, many, trip/00010.png in {folder}\n" in info
 
 
 def test_passed_over_files_of_a_collection(run: Callable[..., IndexReport], folder: Path, tmp_path: Path) -> None:
