@@ -9,11 +9,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import TinyEncoder, bound_by_permissions, cli, paint, paint_many
 from pixmatcher import Collection, CollectionError, IndexReport, Item, SourceError, index, upgrade
@@ -202,7 +205,7 @@ def test_an_unreadable_file_of_an_unknown_kind(open_folder: Path) -> None:
 def test_files_that_are_passed_over_are_counted_and_listed(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     paint(folder / "a.png", 1)
-    for name in ("v.mp4", "w.MOV", "m.mp3", "doc.pdf", "z.zip", "d.psd", "x.xmp", "data", ".hidden.png", "Thumbs.db"):
+    for name in ("v.mp4", "w.MOV", "m.mp3", "doc.pdf", "z.zip", "d.xcf", "x.xmp", "data", ".hidden.png", "Thumbs.db"):
         (folder / name).write_bytes(b"something")
     (folder / ".git").mkdir()
     done = cli("index", "photos", "-c", "c", "--exclude", "z.zip", cwd=tmp_path)
@@ -213,7 +216,7 @@ def test_files_that_are_passed_over_are_counted_and_listed(tmp_path: Path) -> No
     )
     info = cli("info", "-c", tmp_path / "c").stdout
     assert (
-        "passed over  1 .mov, 1 .mp3, 1 .mp4, 1 .pdf, 1 .psd, 1 .xmp, 1 without extension, 2 hidden files or folders, "
+        "passed over  1 .mov, 1 .mp3, 1 .mp4, 1 .pdf, 1 .xcf, 1 .xmp, 1 without extension, 2 hidden files or folders, "
         "1 excluded file or folder; add --passed-over to list them\n"
     ) in info
     assert f"options      --exclude z.zip for {folder}\n" in info
@@ -221,7 +224,7 @@ def test_files_that_are_passed_over_are_counted_and_listed(tmp_path: Path) -> No
     assert [line.split() for line in listed] == [
         ["hidden", f"{folder}/.git"],
         ["hidden", f"{folder}/.hidden.png"],
-        ["image", f"{folder}/d.psd"],
+        ["image", f"{folder}/d.xcf"],
         ["other", f"{folder}/data"],
         ["document", f"{folder}/doc.pdf"],
         ["audio", f"{folder}/m.mp3"],
@@ -307,6 +310,11 @@ def test_a_hostile_pattern_takes_no_time(tmp_path: Path) -> None:
     lines = ["*a" * 60 + "b", "[a-b]*" * 40 + "c", "/".join(["**/a*"] * 40) + "/b", "**/" * 500 + "b", "?" * 5000, "["]
     (tmp_path / ".pixmatcherignore").write_text("\n".join(lines))
     assert len(list(FolderSource(str(tmp_path)).scan())) == 2
+
+
+@given(st.lists(st.text("ab/*?[]!^-\\\\#. :alph\0\n\udc80", max_size=12), max_size=4), st.text("ab/-]\\\\", min_size=1))
+def test_any_pattern_is_read(lines: list[str], path: str) -> None:
+    is_excluded([IgnoreRules.parse("/top", lines)], f"/top/{path}", is_folder=True)
 
 
 def test_ignore_files_in_folders(run: Callable[..., IndexReport], folder: Path, tmp_path: Path) -> None:
@@ -396,19 +404,17 @@ def test_a_store_without_notes(tiny: TinyEncoder, folder: Path) -> None:
     assert index(folder, store).added == 4
 
 
-def test_old_collections_get_notes(tiny: TinyEncoder, folder: Path) -> None:
-    import sqlite3
-
-    index(folder, encoders=["tiny"])
-    with sqlite3.connect(folder / ".pixmatcher" / "catalog.sqlite") as connection:
-        connection.execute("ALTER TABLE sources DROP COLUMN notes")
-        connection.execute("ALTER TABLE sources DROP COLUMN judged")
-        connection.execute("PRAGMA user_version = 4")
-    connection.close()
-    with Collection.open(folder) as collection:
-        assert collection.folder_notes(str(folder)) == FolderNotes()
-    assert counts(index(folder, exclude=["trip/"])) == {"removed": 4, "unchanged": 2}
-    assert counts(index(folder)) == {"unchanged": 2}
+def test_collections_of_old_versions_get_notes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(Path(__file__).parent / "data" / "collection-0.1.0.zip") as saved:
+        saved.extractall(tmp_path)
+    photos = tmp_path / "photos"
+    with Collection.open(photos) as collection:
+        assert collection.folder_notes(str(photos)) == FolderNotes()
+        assert collection.count_to_forget(photos / "sub") == 1
+    with Collection.open(photos) as collection:
+        assert collection.forget(photos / "sub") == 1
+        assert collection.folder_notes(str(photos)) == FolderNotes(forgotten=("sub",))
+        assert len(collection) == 2
 
 
 # Disks that are away
@@ -437,6 +443,19 @@ def test_items_of_an_emptied_folder_stay(run: Callable[..., IndexReport], folder
     assert counts(run(folder)) == {"removed": 2, "unchanged": 4}
     shutil.rmtree(folder / "trip")
     assert counts(run(folder)) == {"removed": 2, "unchanged": 2}
+
+
+def test_a_folder_with_hidden_images_or_a_collection_is_not_empty(
+    run: Callable[..., IndexReport], folder: Path, tiny: TinyEncoder
+) -> None:
+    paint(folder / "dots" / ".a.png", 50)
+    paint(folder / "dots" / ".b.png", 51)
+    index(folder / "trip" / "day 2", encoders=["tiny"])
+    assert counts(run(folder, hidden=True)) == {"added": 8}
+    (folder / "dots" / ".a.png").unlink()
+    for path in (folder / "trip" / "day 2").glob("*.png"):
+        path.unlink()
+    assert counts(run(folder)) == {"removed": 3, "unchanged": 5}
 
 
 def test_images_moved_out_of_a_folder_are_moved(run: Callable[..., IndexReport], folder: Path, tmp_path: Path) -> None:
@@ -633,7 +652,7 @@ def test_forget_asks_before_it_removes_thousands(large: Path, folder: Path) -> N
     assert "1,000 images of" in refused.stderr
     assert "--yes" in refused.stderr
     assert cli("forget", folder, "-c", large).returncode == 2
-    for answer, left in ((b"n\n", 1002), (b"\n", 1002), (b"y\n", 2)):
+    for answer, left in ((b"n\n", 1002), (b"\n", 1002), (b"\x04", 1002), (b"y\n", 2)):
         controller, terminal = pty.openpty()
         command = [sys.executable, "-m", "pixmatcher", "forget", str(folder / "many"), "-c", str(large)]
         os.write(controller, answer)
@@ -647,10 +666,16 @@ def test_forget_asks_before_it_removes_thousands(large: Path, folder: Path) -> N
 
 
 def test_forget_without_question(large: Path, folder: Path) -> None:
-    assert "1 images of" in cli("forget", folder / "00001.png", "-c", large).stdout
-    assert "1,000 images of" in cli("forget", folder / "many", "-c", large, "--yes").stdout
+    done = cli("forget", folder / "00001.png", "-c", large)
+    assert "1 images of" in done.stdout
+    assert done.stderr == "Note: Later runs leave it out.\n"
+    done = cli("forget", "many", "-c", large, "--yes", cwd=folder)
+    assert "1,000 images of" in done.stdout
+    assert done.stderr == "Note: Later runs leave it out, until you run `pixmatcher index many -c ../c`.\n"
+    done = cli("forget", folder / "trip" / "00010.png", "-c", large)
+    assert f"until you run `pixmatcher index {folder}/trip -c {large}`" in done.stderr
     info = cli("info", "-c", large).stdout
-    assert f"forgotten    00001.png, many in {folder}\n" in info
+    assert f"forgotten    00001.png, many, trip/00010.png in {folder}\n" in info
 
 
 def test_passed_over_files_of_a_collection(run: Callable[..., IndexReport], folder: Path, tmp_path: Path) -> None:

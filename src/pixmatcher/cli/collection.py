@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from ._output import (
     print_note,
     print_pairs,
     print_saved,
+    shorter_path,
 )
 from ._progress import ProgressBars
 
@@ -149,13 +151,22 @@ def forget_command(
         count = opened.count_to_forget(source)
         if count >= _ASK_FROM and not yes:
             what = f"{count:,} images of {printable(source)}"
-            if not sys.stdin.isatty():
+            if sys.stdin is None or not sys.stdin.isatty():
                 raise QueryError(f"This would remove {what} from the collection: add --yes to do it.")
-            if not typer.confirm(f"Remove {what} from the collection? The files are not deleted.", err=True):
+            question = f"Remove {what} from the collection? The files are not deleted. [y/N] "
+            print(question, end="", file=sys.stderr, flush=True)
+            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
                 print_note("Nothing was removed.")
                 return
         removed = opened.forget(source)
+        sources, path = opened.sources(), shorter_path(str(opened.path))
+        forgotten = {os.path.join(spec, p) for spec in sources for p in opened.folder_notes(spec).forgotten}
     print(f"{removed:,} images of {printable(source)} removed from the collection.")
+    if places := {os.path.abspath(source), os.path.realpath(source)} & forgotten:
+        place = places.pop()
+        folder = os.path.dirname(place) if os.path.isfile(place) else place
+        until = f", until you run `pixmatcher index {shlex.quote(shorter_path(folder))} -c {shlex.quote(path)}`"
+        print_note(f"Later runs leave it out{until if folder not in sources else ''}.")
 
 
 @command("tune", example="pixmatcher tune --recall 0.99", panel=MAINTENANCE)

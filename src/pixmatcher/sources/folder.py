@@ -190,7 +190,7 @@ class _Scan:
             skipped = _SKIPPED
             if names.issuperset(_COLLECTION_FILES):
                 skipped = _SKIPPED | _COLLECTION_NAMES
-            if folder != self._top and not any(_is_content(name) for name in names):
+            if folder != self._top and not any(_is_content(name, self._hidden) for name in names):
                 self.empty.append(folder)
             below = []
             for child in children:
@@ -224,7 +224,7 @@ class _Scan:
     def _is_hidden(self, child: os.DirEntry[str]) -> bool:
         """Return whether a file or folder whose name begins with a dot is skipped, and count it."""
         name = child.name
-        if name in _OWN_NAMES or name == ".DS_Store" or name.startswith("._"):  # macOS keeps metadata in files ._NAME
+        if name in _OWN_NAMES or _is_metadata(name):
             return True
         if not self._hidden:
             self._leave_out("hidden", child.path)
@@ -314,9 +314,19 @@ class _Scan:
             self._named.append((kind, path))
 
 
-def _is_content(name: str) -> bool:
-    """Return whether a name in a folder is more than what systems and people leave in an empty one."""
-    return not name.startswith(".") and name not in _SKIPPED and name.lower() not in JUNK
+def _is_content(name: str, hidden: bool) -> bool:
+    """Return whether a name in a folder is more than what systems and people leave in an empty one.
+
+    `hidden` says whether names that begin with a dot are listed. A collection shows that the disk is mounted.
+    """
+    if name.startswith("."):
+        return name == ".pixmatcher" or (hidden and not _is_metadata(name))
+    return name not in _SKIPPED and name.lower() not in JUNK
+
+
+def _is_metadata(name: str) -> bool:
+    """Return whether a file has metadata of macOS: .DS_Store, or ._NAME beside a file NAME."""
+    return name == ".DS_Store" or name.startswith("._")
 
 
 def _is_above(folder: os.stat_result, path: str) -> bool:

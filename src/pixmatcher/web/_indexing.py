@@ -128,3 +128,5 @@ def _show_job(job: Job) -> None:
         st.success(text, icon=":material/check_circle:")
         for note in r.notes:
             st.info(as_markdown(note))
+        if passed_over := sum(sum(counts.values()) for counts in r.passed_over.values()):
+            st.caption(t("index_passed_over", count=passed_over))

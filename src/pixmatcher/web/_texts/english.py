@@ -86,6 +86,7 @@ ENGLISH = {
     "index_new": "Create a new collection",
     "index_off": "Indexing is turned off while the app is shared.",
     "index_open": "Open the new collection",
+    "index_passed_over": "Files and folders passed over, as they are no images, hidden or excluded: {count}.",
     "index_refresh": "Update this collection",
     "index_running": "Indexing {source}",
     "index_updating": "Updating the collection",

@@ -90,6 +90,8 @@ FRENCH = {
     "index_new": "Créer une nouvelle collection",
     "index_off": "L'indexation est désactivée tant que l'application est partagée.",
     "index_open": "Ouvrir la nouvelle collection",
+    "index_passed_over": "Fichiers et dossiers ignorés, car ils ne sont pas des images, sont cachés ou exclus : "
+    "{count}.",
     "index_refresh": "Mettre à jour cette collection",
     "index_running": "Indexation de {source}",
     "index_updating": "Mise à jour de la collection",
