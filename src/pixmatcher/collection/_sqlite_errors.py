@@ -80,9 +80,7 @@ def _storage_error(folder: Path, code: ResultCode, reason: str) -> CollectionErr
     """Return the error for a database in `folder` that could not be read or written, with its true cause."""
     temporary, full = temporary_folder(), is_full(folder)
     # What did not fit may be gone by now: then the disk with less room was the full one.
-    if not full and (
-        is_full(temporary) or (code is ResultCode.FULL and free_bytes(temporary) < free_bytes(folder))
-    ):
+    if not full and (is_full(temporary) or (code is ResultCode.FULL and free_bytes(temporary) < free_bytes(folder))):
         return StorageError(
             f"The folder for temporary files {temporary} is full ({reason}): make room there, or set TMPDIR to another "
             "folder; what was stored before is kept."
