@@ -448,7 +448,7 @@ def test_a_terminal_that_supports_only_ascii(photos: Path) -> None:
 def test_a_current_folder_that_is_missing(photos: Path, tmp_path: Path) -> None:
     script = f"mkdir gone && cd gone && rmdir ../gone && '{sys.executable}' -m pixmatcher search 'a cat' "
     lost = subprocess.run(script, shell=True, cwd=tmp_path, capture_output=True, timeout=60)
-    assert "change to another one with cd" in one_line_error(lost, 2)
+    assert "The current folder does not exist any more: change to another one with cd." in one_line_error(lost, 2)
     found = subprocess.run(f"{script} -c '{photos}'", shell=True, cwd=tmp_path, capture_output=True, timeout=60)
     assert found.returncode == 0, found
     assert b"cat.jpg" in found.stdout

@@ -387,3 +387,31 @@ def test_what_a_usual_disk_supports(tiny: TinyEncoder, tmp_path: Path, small_dis
     assert connection.execute("SELECT count(*) FROM items").fetchone() == (1,)
     connection.close()
     assert sorted(os.listdir(tmp_path / "c")) == before
+
+
+FILL = """
+import sys
+from pathlib import Path
+from pixmatcher import Collection
+with Collection.open(sys.argv[1]) as collection:
+    catalog = collection._catalog
+    catalog.query("CREATE TEMP TABLE t (a)")
+    with catalog.writing():
+        catalog.connection.executemany("INSERT INTO t VALUES (?)", ((bytes(100_000),) for _ in range(200)))
+"""
+
+
+def test_a_full_folder_for_temporary_files_is_named(tiny: TinyEncoder, tmp_path: Path, small_disk: Path | None) -> None:
+    if small_disk is None:
+        pytest.skip("no small disk can be mounted here")
+    paint_many(tmp_path / "photos", 1)
+    index(tmp_path / "photos", encoders=["tiny"])
+    done = subprocess.run(
+        [sys.executable, "-c", FILL, str(tmp_path / "photos")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(small_disk), "SQLITE_TMPDIR": str(small_disk)},
+        timeout=60,
+    )
+    assert f"StorageError: The folder for temporary files {small_disk} is full" in done.stderr
+    assert "set TMPDIR to another folder; what was stored before is kept." in done.stderr

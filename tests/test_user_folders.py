@@ -66,6 +66,18 @@ def test_commands_without_a_home_folder(homeless: dict[str, str], tmp_path: Path
     )
 
 
+@pytest.mark.skipif(
+    find_spec("matplotlib") is None or find_spec("sklearn") is None, reason="matplotlib is not installed"
+)
+def test_a_picture_of_a_map_without_a_home_folder(homeless: dict[str, str], tmp_path: Path) -> None:
+    paint_many(tmp_path / "photos", 5)
+    (tmp_path / "temporary").mkdir()
+    environment = homeless | {"TMPDIR": str(tmp_path / "temporary")}
+    assert cli("index", "photos", env=environment, cwd=tmp_path).returncode == 0
+    done = cli("map", "map.png", "-c", "photos", "--method", "pca", env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_demo_without_a_home_folder(homeless: dict[str, str], tmp_path: Path) -> None:
     """In a copy of the package, as it is installed: there is no checkout that the demo could write to."""
     import pixmatcher

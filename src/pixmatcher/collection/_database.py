@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._files import full_disk
+from .._files import failing_disk, full_disk, write_error
 from ..errors import StorageError
 from ._connections import (
     CREATE,
@@ -28,7 +29,7 @@ from ._connections import (
     file_states,
     log_path,
 )
-from ._disk import byte_locks_work, shared_memory_works
+from ._disk import byte_locks_work, is_full, shared_memory_works
 from ._migrations import migrate
 from ._sqlite_errors import ResultCode, result_code, sqlite_errors_explained
 
@@ -115,7 +116,7 @@ class Database:
         if not shared_memory_works(folder):
             # A process that writes has locked all others out, and one that reads would do so.
             self._copy_files()
-        elif code in (ResultCode.BUSY, ResultCode.LOCKED):
+        elif code in (ResultCode.BUSY, ResultCode.LOCKED, ResultCode.PROTOCOL):
             self.connection = connect(self.path, READ_WRITE)
         else:
             # A full disk has no room for the shared memory of the log: copy the database to memory.
@@ -151,7 +152,11 @@ class Database:
         folder = self.path.parent
         locks = byte_locks_work(folder)
         if locks and shared_memory_works(folder):
-            raise StorageError(full_disk(folder, "no room for the log of the catalog"))
+            shared = self.path.with_name(self.path.name + "-shm")
+            if shared.exists() and not os.access(shared, os.W_OK):
+                raise write_error(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(shared)))
+            reason = "the log of the catalog cannot be opened"
+            raise StorageError((full_disk if is_full(folder) else failing_disk)(folder, reason))
         self.close()
         parameters = READ_WRITE if locks else READ_WRITE + WITHOUT_LOCKS
         self.connection = connect(self.path, parameters, exclusive=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -64,3 +65,20 @@ def is_full(folder: Path) -> bool:
     except OSError as error:
         return error.errno in NO_ROOM
     return False
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space of the disk of a folder in bytes; 0 if it is not known."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
+
+
+def temporary_folder() -> Path:
+    """Return the folder where SQLite keeps what does not fit in memory (https://www.sqlite.org/tempfiles.html)."""
+    if sys.platform == "win32":
+        return Path(tempfile.gettempdir())
+    named = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp")
+    usable = (Path(name) for name in named if name and os.path.isdir(name) and os.access(name, os.W_OK | os.X_OK))
+    return next(usable, Path(os.curdir))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import enum
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from .._files import failing_disk, full_disk
 from ..errors import CollectionError, CollectionLockedError, StorageError
-from ._disk import byte_locks_work, is_full
+from ._disk import byte_locks_work, free_bytes, is_full, temporary_folder
 from ._names import start_again
 
 
@@ -79,18 +78,14 @@ def sqlite_errors_explained(path: Path) -> Iterator[None]:
 
 def _storage_error(folder: Path, code: ResultCode, reason: str) -> CollectionError:
     """Return the error for a database in `folder` that could not be read or written, with its true cause."""
-    if is_full(folder):
-        return StorageError(full_disk(folder, reason))
-    try:
-        temporary = Path(tempfile.gettempdir())  # SQLite keeps what does not fit in memory there
-    except FileNotFoundError:
-        return StorageError(f"There is no folder for temporary files ({reason}): set TMPDIR to a folder with room.")
-    if is_full(temporary):
+    temporary, full = temporary_folder(), is_full(folder)
+    # What did not fit may be gone by now: then the disk with less room was the full one.
+    if not full and (is_full(temporary) or (code is ResultCode.FULL and free_bytes(temporary) < free_bytes(folder))):
         return StorageError(
             f"The folder for temporary files {temporary} is full ({reason}): make room there, or set TMPDIR to another "
             "folder; what was stored before is kept."
         )
-    if code is ResultCode.FULL:
+    if full or code is ResultCode.FULL:
         return StorageError(full_disk(folder, reason))
     if not byte_locks_work(folder):
         return CollectionError(
