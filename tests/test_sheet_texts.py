@@ -164,6 +164,9 @@ def test_the_order_of_right_to_left_scripts(dejavu: Path) -> None:
     assert seen(f"abc {alef}{bet}") == f"abc |{bet}{alef}"
     assert seen(f"{alef} {bet}").replace("|", "") == f"{bet} {alef}"
     assert seen(f"{alef} 12 {gimel}").replace("|", "") == f"{gimel} 12 {alef}"
+    assert seen(f"{alef} (1).jpg").replace("|", "") == f")1( {alef}.jpg"  # the brackets are drawn mirrored
+    assert seen(f"{alef} (abc).jpg").replace("|", "") == f"{alef} (abc).jpg"
+    assert seen(f"abc ({alef}{bet}) d").replace("|", "") == f"abc ({bet}{alef}) d"
     assert seen("12 abc 34.jpg") == "12 abc 34.jpg"
 
 

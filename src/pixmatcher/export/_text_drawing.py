@@ -37,6 +37,7 @@ _EMOJI = re.compile(
     re.DOTALL,
 )
 """What is shown as an emoji in colour (Unicode Technical Standard 51, Emoji_Presentation)."""
+_BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _MIRRORED = str.maketrans("()[]{}<>\u00ab\u00bb", ")(][}{><\u00bb\u00ab")
 """The brackets that are drawn mirrored from right to left."""
 
@@ -185,6 +186,7 @@ def _levels(clusters: Sequence[_Cluster]) -> list[int]:
             strong = kind
         elif kind == "N" and strong == "L":
             kinds[position] = "L"
+    _resolve_brackets(clusters, kinds)
     levels = [{"L": 0, "R": 1, "N": 2}.get(kind, -1) for kind in kinds]
     begin = 0
     while begin < len(levels):
@@ -195,6 +197,24 @@ def _levels(clusters: Sequence[_Cluster]) -> list[int]:
         levels[begin:end] = [int(inside)] * (end - begin)
         begin = end + 1
     return levels
+
+
+def _resolve_brackets(clusters: Sequence[_Cluster], kinds: list[str]) -> None:
+    """Give brackets the direction of what is in them, from right to left only if the text before is (rule N0)."""
+    opened: list[tuple[str, int, str]] = []
+    strong = "L"
+    for position, cluster in enumerate(clusters):
+        if kinds[position] in ("L", "R"):
+            strong = kinds[position]
+        if cluster.text in _BRACKETS:
+            opened.append((_BRACKETS[cluster.text], position, strong))
+        elif opened and cluster.text == opened[-1][0]:
+            _, begin, before = opened.pop()
+            inside = {*kinds[begin + 1 : position]} - {""}
+            if "L" in inside:
+                kinds[begin] = kinds[position] = "L"
+            elif inside:
+                kinds[begin] = kinds[position] = before
 
 
 def _direction(cluster: _Cluster) -> str:
