@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -19,9 +20,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import TinyEncoder, cli, paint, paint_many
-from pixmatcher import Collection, CollectionError, EncoderError, Query, SourceError, export_arrays, index, search
+from pixmatcher import (
+    Collection,
+    CollectionError,
+    EncoderError,
+    Query,
+    SourceError,
+    export_arrays,
+    index,
+    search,
+)
 from pixmatcher._progress import Progress
-from pixmatcher.encoders import describe_encoder
+from pixmatcher.encoders import describe_encoder, register_encoder, unregister_encoder
+from pixmatcher.records import EncoderRecord, Space
+from pixmatcher.searching import search_similar
 from pixmatcher.sources import Entry, HoldsEmbeddings, Unusable, open_source
 from pixmatcher.sources.arrays import spec_of
 
@@ -631,10 +643,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         (("search", "photo.png", "-c", "c"), "mobilenet_v3_large. The encoder mobilenet_v3_large needs PyTorch"),
         (("index", "arrays:embeddings.npy", "-c", "d"), "does not say which encoder made it"),
         (("index", "arrays:", "-c", "d"), "names no file"),
-        (
-            ("index", "arrays:embeddings.npy", "-c", "d", "--encoder", "nn"),
-            "choose one of lite, mobilenet",
-        ),
+        (("index", "arrays:embeddings.npy", "-c", "d", "--encoder", " "), "is not the name of an encoder"),
         (("index", "arrays:embeddings.npy", "-c", "d", "--encoder", CLIP, "--encoder", "lite"), "--encoder once"),
         (("index", "folder", "--uris", "names.json"), "--uris needs one source of saved embeddings"),
     ):
@@ -655,3 +664,106 @@ def test_unusable_rows_do_not_become_items(tmp_path: Path) -> None:
     path = save(tmp_path, np.full((2, 960), np.nan, np.float32))
     found = list(open_source(f"arrays:{path}?encoder={MOBILENET}").scan())
     assert [type(entry) for entry in found] == [Unusable, Unusable]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "space", "text"),
+    [
+        ("my-network", "visual", False),
+        ("our CLIP, large", "clip", True),
+        ("timm:resnet18", "visual", False),
+        ("open_clip:ViT-L-14/openai", "clip", True),
+        ("hf:someone/siglip-base", "clip", True),
+        ("hf:someone/dino", "visual", False),
+        ("onnx:missing", "visual", False),
+    ],
+)
+def test_embeddings_of_any_encoder_are_imported(tmp_path: Path, encoder: str, space: str, text: bool) -> None:
+    """The name is only recorded: the encoder need not exist here, and nothing of it is imported."""
+    paint(tmp_path / "photo.png", 1)
+    save(tmp_path, rows(3, 48), uris=["1.jpg", "2.jpg", "3.jpg"])
+    code = (
+        "import sys\nfrom pixmatcher.cli import main\n"
+        f"sys.argv = ['pixmatcher', 'index', 'arrays:embeddings.npy', '-c', 'c', '--encoder', {encoder!r}]\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'timm', 'open_clip', 'httpx'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    name = f"onnx:{tmp_path}/missing" if encoder.startswith("onnx:") else encoder
+    with Collection.open(tmp_path / "c") as collection:
+        assert [(each.name, each.fingerprint) for each in collection.encoders] == [(name, "")]
+        assert [(s.name, s.dimension, s.text) for s in collection.spaces.values()] == [(space, 48, text)]
+        first = next(collection.items())
+        hits = search_similar(collection, first.id, k=3).hits
+        assert hits[0].item.id == first.id
+        assert len(hits) == 3
+    assert "3 unchanged" in cli("index", "-c", "c", cwd=tmp_path).stdout
+    assert cli("verify", "-c", "c", cwd=tmp_path).returncode == 0
+    for query in ("a cat", "photo.png"):
+        wrong = cli("search", query, "-c", "c", cwd=tmp_path)
+        assert wrong.returncode != 0
+        assert wrong.stderr.count("\n") == 1, wrong.stderr
+        assert name in wrong.stderr
+
+
+def test_an_encoder_that_is_installed_later_answers_by_the_imported_embeddings(
+    tmp_path: Path, tiny: TinyEncoder
+) -> None:
+    """Its space has another name than the one that was recorded; the dimension says which is meant."""
+    paint_many(tmp_path / "photos", 3)
+    index(tmp_path / "photos", tmp_path / "own", encoders=["tiny"])
+    with Collection.open(tmp_path / "own") as own:
+        items = list(own.items())
+        embeddings = own.embeddings([item.id for item in items], "visual")
+    path = save(tmp_path / "saved", embeddings, uris=[item.uri for item in items])
+    unregister_encoder("tiny")
+    index(f"arrays:{path}?encoder=tiny", tmp_path / "imported")
+    with Collection.open(tmp_path / "imported") as imported:
+        assert list(imported.spaces) == ["visual"]
+    with Collection.create(tmp_path / "c", [EncoderRecord("tiny", "", (Space("recorded", 48),))]) as collection:
+        with pytest.raises(EncoderError, match=r"encoder tiny\. Unknown encoder 'tiny': install"):
+            search(collection, Query(image=items[0].uri))
+        register_encoder("tiny", lambda: tiny)
+        assert search(collection, Query(image=items[0].uri)).space == "recorded"
+    with (
+        Collection.create(tmp_path / "d", [EncoderRecord("tiny", "", (Space("recorded", 47),))]) as collection,
+        pytest.raises(EncoderError, match="has no space recorded of 47 values"),
+    ):
+        search(collection, Query(image=items[0].uri))
+
+
+def test_pickled_objects_get_the_advice_that_works(tmp_path: Path) -> None:
+    """The advised code is run, and the file that it writes is imported."""
+    save(tmp_path, rows(3), name="right")
+    right = np.load(tmp_path / "right.npy")
+    lists = np.empty(3, object)
+    lists[:] = [*right]
+    for name, array in (("of_arrays", lists), ("of_numbers", right.astype(object))):
+        path = tmp_path / f"{name}.npy"
+        np.save(path, array, allow_pickle=True)
+        with pytest.raises(SourceError, match=f"{name}.npy holds pickled objects") as caught:
+            open_source(f"arrays:{path}?encoder={MOBILENET}")
+        advice = re.search(r"numpy\.save\(.*\)(?=,)", str(caught.value))
+        assert advice is not None
+        exec(advice[0].replace("PATH", repr(str(path))), {"numpy": np})
+        assert len(entries(f"arrays:{path}?encoder={MOBILENET}")) == 3
+    np.save(tmp_path / "dict.npy", np.array({"a": 1}, object), allow_pickle=True)
+    with pytest.raises(SourceError, match="no array: save the array"):
+        open_source(f"arrays:{tmp_path}/dict.npy?encoder={MOBILENET}")
+    np.save(tmp_path / "texts.npy", np.array(["a", "b", "c"], object), allow_pickle=True)
+    with pytest.raises(SourceError, match=r"astype\(str\)"):
+        open_source(f"arrays:{tmp_path}/right.npy?encoder={MOBILENET}&categories={tmp_path}/texts.npy")
+
+
+def test_urls_of_files_are_paths(tmp_path: Path) -> None:
+    folder = tmp_path / "saved 100% ?"
+    folder.mkdir()
+    save(folder, rows(2))
+    listed = [f"file://{tmp_path}/a%20photo%25.jpg", "file://other/b.jpg"]
+    (tmp_path / "uris.json").write_text(json.dumps(listed))
+    url = f"{folder / 'embeddings.npy'}".replace("%", "%25").replace(" ", "%20").replace("?", "%3F")
+    spec = f"arrays:file://localhost{url}?encoder={MOBILENET}&uris=file://{tmp_path}/uris.json"
+    source = open_source(spec)
+    assert [entry.uri for entry in source.scan()] == [f"{tmp_path}/a photo%.jpg", "file://other/b.jpg"]
+    assert [entry.uri for entry in open_source(source.spec).scan()] == [entry.uri for entry in source.scan()]

@@ -506,7 +506,7 @@ def test_the_list_of_data_sets() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for dataset in datasets.DATASETS:
         assert dataset.name in done.stdout
-        assert dataset.terms in done.stdout
+        assert dataset.terms in " ".join(done.stdout.split())
     for command in re.findall(r"pixmatcher datasets get .*", done.stdout):
         name, *options = shlex.split(command)[3:]
         assert name in {dataset.name for dataset in datasets.DATASETS}

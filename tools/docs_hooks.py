@@ -80,6 +80,9 @@ def _command_section(path: str, command: Any) -> list[str]:
     if options:
         rows = [f"| {_option(p)} | {_cell(p.help)} | {_default(p)} |" for p in options]
         parts.append("\n".join(["| option | meaning | default |", "| --- | --- | --- |", *rows]))
+    title, *examples = (command.epilog or "").split("\n\n")
+    if examples:
+        parts += [title, "```sh\n{}\n```".format("\n".join(examples))]
     return parts
 
 

@@ -1,15 +1,18 @@
-"""What a text has to look like to be a URL, how a URL may be shown, and the URLs of files on this machine."""
+"""What a text has to look like to be a URL, how a URL may be shown, and the file or the data that some URLs contain."""
 
 from __future__ import annotations
 
 import os
 import re
-from urllib.parse import quote, unquote_to_bytes
+
+from .errors import QueryError
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
-_FILE_SCHEME = re.compile(r"file:(?=/)", re.IGNORECASE)
-_LOCAL = re.compile(r"//(?:localhost|127\.0\.0\.1)?(?=/)", re.IGNORECASE)
-_DRIVE = re.compile(r"/[a-zA-Z][:|](?=/|$)")
+_FILE = re.compile(r"file:(?=/)", re.IGNORECASE)
+_DATA = re.compile(r"data:(?:[a-z]+/[a-z0-9.+*-]+\s*(?:[;,]|$)|;|,)", re.IGNORECASE)
+"""Matches the beginning of a data URL, also of one that is cut short; no text with words after "data:"."""
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
+_SHOWN_CHARACTERS = 40
 
 
 def is_url(text: str) -> bool:
@@ -25,38 +28,84 @@ def without_password(url: str) -> str:
 
 
 def is_file_url(text: str) -> bool:
-    """Return whether the text begins as the URL of a file (RFC 8089): `file:/` in upper or lower case."""
-    return _FILE_SCHEME.match(text) is not None
+    """Return whether the text is a URL of a file (RFC 8089): `file:///PATH`, `file://HOST/PATH` or `file:/PATH`."""
+    return _FILE.match(text) is not None
 
 
 def file_url(path: str | os.PathLike[str]) -> str:
     """Return the URL of a file (RFC 8089), which consists of ASCII characters also if the path is not valid Unicode.
 
-    A relative path is below the current folder. `path_of_file_url` returns the path again.
+    A relative path is below the current folder. `path_of_file_url` returns the path again. Raises `UnicodeEncodeError`
+    if no bytes have this path.
     """
-    absolute = os.path.abspath(path)
-    slashes = absolute.replace(os.sep, "/")
+    from urllib.parse import quote  # most names need no URL
+
+    slashes = os.path.abspath(path).replace(os.sep, "/")
     return "file://" + ("" if slashes.startswith("/") else "/") + quote(os.fsencode(slashes), safe="/:!$&'()*+,;=@~")
 
 
 def path_of_file_url(url: str) -> str:
-    """Return the path of the file that a URL names (RFC 8089): `file:///path`, `file://localhost/path`, `file:/path`.
+    """Return the path in a URL of a file, %XX decoded; bytes that are not UTF-8 as `os.fsdecode` returns them.
 
-    Escapes such as %20 are bytes of the path. `?` and `#` are part of it: a file has neither query nor fragment.
-    Raises `ValueError` if it names a file of another machine, or no path; the message does not contain the URL.
+    Raises `QueryError` if it is the URL of a file on another machine, or names no file.
     """
-    scheme = _FILE_SCHEME.match(url)
-    if scheme is None:
-        raise ValueError("it does not begin with file:/")
-    rest = url[scheme.end() :]
+    from urllib.parse import unquote  # most queries need none of it
+
+    rest = url[len("file:") :]
     if rest.startswith("//"):
-        host = _LOCAL.match(rest)
-        if host is None:
-            raise ValueError("it names a file of another machine: write file:/// and the path")
-        rest = rest[host.end() :]
-    path = os.fsdecode(unquote_to_bytes(rest.encode("utf-8", "surrogateescape")))
-    if "\0" in path:
-        raise ValueError("it contains a zero byte")
-    if os.name == "nt" and _DRIVE.match(path):
-        path = path[1] + ":" + path[3:]
+        host, slash, path = rest[2:].partition("/")
+        if host.lower() not in ("", "localhost", "127.0.0.1"):
+            raise QueryError(f"{url} is on another machine, {host}: copy the file to this one, or give its path here.")
+        rest = slash + path
+    # A question mark or # that is not encoded can only be part of the name: a file has no query and no fragment.
+    path = unquote(rest, errors="surrogateescape")
+    if not path or "\0" in path:
+        raise QueryError(f"{url} names no file: write it like file:///home/me/photo.jpg.")
+    if os.name == "nt" and re.match(r"/[a-zA-Z]:", path):
+        path = path[1:]
     return path
+
+
+def local_path(text: str) -> str:
+    """Return the path in a URL of a file, and any other text as it is. Raises as `path_of_file_url`."""
+    return path_of_file_url(text) if is_file_url(text) else text
+
+
+def is_data_url(text: str) -> bool:
+    """Return whether the text begins as a data URL (RFC 2397), such as `data:image/png;base64,`."""
+    return _DATA.match(text) is not None
+
+
+def shown_data_url(url: str) -> str:
+    """Return the beginning of a data URL, as messages and results show it."""
+    return url if len(url) <= _SHOWN_CHARACTERS else f"{url[:_SHOWN_CHARACTERS]}..."
+
+
+def bytes_of_data_url(url: str, max_bytes: int) -> bytes:
+    """Return the data in a data URL (RFC 2397), at most `max_bytes`.
+
+    Padding may be missing, base64 may contain spaces and line ends, and may be in the alphabet for URLs.
+    Raises `QueryError` if there is no valid data, or more.
+    """
+    import binascii
+    from urllib.parse import unquote_to_bytes
+
+    shown = shown_data_url(url)
+    head, comma, data = url.partition(",")
+    if not comma or not data.strip():
+        raise QueryError(
+            f"The data URL {shown} has no data: copy all of it, it looks like data:image/png;base64,iVBO..."
+        )
+    too_large = QueryError(f"The data URL {shown} is larger than {max_bytes >> 20} MB: save the image as a file.")
+    # Each byte takes at most 3 characters, as %XX, and in base64 as much again by a third.
+    if len(data) > 4 * max_bytes + 1024:
+        raise too_large
+    content = unquote_to_bytes(data.encode("utf-8", "surrogatepass"))
+    if head.lower().rstrip().endswith(";base64"):
+        content = b"".join(content.split()).rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+        if _NOT_BASE64.search(content) or len(content) % 4 == 1:
+            raise QueryError(f"The data URL {shown} is not valid base64: copy all of it again.")
+        content = binascii.a2b_base64(content + b"=" * (-len(content) % 4))
+    if len(content) > max_bytes:
+        raise too_large
+    return content

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "index": ("index",),
-    "upgrade": ("upgrade",),
-    "search": ("search", "categories"),
-    "evaluate": ("evaluate",),
-    "maps": ("map",),
-    "collection": ("info", "verify", "forget", "tune"),
-    "export": ("export",),
     "sources": ("sources",),
     "demo": ("demo",),
+    "search": ("search", "categories"),
+    "maps": ("map",),
     "web_app": ("app",),
+    "collection": ("info", "verify", "forget", "tune"),
+    "upgrade": ("upgrade",),
+    "export": ("export",),
+    "evaluate": ("evaluate",),
     "models": ("models",),
     "datasets": ("datasets",),
 }

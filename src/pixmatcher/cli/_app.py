@@ -8,6 +8,7 @@ import inspect
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, ParamSpec
@@ -19,19 +20,44 @@ from ..errors import PixMatcherError
 
 logger = logging.getLogger("pixmatcher.cli")
 
+INDEX, SEARCH, MAINTENANCE = "Index", "Search", "Look after a collection"
+EVALUATION, DOWNLOADS = "Evaluate", "Models and data sets"
+"""The groups of commands in the help."""
+
+_EXAMPLES = (
+    "pixmatcher index ~/Pictures",
+    'pixmatcher search "a cat looking at you" -c ~/Pictures',
+    "pixmatcher info -c ~/Pictures",
+    "pixmatcher evaluate --captions captions.csv -c ~/Pictures",
+    "pixmatcher models list",
+)
+"""An example of each group of commands, for the help of the program."""
+
+
+def _help_examples(*examples: str) -> str:
+    """Return examples as the end of a help text, each on its line."""
+    return "\n\n".join(["Examples:" if len(examples) > 1 else "Example:", *examples])
+
+
 app = typer.Typer(
     name="pixmatcher",
     help="Find your own images by example or by sentence, offline and in milliseconds.",
+    epilog=_help_examples(*_EXAMPLES),
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(help="List, download and export encoders.")
-app.add_typer(models_app, name="models")
-datasets_app = typer.Typer(help="Download public data sets to index.")
-app.add_typer(datasets_app, name="datasets")
+models_app = typer.Typer(help="List, download and export encoders.", epilog=_help_examples("pixmatcher models list"))
+app.add_typer(models_app, name="models", rich_help_panel=DOWNLOADS)
+datasets_app = typer.Typer(
+    help="Download public data sets to index.", epilog=_help_examples("pixmatcher datasets list")
+)
+app.add_typer(datasets_app, name="datasets", rich_help_panel=DOWNLOADS)
 
 _P = ParamSpec("_P")
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # Typer exports no name for it
+
+_TEXT_LIKE_OPTION = re.compile(r"-(?:-?[^\s=]*\s|\d)")
+"""Matches an argument that begins as an option, but with a space or a number in it, as no option has."""
 
 VerboseOption = Annotated[
     int,
@@ -54,7 +80,10 @@ def run() -> None:
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "pixmatcher"
         message = error.format_message().rstrip(".")
-        fail(f"{message}{'' if message.endswith('?') else '.'} See `{command} --help`.", 2)
+        see = f"See `{command} --help`."
+        if message.startswith("No such option") and any(map(_TEXT_LIKE_OPTION.match, sys.argv[1:])):
+            see = "If it is a text to search for, put -- before it."
+        fail(f"{message}{'' if message.endswith('?') else '.'} {see}", 2)
     finally:
         # At exit Python looks for reference cycles among all objects, which takes as long as a search. PyTorch
         # needs that.
@@ -74,14 +103,18 @@ def _repair_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def command(name: str, group: typer.Typer = app) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+def command(
+    name: str, group: typer.Typer = app, *, example: str, panel: str | None = None
+) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
     """Return a decorator that registers a function as a command.
 
-    The command has the option `-v`. Every error that a user can cause ends in one line and an exit code.
+    Its help ends with the example, and the help of the program shows it in the panel. The command has the option `-v`.
+    Every error that a user can cause ends in one line and an exit code.
     """
 
     def register(function: Callable[_P, None]) -> Callable[_P, None]:
-        group.command(name)(_with_verbose_option(_with_error_messages(function)))
+        add = group.command(name, epilog=_help_examples(example), rich_help_panel=panel)
+        add(_with_verbose_option(_with_error_messages(function)))
         return function
 
     return register

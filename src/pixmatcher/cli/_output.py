@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,12 @@ from .._text import printable
 if TYPE_CHECKING:
     from ..collection import Failure
     from ..searching import SearchResult
+
+_MOST_NAME_CHARACTERS = 20
+"""A longer name has a line for itself."""
+_LEAST_WIDTH = 40
+_SHELL_WORD = re.compile(r"""(?:--?[a-z-]+\s+(?!-))?(?:'[^']*'|"[^"]*"|[^\s'"]|['"])+""")
+"""A word of a command, which may contain spaces in quotes; an option with the word after it."""
 
 
 def program_name() -> str:
@@ -56,6 +64,36 @@ def print_columns(rows: Sequence[Sequence[str]], alignment: str = "") -> None:
     sides = alignment or "<" * len(widths)
     for row in rows:
         print("  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip())
+
+
+def print_entries(entries: Sequence[tuple[str, Sequence[str], str]]) -> None:
+    """Print entries of a name, texts, and a command or "". The texts are in a column and wrapped at spaces.
+
+    No line is longer than the terminal or, in a pipe, than 80 characters, unless a single word is. A command goes on
+    in the next line after a backslash, so that it can be copied.
+    """
+    width = max(shutil.get_terminal_size().columns, _LEAST_WIDTH)
+    column = min(max((len(name) for name, *_ in entries), default=0), _MOST_NAME_CHARACTERS) + 2
+    for name, texts, command in entries:
+        lines = [line for text in texts for line in _wrapped(printable(text).split(), width - column)]
+        shown = printable(name)
+        if len(shown) + 2 > column:
+            print(shown)
+            shown = ""
+        for first, line in zip(chain([shown], repeat("")), lines, strict=False):
+            print(f"{first:<{column}}{line}")
+        if command:
+            print(" \\\n".join(f"    {line}" for line in _wrapped(_SHELL_WORD.findall(printable(command)), width - 6)))
+
+
+def _wrapped(words: Sequence[str], width: int) -> list[str]:
+    """Return lines of words, of at most `width` characters if no word is longer."""
+    lines = [""]
+    for word in words:
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return lines
 
 
 def print_ranking(rows: Sequence[tuple[str, str, str, str]]) -> None:

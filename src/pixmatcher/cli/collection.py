@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from .._text import command_to_upgrade, printable
 from ..errors import QueryError
-from ._app import command
+from ._app import MAINTENANCE, command
 from ._opening import open_folder_collection, runtime_of
 from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
 from ._output import print_failures, print_note, print_pairs, print_saved
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ..records import Space
 
 
-@command("info")
+@command("info", example="pixmatcher info -c ~/Pictures", panel=MAINTENANCE)
 def info_command(collection: CollectionOption = None) -> None:
     """Show what is in a collection, and which images could not be indexed."""
     with open_folder_collection(collection) as opened:
@@ -60,7 +61,7 @@ def _index_text(opened: Collection, space: str) -> str:
     return f"{name} ({space}: too many values to compare all in 10 ms; {found})"
 
 
-@command("verify")
+@command("verify", example="pixmatcher verify --repair", panel=MAINTENANCE)
 def verify_command(
     collection: CollectionOption = None,
     repair: Annotated[
@@ -73,7 +74,8 @@ def verify_command(
             removed = opened.repair()
             print(f"Repaired: {removed:,} damaged images removed from the collection, indexes rebuilt.")
             if removed:
-                print("Run `pixmatcher index` to encode them again.")
+                again = f"pixmatcher index -c {shlex.quote(str(opened.path))}"
+                print(printable(f"Run `{again}` to encode them again."))
         problems = opened.verify()
         count = len(opened) if not problems else 0
     for problem in problems:
@@ -83,7 +85,7 @@ def verify_command(
     print(f"Undamaged: {count:,} images, with their embeddings and indexes.")
 
 
-@command("forget")
+@command("forget", example="pixmatcher forget ~/Pictures/old", panel=MAINTENANCE)
 def forget_command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The source, as `pixmatcher info` shows it.")],
     collection: CollectionOption = None,
@@ -94,7 +96,7 @@ def forget_command(
     print(f"{removed:,} images of {printable(source)} removed from the collection.")
 
 
-@command("tune")
+@command("tune", example="pixmatcher tune --recall 0.99", panel=MAINTENANCE)
 def tune_command(
     collection: CollectionOption = None,
     space: Annotated[

@@ -10,21 +10,24 @@ import typer
 
 from .._text import printable
 from ._app import command, datasets_app
-from ._output import print_next_commands, shorter_path
+from ._output import print_entries, print_next_commands, shorter_path
 from ._progress import ProgressBars
 
 
-@command("list", datasets_app)
+@command("list", datasets_app, example="pixmatcher datasets list")
 def datasets_list_command() -> None:
     """Show the data sets that can be downloaded, with their terms and sizes."""
     from ..datasets import DATASETS
 
-    for dataset in DATASETS:
-        lines = (dataset.description, f"terms: {dataset.terms}", f"size: {dataset.size}", dataset.example)
-        print(f"{dataset.name:<15}" + f"\n{'':<15}".join(lines))
+    print_entries(
+        [
+            (each.name, (each.description, f"terms: {each.terms}", f"size: {each.size}"), each.example)
+            for each in DATASETS
+        ]
+    )
 
 
-@command("get", datasets_app)
+@command("get", datasets_app, example="pixmatcher datasets get tiny-imagenet")
 def datasets_get_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `pixmatcher datasets list` shows.")],
     to: Annotated[

@@ -7,23 +7,24 @@ from typing import Annotated
 
 import typer
 
-from ._app import command
+from ._app import INDEX, command
 from ._output import print_hits, print_next_commands, program_name, shorter_path
 from ._progress import ProgressBars
 from .index import print_report
 
 
-@command("demo")
+@command("demo", example="pixmatcher demo", panel=INDEX)
 def demo_command(
     grid: Annotated[Path, typer.Option(help="The file for the contact sheet.")] = Path("demo-results.png"),
 ) -> None:
     """Index the example photos and search them by text and by image."""
     from ..collection import Collection
     from ..datasets.examples import IMAGE_QUERY, TEXT_QUERY, clear_outdated, demo_paths
-    from ..export.contact_sheet import save_contact_sheet
+    from ..export.contact_sheet import check_sheet_path, save_contact_sheet
     from ..indexing import index
     from ..searching import Query, search
 
+    check_sheet_path(grid)
     photos, path = demo_paths()
     clear_outdated(path)
     with ProgressBars() as bars:

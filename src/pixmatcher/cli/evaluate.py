@@ -11,7 +11,7 @@ import typer
 
 from .._text import printable
 from ..errors import QueryError
-from ._app import command
+from ._app import EVALUATION, command
 from ._opening import open_folder_collection, runtime_of
 from ._options import (
     BackendOption,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..evaluation import CaptionEvaluation, Evaluation, QueryMetrics
 
 
-@command("evaluate")
+@command("evaluate", example="pixmatcher evaluate --captions captions.csv --top 20", panel=EVALUATION)
 def evaluate_command(
     queries: Annotated[
         str | None,
@@ -38,7 +38,7 @@ def evaluate_command(
         ),
     ] = None,
     collection: CollectionOption = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="The number of results that count.")] = 10,
+    k: Annotated[int, typer.Option("--top", "-k", min=1, help="The number of results that count.")] = 10,
     captions: Annotated[
         Path | None,
         typer.Option(

@@ -9,12 +9,12 @@ import typer
 
 from .._text import printable
 from ..errors import QueryError
-from ._app import command
+from ._app import MAINTENANCE, command
 from ._opening import open_folder_collection
 from ._options import CollectionOption
 
 
-@command("export")
+@command("export", example="pixmatcher export arrays --to embeddings", panel=MAINTENANCE)
 def export_command(
     kind: Annotated[
         str, typer.Argument(metavar="arrays|parquet", help="The format: NumPy arrays, or one Parquet file.")

@@ -8,7 +8,7 @@ import typer
 
 from .._text import printable
 from ..errors import QueryError
-from ._app import command
+from ._app import INDEX, command
 from ._opening import runtime_of
 from ._options import (
     BackendOption,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..indexing import IndexReport
 
 
-@command("index")
+@command("index", example="pixmatcher index ~/Pictures", panel=INDEX)
 def index_command(
     sources: Annotated[
         list[str] | None,

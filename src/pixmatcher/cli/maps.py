@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .._text import printable
-from ._app import command
+from ._app import SEARCH, command
 from ._opening import open_folder_collection, runtime_of
 from ._options import (
     BackendOption,
@@ -23,7 +23,7 @@ from ._output import print_note
 from ._progress import ProgressBars
 
 
-@command("map")
+@command("map", example="pixmatcher map map.html --method pca", panel=SEARCH)
 def map_command(
     out: Annotated[
         Path,

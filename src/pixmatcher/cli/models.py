@@ -11,23 +11,24 @@ from .._text import printable
 from ._app import command, models_app
 from ._opening import runtime_of
 from ._options import OfflineOption, WeightsOption
-from ._output import print_columns, print_next_commands, print_pairs
+from ._output import print_entries, print_next_commands, print_pairs
 from ._progress import ProgressBars
 
 
-@command("list", models_app)
+@command("list", models_app, example="pixmatcher models list")
 def models_list_command() -> None:
     """Show the encoders with their spaces, states, sizes and licences."""
     from ..encoders.manage import list_models
 
-    rows = [("name", "spaces", "state", "MB", "licence", "what it is")]
+    entries = []
     for model in list_models():
-        size = "" if model.megabytes is None else f"{model.megabytes:.0f}"
-        rows.append((model.name, model.spaces, model.state, size, model.licence, model.about))
-    print_columns([tuple(map(printable, row)) for row in rows])
+        size = "" if model.megabytes is None else f"{model.megabytes:.0f} MB"
+        facts = ", ".join(filter(None, (model.state, size, model.licence)))
+        entries.append((model.name, [text for text in (model.about, facts, model.spaces) if text], ""))
+    print_entries(entries)
 
 
-@command("pull", models_app)
+@command("pull", models_app, example="pixmatcher models pull clip-vit-b-32")
 def models_pull_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An encoder, such as clip-vit-b-32 or hf:REPO.")],
     weights: WeightsOption = None,
@@ -42,7 +43,7 @@ def models_pull_command(
     print_next_commands(("index", "FOLDER", "--encoder", name))
 
 
-@command("export", models_app)
+@command("export", models_app, example="pixmatcher models export mobilenet_v3_large --int8")
 def models_export_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An encoder of PyTorch, such as mobilenet_v3_large.")],
     to: Annotated[
@@ -77,7 +78,7 @@ def models_export_command(
     print_next_commands(("index", "FOLDER", "--encoder", card.name))
 
 
-@command("info", models_app)
+@command("info", models_app, example="pixmatcher models info lite")
 def models_info_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An encoder that `pixmatcher models list` shows.")],
 ) -> None:

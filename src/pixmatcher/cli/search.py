@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
-import sys
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +13,7 @@ import typer
 
 from .._text import printable
 from ..errors import QueryError
-from ._app import command
+from ._app import SEARCH, command
 from ._opening import open_store, runtime_of
 from ._options import (
     BackendOption,
@@ -28,12 +30,12 @@ from ._progress import ProgressBars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
+    from typing import Any, TextIO
 
-    from ..collection import Store
+    from ..collection import Filter, Store
 
 
-@command("search")
+@command("search", example='pixmatcher search "a cat" --top 50 --folder ~/Pictures', panel=SEARCH)
 def search_command(
     query: Annotated[
         list[str] | None,
@@ -42,7 +44,7 @@ def search_command(
         ),
     ] = None,
     collection: CollectionOption = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="The number of results.")] = 12,
+    k: Annotated[int, typer.Option("--top", "-k", min=1, help="The number of results.")] = 12,
     as_json: JsonOption = False,
     batch: Annotated[
         str | None,
@@ -86,7 +88,7 @@ def search_command(
 ) -> None:
     """Search by text, by image, or by both together."""
     from ..collection import Collection, Filter
-    from ..searching import SearchOptions, parse_query, search
+    from ..searching import SearchOptions, check_filter, parse_query, search
 
     if (batch is None) == (not query):
         raise QueryError("Give either a QUERY or --batch FILE.")
@@ -102,7 +104,7 @@ def search_command(
             _answer_batch(
                 batch,
                 collection,
-                label,
+                item_filter,
                 lambda opened, lines: search_batch(
                     opened, lines, options, allow_private=allow_private_hosts, runtime=runtime
                 ),
@@ -114,16 +116,14 @@ def search_command(
         check_sheet_path(save_grid)
     parsed = parse_query(query or [], allow_private=allow_private_hosts)
     with open_store(collection) as opened:
-        _check_labels(opened, label)
+        check_filter(opened, item_filter)
         with ProgressBars() as bars:
             result = search(opened, parsed, options, runtime=runtime_of(backend, device, offline, bars))
         print_note(result.note)
         names = opened.label_names()
         if isinstance(opened, Collection) and opened.indexes.has_scanned(result.space):
-            print(
-                f"The space {result.space} has no index yet, so all embeddings were compared: run `pixmatcher tune`.",
-                file=sys.stderr,
-            )
+            tune = f"pixmatcher tune -c {shlex.quote(str(opened.path))}"
+            print_note(f"The space {result.space} has no index yet, so all embeddings were compared: run `{tune}`.")
         if as_json:
             print(json.dumps(result.as_json()))
         else:
@@ -133,31 +133,18 @@ def search_command(
             print_saved("Contact sheet", save_grid)
 
 
-def _check_labels(opened: Store, labels: list[str] | None) -> None:
-    for label in labels or ():
-        if not opened.labels_called([label]):
-            raise QueryError(
-                f"No image in this collection has the label {label!r}: give the label or its name as the source has it."
-            )
-
-
 def _answer_batch(
     batch: str,
     collection: str | None,
-    labels: list[str] | None,
+    item_filter: Filter,
     answer: Callable[[Store, Iterable[str]], Iterator[dict[str, Any]]],
 ) -> None:
     """Print the answer to each line of the file `batch`. Raises `typer.Exit` if one of them is an error."""
-    try:
-        # A line that is not UTF-8 fails alone, not the whole file.
-        file = open(  # noqa: SIM115
-            0 if batch == "-" else batch, encoding="utf-8", errors="surrogateescape", newline="\n"
-        )
-    except OSError as error:
-        raise QueryError(f"{batch} cannot be read ({error.strerror}): give a file with one query a line.") from error
+    from ..searching import check_filter
+
     failed = False
-    with file as lines, open_store(collection) as opened:
-        _check_labels(opened, labels)
+    with open_store(collection) as opened, _open_lines(batch) as lines:
+        check_filter(opened, item_filter)
         for answered in answer(opened, lines):
             print(json.dumps(answered), flush=True)
             failed |= "error" in answered
@@ -165,11 +152,26 @@ def _answer_batch(
         raise typer.Exit(1)
 
 
-@command("categories")
+def _open_lines(batch: str) -> TextIO:
+    """Open the file of a batch, or standard input. Raises `QueryError` if it cannot be read."""
+    name = "Standard input" if batch == "-" else batch
+    try:
+        file = open(0 if batch == "-" else batch, "rb")  # noqa: SIM115
+        # PowerShell writes UTF-16, with a byte order mark.
+        wide = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    except OSError as error:
+        raise QueryError(f"{name} cannot be read ({error.strerror}): give a file with one query a line.") from error
+    if wide:
+        return io.TextIOWrapper(file, "utf-16", errors="replace")
+    # A line that is not UTF-8 fails alone, not the whole file.
+    return io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="\n")
+
+
+@command("categories", example="pixmatcher categories cat.jpg --top 3", panel=SEARCH)
 def categories_command(
     image: ImageQueryArgument,
     collection: CollectionOption = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="The number of categories.")] = 5,
+    k: Annotated[int, typer.Option("--top", "-k", min=1, help="The number of categories.")] = 5,
     as_json: JsonOption = False,
     allow_private_hosts: PrivateHostsOption = False,
     space: SpaceOption = None,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ._app import command
+from ._app import INDEX, command
+from ._output import print_entries
 
 
-@command("sources")
+@command("sources", example="pixmatcher sources", panel=INDEX)
 def sources_command() -> None:
     """Show the kinds of sources that can be indexed, with an example of each."""
     from ..sources import source_kinds
 
-    for kind in source_kinds():
-        print(f"{kind.prefix:<15}{kind.description}\n{'':<15}pixmatcher index {kind.example}")
+    print_entries([(kind.prefix, [kind.description], f"pixmatcher index {kind.example}") for kind in source_kinds()])

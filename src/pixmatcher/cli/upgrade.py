@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._text import command_to_upgrade, printable
-from ._app import command
+from ._app import MAINTENANCE, command
 from ._opening import open_folder_collection, runtime_of
 from ._options import (
     BackendOption,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..indexing import UpgradeReport
 
 
-@command("upgrade")
+@command("upgrade", example="pixmatcher upgrade -c ~/Pictures", panel=MAINTENANCE)
 def upgrade_command(
     collection: CollectionOption = None,
     encoder: Annotated[
@@ -95,7 +95,8 @@ def print_report(report: UpgradeReport) -> None:
     if report.missing_sources:
         names = printable(", ".join(report.missing_sources))
         other = (
-            f". These sources are empty or cannot be read: {names}. `pixmatcher forget` removes them with their images."
+            f". These sources are empty or cannot be read: {names}. `pixmatcher forget` removes them from the "
+            "collection."
         )
     elif report.encoded + report.continued:
         other = f", or run `{printable(call)} --without-missing` to finish and remove them from the collection."

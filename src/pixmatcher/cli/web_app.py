@@ -9,11 +9,11 @@ import typer
 
 from .._text import printable
 from ..errors import NoCollectionError
-from ._app import command
+from ._app import SEARCH, command
 from ._output import print_pairs
 
 
-@command("app")
+@command("app", example="pixmatcher app -c ~/Pictures", panel=SEARCH)
 def app_command(
     collections: Annotated[
         list[Path] | None,

@@ -408,6 +408,15 @@ class Catalog(Database):
             conditions.append("(CAST(uri AS TEXT) NOT GLOB '/*' AND CAST(uri AS TEXT) NOT GLOB '[a-zA-Z]*://*')")
         return f"({' OR '.join(conditions)})", values
 
+    def has_uris_below(self, folder: str) -> bool:
+        """Return whether an item is in a folder, which is an absolute path or a URL, or in a folder below it."""
+        condition, values = self.uris_below(os.path.join(folder, ""))
+        return bool(self.query(f"SELECT 1 FROM items WHERE {condition} LIMIT 1", *values))
+
+    def uris(self) -> Iterator[str]:
+        """Yield the uris of all items."""
+        return (self.shown_uri(uri) for (uri,) in self.query("SELECT uri FROM items"))
+
     def stored_uri(self, uri: str) -> str | bytes:
         """Return a uri as stored: relative to `home` if it is below it, and bytes if it is not valid Unicode."""
         relative = uri.removeprefix(self._home) if uri != self._home[:-1] else "."

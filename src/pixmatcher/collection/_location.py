@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from .._files import read_error
-from ..errors import NoCollectionError
+from ..errors import CollectionError, NoCollectionError
 from ._names import CATALOG_NAME, FOLDER_NAME, MANIFEST_NAME
 
 
@@ -37,6 +37,18 @@ def find_collection(start: str | os.PathLike[str] = ".") -> Path:
             return found
     raise NoCollectionError(
         f"There is no collection in {origin} or above it: run `pixmatcher index FOLDER` first, or name one with -c."
+    )
+
+
+def advice_without_collection(path: str | os.PathLike[str]) -> str:
+    """Return what to do if the folder `path` is no collection, as the end of a message."""
+    try:
+        above = find_collection(path)
+    except CollectionError:
+        return "create one with `pixmatcher index FOLDER`."
+    return (
+        f"the collection {above} is above it. Name that one with -c, or leave -c out, and search a part of it with "
+        "--folder."
     )
 
 

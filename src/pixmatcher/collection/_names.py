@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .._files import remove
 from .._urls import is_file_url, path_of_file_url
+from ..errors import QueryError
 
 FOLDER_NAME = ".pixmatcher"
 MANIFEST_NAME = "collection.json"
@@ -58,7 +59,7 @@ def possible_specs(source: str) -> set[str]:
     if is_file_url(source):
         try:
             source = path_of_file_url(source)
-        except ValueError:
+        except QueryError:
             return {source}
     kind, colon, rest = source.partition(":")
     path, mark, options = rest.partition("?")

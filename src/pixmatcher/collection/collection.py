@@ -22,7 +22,7 @@ from ..vector_index.vectors import Float16
 from ._catalog import Catalog
 from ._editions import Edition, abandon_next, begin_next, current_edition, next_edition, remove_leftovers
 from ._indexes import SpaceIndexes
-from ._location import find_collection, locate_collection
+from ._location import advice_without_collection, find_collection, locate_collection
 from ._lock import WriterLock
 from ._manifest import Manifest, records_of
 from ._names import CATALOG_NAME, LOCK_NAME, OWN_NAMES, THUMBNAILS_NAME, possible_specs, size_of_files, start_again
@@ -90,7 +90,7 @@ class Collection:
         """
         folder = cls.locate(path)
         if folder is None:
-            raise CollectionError(f"There is no collection in {path}", "create one with `pixmatcher index FOLDER`.")
+            raise CollectionError(f"There is no collection in {path}", advice_without_collection(path))
         manifest = Manifest.read(folder)
         if not os.path.lexists(folder / CATALOG_NAME):
             raise CollectionError(f"The file {CATALOG_NAME} of {folder} is missing", start_again(folder))
@@ -179,6 +179,14 @@ class Collection:
     def sources(self) -> list[str]:
         """Return the specs of the sources, in the order in which they were first indexed."""
         return [*self._catalog.sources()]
+
+    def has_items_in(self, folder: str) -> bool:
+        """Return whether an item is in a folder, which is an absolute path or the beginning of a URL, or below it."""
+        return self._catalog.has_uris_below(folder)
+
+    def item_folders(self) -> set[str]:
+        """Return the folders that contain items directly, as absolute paths or beginnings of URLs."""
+        return {os.path.dirname(uri) for uri in self._catalog.uris()}
 
     def format_counts(self) -> dict[str, int]:
         """Return the number of items of each image format, the most frequent first."""

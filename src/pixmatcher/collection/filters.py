@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from .._urls import is_file_url, is_url, path_of_file_url
+from .._urls import is_url, local_path
 from ..errors import CollectionError
 
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d)?)?)?)?)?")
@@ -44,11 +44,9 @@ class Filter:
             if size is not None and (type(size) is not int or size < 0):
                 raise CollectionError(f"A size is a number of pixels, not {size!r}.")
         if self.folder is not None:
-            folder = os.fspath(self.folder)
-            try:
-                folder = path_of_file_url(folder) if is_file_url(folder) else folder
-            except ValueError as error:
-                raise CollectionError(f"{folder} is not a folder: {error}.") from None
+            folder = local_path(os.fspath(self.folder))
+            if not folder:
+                raise CollectionError("The folder of the filter is empty: name a folder.")
             place = folder.rstrip("/") if is_url(folder) else os.path.abspath(folder)
             object.__setattr__(self, "folder", place)
 

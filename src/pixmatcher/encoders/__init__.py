@@ -12,6 +12,7 @@ from ._protocol import Encoder, calibrations_of, check_encoder, reads_text, text
 from ._registry import (
     DEFAULT_ENCODER,
     describe_encoder,
+    describe_saved,
     full_name,
     load_encoder,
     load_encoders,
@@ -33,6 +34,7 @@ __all__ = [
     "calibrations_of",
     "check_encoder",
     "describe_encoder",
+    "describe_saved",
     "full_name",
     "load_encoder",
     "load_encoders",

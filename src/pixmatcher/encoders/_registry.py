@@ -7,6 +7,7 @@ point of the group "pixmatcher.encoders".
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -14,12 +15,13 @@ import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import cache
 from itertools import chain, count
+from pathlib import Path
 
 from .._plugins import ENCODERS, load_plugin, plugin_names
 from .._text import command_to_upgrade
 from ..errors import EncoderError, OutdatedCollectionError, PixMatcherError
-from ..records import Calibrations, DescribesEncoder, EncoderRecord
-from ._names import KNOWN, is_reference, reference_of
+from ..records import Calibrations, DescribesEncoder, EncoderRecord, Space
+from ._names import INT8, KNOWN, TORCH_KINDS, is_reference, reference_of
 from ._open_model import open_model
 from ._protocol import Encoder, calibrations_of, check_encoder
 from ._renamed import RenamedEncoder
@@ -198,13 +200,44 @@ def load_recorded(records: Iterable[DescribesEncoder], runtime: Runtime | None =
         try:
             encoder = given[record.name] if record.name in given else load_encoder(record.name, runtime)
         except EncoderError as error:
+            if _is_unknown(record.name):
+                raise EncoderError(
+                    f"The collection was made with the encoder {record.name}. Unknown encoder {record.name!r}: install "
+                    "the package that has it, or index the images themselves into another collection with -c."
+                ) from error
             raise EncoderError(f"The collection was made with the encoder {record.name}. {error}") from error
         if record.fingerprint not in ("", encoder.fingerprint):
             raise _outdated(record, is_object=record.name in given)
-        names = {space.name: space.name for space in encoder.spaces}
-        names |= {re.sub(r"-\d+$", "", space.name): space.name for space in record.spaces if space.name not in names}
-        encoders.append(_with_names(encoder, names))
+        encoders.append(_with_names(encoder, _recorded_names(encoder, record)))
     return encoders
+
+
+def _recorded_names(encoder: Encoder, record: DescribesEncoder) -> dict[str, str]:
+    """Return the names of the spaces of a record by the names that the encoder gives them.
+
+    Raises `EncoderError` if the encoder has no such space.
+    """
+    names = {space.name: space.name for space in encoder.spaces}
+    for space in record.spaces:
+        if space.name in names:
+            continue
+        own = re.sub(r"-\d+$", "", space.name)
+        if own not in names:
+            # Saved embeddings of an encoder that was not known when they were imported: only the dimension says which.
+            fitting = [each.name for each in encoder.spaces if each.dimension == space.dimension]
+            if len(fitting) != 1:
+                raise EncoderError(
+                    f"The encoder {record.name} has no space {space.name} of {space.dimension} values: index into "
+                    "another collection with -c, or install the version that made this one."
+                )
+            own = fitting[0]
+        names[own] = space.name
+    return names
+
+
+def _is_unknown(name: str) -> bool:
+    """Return whether a name is neither a reference nor that of an encoder of this or another package."""
+    return not _is_built_in(name) and name not in plugin_encoder_names()
 
 
 def _outdated(record: DescribesEncoder, *, is_object: bool) -> OutdatedCollectionError:
@@ -243,3 +276,31 @@ def describe_encoder(name: str) -> EncoderRecord:
         return EncoderRecord(name, "", (KNOWN[name].space,))
     encoder = load_encoder(name)
     return EncoderRecord(encoder.name, encoder.fingerprint, tuple(encoder.spaces))
+
+
+def describe_saved(name: str, dimension: int) -> EncoderRecord:
+    """Return the record for saved embeddings (N, dimension) of the encoder called `name`; no model is opened.
+
+    If the encoder is not on this machine, its name is only recorded, with one space of this dimension and no
+    fingerprint. Raises `EncoderError` if the name cannot be one, or the package that declares it is broken.
+    """
+    if not name.strip() or not name.isprintable():
+        raise EncoderError(f"{name!r} is not the name of an encoder: name the one that made the embeddings.")
+    if _factory_of(name) is not None:
+        return describe_encoder(name)
+    bare = name.removesuffix(INT8)
+    if bare in KNOWN:
+        return EncoderRecord(name, "", (KNOWN[bare].space,))
+    kind = ""
+    if is_reference(name):
+        from ._cache import model_folder
+        from .onnx.layout import read_model
+
+        name = full_name(name)
+        kind, rest = reference_of(name)
+        with contextlib.suppress(EncoderError):
+            card = read_model(Path(rest) if kind == "onnx" else model_folder(name))
+            return EncoderRecord(name, card.fingerprint, (card.space,))
+    # As the encoders of each kind name their space.
+    text = kind == "open_clip" or (kind not in TORCH_KINDS and re.search("clip|siglip", name.lower()) is not None)
+    return EncoderRecord(name, "", (Space("clip" if text else "visual", dimension, text=text),))

@@ -10,6 +10,7 @@ May import `images`, `net`, `encoders`, `sources` and `collection`.
 from typing import TYPE_CHECKING
 
 from .._lazy import lazy_names
+from ._filter_checks import check_filter
 from ._search import WEAK_NOTE, SearchResult, percent, search, search_embedded, search_similar
 from .embedding import EmbeddedQuery, EncoderFallback, embed_query, image_encoder, image_space, text_encoder
 from .options import SearchOptions
@@ -40,6 +41,7 @@ __all__ = [
     "Query",
     "SearchOptions",
     "SearchResult",
+    "check_filter",
     "classify",
     "embed_query",
     "example_texts",

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .._text import as_unicode
-from .._urls import is_file_url, is_url
 from ..collection import Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import PixMatcherError, QueryError
 from ._search import query_as_json, search
 from .options import SearchOptions, with_k
-from .query import Query, parse_query, query_from_json
+from .query import image_name_of, parse_line, query_from_json
 
 
 def search_batch(
@@ -30,23 +28,25 @@ def search_batch(
     """Answer one query a line, in order: a result as JSON, or `{"query": ..., "error": ...}` if the line fails.
 
     A line is the path of a file or a URL, which is an image, a JSON object with `text`, `image` or both, or else a
-    text. A byte order mark before the first line is ignored. With `allow_private`, image URLs may have private
-    addresses.
+    text. Blank lines are passed over, and a byte order mark before the first line is ignored. With `allow_private`,
+    image URLs may have private addresses.
     """
     options = with_k(options, k)
     runtime = with_encoders(runtime, encoders)
     for number, line in enumerate(lines):
         text = (line.removeprefix("\ufeff") if number == 0 else line).strip()
-        name: Any = text
+        if not text:
+            continue
+        name: Any = image_name_of(text)
         try:
             if text.startswith("{"):
                 values = _json_object(text)
                 name = values.get("text") or values.get("image") or text
+                if isinstance(name, str):
+                    name = image_name_of(name)
                 query = query_from_json(values, allow_private=allow_private)
-            elif is_url(text) or is_file_url(text) or os.path.isfile(text):
-                query = parse_query([text], allow_private=allow_private)
             else:
-                query = Query(text)
+                query = parse_line(text, allow_private=allow_private)
             yield search(collection, query, options, runtime=runtime).as_json()
         except PixMatcherError as error:
             yield {"query": query_as_json(name), "error": as_unicode(str(error))}

@@ -11,11 +11,12 @@ from typing import Any
 
 from .._text import as_unicode, name_as_unicode
 from .._urls import without_password
-from ..collection import Hit, Store
+from ..collection import Filter, Hit, Store
 from ..encoders import Encoder, Runtime, with_encoders
-from ..errors import UnreadableTextError
+from ..errors import QueryError, UnreadableTextError
 from ..records import Calibration
 from ._calibrations import calibration_of
+from ._filter_checks import check_filter
 from ._reopening import on_current
 from .embedding import EmbeddedQuery, embed_query, text_space
 from .options import SearchOptions, with_k
@@ -35,8 +36,8 @@ class SearchResult:
     took_ms: float
     hits: list[Hit]
     note: str = ""
-    """What to know about the result: nothing here is quite like the query, the text cannot be read, or another space
-    than usual was searched and why. Empty if there is nothing of these."""
+    """What to know about the result: nothing here is quite like the query, the text cannot be read, no image is in the
+    folder of the filter, or another space than usual was searched and why. Empty if there is nothing of these."""
     calibration: Calibration | None = None
     """Turns the scores of this query into probabilities; None if that is not possible."""
     unreadable: UnreadableTextError | None = None
@@ -127,7 +128,8 @@ def search(
     except UnreadableTextError as error:
         space = text_space(collection.encoders, options.space).name
         took_ms = (time.perf_counter() - started) * 1000
-        return SearchResult(query.name, space, took_ms, [], str(error), unreadable=error)
+        note = " ".join(filter(None, (query.note, str(error))))
+        return SearchResult(query.name, space, took_ms, [], note, unreadable=error)
     logger.debug(
         "query of the text %r and the image %r: space %s of the encoder %s; query embedded in %.4f s, index searched "
         "in %.4f s, %d hits",
@@ -164,12 +166,22 @@ def search_embedded(
         filter=options.filter,
         exact=options.exact,
     )
+    note = embedded.note or (_note_of_filter(collection, options.filter) if not hits else "")
     calibration = calibration_of(collection, embedded.space, embedded.kind, runtime)
     took_ms = (time.perf_counter() - started) * 1000
-    result = SearchResult(name, embedded.space, took_ms, hits, embedded.note, calibration, embedded.unreadable)
+    result = SearchResult(name, embedded.space, took_ms, hits, note, calibration, embedded.unreadable)
     if not result.weak:
         return result
     return replace(result, note=" ".join(filter(None, (result.note, WEAK_NOTE))))
+
+
+def _note_of_filter(collection: Store, filter: Filter | None) -> str:
+    """Return why no item can pass a filter, if a name in it does not occur in the collection."""
+    try:
+        check_filter(collection, filter)
+    except QueryError as error:
+        return str(error)
+    return ""
 
 
 def _embed_and_search(
@@ -179,6 +191,8 @@ def _embed_and_search(
     embedded = embed_query(query, store.encoders, space=options.space, runtime=runtime)
     embedded_at = time.perf_counter()
     result = search_embedded(store, embedded, options, name=query.name, started=started, runtime=runtime)
+    if query.note:
+        result = replace(result, note=" ".join(filter(None, (query.note, result.note))))
     return embedded, embedded_at, result
 
 

@@ -190,7 +190,8 @@ def _text_spaces(encoders: Sequence[EncoderRecord], space: str | None) -> list[t
         return found
     if space is not None:
         raise QueryError(f"The space {space} does not support text: search it by image, or choose another space.")
-    raise QueryError("No encoder of this collection supports text: search it by image.")
+    names = ", ".join(record.name for record in encoders)
+    raise QueryError(f"No encoder of this collection supports text ({names}): search it by image.")
 
 
 def _spaces_of(encoders: Sequence[EncoderRecord], space: str | None) -> list[tuple[EncoderRecord, Space]]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._urls import is_file_url, is_url, path_of_file_url
+from .._urls import (
+    bytes_of_data_url,
+    is_data_url,
+    is_file_url,
+    is_url,
+    path_of_file_url,
+    shown_data_url,
+)
 from ..errors import InvalidImageError, QueryError
 from ..images import is_allowed_extension
 from ..net.fetch import MAX_BYTES, fetch
@@ -18,6 +26,8 @@ if TYPE_CHECKING:
     from ..images import ImageSource
 
 MAX_TEXT_CHARACTERS = 10_000
+_PATH_START = re.compile(r"/|\.\.?/|~/|\\\\|[a-zA-Z]:[/\\]")
+"""Matches the beginning of a path, also of one of Windows; no text begins so."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,8 @@ class Query:
     text_weight: float = 0.5
     image_name: str | None = None
     """The name of the image in results; by default its path."""
+    note: str = ""
+    """What to know about how the query was read; results show it."""
 
     def __post_init__(self) -> None:
         if self.text is None or not self.text.strip():
@@ -65,34 +77,78 @@ class Query:
 def parse_query(arguments: Sequence[str], *, allow_private: bool = False) -> Query:
     """Return the query that the arguments of a command line describe.
 
-    `-` is an image on standard input, a URL is fetched, the path of a file is an image, and anything else is text, also
-    a word that happens to be the name of a folder. Text and an image together make a mixed query. With `allow_private`,
-    URLs may have private addresses.
+    `-` is an image on standard input, a URL is fetched, the path of a file is an image, also in quotes, and so is what
+    looks like a path. Anything else is text, also a word that happens to be the name of a folder, and several words
+    that end like the name of a file that does not exist; the query has a note then. Text and an image together make a
+    mixed query. With `allow_private`, URLs may have private addresses.
 
     Raises `QueryError` if a path does not exist or is a folder, `FetchError` if a URL cannot be fetched.
     """
-    texts = [argument for argument in arguments if not _refers_to_image(argument)]
-    images = [argument for argument in arguments if _refers_to_image(argument)]
+    if len(arguments) > 1 and os.path.isfile(joined := " ".join(arguments)):
+        arguments = [joined]  # a name with spaces, without quotes
+    images = [argument for argument in arguments if argument == "-" or _refers_to_image(argument)]
     if len(images) > 1:
         raise QueryError("A query has one image at most: search for each image separately, or use --batch.")
+    texts = [argument for argument in arguments if argument not in images]
     text = " ".join(texts) if texts else None
     if not images:
-        return Query(text)
+        return Query(text, note=_note_of_missing_file(text or ""))
     image = _read_standard_input() if images[0] == "-" else resolve_image(images[0], allow_private)
-    return Query(text, image, image_name=images[0])
+    return Query(text, image, image_name=image_name_of(images[0]))
+
+
+def parse_line(line: str, *, allow_private: bool = False) -> Query:
+    """Return the query that a line describes: a URL or the path of a file is an image, anything else a text.
+
+    A text that looks like the path of a file that does not exist gets a note. Raises as `parse_query`.
+    """
+    if is_url(line) or is_file_url(line) or is_data_url(line) or os.path.isfile(_path_of(line)):
+        return Query(image=resolve_image(line, allow_private), image_name=image_name_of(line))
+    return Query(line, note=_note_of_missing_file(line))
 
 
 def _refers_to_image(argument: str) -> bool:
     """Return whether an argument of the command line is an image: it is a file or a URL, or it looks like a path."""
+    if is_url(argument) or is_file_url(argument) or is_data_url(argument):
+        return True
+    path = _path_of(argument)
     return (
-        argument in ("-", ".", "..")
-        or is_url(argument)
-        or is_file_url(argument)
-        or os.path.isfile(argument)
-        or is_allowed_extension(argument)
-        or argument.startswith(("/", "./", "../"))
-        or os.path.isdir(os.path.dirname(argument))
+        path in (".", "..")
+        or os.path.isfile(path)
+        or _PATH_START.match(path) is not None
+        or os.path.isdir(os.path.dirname(path))
+        or (_ends_like_a_file(path) and ("/" in path or len(path.split()) == 1))
     )
+
+
+def _ends_like_a_file(text: str) -> bool:
+    """Return whether a text ends with a name with the extension of an image; an extension alone is none."""
+    return is_allowed_extension(text) and not os.path.splitext(os.path.basename(text))[0].endswith(" ")
+
+
+def _note_of_missing_file(text: str) -> str:
+    """Return a note that a text was not read as a path; empty if it does not look like one."""
+    path = _path_of(text)
+    if not _ends_like_a_file(path) and not _PATH_START.match(path):
+        return ""
+    return f"There is no file {path!r}, so the words were searched for as a text."
+
+
+def _path_of(text: str) -> str:
+    """Return a text as a path: without the spaces and quotes around it, `~` replaced by the home folder."""
+    if os.path.isfile(text):
+        return text
+    path = text.strip()
+    for quote in "'\"":
+        if len(path) > 2 and path[0] == path[-1] == quote:
+            path = path[1:-1]
+            break
+    return os.path.expanduser(path) if path.startswith("~/") else path
+
+
+def image_name_of(reference: str) -> str:
+    """Return the name of an image in results by the path or URL that refers to it; a data URL is cut short."""
+    return shown_data_url(reference) if is_data_url(reference) else reference
 
 
 def _read_standard_input() -> bytes:
@@ -110,26 +166,21 @@ def _read_standard_input() -> bytes:
 def resolve_image(reference: str, allow_private: bool = False) -> ImageSource:
     """Return the image that a path or URL refers to: a path, or the bytes of a fetched or archived file.
 
-    The URL of a file on this machine (`file:///path`) is its path. Raises `QueryError` if the file does not exist or is
-    a folder, `FetchError` as `fetch` does.
+    The URL can also be one of a file on this machine, or contain the data of the image.
+    Raises `QueryError` if the file does not exist or is a folder, `FetchError` as `fetch` does.
     """
+    if is_data_url(reference):
+        return bytes_of_data_url(reference, MAX_BYTES)
     if is_file_url(reference):
-        reference = _path_of(reference)
+        reference = path_of_file_url(reference)
     elif is_url(reference):
         return fetch(reference, allow_private=allow_private)
-    if not os.path.lexists(reference):
-        return _read_from_archive(reference)
-    if os.path.isdir(reference):
-        raise QueryError(f"{reference!r} is a folder, not an image: index it, or give the path of an image in it.")
-    return Path(reference)
-
-
-def _path_of(url: str) -> str:
-    """Return the path that the URL of a file names. Raises `QueryError` if it names none."""
-    try:
-        return path_of_file_url(url)
-    except ValueError as error:
-        raise QueryError(f"{url} cannot be read: {error}.") from None
+    path = _path_of(reference)
+    if not os.path.lexists(path):
+        return _read_from_archive(path)
+    if os.path.isdir(path):
+        raise QueryError(f"{path!r} is a folder, not an image: index it, or give the path of an image in it.")
+    return Path(path)
 
 
 def _read_from_archive(path: str) -> bytes:
@@ -159,4 +210,4 @@ def query_from_json(values: object, *, allow_private: bool = False) -> Query:
         raise QueryError("text_weight must be a number between 0 and 1.")
     if image is None:
         return Query(text)
-    return Query(text, resolve_image(image, allow_private), weight, image_name=image)
+    return Query(text, resolve_image(image, allow_private), weight, image_name=image_name_of(image))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._urls import is_file_url, is_url, path_of_file_url
-from ..errors import InvalidImageError, SourceError
+from ..errors import InvalidImageError, QueryError, SourceError
 from ..images import open_regular_file
 from ._npy import open_npy
 
@@ -20,6 +21,8 @@ MAX_TEXT = 10_000
 """Longest category or uri, in characters."""
 _JSON_BYTES_A_ROW = 1024
 """A JSON file may have this many bytes for each row, and some more; a longer one cannot hold one value for each row."""
+
+_UNPICKLE_TEXTS = "numpy.save(PATH, numpy.load(PATH, allow_pickle=True).astype(str))"
 
 
 def read_strings(path: str, rows: int, what: str) -> list[str]:
@@ -29,7 +32,7 @@ def read_strings(path: str, rows: int, what: str) -> list[str]:
     """
     values: list[Any]
     if path.lower().endswith(".npy"):
-        array = open_npy(path)
+        array = open_npy(path, _UNPICKLE_TEXTS)
         if len(array.shape) != 1 or array.dtype.kind not in "USiu" or array.dtype.itemsize > 4 * MAX_TEXT:
             raise SourceError(f"{path} is not a list of strings: save one {what} a row with numpy.save.")
         _check_count(path, array.shape[0], rows, what)
@@ -80,13 +83,11 @@ def read_json(path: str, most_bytes: int) -> Any:
 def absolute_uri(uri: str, below: str) -> str:
     """Return an absolute uri: a URL or an absolute path as it is, a name joined to the URL or folder `below`.
 
-    The URL of a file on this machine becomes its path.
+    The URL of a file becomes its path; one of another machine stays as it is.
     """
     if is_file_url(uri):
-        try:
-            return path_of_file_url(uri)
-        except ValueError:  # of another machine
-            return uri
+        with contextlib.suppress(QueryError):
+            uri = path_of_file_url(uri)
     if (uri.startswith("/") and uri.isascii() and "//" not in uri) or not is_valid_uri(uri):
         return uri
     # Undecodable bytes become what a collection returns for them.

@@ -25,6 +25,8 @@ _NPY: Any = np.lib.format
 _MAX_DIMENSION = 1 << 16
 _HEADER_BYTES = 1 << 16
 _ROWS_A_MAP = 32
+_UNPICKLE_EMBEDDINGS = "numpy.save(PATH, numpy.stack(list(numpy.load(PATH, allow_pickle=True))).astype(numpy.float32))"
+"""Converts an array (N,) of arrays (D,), and an array (N, D) of numbers as Python objects."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,11 @@ def _state(status: os.stat_result) -> tuple[int, int, int]:
     return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def open_npy(path: str) -> NpyArray:
-    """Return the array of a .npy file after reading its header. Raises `SourceError` if it cannot be mapped."""
+def open_npy(path: str, unpickle: str) -> NpyArray:
+    """Return the array of a .npy file after reading its header. Raises `SourceError` if it cannot be mapped.
+
+    `unpickle` is the code that converts an array of Python objects, for the message about such a file.
+    """
     again = "save it again with numpy.save"
     try:
         with open_regular_file(path) as file:
@@ -88,10 +93,10 @@ def open_npy(path: str) -> NpyArray:
     except Exception as error:  # the header is evaluated as Python's literals, and may fail in many ways
         raise SourceError(f"{path} is not a .npy file that can be read: {again}.") from error
     if dtype.hasobject:
-        raise SourceError(
-            f"{path} holds pickled objects, which can run code when they are read: if you trust it, convert it with "
-            "numpy.save(PATH, numpy.load(PATH, allow_pickle=True).astype(str)), and name the new file."
-        )
+        what = f"{path} holds pickled objects, which can run code when they are read"
+        if not shape:
+            raise SourceError(f"{what}, and no array: save the array that is in the object with numpy.save.")
+        raise SourceError(f"{what}: if you trust it, convert it with {unpickle}, and name the new file.")
     if dtype.names is not None or dtype.subdtype is not None:
         raise SourceError(f"{path} holds records with fields: save a plain array with numpy.save.")
     if fortran_order and len(shape) > 1:
@@ -107,7 +112,7 @@ def open_npy(path: str) -> NpyArray:
 
 def open_embeddings(path: str) -> NpyArray:
     """Return the array of a file of embeddings (N, D). Raises `SourceError` if the file does not hold embeddings."""
-    array = open_npy(path)
+    array = open_npy(path, _UNPICKLE_EMBEDDINGS)
     if len(array.shape) != 2 or not 1 <= array.shape[1] <= _MAX_DIMENSION:
         raise SourceError(f"{path} has the shape {array.shape}: embeddings have one row an image, (N, D).")
     if array.dtype.kind != "f" or array.dtype.itemsize not in (2, 4, 8) or not array.dtype.isnative:

@@ -19,8 +19,8 @@ from urllib.parse import quote, unquote
 import numpy as np
 import numpy.typing as npt
 
-from .._urls import is_url
-from ..encoders import describe_encoder
+from .._urls import is_file_url, is_url, local_path, path_of_file_url
+from ..encoders import describe_saved
 from ..errors import EncoderError, InvalidImageError, SourceError
 from ..records import EncoderRecord, Entry, Space
 from ._array_values import RowUris, absolute_uri, clean_text, is_valid_uri, read_strings
@@ -46,6 +46,8 @@ def spec_of(path: str, options: Mapping[str, str | None] | None = None) -> str:
     """
     given = {name: value for name in _OPTIONS if (value := (options or {}).get(name)) is not None}
     for name in ("categories", "uris", "base"):
+        if name in given:
+            given[name] = local_path(given[name])
         if name in given and not is_url(given[name]):
             given[name] = os.path.abspath(given[name])
     path = os.path.abspath(path)
@@ -63,7 +65,8 @@ def _escape(text: str, characters: str) -> str:
 def parse_spec(rest: str) -> tuple[str, dict[str, str]]:
     """Return the path and the options of the rest of a spec.
 
-    %XX is decoded in the path only if a question mark follows. Raises `SourceError` for an unknown option.
+    %XX is decoded in the path only if a question mark follows, or if it is the URL of a file. Raises `SourceError` for
+    an unknown option.
     """
     path, mark, query = rest.partition("?")
     options: dict[str, str] = {}
@@ -71,7 +74,10 @@ def parse_spec(rest: str) -> tuple[str, dict[str, str]]:
         name, equals, value = part.partition("=")
         if name not in _OPTIONS or not equals or not value or name in options:
             raise SourceError(f"{part} is not an option of saved embeddings: write one of {', '.join(_OPTIONS)}, once.")
-        options[name] = unquote(value, errors="surrogateescape")
+        value = unquote(value, errors="surrogateescape")
+        options[name] = value if name == "encoder" else local_path(value)
+    if is_file_url(path):
+        return path_of_file_url(path), options
     return (unquote(path, errors="surrogateescape") if mark else path), options
 
 
@@ -98,7 +104,7 @@ class ArraysSource:
             self._files = _saved_files(place, name, first, card, options.get("encoder"))
             self.describes = tuple(card.records(self._files))
         else:
-            record = _encoder_of(name, options.get("encoder"))
+            record = _encoder_of(name, options.get("encoder"), first.shape[1])
             space = _fitting_space(first, record)
             self._files = {space.name: first}
             self.describes = (EncoderRecord(record.name, record.fingerprint, (space,)),)
@@ -230,13 +236,16 @@ def _saved_files(place: str, name: str, first: NpyArray, card: Card, encoder: st
     return files
 
 
-def _encoder_of(name: str, given: str | None) -> EncoderRecord:
-    """Return the given encoder, or the one that the file name indicates. Raises `SourceError` if it is unknown."""
+def _encoder_of(name: str, given: str | None, dimension: int) -> EncoderRecord:
+    """Return the given encoder, or the one that the file name indicates. Raises `SourceError` if there is neither."""
     guess = next((encoder for part, encoder in _GUESSES if part in name.lower()), None)
     if given is None and guess is None:
-        raise SourceError(f"The name of {name} does not say which encoder made it: name the encoder with --encoder.")
+        raise SourceError(
+            f"The name of {name} does not say which encoder made it: name the encoder with --encoder; it need not be "
+            "installed here."
+        )
     try:
-        return describe_encoder(given or guess or "")
+        return describe_saved(given or guess or "", dimension)
     except EncoderError as error:
         raise SourceError(str(error)) from error
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from .._plugins import SOURCES, load_plugin, plugin_names
+from .._urls import is_file_url, is_url, path_of_file_url
 from ..errors import SourceError
 from .protocol import Source
 
@@ -129,20 +130,34 @@ def source_kinds() -> Iterator[SourceKind]:
 
 
 def open_source(spec: str) -> Source:
-    """Return the source that `spec` names: `PREFIX:REST` of a kind, or the path of a folder.
+    """Return the source that `spec` names: `PREFIX:REST` of a kind, or the path of a folder or its URL, `file:///PATH`.
 
     Raises `SourceError` if it does not exist or cannot be read, or if its kind is declared by a broken package.
     """
+    if is_file_url(spec) and not os.path.lexists(spec):
+        return _open_folder(path_of_file_url(spec))
     prefix, colon, rest = spec.partition(":")
     if colon and not os.path.lexists(spec):
         for kind in KINDS:
             if kind.prefix == prefix:
                 if not rest:
                     raise SourceError(f"{spec} has no path: write it like `pixmatcher index {kind.example}`.")
-                return kind.open(rest)
+                return kind.open(_with_local_path(rest) if kind.prefix != "arrays" else rest)
         if prefix in plugin_names(SOURCES):
             return _open_plugin(prefix, rest)
+    if is_url(spec) and not os.path.lexists(spec):
+        raise SourceError(
+            f"{spec} is a URL, not a folder: write the URLs of images to a file, one a line, and index urls:FILE.txt."
+        )
     return _open_folder(spec)
+
+
+def _with_local_path(rest: str) -> str:
+    """Return the rest of a spec, in which the URL of a file has become its path."""
+    if not is_file_url(rest):
+        return rest
+    url, mark, options = rest.partition("?")
+    return path_of_file_url(url) + mark + options
 
 
 def _open_plugin(prefix: str, rest: str) -> Source:
