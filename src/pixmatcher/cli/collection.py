@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,7 @@ from ..errors import QueryError
 from ._app import MAINTENANCE, command
 from ._opening import open_folder_collection, runtime_of
 from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
-from ._output import print_failures, print_note, print_pairs, print_saved
+from ._output import print_failures, print_json, print_note, print_pairs, print_saved
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ def tune_command(
                 for name in ([space] if space else opened.spaces)
             ]
     if as_json:
-        print(json.dumps([tuning.as_json() for tuning in tunings]))
+        print_json([tuning.as_json() for tuning in tunings])
     else:
         for tuning in tunings:
             _print_tuning(tuning)
