@@ -11,7 +11,7 @@ import pytest
 
 from pixmatcher._files import explain_disk_errors, replacing, replacing_both, sha256_of, temporary_path
 from pixmatcher._urls import file_url, is_file_url, is_url, path_of_file_url, without_password
-from pixmatcher.errors import PixMatcherError, StorageError
+from pixmatcher.errors import PixMatcherError, QueryError, StorageError
 
 
 @pytest.mark.parametrize("length", [0, 5, (1 << 20) + 1])
@@ -105,9 +105,7 @@ def test_urls_of_files_in_other_forms(url: str) -> None:
     assert path_of_file_url(url) == "/a b.jpg"
 
 
-@pytest.mark.parametrize(
-    "url", ["file://server/share/a.jpg", "file://", "file:a.jpg", "https://h/a", "file:///a%00.jpg"]
-)
+@pytest.mark.parametrize("url", ["file://server/share/a.jpg", "file://", "file:///a%00.jpg"])
 def test_urls_that_name_no_file_of_this_machine(url: str) -> None:
-    with pytest.raises(ValueError, match="it "):
+    with pytest.raises(QueryError):
         path_of_file_url(url)

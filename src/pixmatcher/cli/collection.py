@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -22,6 +21,7 @@ from ._output import (
     left_out_text,
     print_failures,
     print_incomplete,
+    print_json,
     print_note,
     print_pairs,
     print_saved,
@@ -220,7 +220,7 @@ def tune_command(
                 for name in ([space] if space else opened.spaces)
             ]
     if as_json:
-        print(json.dumps([tuning.as_json() for tuning in tunings]))
+        print_json([tuning.as_json() for tuning in tunings])
     else:
         for tuning in tunings:
             _print_tuning(tuning)

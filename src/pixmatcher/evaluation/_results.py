@@ -122,8 +122,8 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         """Return the form that every face prints, without the categories: `save_categories` writes these."""
         return {
-            "collection": str(self.collection),
-            "queries": self.queries,
+            "collection": name_as_unicode(str(self.collection)),
+            "queries": name_as_unicode(self.queries),
             "k": self.k,
             "items": self.items,
             "took_s": round(self.seconds, 2),
@@ -158,8 +158,8 @@ class CaptionEvaluation:
     def as_json(self) -> dict[str, Any]:
         """Return the form that every face prints."""
         return {
-            "collection": str(self.collection),
-            "captions": self.captions,
+            "collection": name_as_unicode(str(self.collection)),
+            "captions": name_as_unicode(self.captions),
             "items": self.items,
             "took_s": round(self.seconds, 2),
             "texts": self.texts and self.texts.as_json(),
