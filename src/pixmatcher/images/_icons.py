@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 from ..errors import InvalidImageError
 from ._embedded import EmbeddedPicture
-from ._limits import check_pixels
+from ._limits import check_pixels, decoding_slot
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,4 +56,5 @@ def _from_dib(data: bytes, entry: tuple[int, int, int], max_pixels: int) -> Imag
     width, height, _, bits = struct.unpack_from("<iiHH", data, 4)
     check_pixels(abs(width), abs(height), max_pixels)
     single = struct.pack("<HHHBBBBHHII", 0, 1, 1, *entry, 0, 1, bits, len(data), 22) + data
-    return IcoImageFile(io.BytesIO(single))
+    with decoding_slot(abs(width * height)):
+        return IcoImageFile(io.BytesIO(single))

@@ -30,7 +30,8 @@ _SUBFILE_TYPE, _COMPRESSION, _PHOTOMETRIC, _MAKE, _STRIPS, _ORIENTATION = 0xFE, 
 _STRIP_LENGTHS, _SUB_IFDS, _JPEG, _JPEG_LENGTH, _EXIF_IFD = 0x117, 0x14A, 0x201, 0x202, 0x8769
 _TAKEN, _TAKEN_OFFSET, _DNG_VERSION, _PANASONIC_JPEG = 0x9003, 0x9011, 0xC612, 0x2E
 _SENSOR_PHOTOMETRIC = {32803, 34892}  # a filter of colours before the sensor; linear values
-_SENSOR_COMPRESSION = {32767, 34713, 65535}  # Sony, Nikon, Pentax
+_SENSOR_COMPRESSION = {262, 32767, 32769, 32770, 34713, 65000, 65535}
+"""Methods of Kodak, Sony, Epson, Samsung, Nikon, Kodak and Pentax."""
 _JPEG_COMPRESSION = {6, 7}
 _VALUE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 7: 1, 13: 4}
 
@@ -259,7 +260,10 @@ def _jpeg_bytes(file: IO[bytes], jpeg: _Jpeg) -> bytes:
     file.seek(jpeg.offset)
     if jpeg.length:
         return file.read(jpeg.length)
-    data = file.read(jpeg.width * jpeg.height * 3 + _BLOCK)  # no JPEG is larger than its pixels and its metadata
+    most = jpeg.width * jpeg.height * 3 + _BLOCK  # no JPEG is larger than its pixels and its metadata
+    length = file.seek(0, os.SEEK_END)
+    file.seek(jpeg.offset)
+    data = file.read(min(most, length - jpeg.offset))
     scan = 2
     while data[scan : scan + 1] == b"\xff" and data[scan + 1 : scan + 2] != b"\xda":  # a thumbnail has an end as well
         scan += 1 if data[scan + 1 : scan + 2] == b"\xff" else 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
