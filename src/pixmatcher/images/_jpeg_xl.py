@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from ..errors import InvalidImageError
-from ._embedded import EmbeddedPicture
+from ._directories import Tiff, camera_tags
 from ._formats import JPEG_XL, ends_early, jpeg_xl_header
 from ._limits import check_pixels, decoding_slot
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _MAX_BOXES = 1000
 _TRUNCATED = "the file is cut off before the end of the image"
 
 
-def jpeg_xl_picture(file: IO[bytes], max_pixels: int) -> EmbeddedPicture:
+def jpeg_xl_picture(file: IO[bytes], max_pixels: int) -> bytes | Image.Image:
     """Return the picture, or the JPEG from which the file was made, which is then decoded as such.
 
     Of an animation it is the last frame, because the decoder writes all of them to the same place. The size is checked
@@ -41,16 +45,17 @@ def jpeg_xl_picture(file: IO[bytes], max_pixels: int) -> EmbeddedPicture:
                 raise InvalidImageError("truncated", _TRUNCATED) from error
             raise InvalidImageError("damaged", "it is cut off, or libjxl cannot decode it") from error
         if is_jpeg:
-            return EmbeddedPicture(bytes(data))
+            return bytes(data)
         image = Image.frombytes(info.mode, (info.width, info.height), data)
     if profile:
         image.info["icc_profile"] = bytes(profile)
     exif = next((bytes(box.data) for box in boxes if bytes(box.box_type) == b"Exif"), b"")
     if exif[:4] not in (b"II*\0", b"MM\0*"):
         exif = exif[4 + int.from_bytes(exif[:4], "big") :]  # the box says where it begins
-    if orientation == 1:
-        image.info["exif"] = exif
-    return EmbeddedPicture(image, 1, exif)
+    if orientation != 1:
+        exif = camera_tags(Tiff.of(io.BytesIO(exif))).exif_block(1)
+    image.info["exif"] = exif
+    return image
 
 
 def _codestream_start(file: IO[bytes]) -> bytes:
