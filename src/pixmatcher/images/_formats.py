@@ -316,8 +316,6 @@ def ends_early(image_format: ImageFormat, file: IO[bytes]) -> bool:
             return length < 8 + int.from_bytes(head[4:8], "little")
         if image_format is JPEG2000 and head.startswith(b"\xff\x4f"):
             return not tail.endswith(b"\xff\xd9")
-        if image_format is JPEG_XL and not head.startswith(b"\xff\n"):
-            return _last_box_is_cut(file, length)
         if image_format in (AVIF, HEIF, JPEG2000):
             return _last_box_is_cut(file, length)
     except (OSError, ValueError):  # the file is closed or deleted
