@@ -8,8 +8,7 @@ import struct
 from typing import IO, TYPE_CHECKING
 
 from ..errors import InvalidImageError
-from ._embedded import EmbeddedPicture
-from ._limits import check_pixels
+from ._limits import check_pixels, decoding_slot
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 _MAX_ENTRIES = 1024
 
 
-def icon_picture(file: IO[bytes], max_pixels: int) -> EmbeddedPicture:
+def icon_picture(file: IO[bytes], max_pixels: int) -> bytes | Image.Image:
     """Return the picture with the most pixels, and of several of these the one with the most colours.
 
     The directory says sizes up to 256, and the picture, a PNG or a DIB, has its own: the latter is checked.
@@ -43,8 +42,8 @@ def icon_picture(file: IO[bytes], max_pixels: int) -> EmbeddedPicture:
     file.seek(offset)
     data = file.read(size)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return EmbeddedPicture(data)
-    return EmbeddedPicture(_from_dib(data, (width, height, colours), max_pixels))
+        return data
+    return _from_dib(data, (width, height, colours), max_pixels)
 
 
 def _from_dib(data: bytes, entry: tuple[int, int, int], max_pixels: int) -> Image.Image:
@@ -56,4 +55,5 @@ def _from_dib(data: bytes, entry: tuple[int, int, int], max_pixels: int) -> Imag
     width, height, _, bits = struct.unpack_from("<iiHH", data, 4)
     check_pixels(abs(width), abs(height), max_pixels)
     single = struct.pack("<HHHBBBBHHII", 0, 1, 1, *entry, 0, 1, bits, len(data), 22) + data
-    return IcoImageFile(io.BytesIO(single))
+    with decoding_slot(abs(width * height)):
+        return IcoImageFile(io.BytesIO(single))

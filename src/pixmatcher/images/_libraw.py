@@ -71,4 +71,4 @@ if __name__ == "__main__":
     except rawpy.LibRawError as error:
         text = error.args[0] if error.args else ""
         text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-        _write(f"failed damaged: LibRaw says: {' '.join(text.split())}")
+        _write(f"failed damaged: it has no preview, and LibRaw says: {' '.join(text.split())}")

@@ -221,7 +221,7 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
 
 
 _EMBEDDED = {RAW: raw_preview, ICO: icon_picture, JPEG_XL: jpeg_xl_picture}
-"""Formats of which a picture inside the file is decoded, and the function that returns it."""
+"""Formats of which a picture inside the file is decoded, and the function that returns it, encoded or decoded."""
 
 
 def _decode_embedded(
@@ -230,23 +230,16 @@ def _decode_embedded(
     """Decode the picture that represents a file of one of the formats in `_EMBEDDED`."""
     with quiet_pillow:
         try:
-            found = _EMBEDDED[image_format](file, max_pixels)
+            picture = _EMBEDDED[image_format](file, max_pixels)
         except InvalidImageError:
             raise
         except Exception as error:
             _raise_invalid(error, image_format, file)
-    rotation = rotation if found.orientation == 1 else 0
-    if isinstance(found.picture, bytes):
-        opened = _decode(io.BytesIO(found.picture), min_side, max_pixels, rotation)
+    if isinstance(picture, bytes):
+        opened = _decode(io.BytesIO(picture), min_side, max_pixels, rotation)
     else:
-        opened = _from_pil(found.picture, min_side, max_pixels, rotation)
-    taken = opened.taken or read_exif(found.exif).taken
-    opened = replace(opened, format=image_format.name, taken=taken)
-    if found.orientation == 1:
-        return opened
-    area = upright_area(opened.image.size, opened.area[2], opened.area[3], found.orientation)
-    width, height = (opened.height, opened.width) if found.orientation >= 5 else (opened.width, opened.height)
-    return replace(opened, image=upright(opened.image, found.orientation), area=area, width=width, height=height)
+        opened = _from_pil(picture, min_side, max_pixels, rotation)
+    return replace(opened, format=image_format.name)
 
 
 def _identify(file: IO[bytes], max_pixels: int) -> tuple[ImageFormat, int]:
