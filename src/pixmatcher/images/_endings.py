@@ -33,7 +33,10 @@ CUT_OFF = "the file is cut off before the end of the image"
 _END_OF_IMAGE = b"\xff\xd9"
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-_MOST_SCANS = 500
+_FILL = re.compile(rb"\xff+")
+_MOST_SEGMENTS = 10_000
+_MOST_SCANS = 100
+_MOST_BOXES = 100_000
 _MOST_TILE_PARTS = 1_000_000
 _RANDOM_BYTES = 4096
 """Enough random bits to see where they begin; behind them is the end marker."""
@@ -56,13 +59,13 @@ class _Scan:
 class _Headers:
     """What the markers of a JPEG say: its scans, the MCUs between restart markers (0: none), the end of what counts.
 
-    `last_data` is where the data of the last scan begins. `ended` says that the end marker follows it.
+    `last_data` is where the data of the last scan begins. `cut_off` says that no marker follows it.
     """
 
     scans: tuple[_Scan, ...]
     restart_interval: int
     last_data: int
-    ended: bool
+    cut_off: bool
 
 
 def ends_early(image_format: ImageFormat, file: IO[bytes]) -> bool:
@@ -103,7 +106,10 @@ def ends_in_zeros(file: IO[bytes]) -> bool:
         return False
     file.seek(0)
     data = _without_padding(file.read())
-    return not data.endswith(_END_OF_IMAGE) and not _read_headers(data).ended
+    try:
+        return not data.endswith(_END_OF_IMAGE) and _read_headers(data).cut_off
+    except InvalidImageError:
+        return False  # the decoder decides
 
 
 def _tags_are_cut(file: IO[bytes], head: bytes, length: int) -> bool:
@@ -120,7 +126,9 @@ def _tags_are_cut(file: IO[bytes], head: bytes, length: int) -> bool:
 def _box_is_cut(file: IO[bytes], length: int) -> bool:
     """Return whether a box of an ISO base media file claims more bytes than the file has. Zeros behind are padding."""
     offset = 0
-    while offset < length:
+    for _ in range(_MOST_BOXES):
+        if offset >= length:
+            break
         file.seek(offset)
         head = file.read(16)
         size, header = int.from_bytes(head[:4], "big"), 8
@@ -153,7 +161,9 @@ def _codestream_state(file: IO[bytes], length: int) -> tuple[_Codestream, int]:
     if file.read(2) == b"\xff\x4f":
         return _state_of_codestream(file, 0, length), length
     offset = 0
-    while offset < length:
+    for _ in range(_MOST_BOXES):
+        if offset >= length:
+            break
         file.seek(offset)
         head = file.read(16)
         size, kind, header = int.from_bytes(head[:4], "big"), head[4:8], 8
@@ -300,17 +310,19 @@ def _missing_share(data: bytes, max_pixels: int) -> float:
 
 def _read_headers(data: bytes) -> _Headers:
     """Read the markers of a JPEG. Raises InvalidImageError if it is cut off before the data of its first scan."""
-    scans, interval, at, last_data, in_data, marker = list[_Scan](), 0, 2, 0, False, 0
-    while not in_data and len(scans) < _MOST_SCANS:
-        while data[at : at + 2] == b"\xff\xff":
-            at += 1
-        marker = data[at + 1] if data[at : at + 1] == b"\xff" and at + 1 < len(data) else 0
+    scans, interval, at, last_data, cut_off = list[_Scan](), 0, 2, 0, False
+    for _ in range(_MOST_SEGMENTS):
+        filled = _FILL.match(data, at)
+        if filled is None or filled.end() >= len(data):
+            break
+        at = filled.end() - 1
+        marker = data[at + 1]
         if marker in _MARKERS_WITHOUT_LENGTH:
             at += 2
             continue
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         inside, at = data[at + 4 : at + 2 + length], at + 2 + length
-        if marker in (0, 0xD9) or length < 2 or at > len(data):
+        if marker == 0xD9 or length < 2 or at > len(data):
             break
         if marker == 0xDD and length >= 4:
             interval = int.from_bytes(inside[:2], "big")
@@ -320,11 +332,13 @@ def _read_headers(data: bytes) -> _Headers:
             scans.append(_Scan(tuple(inside[1 : 1 + 2 * count : 2]), first, last, bits & 15))
             last_data = at
             end = _SCAN_END.search(data, at)
-            in_data = end is None
-            at = end.start() if end is not None else at
-    if not scans:
+            if end is None:
+                cut_off = True
+                break
+            at = end.start()
+    if not 0 < len(scans) <= _MOST_SCANS:
         raise InvalidImageError("truncated", CUT_OFF)
-    return _Headers(tuple(scans), interval, last_data, marker == 0xD9)
+    return _Headers(tuple(scans), interval, last_data, cut_off)
 
 
 def _has_all_coefficients(headers: _Headers, components: list[int]) -> bool:

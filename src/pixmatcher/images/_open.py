@@ -88,7 +88,8 @@ def open_image(
     that is more than a tenth, and in other formats, a file that ends too early is refused. Damage that the format
     cannot detect (overwritten pixel data, or an end marker that is too early) is not noticed.
 
-    Raises InvalidImageError, which names the path, if anything is wrong with the image, and TypeError if `source` has another type.
+    Raises InvalidImageError if anything is wrong with the image; its message names the path. Raises TypeError if
+    `source` has another type.
     """
     from PIL import Image
 
@@ -125,7 +126,7 @@ def _decode_or_complete(file: IO[bytes], min_side: int | None, max_pixels: int, 
         try:
             file.seek(0)
             image_format = format_of(file.read(512))
-        except (InvalidImageError, OSError):  # no format is known
+        except (InvalidImageError, OSError, ValueError):  # no format is known, or the file is closed
             raise error from error.__cause__
         error.decoder = decoder_of(image_format)
         if error.reason != "truncated" and not (error.reason == "damaged" and image_format is JPEG2000):
