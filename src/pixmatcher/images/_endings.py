@@ -236,8 +236,12 @@ def complete_file(image_format: ImageFormat, file: IO[bytes], max_pixels: int) -
         length = file.seek(0, os.SEEK_END)
         file.seek(0)
         if image_format is JPEG:
-            data = _without_padding(file.read())
-            completed, share = data + _END_OF_IMAGE, _missing_share(data, max_pixels)
+            content = file.read()
+            data = _without_padding(content)
+            share = _missing_share(data, max_pixels)
+            if share > MOST_MISSING and content != data and _ends_exactly(content, max_pixels):
+                data, share = content, 0.0
+            completed = data + _END_OF_IMAGE
         elif image_format is WEBP:
             completed = _with_picture_only(file.read())
         elif image_format is JPEG2000:
@@ -280,6 +284,14 @@ def _without_padding(data: bytes) -> bytes:
         return stripped
     # A zero behind 0xff belongs to the data; without it, 0xff is the half of a marker, or padding.
     return stripped + b"\0" if len(stripped) < len(data) else stripped.rstrip(b"\xff")
+
+
+def _ends_exactly(data: bytes, max_pixels: int) -> bool:
+    """Return whether a JPEG has all data of its picture, and needs the last byte: so this is no padding.
+
+    Where an image has one colour, its data may be only zeros.
+    """
+    return _missing_share(data, max_pixels) == 0 and _missing_share(data[:-1], max_pixels) > 0
 
 
 def _missing_share(data: bytes, max_pixels: int) -> float:
