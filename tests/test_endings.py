@@ -53,6 +53,7 @@ JPEGS = {
     "grey": encoded(picture(240, 160, "L"), "JPEG"),
     "grey progressive": encoded(picture(240, 160, "L"), "JPEG", progressive=True),
     "cmyk": encoded(picture(240, 160, "CMYK"), "JPEG"),
+    "large": encoded(picture(528, 520), "JPEG", quality=60),
 }
 
 

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Literal
 
 from ..errors import InvalidImageError
 from ._formats import AVIF, GIF, HEIF, JPEG, JPEG2000, PNG, TIFF, WEBP, ImageFormat
+from ._jpeg import decode_eighth
 from ._limits import check_pixels, decoding_slot
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ _MOST_BOXES = 100_000
 _MOST_TILE_PARTS = 1_000_000
 _RANDOM_BYTES = 4096
 """Enough random bits to see where they begin; behind them is the end marker."""
+_LARGE_SIDE = 512
+"""From this shorter side in pixels, a sequential JPEG is compared at 1/8: a cell is a small part of it."""
 _TRIALS_SEQUENTIAL, _TRIALS_PROGRESSIVE = 4, 8
 """How often random data is tried, each time with other first bits. It may stand for the same as no data: in a
 progressive JPEG, one code can mean that thousands of blocks have no more coefficients."""
@@ -306,15 +309,20 @@ def _missing_share(data: bytes, max_pixels: int) -> float:
     most_across = max(across for across, _ in sampling.values())
     most_down = max(down for _, down in sampling.values())
     across, down = sampling[headers.scans[-1].components[0]] if len(headers.scans[-1].components) == 1 else (1, 1)
-    cell = 8 * most_across // across, 8 * most_down // down
-    trials = _TRIALS_PROGRESSIVE if "progressive" in picture.info else _TRIALS_SEQUENTIAL
+    trials, scale = _TRIALS_PROGRESSIVE, 1
+    if "progressive" not in picture.info:
+        width, height = picture.size
+        if decode_eighth(data + _END_OF_IMAGE, (-(-width // 8), -(-height // 8)), picture.mode) is not None:
+            return 0.0  # it decodes only complete data
+        trials, scale = _TRIALS_SEQUENTIAL, 8 if min(width, height) >= _LARGE_SIDE else 1
+    cell = 8 // scale * most_across // across, 8 // scale * most_down // down
     share = 0.0
     with decoding_slot(picture.width * picture.height):
-        picture.load()
+        _load(picture, scale)
         for trial in range(trials):
             other = _opened(data + _random_data(trial, trials, data, headers) + _END_OF_IMAGE)
-            other.load()
-            share = max(share, _share_after_first_difference(picture, other, cell))
+            _load(other, scale)
+            share = max(share, _share_after_first_difference(picture, other, cell, blended=scale == 1))
             if share > MOST_MISSING:
                 break
     return share
@@ -383,24 +391,35 @@ def _opened(data: bytes) -> Image.Image:
     return JpegImageFile(io.BytesIO(data))
 
 
-def _share_after_first_difference(image: Image.Image, other: Image.Image, cell: tuple[int, int]) -> float:
+def _load(image: Image.Image, scale: int) -> None:
+    """Decode a JPEG at the scale 1/1 or 1/8."""
+    if scale > 1:
+        image.draft(None, (image.width // scale, image.height // scale))
+    image.load()
+
+
+def _share_after_first_difference(
+    image: Image.Image, other: Image.Image, cell: tuple[int, int], *, blended: bool
+) -> float:
     """Return which share of the area of an image begins with the first difference from another, 0 without one.
 
-    A scan codes the image in cells (width, height) in pixels, row by row. The chroma of a cell is blended into the last
-    row and column of pixels of the cells before it.
+    A scan codes the image in cells (width, height) in pixels, row by row. If pixels are `blended`, the chroma of a cell
+    is a part of the last row and column of pixels of the cells before it. Otherwise (at 1/8) the difference shows only
+    where a cell begins, and the cell before the first different one counts as missing.
     """
     import numpy as np
 
     (width, height), (across, down) = image.size, cell
     for top in range(0, height, down):
         bottom = min(top + down, height)
-        box = (0, top, width, bottom if bottom == height else bottom - 1)
+        box = (0, top, width, bottom - 1 if blended and bottom < height else bottom)
         different = np.asarray(image.crop(box)) != np.asarray(other.crop(box))
         columns = different.reshape(box[3] - top, width, -1).any(axis=(0, 2))
-        columns[across - 1 : -1 : across] = False
+        if blended:
+            columns[across - 1 : -1 : across] = False
         if columns.any():
             left = int(columns.argmax()) // across * across
             missing = (width - left) * (bottom - top) + width * (height - bottom)
-            blended = width + bottom - top if max(cell) > 8 else 0
-            return min(1.0, (missing + blended) / (width * height))
-    return 0.0
+            uncertain = across * down if not blended else width + bottom - top if max(cell) > 8 else 0
+            return min(1.0, (missing + uncertain) / (width * height))
+    return 0.0 if blended else across * down / (width * height)
