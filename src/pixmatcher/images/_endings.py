@@ -420,6 +420,7 @@ def _share_after_first_difference(
         if columns.any():
             left = int(columns.argmax()) // across * across
             missing = (width - left) * (bottom - top) + width * (height - bottom)
-            uncertain = across * down if not blended else width + bottom - top if max(cell) > 8 else 0
+            edge = width + bottom - top  # one pixel at the beginning of the cells
+            uncertain = edge / 8 + across * down if not blended else edge if max(cell) > 8 else 0
             return min(1.0, (missing + uncertain) / (width * height))
     return 0.0 if blended else across * down / (width * height)
