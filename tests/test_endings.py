@@ -53,6 +53,7 @@ JPEGS = {
     "grey": encoded(picture(240, 160, "L"), "JPEG"),
     "grey progressive": encoded(picture(240, 160, "L"), "JPEG", progressive=True),
     "cmyk": encoded(picture(240, 160, "CMYK"), "JPEG"),
+    "large": encoded(picture(528, 520), "JPEG", quality=60),
 }
 
 
@@ -118,6 +119,51 @@ def test_padding_in_place_of_the_end_of_a_jpeg(kind: str, padding: bytes) -> Non
     np.testing.assert_array_equal(np.asarray(opened.image), np.asarray(open_image(data).image))
     reason, detail = failure_of(data[: len(data) // 2] + b"\0" * (len(data) // 2))  # not a picture of zeros
     assert (reason, "missing" in detail) == ("truncated", True)
+
+
+def test_a_jpeg_whose_data_ends_with_zeros() -> None:
+    """With optimized tables, the data of an area of one colour is zeros; they are not taken for padding."""
+    found = 0
+    for width in range(16, 80, 3):
+        image = Image.new("L", (200, 160), 255)
+        image.paste(picture(width, 64, "L"), (width, 8))
+        data = encoded(image, "JPEG", quality=50, optimize=True)
+        if data.endswith(b"\0\xff\xd9"):
+            found += 1
+            opened = open_image(data[:-2])
+            assert opened.missing == 0
+            np.testing.assert_array_equal(np.asarray(opened.image), np.asarray(open_image(data).image))
+    assert found
+
+
+def test_hostile_files_without_an_end() -> None:
+    """Headers that go on for ever, many scans, sizes that are too large, and mutated files: a refusal or a picture."""
+    scan = JPEGS["grey progressive"][:-2]
+    start = scan.index(b"\xff\xda")
+    for data in (
+        b"\xff\xd8" + b"\xff" * 500_000,
+        b"\xff\xd8" + b"\xff\xd0" * 200_000,
+        b"\xff\xd8" + b"\xff\xe1\0\2" * 100_000,
+        scan + scan[start : start + 400] * 300,
+        b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free" * 500_000,
+        OTHERS["j2k"][:200] + b"\xff\x90\0\x0a\0\0\0\0\0\x0e\0\1\xff\x93" * 100_000,
+    ):
+        assert failure_of(data)[0] in ("truncated", "damaged", "too many scans")
+    huge = bytearray(JPEGS["baseline"][:-2])
+    size = huge.index(b"\xff\xc0") + 5
+    huge[size : size + 4] = b"\xff\x00\xff\x00"
+    assert failure_of(bytes(huge), max_pixels=1_000_000)[0] == "too many pixels"
+    chance = random.Random(8)
+    for data in (JPEGS["progressive"], JPEGS["restart blocks"], OTHERS["jp2"], OTHERS["WEBP"]):
+        for _ in range(60):
+            changed = bytearray(data[: chance.randrange(len(data) // 2, len(data))])
+            for _ in range(chance.choice((1, 5))):
+                changed[chance.randrange(2, len(changed))] = chance.randrange(256)
+            try:
+                opened = open_image(bytes(changed), max_pixels=4_000_000)
+            except InvalidImageError:
+                continue
+            assert opened.missing is None or 0 <= opened.missing <= MOST_MISSING
 
 
 def test_the_state_of_pillow_does_not_change_while_a_jpeg_is_completed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,6 +363,44 @@ def test_incomplete_images_are_indexed_and_told(tmp_path: Path, tiny: object) ->
     index(tmp_path, encoders=[tiny])  # type: ignore[list-item]
     with Collection.open(tmp_path) as collection:
         assert {Path(item.uri).name for item in collection.incomplete()} == {"copy.jpg", "no_end.jpg"}
+
+
+def test_the_command_line_tells_what_is_incomplete_and_what_is_not_tried_again(tmp_path: Path) -> None:
+    photos = tmp_path / "my photos"
+    photos.mkdir()
+    (photos / "no_end.jpg").write_bytes(JPEGS["grey"][:-2])
+    (photos / "half.jpg").write_bytes(JPEGS["baseline"][:2000])
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pixmatcher", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+
+    first = run("index", "my photos")
+    note = "1 image is incomplete, because the end of the file is missing: "
+    assert f"{note}{photos / 'no_end.jpg'} (nothing of the picture is missing)" in first.stdout.splitlines()
+    assert re.search(r"half\.jpg: truncated \(about \d\d% of the image is missing\)", first.stdout)
+    assert "--retry-failed" not in first.stdout
+    again = run("index", "my photos")
+    assert again.returncode == 1
+    lines = [line for line in again.stdout.splitlines() if "--retry-failed" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("1 failed image was not tried again, because nothing has changed. To try: ")
+    assert lines[0].endswith("index 'my photos' --retry-failed") or lines[0].endswith(
+        'index "my photos" --retry-failed'
+    )
+    assert "--retry-failed" not in run("index", "my photos", "--retry-failed").stdout
+    assert note in run("info", "-c", "my photos").stdout
+    failed = run("search", str(photos / "half.jpg"), "-c", "my photos")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.startswith(f"Error: {photos / 'half.jpg'} cannot be used as a query (truncated: about ")
+
+
+def test_an_error_about_a_path_names_it(tmp_path: Path) -> None:
+    (tmp_path / "half.jpg").write_bytes(JPEGS["baseline"][:2000])
+    for name in ("half.jpg", "none.jpg"):
+        with pytest.raises(InvalidImageError) as caught:
+            open_image(tmp_path / name)
+        assert str(caught.value).startswith(f"{tmp_path / name}: {caught.value.reason}: ")
 
 
 class OtherVersions:

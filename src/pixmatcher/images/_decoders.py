@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from ._formats import FORMATS, ImageFormat
 
-_PACKAGES = {"PIL": "pillow", "pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
-"""The names under which packages are installed, where that is not the name of their module."""
+_PACKAGES = {"PIL": "pillow", "pixmatcher": "pillow", "pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
+"""The names under which packages are installed, where that is not the name of their module.
+
+Modules of PixMatcher read formats with Pillow.
+"""
 
 
 def decoder_of(image_format: ImageFormat) -> str:

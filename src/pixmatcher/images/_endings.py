@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Literal
 
 from ..errors import InvalidImageError
 from ._formats import AVIF, GIF, HEIF, JPEG, JPEG2000, JPEG_XL, PNG, TIFF, WEBP, ImageFormat
+from ._jpeg import decode_eighth
 from ._limits import check_pixels, decoding_slot
 
 if TYPE_CHECKING:
@@ -33,10 +34,15 @@ CUT_OFF = "the file is cut off before the end of the image"
 _END_OF_IMAGE = b"\xff\xd9"
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-_MOST_SCANS = 500
+_FILL = re.compile(rb"\xff+")
+_MOST_SEGMENTS = 10_000
+_MOST_SCANS = 100
+_MOST_BOXES = 100_000
 _MOST_TILE_PARTS = 1_000_000
 _RANDOM_BYTES = 4096
 """Enough random bits to see where they begin; behind them is the end marker."""
+_LARGE_SIDE = 512
+"""From this shorter side in pixels, a sequential JPEG is compared at 1/8: a cell is a small part of it."""
 _TRIALS_SEQUENTIAL, _TRIALS_PROGRESSIVE = 4, 8
 """How often random data is tried, each time with other first bits. It may stand for the same as no data: in a
 progressive JPEG, one code can mean that thousands of blocks have no more coefficients."""
@@ -56,13 +62,13 @@ class _Scan:
 class _Headers:
     """What the markers of a JPEG say: its scans, the MCUs between restart markers (0: none), the end of what counts.
 
-    `last_data` is where the data of the last scan begins. `ended` says that the end marker follows it.
+    `last_data` is where the data of the last scan begins. `cut_off` says that no marker follows it.
     """
 
     scans: tuple[_Scan, ...]
     restart_interval: int
     last_data: int
-    ended: bool
+    cut_off: bool
 
 
 def ends_early(image_format: ImageFormat, file: IO[bytes]) -> bool:
@@ -103,7 +109,10 @@ def ends_in_zeros(file: IO[bytes]) -> bool:
         return False
     file.seek(0)
     data = _without_padding(file.read())
-    return not data.endswith(_END_OF_IMAGE) and not _read_headers(data).ended
+    try:
+        return not data.endswith(_END_OF_IMAGE) and _read_headers(data).cut_off
+    except InvalidImageError:
+        return False  # the decoder decides
 
 
 def _tags_are_cut(file: IO[bytes], head: bytes, length: int) -> bool:
@@ -120,7 +129,9 @@ def _tags_are_cut(file: IO[bytes], head: bytes, length: int) -> bool:
 def _box_is_cut(file: IO[bytes], length: int) -> bool:
     """Return whether a box of an ISO base media file claims more bytes than the file has. Zeros behind are padding."""
     offset = 0
-    while offset < length:
+    for _ in range(_MOST_BOXES):
+        if offset >= length:
+            break
         file.seek(offset)
         head = file.read(16)
         size, header = int.from_bytes(head[:4], "big"), 8
@@ -153,7 +164,9 @@ def _codestream_state(file: IO[bytes], length: int) -> tuple[_Codestream, int]:
     if file.read(2) == b"\xff\x4f":
         return _state_of_codestream(file, 0, length), length
     offset = 0
-    while offset < length:
+    for _ in range(_MOST_BOXES):
+        if offset >= length:
+            break
         file.seek(offset)
         head = file.read(16)
         size, kind, header = int.from_bytes(head[:4], "big"), head[4:8], 8
@@ -226,8 +239,12 @@ def complete_file(image_format: ImageFormat, file: IO[bytes], max_pixels: int) -
         length = file.seek(0, os.SEEK_END)
         file.seek(0)
         if image_format is JPEG:
-            data = _without_padding(file.read())
-            completed, share = data + _END_OF_IMAGE, _missing_share(data, max_pixels)
+            content = file.read()
+            data = _without_padding(content)
+            share = _missing_share(data, max_pixels)
+            if share > MOST_MISSING and content != data and _ends_exactly(content, max_pixels):
+                data, share = content, 0.0
+            completed = data + _END_OF_IMAGE
         elif image_format is WEBP:
             completed = _with_picture_only(file.read())
         elif image_format is JPEG2000:
@@ -272,6 +289,14 @@ def _without_padding(data: bytes) -> bytes:
     return stripped + b"\0" if len(stripped) < len(data) else stripped.rstrip(b"\xff")
 
 
+def _ends_exactly(data: bytes, max_pixels: int) -> bool:
+    """Return whether a JPEG has all data of its picture, and needs the last byte: so this is no padding.
+
+    Where an image has one colour, its data may be only zeros.
+    """
+    return _missing_share(data, max_pixels) == 0 and _missing_share(data[:-1], max_pixels) > 0
+
+
 def _missing_share(data: bytes, max_pixels: int) -> float:
     """Return the greatest share of the area of a JPEG without end marker that can be missing."""
     headers = _read_headers(data)
@@ -284,15 +309,20 @@ def _missing_share(data: bytes, max_pixels: int) -> float:
     most_across = max(across for across, _ in sampling.values())
     most_down = max(down for _, down in sampling.values())
     across, down = sampling[headers.scans[-1].components[0]] if len(headers.scans[-1].components) == 1 else (1, 1)
-    cell = 8 * most_across // across, 8 * most_down // down
-    trials = _TRIALS_PROGRESSIVE if "progressive" in picture.info else _TRIALS_SEQUENTIAL
+    trials, scale = _TRIALS_PROGRESSIVE, 1
+    if "progressive" not in picture.info:
+        width, height = picture.size
+        if decode_eighth(data + _END_OF_IMAGE, (-(-width // 8), -(-height // 8)), picture.mode) is not None:
+            return 0.0  # it decodes only complete data
+        trials, scale = _TRIALS_SEQUENTIAL, 8 if min(width, height) >= _LARGE_SIDE else 1
+    cell = 8 // scale * most_across // across, 8 // scale * most_down // down
     share = 0.0
     with decoding_slot(picture.width * picture.height):
-        picture.load()
+        _load(picture, scale)
         for trial in range(trials):
             other = _opened(data + _random_data(trial, trials, data, headers) + _END_OF_IMAGE)
-            other.load()
-            share = max(share, _share_after_first_difference(picture, other, cell))
+            _load(other, scale)
+            share = max(share, _share_after_first_difference(picture, other, cell, blended=scale == 1))
             if share > MOST_MISSING:
                 break
     return share
@@ -300,17 +330,19 @@ def _missing_share(data: bytes, max_pixels: int) -> float:
 
 def _read_headers(data: bytes) -> _Headers:
     """Read the markers of a JPEG. Raises InvalidImageError if it is cut off before the data of its first scan."""
-    scans, interval, at, last_data, in_data, marker = list[_Scan](), 0, 2, 0, False, 0
-    while not in_data and len(scans) < _MOST_SCANS:
-        while data[at : at + 2] == b"\xff\xff":
-            at += 1
-        marker = data[at + 1] if data[at : at + 1] == b"\xff" and at + 1 < len(data) else 0
+    scans, interval, at, last_data, cut_off = list[_Scan](), 0, 2, 0, False
+    for _ in range(_MOST_SEGMENTS):
+        filled = _FILL.match(data, at)
+        if filled is None or filled.end() >= len(data):
+            break
+        at = filled.end() - 1
+        marker = data[at + 1]
         if marker in _MARKERS_WITHOUT_LENGTH:
             at += 2
             continue
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         inside, at = data[at + 4 : at + 2 + length], at + 2 + length
-        if marker in (0, 0xD9) or length < 2 or at > len(data):
+        if marker == 0xD9 or length < 2 or at > len(data):
             break
         if marker == 0xDD and length >= 4:
             interval = int.from_bytes(inside[:2], "big")
@@ -320,11 +352,13 @@ def _read_headers(data: bytes) -> _Headers:
             scans.append(_Scan(tuple(inside[1 : 1 + 2 * count : 2]), first, last, bits & 15))
             last_data = at
             end = _SCAN_END.search(data, at)
-            in_data = end is None
-            at = end.start() if end is not None else at
-    if not scans:
+            if end is None:
+                cut_off = True
+                break
+            at = end.start()
+    if not 0 < len(scans) <= _MOST_SCANS:
         raise InvalidImageError("truncated", CUT_OFF)
-    return _Headers(tuple(scans), interval, last_data, marker == 0xD9)
+    return _Headers(tuple(scans), interval, last_data, cut_off)
 
 
 def _has_all_coefficients(headers: _Headers, components: list[int]) -> bool:
@@ -357,24 +391,36 @@ def _opened(data: bytes) -> Image.Image:
     return JpegImageFile(io.BytesIO(data))
 
 
-def _share_after_first_difference(image: Image.Image, other: Image.Image, cell: tuple[int, int]) -> float:
+def _load(image: Image.Image, scale: int) -> None:
+    """Decode a JPEG at the scale 1/1 or 1/8."""
+    if scale > 1:
+        image.draft(None, (image.width // scale, image.height // scale))
+    image.load()
+
+
+def _share_after_first_difference(
+    image: Image.Image, other: Image.Image, cell: tuple[int, int], *, blended: bool
+) -> float:
     """Return which share of the area of an image begins with the first difference from another, 0 without one.
 
-    A scan codes the image in cells (width, height) in pixels, row by row. The chroma of a cell is blended into the last
-    row and column of pixels of the cells before it.
+    A scan codes the image in cells (width, height) in pixels, row by row. If pixels are `blended`, the chroma of a cell
+    is a part of the last row and column of pixels of the cells before it. Otherwise (at 1/8) the difference shows only
+    where a cell begins, and the cell before the first different one counts as missing.
     """
     import numpy as np
 
     (width, height), (across, down) = image.size, cell
     for top in range(0, height, down):
         bottom = min(top + down, height)
-        box = (0, top, width, bottom if bottom == height else bottom - 1)
+        box = (0, top, width, bottom - 1 if blended and bottom < height else bottom)
         different = np.asarray(image.crop(box)) != np.asarray(other.crop(box))
         columns = different.reshape(box[3] - top, width, -1).any(axis=(0, 2))
-        columns[across - 1 : -1 : across] = False
+        if blended:
+            columns[across - 1 : -1 : across] = False
         if columns.any():
             left = int(columns.argmax()) // across * across
             missing = (width - left) * (bottom - top) + width * (height - bottom)
-            blended = width + bottom - top if max(cell) > 8 else 0
-            return min(1.0, (missing + blended) / (width * height))
-    return 0.0
+            edge = width + bottom - top  # one pixel at the beginning of the cells
+            uncertain = edge / 8 + across * down if not blended else edge if max(cell) > 8 else 0
+            return min(1.0, (missing + uncertain) / (width * height))
+    return 0.0 if blended else across * down / (width * height)

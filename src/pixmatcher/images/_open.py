@@ -13,7 +13,6 @@ from ..errors import InvalidImageError
 from ._colour import array_to_pil, shrink_factor, to_rgb
 from ._decoders import decoder_of
 from ._endings import CUT_OFF, complete_file, ends_early, ends_in_zeros
-from ._exif import read_exif
 from ._formats import (
     ICO,
     JPEG,
@@ -113,8 +112,8 @@ def open_image(
     that is more than a tenth, and in other formats, a file that ends too early is refused. Damage that the format
     cannot detect (overwritten pixel data, or an end marker that is too early) is not noticed.
 
-    Raises InvalidImageError, which names the path, if anything is wrong with the image, and TypeError if `source` has
-    another type.
+    Raises InvalidImageError if anything is wrong with the image; its message names the path. Raises TypeError if
+    `source` has another type.
     """
     from PIL import Image
 
@@ -150,7 +149,7 @@ def _decode_or_complete(file: IO[bytes], min_side: int | None, max_pixels: int, 
     except InvalidImageError as error:
         try:
             image_format = _format_in(file)
-        except (InvalidImageError, OSError):  # no format is known
+        except (InvalidImageError, OSError, ValueError):  # no format is known, or the file is closed
             raise error from error.__cause__
         error.decoder = decoder_of(image_format)
         if error.reason != "truncated" and not (error.reason == "damaged" and image_format is JPEG2000):
