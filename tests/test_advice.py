@@ -98,7 +98,7 @@ def test_examples_of_sources_and_data_sets_can_be_typed() -> None:
 def test_wrong_commands_are_found() -> None:
     """The check can fail."""
     for wrong in ("pixmatcher nothing", "pixmatcher models", "pixmatcher search a --nothing", "pixmatcher models x"):
-        with pytest.raises(Exception, match="unknown command|pixmatcher models|No such option"):
+        with pytest.raises(Exception, match=r"unknown command|pixmatcher models|No such option"):
             parse(wrong)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +19,8 @@ from PIL import Image
 
 import pixmatcher
 from pixmatcher import load_encoder
+from pixmatcher._progress import Progress
+from pixmatcher.cli._progress import _ProgressLines
 from pixmatcher.datasets.examples import demo_paths
 from pixmatcher.searching import WEAK_NOTE
 from servers import serve
@@ -53,6 +58,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done
     assert b"18 images" in done.stdout
     assert b"18 added" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection with the folders `animals of Kenya` and `things`."""
+    folder = tmp_path_factory.mktemp("folders") / "photos"
+    for name in ("animals of Kenya/cat.jpg", "animals of Kenya/horse.jpg", "things/coffee.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(EXAMPLES / Path(name).name, folder / name)
+    (folder / "empty").mkdir()
+    assert run("index", folder, cwd=folder.parent).returncode == 0
     return folder
 
 
@@ -251,6 +268,24 @@ def test_a_contact_sheet(photos: Path, tmp_path: Path) -> None:
         (["index", ".", "--max-megapixels", "inf"], 2, "must be a number"),
         (["search", "--batch", "."], 2, "cannot be read"),
         (["search", "a cat", "--nope"], 2, "--nope"),
+        (["search", "--help me"], 2, "put -- before it"),
+        (["search", "-5 degrees"], 2, "put -- before it"),
+        (["search", "a cat", "--top", "-1"], 2, "--top"),
+        (["search", "a cat", "--label", "nothere"], 2, "has the label 'nothere'"),
+        (["search", "a cat", "--folder", ""], 2, "is empty"),
+        (["search", "file:///missing/photo.png"], 2, "'/missing/photo.png' does not exist"),
+        (["search", "file://other/photo.png"], 2, "on another machine, other"),
+        (["search", "data:image/png;base64,####"], 2, "is not valid base64"),
+        (["search", "data:image/png;base64"], 2, "has no data"),
+        (["search", "data:image/png;base64,AAAA"], 1, "data:image/png;base64,AAAA cannot be used"),
+        (["search", "C:\\pictures of mine\\x.png"], 2, "does not exist"),
+        (["search", "nowhere/my cat.png"], 2, "does not exist"),
+        (["categories", "my own cat.jpg"], 2, "'my own cat.jpg' does not exist"),
+        (["map", "map.png", "--query", "missing.jpg"], 2, "'missing.jpg' does not exist"),
+        (["index", "file:///missing"], 2, "/missing does not exist"),
+        (["index", "https://example.org/photos"], 2, "urls:FILE.txt"),
+        (["demo", "--grid", "sheet.doc"], 2, "must end in"),
+        (["search", "a cat", "-c", "animals"], 2, "leave -c out"),
         (["search", "a cat", "-k", "x"], 2, "See `"),
         (["forget", "nowhere"], 2, "is not a source of"),
         (["info", "-c", "nowhere"], 2, "no collection"),
@@ -259,12 +294,13 @@ def test_a_contact_sheet(photos: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_call_is_reported_in_one_line(photos: Path, arguments: list[str], exit_code: int, words: str) -> None:
+    (photos / "animals").mkdir(exist_ok=True)
     assert words in one_line_error(run(*arguments, cwd=photos), exit_code)
 
 
 def test_the_collection_is_found_from_a_subfolder(photos: Path, tmp_path: Path) -> None:
     below = photos / "below"
-    below.mkdir()
+    below.mkdir(exist_ok=True)
     assert run("search", "a cat", "--json", "-k", "1", cwd=below).returncode == 0
     assert "run `pixmatcher index FOLDER` first" in one_line_error(run("search", "a cat", cwd=tmp_path), 2)
 
@@ -501,3 +537,242 @@ def test_a_store_of_another_package(photos: Path, tmp_path: Path, monkeypatch: p
     not_here = one_line_error(run("info", "-c", f"wrapped:{photos}", cwd=tmp_path), 2)
     assert "only with a collection in a folder" in not_here
     assert "unknown" in one_line_error(run("search", "a cat", "-c", "unknown:x", cwd=tmp_path), 2)
+
+
+# ---- Folders of a filter ----
+
+
+def test_a_folder_that_does_not_occur_is_named(animals: Path) -> None:
+    kenya = str(animals / "animals of Kenya")
+    for folder, words in (
+        ("nothere", f"There is no folder '{animals}/nothere', and no image"),
+        ("Animals of kenia", f"did you mean {kenya!r}?"),
+        (str(animals / "elsewhere" / "animals of Kenya"), f"did you mean {kenya!r}?"),
+        ("thing/", f"did you mean '{animals}/things'?"),
+        ("empty", f"is in the folder '{animals}/empty'"),
+        ("things/coffee.jpg", "is not a folder"),
+        ("https://example.org/photos/", "is in https://example.org/photos:"),
+        ("file:///missing", "There is no folder '/missing'"),
+    ):
+        found = one_line_error(run("search", "a cat", "--folder", folder, cwd=animals), 2)
+        assert words in found
+        batch = run("search", "--batch", "-", "--folder", folder, cwd=animals, stdin=b"a cat\n")
+        assert one_line_error(batch, 2) == found
+        assert batch.stdout == b""
+
+
+def test_a_folder_that_occurs_limits_the_search(animals: Path) -> None:
+    for folder in ("things", "things/", "./things", animals / "things", f"file://{animals}/things", "empty/../things"):
+        assert names(run("search", "a cat", "--json", "--folder", folder, cwd=animals)) == ["coffee.jpg"]
+    spaces = f"file://localhost{animals}/animals%20of%20Kenya"
+    assert set(names(run("search", "a cat", "--json", "--folder", spaces, cwd=animals))) == {"cat.jpg", "horse.jpg"}
+
+
+def test_from_python_a_folder_that_does_not_occur_gives_a_note(animals: Path) -> None:
+    with pixmatcher.Collection.open(animals) as collection:
+        options = pixmatcher.SearchOptions(filter=pixmatcher.Filter(folder="/missing"))
+        result = pixmatcher.search(collection, "a cat", options)
+    assert result.hits == []
+    assert "There is no folder '/missing'" in result.note
+
+
+# ---- What is an image and what is a text ----
+
+
+def test_urls_of_files_and_of_data_are_images(animals: Path) -> None:
+    photo = animals / "animals of Kenya" / "cat.jpg"
+    data = base64.b64encode(photo.read_bytes()).decode()
+    wrapped = "\r\n".join(data[start : start + 76] for start in range(0, len(data), 76))
+    queries = [
+        f"file://{animals}/animals%20of%20Kenya/cat.jpg",
+        f"file://localhost{photo}",
+        f"FILE:{photo}",
+        f"data:image/jpeg;base64,{data}",
+        f"data:;base64,{data.rstrip('=')}",
+        f"data:image/jpeg;name=cat.jpg;base64,{data.replace('+', '%2B').replace('/', '_')}",
+        "data:image/jpeg," + "".join(f"%{byte:02x}" for byte in photo.read_bytes()),
+    ]
+    for query in queries[:4]:
+        assert names(run("search", query, "--json", "-k", "1", cwd=animals)) == ["cat.jpg"]
+    lines = [*queries, *(json.dumps({"image": query}) for query in queries)]
+    lines.append(json.dumps({"image": f"data:image/jpeg;base64,{wrapped}"}))
+    done = run("search", "--batch", "-", "-k", "1", cwd=animals, stdin="\n".join(lines).encode())
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [[Path(hit["uri"]).name for hit in answer["hits"]] for answer in found] == [["cat.jpg"]] * len(lines)
+    assert all(answer["hits"][0]["score"] > 0.999 for answer in found)
+    assert all(len(answer["query"]) < 200 for answer in found)  # the data is not repeated
+
+
+def test_the_url_of_a_folder_is_a_source(tmp_path: Path) -> None:
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    shutil.copy(EXAMPLES / "cat.jpg", folder)
+    assert b"1 added" in run("index", f"file://{tmp_path}/my%20photos", cwd=tmp_path).stdout
+    assert b"1 unchanged" in run("index", folder, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("query", "noted"),
+    [
+        ("what is a .png", False),
+        ("a .jpg or a .png", False),
+        (".png", False),
+        ("photo.png of a cat", False),
+        ("AC/DC", False),
+        ("black/white cats", False),
+        ("data: a chart, blue", False),
+        ("file: a tool", False),
+        ("a drawing of logo.png", True),
+        ("my cat.jpg", True),
+    ],
+)
+def test_a_text_is_not_a_path(animals: Path, query: str, noted: bool) -> None:
+    done = run("search", query, "--json", cwd=animals)
+    assert done.returncode == 0, done
+    answer = json.loads(done.stdout)
+    assert answer["query"] == query
+    assert answer["space"] == "semantic"
+    assert ("There is no file" in answer.get("note", "")) == noted
+    assert (b"There is no file" in done.stderr) == noted
+    (line,) = run("search", "--batch", "-", cwd=animals, stdin=query.encode()).stdout.splitlines()
+    assert json.loads(line)["hits"] == answer["hits"]
+    assert json.loads(line).get("note") == answer.get("note")
+
+
+def test_the_path_of_an_image_may_have_spaces_and_quotes_around_it(animals: Path, tmp_path: Path) -> None:
+    queries = ["things/coffee.jpg ", "'things/coffee.jpg'", '"things/coffee.jpg"', "animals of Kenya/cat.jpg"]
+    for query in queries:
+        answer = json.loads(run("search", query, "--json", "-k", "1", cwd=animals).stdout)
+        assert answer["space"] == "visual", query
+        assert answer["hits"][0]["score"] > 0.999
+    words = ["animals", "of", "Kenya/cat.jpg"]
+    assert names(run("search", *words, "--json", "-k", "1", cwd=animals)) == ["cat.jpg"]
+    done = run("search", "--batch", "-", "-k", "1", cwd=animals, stdin="\n".join(queries).encode())
+    assert [json.loads(line)["space"] for line in done.stdout.splitlines()] == ["visual"] * 4
+    home = subprocess.run(
+        [sys.executable, "-m", "pixmatcher", "search", "--batch", "-", "-k", "1"],
+        cwd=animals,
+        input=b"~/things/coffee.jpg",
+        env={**os.environ, "HOME": str(animals)},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(home.stdout)["space"] == "visual"
+
+
+def test_blank_lines_of_a_batch_are_passed_over(animals: Path) -> None:
+    texts = ["a cat", "a horse", "a cup of coffee"]
+    for content in (
+        b"\xef\xbb\xbf\r\na cat\r\n\r\n \t \r\na horse\r\na cup of coffee",
+        b"\n\na cat\n\na horse\n   \na cup of coffee\n\n\n",
+        "\ufeffa cat\r\n\r\na horse\r\na cup of coffee\r\n".encode("utf-16-le"),
+        "\ufeffa cat\n\na horse\na cup of coffee".encode("utf-16-be"),
+    ):
+        done = run("search", "--batch", "-", cwd=animals, stdin=content)
+        assert done.returncode == 0, done
+        assert [json.loads(line)["query"] for line in done.stdout.splitlines()] == texts
+    empty = run("search", "--batch", "-", cwd=animals, stdin=b"\n \n")
+    assert (empty.returncode, empty.stdout) == (0, b"")
+
+
+# ---- Lists, help and progress ----
+
+
+@pytest.mark.parametrize("command", [("models", "list"), ("datasets", "list"), ("sources",)])
+@pytest.mark.parametrize("columns", [None, 80, 60])
+def test_lists_are_wrapped_at_words(tmp_path: Path, command: tuple[str, ...], columns: int | None) -> None:
+    def output(width: int | None) -> str:
+        environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+        return subprocess.run(
+            [sys.executable, "-m", "pixmatcher", *command],
+            cwd=tmp_path,
+            env=environment | ({} if width is None else {"COLUMNS": str(width)}),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    wide, narrow = output(1000), output(columns)
+    assert max(map(len, narrow.splitlines())) <= (columns or 80)
+    assert narrow.replace(" \\\n", "\n").split() == wide.split()
+    assert "\u2026" not in narrow
+    for shown in re.findall(r"^    pixmatcher (?:.*\\\n)*.*$", narrow, re.MULTILINE):
+        assert shlex.split(shown.replace("\\\n", " "))[:2] == [
+            "pixmatcher",
+            "index" if len(command) == 1 else "datasets",
+        ]
+
+
+def test_help_shows_commands_in_groups_with_examples(tmp_path: Path) -> None:
+    shown = run("--help", cwd=tmp_path).stdout.decode()
+    for title in ("Index", "Search", "Look after a collection", "Evaluate", "Models and data sets"):
+        assert f" {title} " in shown
+    assert 'pixmatcher search "a cat looking at you" -c ~/Pictures' in shown
+    assert "pixmatcher tune --recall 0.99" in run("tune", "--help", cwd=tmp_path).stdout.decode()
+
+
+def test_top_is_the_long_form_of_k(photos: Path) -> None:
+    assert len(names(run("search", "a cat", "--top", "3", "--json", cwd=photos))) == 3
+    assert len(names(run("search", "a cat", "--top", "5000", "--json", cwd=photos))) == 18
+
+
+def test_progress_in_a_pipe_is_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    lines = _ProgressLines(lambda: now)
+    for second in range(31):
+        now = second
+        lines.show(Progress("Indexing", 100 * second, 10_000, "images"))
+    now = 41
+    lines.show(Progress("model\x1b[2J.bin", 5_000_000, None, "bytes"))
+    now = 51
+    lines.show(Progress("model\x1b[2J.bin", 7_000_000, 507_000_000, "bytes"))
+    now = 70
+    lines.show(Progress("Tuning", 0, 0, "queries"))
+    assert capsys.readouterr().err.splitlines() == [
+        "Indexing: 1,000 of 10,000 images, 10 %, 2 min left",
+        "Indexing: 2,000 of 10,000 images, 20 %, 1 min left",
+        "Indexing: 3,000 of 10,000 images, 30 %, 1 min left",
+        "model\\x1b[2J.bin: 5.0 MB",
+        "model\\x1b[2J.bin: 7.0 MB of 507.0 MB, 1 %, 42 min left",
+        "Tuning: 0 of 0 queries",
+    ]
+
+
+def test_index_into_a_pipe_reports_its_progress(animals: Path, tmp_path: Path) -> None:
+    """With no time between the lines, as ten seconds are too long for a test."""
+    code = (
+        "import sys\n"
+        "from pixmatcher.cli import _progress, main\n"
+        "_progress.SECONDS_BETWEEN_LINES = 0\n"
+        f"sys.argv = ['pixmatcher', 'index', {str(animals)!r}, '-c', 'c']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "Indexing: 3 of 3 images, 100 %" in done.stderr.splitlines()
+    assert done.stderr.replace("\n", "").isprintable()
+
+
+def test_a_bar_shows_percent_and_the_time_left(tmp_path: Path) -> None:
+    code = (
+        "import time\n"
+        "from pixmatcher._progress import Progress\n"
+        "from pixmatcher.cli._progress import ProgressBars\n"
+        "with ProgressBars() as bars:\n"
+        "    for done in range(0, 100, 10):\n"
+        "        bars.callback(Progress('Indexing [a]', done, 10_000, 'images'))\n"
+        "        time.sleep(0.1)\n"
+    )
+    main, terminal = pty.openpty()
+    try:
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+        subprocess.run([sys.executable, "-c", code], stderr=terminal, timeout=60, check=True, env=environment)
+        shown = os.read(main, 1 << 16).decode()
+    finally:
+        os.close(main)
+        os.close(terminal)
+    plain = re.sub(r"\x1b\[[0-9?;]*[a-zA-Z]", "", shown)
+    assert "Indexing [a]" in plain
+    assert re.search(r"0 % +\d+/10,000 +\d+ images/s +\d+:\d\d left", plain), plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -88,7 +89,8 @@ class _ProgressLines:
         if counts and progress.unit != "bytes":
             counts += f" {progress.unit}"
         parts = (counts, _percent_text(progress), self._left(progress, now))
-        print(f"{printable(progress.stage)}: {', '.join(filter(None, parts))}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the work goes on, whoever reads
+            print(f"{printable(progress.stage)}: {', '.join(filter(None, parts))}", file=sys.stderr, flush=True)
 
     def _left(self, progress: Progress, now: float) -> str:
         """Return the time that the rest of the stage takes at its mean speed; "" if that is not known."""

@@ -72,8 +72,8 @@ def map_command(
             name = query if parsed.image is None else os.path.basename(query)
             marked = (name, place_query(projection, opened, embedded.vector))
         save_map_plot(projection, opened, out, color=color, query=marked, progress=bars.callback)
-    if embedded is not None:
-        print_note(embedded.note)
+    if parsed is not None and embedded is not None:
+        print_note(" ".join(filter(None, (parsed.note, embedded.note))))
     print(f"{len(projection.ids):,} images by {method} in the space {projection.space}, saved to {printable(str(out))}")
     if projection.stale:
         print(f"Since the map was computed: {stale_text(projection)}. --refresh computes it again.", file=sys.stderr)

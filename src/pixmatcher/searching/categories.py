@@ -84,6 +84,8 @@ def classify(
 
     Raises `QueryError` if the query has a text, `CollectionError` if no item has a label, and as `search` does.
     """
+    if query.note:
+        raise QueryError(f"The file {query.text!r} does not exist: check the path.")
     if query.text is not None or query.image is None:
         raise QueryError("Categories are found for an image only: give the path or the URL of one image, and no text.")
     if k < 1:

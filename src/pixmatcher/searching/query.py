@@ -102,7 +102,7 @@ def parse_line(line: str, *, allow_private: bool = False) -> Query:
 
     A text that looks like the path of a file that does not exist gets a note. Raises as `parse_query`.
     """
-    if is_url(line) or is_file_url(line) or is_data_url(line) or os.path.isfile(_path_of(line)):
+    if is_url(line) or is_file_url(line) or is_data_url(line) or _is_file(_path_of(line)):
         return Query(image=resolve_image(line, allow_private), image_name=image_name_of(line))
     return Query(line, note=_note_of_missing_file(line))
 
@@ -124,6 +124,16 @@ def _refers_to_image(argument: str) -> bool:
 def _ends_like_a_file(text: str) -> bool:
     """Return whether a text ends with a name with the extension of an image; an extension alone is none."""
     return is_allowed_extension(text) and not os.path.splitext(os.path.basename(text))[0].endswith(" ")
+
+
+def _is_file(path: str) -> bool:
+    """Return whether a path is that of a file, or looks like that of an image inside a file, such as a tar file."""
+    if os.path.isfile(path) or not _ends_like_a_file(path):
+        return os.path.isfile(path)
+    above = os.path.dirname(path)
+    while above and above != os.path.dirname(above) and not os.path.lexists(above):
+        above = os.path.dirname(above)
+    return os.path.isfile(above)
 
 
 def _note_of_missing_file(text: str) -> str:
