@@ -12,7 +12,7 @@ from PIL import Image
 
 from pixmatcher.collection import Hit, Item
 from pixmatcher.errors import PixMatcherError
-from pixmatcher.export import _text_drawing, contact_sheet
+from pixmatcher.export import contact_sheet
 from pixmatcher.export.contact_sheet import check_sheet_path, draw_contact_sheet, save_contact_sheet
 from pixmatcher.searching import SearchResult
 
@@ -60,13 +60,13 @@ def test_a_sheet_has_room_for_any_number_of_hits(tmp_path: Path, count: int, suf
 def test_the_last_line_counts_the_hits_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = str(tmp_path / "missing.png")
     written: list[str] = []
-    write = _text_drawing.draw_line
+    write = contact_sheet._write
 
-    def noting(sheet: object, at: object, text: str, *rest: object) -> None:
+    def noting(draw: object, at: object, text: str, *rest: object) -> None:
         written.append(text)
-        write(sheet, at, text, *rest)  # type: ignore[arg-type]
+        write(draw, at, text, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_text_drawing, "draw_line", noting)
+    monkeypatch.setattr(contact_sheet, "_write", noting)
     whole = draw_contact_sheet(result_of([missing] * 400))
     assert "first" not in written[-1]
     cut = draw_contact_sheet(result_of([missing] * 1500))

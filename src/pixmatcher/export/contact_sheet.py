@@ -48,8 +48,6 @@ def draw_contact_sheet(result: SearchResult, collection: Store | None = None) ->
     """Return the first 400 hits of a result as one RGB picture; a last line says if there are more."""
     from PIL import Image
 
-    from ._text_drawing import draw_line
-
     hits = result.hits[:_MOST]
     # Many hits make about a square: a JPEG has at most 65,500 pixels a side.
     columns = min(max(1, len(hits)), max(4, math.isqrt(len(hits))))
@@ -60,7 +58,7 @@ def draw_contact_sheet(result: SearchResult, collection: Store | None = None) ->
     more = len(result.hits) > len(hits)
     sheet = Image.new("RGB", (width, height + (_LINE + _MARGIN if more else 0)), _PAPER)
     name = result.query if isinstance(result.query, str) else " + ".join(result.query.values())
-    draw_line(sheet, (_MARGIN, _MARGIN), name, _TITLE_SIZE, _INK, width - 2 * _MARGIN)
+    _write(sheet, (_MARGIN, _MARGIN), name, _TITLE_SIZE, _INK, width - 2 * _MARGIN)
     for position, hit in enumerate(hits):
         left = _MARGIN + position % columns * (_CELL + _MARGIN)
         top = 2 * _MARGIN + _LINE + position // columns * cell_height
@@ -70,12 +68,12 @@ def draw_contact_sheet(result: SearchResult, collection: Store | None = None) ->
             picture = _enlarged(picture)
             sheet.paste(picture, (left + (_CELL - picture.width) // 2, top + (_CELL - picture.height) // 2))
         below = top + _CELL + 4
-        draw_line(sheet, (left, below), os.path.basename(hit.item.uri), _TEXT_SIZE, _INK, _CELL)
+        _write(sheet, (left, below), os.path.basename(hit.item.uri), _TEXT_SIZE, _INK, _CELL)
         line = f"{hit.rank}   {hit.score:.3f}   {hit.item.details.get('author', '')}"
-        draw_line(sheet, (left, below + _LINE), line.rstrip(), _TEXT_SIZE, _FAINT, _CELL)
+        _write(sheet, (left, below + _LINE), line.rstrip(), _TEXT_SIZE, _FAINT, _CELL)
     if more:
         line = f"These are the first {len(hits):,} of {len(result.hits):,} hits."
-        draw_line(sheet, (_MARGIN, height), line, _TEXT_SIZE, _INK, width - 2 * _MARGIN)
+        _write(sheet, (_MARGIN, height), line, _TEXT_SIZE, _INK, width - 2 * _MARGIN)
     return sheet
 
 
@@ -88,3 +86,12 @@ def _enlarged(picture: Image.Image) -> Image.Image:
         return picture
     width, height = (max(1, round(factor * side)) for side in picture.size)
     return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _write(
+    sheet: Image.Image, at: tuple[int, int], text: str, size: int, colour: tuple[int, int, int], width: int
+) -> None:
+    """Write one line of text; one that is too long is shortened in the middle."""
+    from ._text_drawing import draw_line
+
+    draw_line(sheet, at, text, size, colour, width)
