@@ -50,8 +50,10 @@ def run_app(
     """Run the app with these collections until it is stopped. Return its exit status.
 
     With a tunnel, visitors come through it and need the password. When the tunnel closes, the app is stopped and
-    `PixMatcherError` is raised.
+    `PixMatcherError` is raised. Raises `FileNotFoundError` if the current folder, where Streamlit looks for settings, was
+    deleted.
     """
+    os.getcwd()
     environment = _MEMORY | os.environ
     if home_folder() is None:
         environment["HOME"] = NO_HOME  # Streamlit looks for settings there
