@@ -302,6 +302,14 @@ def test_a_lock_by_a_file_of_a_dead_process_is_free(tmp_path: Path) -> None:
         write_pid_file(tmp_path / "lock", pid=os.getpid(), started="1")
         assert lock.acquire()
         lock.release()
+        # One that has ended, and whose parent has not asked for that.
+        with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.read()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            write_pid_file(tmp_path / "lock", pid=process.pid)
+            assert lock.acquire()
+            lock.release()
     # One that was killed before it wrote its number.
     empty = tmp_path / "lock.pid"
     empty.touch()

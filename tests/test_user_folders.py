@@ -192,6 +192,7 @@ def test_commands_in_a_deleted_folder(tmp_path: Path) -> None:
         ["export", "arrays", "-c", folder, "--to", "arrays"],
         ["upgrade"],
         ["app", "--no-browser"],
+        ["app", "--no-browser", "-c", folder],
         ["datasets", "get", "tiny-imagenet"],
     ):
         done = run(*arguments)

@@ -218,7 +218,7 @@ def _create_pid_file(path: Path, wait: bool) -> bool:
     Raises `OSError` if the file cannot be created.
     """
     place = _pid_path(path)
-    text = json.dumps({**_holder(), "started": _start_of(os.getpid())}).encode()
+    text = json.dumps({**_holder(), "started": _state_and_start_of(os.getpid())[1]}).encode()
     while True:
         try:
             descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
@@ -287,18 +287,22 @@ def _is_of_running_process(holder: dict[str, Any] | None, age: float) -> bool:
         return False
     except OSError:
         return True  # it runs as another user
-    # Another process may have got the number since.
-    started = _start_of(pid)
-    return started is None or holder.get("started") in (None, started)
+    state, started = _state_and_start_of(pid)
+    # A dead process is listed until its parent asks for its end. Another process may have got the number since.
+    return state not in ("Z", "X") and (started is None or holder.get("started") in (None, started))
 
 
-def _start_of(pid: int) -> str | None:
-    """Return when a process started, in units of the system since its start, or None where that is not known."""
+def _state_and_start_of(pid: int) -> tuple[str, str | None]:
+    """Return the state of a process, and when it started, in units since the start of the system.
+
+    Return ("", None) where that is not known.
+    """
     try:
-        # The name of the program, in brackets, may contain anything; 22 is the field `starttime` of proc(5).
-        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19]
+        # The name of the program, in brackets, may contain anything; 3 and 22 are the fields of these in proc(5).
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        return fields[0], fields[19]
     except (OSError, IndexError):
-        return None
+        return "", None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
