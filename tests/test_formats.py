@@ -399,10 +399,10 @@ def test_raw_without_a_preview_says_what_to_install(tmp_path: Path) -> None:
             print(type(error).__name__, error)
     """
     result = run_python(code)
-    expected = (
-        "InvalidImageError unsupported format: RAW without a preview needs an extra: pip install 'pixmatcher[raw]'\n"
-    )
-    assert (result.stdout, result.stderr) == (expected, "")
+    expected = "unsupported format: RAW without a preview needs an extra: pip install 'pixmatcher[raw]'\n"
+    assert result.stdout.startswith("InvalidImageError ")
+    assert result.stdout.endswith(expected)
+    assert result.stderr == ""
 
 
 def test_a_raw_file_with_a_preview_needs_no_extra(tmp_path: Path) -> None:
