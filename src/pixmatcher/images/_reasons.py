@@ -16,7 +16,7 @@ _CUT_OFF = re.compile(
     re.I,
 )
 _UNSUPPORTED = re.compile(
-    "unsupported|unknown pixel mode|not available|not installed|not (yet )?supported"
+    "unsupported|unimplemented|unknown (pixel|PCX|TGA) mode|not available|not installed|not (yet )?supported"
     "|not implemented|cannot handle|no decoder|unable to determine",
     re.I,
 )
