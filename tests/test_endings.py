@@ -293,6 +293,10 @@ MEMORY = ("out of memory", "there is not enough memory to decode it")
         (ValueError(b"Invalid token for this mode: \xff"), ("damaged", "it has something else where a number must be")),
         (OSError("out of memory error when reading image file"), MEMORY),
         (OSError("the lamp is green"), ("damaged", "the PNG decoder reports: the lamp is green")),
+        (
+            SyntaxError("Invalid input: 'pitm' box references an unsupported item"),
+            ("damaged", "its headers are damaged"),
+        ),
         (SyntaxError("unknown pixel mode"), ("unsupported format", "the PNG decoder reports: unknown pixel mode")),
     ],
 )
