@@ -902,9 +902,10 @@ def test_an_endless_line_is_not_held_in_memory(tmp_path: Path) -> None:
 
 def test_the_command_sources_shows_examples_that_a_shell_accepts() -> None:
     shown = cli("sources").stdout
-    # The examples can be copied into a shell, for which ? and & are special characters.
-    examples = [shlex.split(line, comments=True) for line in shown.splitlines() if "pixmatcher index" in line]
-    assert all(re.fullmatch(r"[^?&{}*]*", re.sub("'[^']*'", "", line)) for line in shown.splitlines()[1::2])
+    # The examples can be copied into a shell, for which ? and & are special characters. A long one has several lines.
+    lines = [line for line in shown.replace("\\\n", "").splitlines() if line.startswith("    pixmatcher index")]
+    examples = [shlex.split(line, comments=True) for line in lines]
+    assert all(re.fullmatch(r"[^?&{}*]*", re.sub("'[^']*'", "", line)) for line in lines)
     assert ["pixmatcher", "index", "urls:photos.csv?url=link&caption=title", "-c", "photos"] in examples
     assert "urls:" in shown
     assert "open-images:" in shown

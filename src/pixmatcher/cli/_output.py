@@ -138,8 +138,10 @@ def print_incomplete(items: Sequence[Item]) -> None:
         return
     shown = [f"{item.uri} ({_missing_text(item.missing or 0.0)})" for item in items[:_MOST_INCOMPLETE]]
     more = f" and {len(items) - len(shown):,} more" if len(items) > len(shown) else ""
-    are = "1 image is" if len(items) == 1 else f"{len(items):,} images are"
-    print(printable(f"{are} incomplete, because the end of the file is missing: {', '.join(shown)}{more}"))
+    lack = (
+        "1 image lacks the end of its file" if len(items) == 1 else f"{len(items):,} images lack the end of their files"
+    )
+    print(printable(f"{lack}: {', '.join(shown)}{more}"))
 
 
 def _missing_text(share: float) -> str:

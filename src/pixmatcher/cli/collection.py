@@ -17,6 +17,7 @@ from ._opening import open_folder_collection, runtime_of
 from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
 from ._output import (
     LEFT_OUT,
+    counted,
     extensions_text,
     left_out_text,
     print_failures,
@@ -161,7 +162,7 @@ def forget_command(
         removed = opened.forget(source)
         sources, path = opened.sources(), shorter_path(str(opened.path))
         forgotten = {os.path.join(spec, p) for spec in sources for p in opened.folder_notes(spec).forgotten}
-    print(f"{removed:,} images of {printable(source)} removed from the collection.")
+    print(f"{counted(removed, 'image')} of {printable(source)} removed from the collection.")
     if places := {os.path.abspath(source), os.path.realpath(source)} & forgotten:
         place = places.pop()
         folder = os.path.dirname(place) if os.path.isfile(place) else place

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MOST_MISSING = 0.1
 """The greatest share of a picture that may be missing; a file of which more may be missing is refused."""
 
+COMPLETED = {"truncated": (JPEG, JPEG2000, WEBP), "damaged": (JPEG2000,)}
+"""The formats of which `complete_file` may help, for the reasons why a file was refused."""
+
 CUT_OFF = "the file is cut off before the end of the image"
 
 _END_OF_IMAGE = b"\xff\xd9"
@@ -230,8 +233,7 @@ def complete_file(image_format: ImageFormat, file: IO[bytes], max_pixels: int) -
     The share is that of the area of the picture, from 0 to `MOST_MISSING`; None if the end is there, but something
     follows it that the decoder of JPEG 2000 refuses. In a progressive JPEG, a part of which only
     details are missing counts as missing; it is decoded up to nine times. Of JPEG 2000 and WebP, only files that have
-    all data of the picture are completed. Raises InvalidImageError ("truncated") if more is missing, and for other
-    formats.
+    all data of the picture are completed. Raises InvalidImageError ("truncated") if more is missing.
     """
     completed: bytes | None = None
     share: float | None = 0.0
@@ -247,7 +249,7 @@ def complete_file(image_format: ImageFormat, file: IO[bytes], max_pixels: int) -
             completed = data + _END_OF_IMAGE
         elif image_format is WEBP:
             completed = _with_picture_only(file.read())
-        elif image_format is JPEG2000:
+        else:
             state, end = _codestream_state(file, length)
             file.seek(0)
             if state is _Codestream.WITHOUT_END:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 from ..errors import InvalidImageError
 from ._colour import array_to_pil, shrink_factor, to_rgb
 from ._decoders import decoder_of
-from ._endings import CUT_OFF, complete_file, ends_early, ends_in_zeros
+from ._endings import COMPLETED, CUT_OFF, complete_file, ends_early, ends_in_zeros
 from ._formats import (
     ICO,
     JPEG,
@@ -152,7 +152,7 @@ def _decode_or_complete(file: IO[bytes], min_side: int | None, max_pixels: int, 
         except (InvalidImageError, OSError, ValueError):  # no format is known, or the file is closed
             raise error from error.__cause__
         error.decoder = decoder_of(image_format)
-        if error.reason != "truncated" and not (error.reason == "damaged" and image_format is JPEG2000):
+        if image_format not in COMPLETED.get(error.reason, ()):
             raise
         try:
             completed, missing = complete_file(image_format, file, max_pixels)

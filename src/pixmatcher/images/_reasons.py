@@ -16,7 +16,7 @@ _CUT_OFF = re.compile(
     re.I,
 )
 _UNSUPPORTED = re.compile(
-    "unsupported|unknown pixel mode|not available|not installed|not (yet )?supported"
+    "unsupported|unimplemented|unknown (pixel|PCX|TGA) mode|not available|not installed|not (yet )?supported"
     "|not implemented|cannot handle|no decoder|unable to determine",
     re.I,
 )
@@ -71,7 +71,7 @@ def reason_of(error: Exception, format_name: str, *, cut_off: bool) -> tuple[str
         return "out of memory", "there is not enough memory to decode it"
     if cut_off or _CUT_OFF.search(text):
         return "truncated", CUT_OFF
-    if of_library and _UNSUPPORTED.search(text):
+    if of_library and _UNSUPPORTED.search(text) and not text.startswith("Invalid input"):
         return "unsupported format", _quoted(text, format_name, "it is of a kind that is not supported")
     if "security limit" in text.lower():
         return "damaged", "it needs more memory than an image of its kind should"
