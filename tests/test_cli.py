@@ -499,7 +499,7 @@ def test_a_source_is_removed(photos: Path, tmp_path: Path) -> None:
     refreshed = run("index", "-c", "c", cwd=tmp_path)
     assert refreshed.returncode == 1
     assert b"missing source" in refreshed.stdout
-    assert b"1 images of cat removed" in run("forget", "cat", "-c", "c", cwd=tmp_path).stdout
+    assert b"1 image of cat removed" in run("forget", "cat", "-c", "c", cwd=tmp_path).stdout
     assert run("index", "-c", "c", cwd=tmp_path).returncode == 0
     assert [Path(name).name for name in names(run("search", "a cat", "--json", "-c", "c", cwd=tmp_path))] == [
         "horse.jpg"
