@@ -667,7 +667,7 @@ def test_forget_asks_before_it_removes_thousands(large: Path, folder: Path) -> N
 
 def test_forget_without_question(large: Path, folder: Path) -> None:
     done = cli("forget", folder / "00001.png", "-c", large)
-    assert "1 images of" in done.stdout
+    assert "1 image of" in done.stdout
     assert done.stderr == "Note: Later runs leave it out.\n"
     done = cli("forget", "many", "-c", large, "--yes", cwd=folder)
     assert "1,000 images of" in done.stdout
