@@ -691,7 +691,9 @@ def test_the_command_sources_shows_examples_that_a_shell_accepts() -> None:
     shown = cli("sources").stdout
     # The examples can be copied into a shell, for which ? and & are special characters.
     examples = [shlex.split(line, comments=True) for line in shown.splitlines() if "pixmatcher index" in line]
-    assert all(re.fullmatch(r"[^?&{}*]*", re.sub("'[^']*'", "", line)) for line in shown.splitlines()[1::2])
+    commands = [line for line in shown.splitlines() if line.startswith("    pixmatcher ")]
+    assert len(commands) == len(examples)
+    assert all(re.fullmatch(r"[^?&{}*]*", re.sub("'[^']*'", "", line)) for line in commands)
     assert ["pixmatcher", "index", "urls:photos.csv?url=link&caption=title", "-c", "photos"] in examples
     assert "urls:" in shown
     assert "open-images:" in shown
