@@ -156,6 +156,20 @@ def fill_up(disk: Path) -> Path:
     return filler
 
 
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that makes calls of the operating system fail, for `LD_PRELOAD`; see `data/disk_shim.c`."""
+    if sys.platform != "linux":
+        pytest.skip("the library that makes calls fail is written for Linux")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no C compiler, which makes the disks that lack something")
+    path = tmp_path_factory.mktemp("shim") / "disk_shim.so"
+    source = Path(__file__).parent / "data" / "disk_shim.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(path), str(source), "-ldl"], check=True)
+    return path
+
+
 @pytest.fixture
 def quick_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloads without pauses between attempts, and without the proxy of the environment."""

@@ -41,6 +41,9 @@ class Server:
     """Requests at once; above that it answers 429."""
     files: dict[str, bytes] = field(default_factory=dict)
     """What else it serves, by path."""
+    encoded: dict[str, bytes] = field(default_factory=dict)
+    """The bodies below /encoded/, which it serves with these `headers`."""
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
     requests: Counter[str] = field(default_factory=Counter)
     """How often each path, query included, was asked for."""
     hosts: list[list[str]] = field(default_factory=list)
@@ -142,6 +145,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._start(200, len(self.image))
             self.wfile.write(self.image[:100])
             self.close_connection = True
+        elif path == "/cookie-wall":  # serves only who brings the cookie, and sets it by a redirect to itself
+            if "seen=yes" in (self.headers["Cookie"] or ""):
+                self._answer(200, self.image)
+            else:
+                self._answer(302, b"", Location=self.path, **{"Set-Cookie": "seen=yes; Path=/"})
+        elif path == "/set-cookie":
+            query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+            self._answer(302, b"", Location=query["to"], **{"Set-Cookie": query["cookie"]})
+        elif path == "/cookies":
+            self._answer(200, (self.headers["Cookie"] or "none").encode())
+        elif path.startswith("/encoded/"):
+            self._answer(200, self.server_seen.encoded[path], **self.server_seen.headers[path])
         elif path == "/host":
             self._answer(200, (self.headers["Host"] or "").encode())
         else:

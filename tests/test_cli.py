@@ -483,7 +483,7 @@ def test_a_terminal_that_supports_only_ascii(photos: Path) -> None:
 def test_a_current_folder_that_is_missing(photos: Path, tmp_path: Path) -> None:
     script = f"mkdir gone && cd gone && rmdir ../gone && '{sys.executable}' -m pixmatcher search 'a cat' "
     lost = subprocess.run(script, shell=True, cwd=tmp_path, capture_output=True, timeout=60)
-    assert "No such file" in one_line_error(lost, 1)
+    assert "The current folder does not exist any more: change to another one with cd." in one_line_error(lost, 2)
     found = subprocess.run(f"{script} -c '{photos}'", shell=True, cwd=tmp_path, capture_output=True, timeout=60)
     assert found.returncode == 0, found
     assert b"cat.jpg" in found.stdout
@@ -498,7 +498,7 @@ def test_a_source_is_removed(photos: Path, tmp_path: Path) -> None:
     refreshed = run("index", "-c", "c", cwd=tmp_path)
     assert refreshed.returncode == 1
     assert b"missing source" in refreshed.stdout
-    assert b"1 images of cat removed" in run("forget", "cat", "-c", "c", cwd=tmp_path).stdout
+    assert b"1 image of cat removed" in run("forget", "cat", "-c", "c", cwd=tmp_path).stdout
     assert run("index", "-c", "c", cwd=tmp_path).returncode == 0
     assert [Path(name).name for name in names(run("search", "a cat", "--json", "-c", "c", cwd=tmp_path))] == [
         "horse.jpg"

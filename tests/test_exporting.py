@@ -26,6 +26,7 @@ from pixmatcher import (
     index,
     search,
 )
+from pixmatcher._text import name_as_unicode
 from pixmatcher.export import _arrays
 
 WORDS = {"n01443537": "goldfish, Carassius auratus", "n02124075": "Egyptian cat"}
@@ -67,7 +68,9 @@ def test_the_content_of_the_arrays(labelled: Collection, tmp_path: Path) -> None
     categories = np.load(tmp_path / "deep" / "out" / "categories.npy", allow_pickle=False)
     assert categories.dtype.kind == "U"
     assert categories.tolist() == [item.label or "" for item in items]
-    assert json.loads((tmp_path / "deep" / "out" / "uris.json").read_bytes()) == [item.uri for item in items]
+    assert json.loads((tmp_path / "deep" / "out" / "uris.json").read_bytes()) == [
+        name_as_unicode(item.uri) for item in items
+    ]
     about = json.loads((tmp_path / "deep" / "out" / "encoder.json").read_bytes())
     assert about["further"][0].pop("file") == "embeddings_semantic.npy"
     assert about == {
@@ -176,7 +179,7 @@ def test_parquet(labelled: Collection, tmp_path: Path, monkeypatch: pytest.Monke
         assert row.pop("label_name") == WORDS.get(item.label or "")
         for space in ("visual", "semantic"):
             assert row.pop(space) == labelled.embeddings([item.id], space)[0].tolist()
-        uri = item.uri.encode("utf-8", "backslashreplace").decode()
+        uri = name_as_unicode(item.uri)
         assert row == {name: getattr(item, name) for name in row} | {"uri": uri, "details": None}
         assert row["id"] == item.id
     assert str(file.schema_arrow.field("visual").type) == "fixed_size_list<element: float>[48]"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
 from pixmatcher._files import explain_disk_errors, replacing, replacing_both, sha256_of, temporary_path
-from pixmatcher._urls import is_url, without_password
-from pixmatcher.errors import PixMatcherError, StorageError
+from pixmatcher._urls import file_url, is_file_url, is_url, path_of_file_url, without_password
+from pixmatcher.errors import PixMatcherError, QueryError, StorageError
 
 
 @pytest.mark.parametrize("length", [0, 5, (1 << 20) + 1])
@@ -75,3 +76,36 @@ def test_texts_that_are_not_urls(text: str) -> None:
 )
 def test_a_url_without_its_password(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    "path", [b"/a b/100%25?#[x].jpg", b"/\xff/\xc3\xa9.jpg", b"/\n", "/\u732b+;,~.jpg".encode(), b"/"]
+)
+def test_the_url_of_a_file_names_the_same_file(path: bytes) -> None:
+    url = file_url(os.fsdecode(path))
+    assert url.startswith("file:///")
+    assert url.isascii()
+    assert url.isprintable()
+    assert is_file_url(url)
+    assert os.fsencode(path_of_file_url(url)) == path
+
+
+def test_the_url_of_a_relative_path_is_below_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert path_of_file_url(file_url("a.jpg")) == str(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///a%20b.jpg", "file:/a%20b.jpg", "FILE://localhost/a b.jpg", "file://127.0.0.1/a%20b.jpg"]
+)
+def test_urls_of_files_in_other_forms(url: str) -> None:
+    assert is_file_url(url)
+    assert path_of_file_url(url) == "/a b.jpg"
+
+
+@pytest.mark.parametrize("url", ["file://server/share/a.jpg", "file://", "file:///a%00.jpg"])
+def test_urls_that_name_no_file_of_this_machine(url: str) -> None:
+    with pytest.raises(QueryError):
+        path_of_file_url(url)

@@ -19,6 +19,7 @@ EVERYWHERE = {
     "_version",
     "_files",
     "_text",
+    "_user_folders",
     "_urls",
     "_cores",
     "_lazy",

@@ -15,7 +15,7 @@ import pytest
 
 import pixmatcher
 from conftest import wait_for_lock
-from pixmatcher._locks import FileLock, LocksUnsupportedError, lock_descriptor
+from pixmatcher._locks import FileLock, locked_file
 
 HOLD = """
 import sys, time
@@ -99,24 +99,23 @@ def test_a_lock_file_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="flock")
-def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_fails_leaves_no_file_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
-    def refuse(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+    def fail(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", fail)
     lock = FileLock(tmp_path / "lock")
     before = len(os.listdir("/dev/fd"))
-    with pytest.raises(LocksUnsupportedError, match="No locks available"):
+    with pytest.raises(OSError, match="Input/output error"):
         lock.acquire()
     assert not lock.held
     assert len(os.listdir("/dev/fd")) == before
 
 
-def test_a_lock_of_a_descriptor_excludes_a_lock_of_the_file(tmp_path: Path) -> None:
-    with (tmp_path / "lock").open("w+b") as file:
-        assert lock_descriptor(file.fileno(), wait=False)
+def test_a_locked_file_excludes_a_lock_of_the_same_file(tmp_path: Path) -> None:
+    with locked_file(tmp_path / "lock"):
         assert not FileLock(tmp_path / "lock").acquire()
     assert FileLock(tmp_path / "lock").acquire()
 

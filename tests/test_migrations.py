@@ -67,6 +67,7 @@ def test_an_old_collection_can_be_read_and_reading_does_not_change_it(photos: Pa
         assert [failure.reason for failure in collection.failures()] == ["not an image"]
         assert collection.sources() == [str(photos)]
         assert collection.verify() == []
+        assert collection.incomplete() == []
         assert {space: collection.indexes.kind(space) for space in collection.spaces} == {
             "visual": "exact",
             "semantic": "exact",

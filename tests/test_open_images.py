@@ -201,6 +201,7 @@ def test_bad_rows_are_reported(folder: Path) -> None:
     assert [(entry.details["id"], entry.rotation, entry.label) for entry in entries] == [
         (IDS[3], 0, "/m/tree"),
         (IDS[5], 270, "/m/tree"),
+        (IDS[5], 0, "/m/tree"),
     ]
     assert entries[0].urls == (original(IDS[3]),)  # an invalid thumbnail URL is left out
     assert [(found.uri, found.reason) for found in unusable] == [
@@ -213,7 +214,6 @@ def test_bad_rows_are_reported(folder: Path) -> None:
         (f"{images}:4", "not a URL"),
         (f"{images}:6", "NUL byte"),
         (f"{images}:7", "wrong number of fields"),
-        (f"{images}:9", "wrong encoding"),
     ]
     assert open_source(f"open-images:{images}").label_names() == {
         "/m/cat": "Cat",
@@ -252,7 +252,7 @@ def test_invalid_specs_are_refused(tmp_path: Path, folder: Path) -> None:
 
 
 def test_other_files_that_cannot_be_read_do_not_matter(folder: Path) -> None:
-    (folder / "broken.csv").write_bytes(b"\xff\xff\n")
+    (folder / "broken.csv").write_bytes(b"\0\0\n")
     entries, [bad] = scan(f"open-images:{folder}")
     assert len(entries) == 5
     assert (bad.uri, bad.reason) == (str(folder / "broken.csv"), "cannot be read")

@@ -346,3 +346,25 @@ def test_a_source_is_removed_by_the_name_it_was_given(
     refresh(spec)
     with Collection.open(path) as collection:
         assert collection.forget(spec) == 1
+
+
+def test_a_list_as_excel_saves_it_is_indexed_and_its_encoding_reported(
+    tmp_path: Path, server: Server, refresh: Callable[..., IndexReport], path: Path
+) -> None:
+    listed = tmp_path / "excel.csv"
+    rows = f'"{server.url}/1.jpg";"caf\xe9; ""gro\xdf"""\r\n<{server.url}/2.jpg>;\r\n'
+    listed.write_bytes(f"sep=;\r\nurl;caption\r\n{rows}".encode("cp1252"))
+    server.encoded["/encoded/3.jpg"] = gzip.compress(server.files["/3.jpg"])
+    server.headers["/encoded/3.jpg"] = {}
+    with listed.open("ab") as file:
+        file.write(f"[a link]({server.url}/encoded/3.jpg);x\r\n{server.url}/cookie-wall;y\r\n".encode())
+    report = refresh(listed)
+    assert (report.added, report.failures) == (4, [])
+    assert len(report.notes) == 1
+    assert "excel.csv is read as cp1252" in report.notes[0]
+    with Collection.open(path) as collection:
+        captions = {item.uri.removeprefix(server.url): item.caption for item in collection.items()}
+    assert captions == {"/1.jpg": 'caf\xe9; "gro\xdf"', "/2.jpg": None, "/encoded/3.jpg": "x", "/cookie-wall": "y"}
+    done = cli("index", f"urls:{listed}", "-c", tmp_path / "c", "--allow-private-hosts")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Note: {listed} is read as cp1252" in done.stdout

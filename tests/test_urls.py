@@ -25,8 +25,9 @@ from pyarrow import parquet
 from conftest import bound_by_permissions, cli
 from pixmatcher import InvalidImageError, SourceError
 from pixmatcher.sources import Entry, Source, Unusable, open_source, urls
-from pixmatcher.sources._image_urls import normal_url
+from pixmatcher.sources._image_urls import normal_url, written_url
 from pixmatcher.sources.text_tables import MAX_LINE
+from pixmatcher.sources.urls import UrlListSource
 
 ROWS = [
     {"url": "https://host/a.jpg", "caption": "a cat, asleep", "label": "cat", "id": "7"},
@@ -296,17 +297,78 @@ def test_encodings_and_line_ends(tmp_path: Path, encoding: str) -> None:
     assert [entry.caption for entry in entries] == [f"für {number}" for number in range(40_000)]
 
 
-def test_wrong_encodings_are_reported(tmp_path: Path) -> None:
+CODE_PAGES = {
+    "cp1252": "caf\u00e9 \u00e0 la cr\u00e8me \u2013 5 \u20ac",
+    "cp1250": "p\u0159\u00edli\u0161 \u017elu\u0165ou\u010dk\u00fd k\u016f\u0148",
+    "cp1251": "\u041a\u043e\u0448\u043a\u0430 \u043d\u0430 \u0434\u0438\u0432\u0430\u043d\u0435",
+    "cp1253": "\u0397 \u03b3\u03ac\u03c4\u03b1 \u03c3\u03c4\u03bf\u03bd \u03ba\u03b1\u03bd\u03b1\u03c0\u03ad",
+    "cp1255": "\u05d7\u05ea\u05d5\u05dc \u05e2\u05dc \u05d4\u05e1\u05e4\u05d4",
+    "cp1256": "\u0642\u0637\u0629 \u0639\u0644\u0649 \u0627\u0644\u0623\u0631\u064a\u0643\u0629",
+    "cp932": "\u30bd\u30d5\u30a1\u306e\u4e0a\u306e\u732b",
+    "gb18030": "\u6c99\u53d1\u4e0a\u7684\u732b",
+    "cp949": "\uc18c\ud30c \uc704\uc758 \uace0\uc591\uc774",
+    "mac_roman": "caf\u00e9 \u00e0 la cr\u00e8me",
+    "cp850": "caf\u00e9 \u00e0 la cr\u00e8me",
+}
+"""A caption in each code page."""
+
+
+@pytest.mark.parametrize("encoding", CODE_PAGES)
+@pytest.mark.parametrize("kind", ["csv", "tsv", "txt", "jsonl", "json"])
+def test_the_encoding_of_a_code_page_is_found_and_noted(tmp_path: Path, encoding: str, kind: str) -> None:
+    caption = CODE_PAGES[encoding]
+    path = tmp_path / f"list.{kind}"
+    rows = [{"url": "https://h/a", "caption": caption}, {"url": "https://h/b", "caption": "plain"}]
+    if kind.startswith("json"):
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        text = "\n".join(lines) if kind == "jsonl" else f"[{','.join(lines)}]"
+    else:
+        delimiter = ";" if kind == "csv" else "\t"
+        text = "\r\n".join(delimiter.join(row) for row in (rows[0].keys(), *(row.values() for row in rows)))
+    path.write_bytes(text.encode(encoding))
+    source = UrlListSource(str(path))
+    entries, unusable = scan(source)
+    assert unusable == []
+    assert [(entry.uri, entry.caption) for entry in entries] == [("https://h/a", caption), ("https://h/b", "plain")]
+    (note,) = source.notes
+    assert note.startswith(f"{path} is read as ")
+    assert encoding in note.replace("Mac Roman", "mac_roman").replace("GB18030", "gb18030")
+
+
+def test_a_list_in_utf_8_has_no_note(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
-    path.write_bytes("url,caption\nhttps://h/a,one\nhttps://h/b,für\nhttps://h/c,three\n".encode("latin-1"))
-    entries, [bad] = scan(f"urls:{path}")
-    assert ([entry.uri for entry in entries], bad.uri, bad.reason) == (
-        ["https://h/a", "https://h/c"],
-        f"{path}:3",
-        "wrong encoding",
+    path.write_text("url,caption\nhttps://h/a,\u732b\n", encoding="utf-8")
+    source = UrlListSource(str(path))
+    scan(source)
+    assert source.notes == []
+
+
+def test_single_lines_and_bytes_in_another_encoding_lose_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    source = UrlListSource(_written(path, b"url,caption\n"))
+    utf8, other = "\u732b \u00e9".encode(), b"caf\xe9 \x81"
+    path.write_bytes(
+        b"url,caption\nhttps://h/1,%b\nhttps://h/2,%b\nhttps://h/\xe9,c\nhttps://h/\x81,d\n" % (utf8, other)
     )
-    assert "0xFC" in bad.detail
-    assert "UTF-8" in bad.detail
+    entries, [bad] = scan(source)
+    assert [(entry.uri, entry.caption) for entry in entries] == [
+        ("https://h/1", "\u732b \u00e9"),
+        ("https://h/2", "caf\u00e9 \ufffd"),
+        ("https://h/%C3%A9", "c"),
+    ]
+    assert problems([bad]) == [("5", "not a URL")]
+    assert "not in the encoding" in bad.detail
+    scan(source)
+    assert len(source.notes) == 1
+
+
+def _written(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+def test_utf_16(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
     path.write_bytes(
         "url,caption\nhttps://h/a,one\n".encode("utf-16")
         + b"\x00\xd8\n\x00"
@@ -316,9 +378,68 @@ def test_wrong_encodings_are_reported(tmp_path: Path) -> None:
     entries, unusable = scan(f"urls:{path}")
     assert [entry.uri for entry in entries] == ["https://h/a"]
     assert problems(unusable) == [("3", "wrong encoding"), ("4", "wrong encoding")]
-    path.write_bytes("url,caption\nhttps://h/a,one\n".encode("utf-16-le"))  # without a mark
-    with pytest.raises(SourceError, match="first line is not valid"):
-        scan(f"urls:{path}")
+    assert "UTF-8" in unusable[0].detail
+    for encoding in ("utf-16-le", "utf-16-be"):  # without a mark
+        path.write_bytes("url,caption\nhttps://h/a,f\u00fcr \u732b\n".encode(encoding))
+        entries, unusable = scan(f"urls:{path}")
+        assert ([entry.caption for entry in entries], unusable) == (["f\u00fcr \u732b"], [])
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "sep=;\r\nurl;caption",
+        '"sep=;"\r\nurl;caption',
+        "SEP=;\nurl;caption",
+        "sep=;\rurl;caption",
+        "url;caption",
+        "\ufeffsep=;\r\nurl;caption",
+        'id, number;url;"caption"',
+        '"id (a, b, c)";url;caption',
+    ],
+)
+def test_semicolons_as_excel_writes_them(tmp_path: Path, head: str) -> None:
+    end = "\r" if "\r" in head and "\n" not in head else "\r\n"
+    first = "7;" if "id" in head else ""
+    rows = [f'{first}https://h/a.jpg;"a ""big"" dog; asleep\non two lines"', f"{first}https://h/b.jpg;a, b"]
+    path = tmp_path / "list.csv"
+    path.write_bytes((end.join([head, *rows]) + end).encode())
+    entries, unusable = scan(f"urls:{path}")
+    assert unusable == []
+    assert [entry.uri for entry in entries] == ["https://h/a.jpg", "https://h/b.jpg"]
+    assert " ".join(entries[0].caption.split()) == 'a "big" dog; asleep on two lines'
+    assert entries[1].caption == "a, b"
+
+
+def test_unicode_text_of_excel(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes("Caption\tURL\r\n\u732b\thttps://h/a.jpg\r\n".encode("utf-16"))
+    assert [(entry.uri, entry.caption) for entry in scan(f"urls:{path}")[0]] == [("https://h/a.jpg", "\u732b")]
+    path.write_text("https://h/a.jpg\ta caption\n7\thttps://h/b.jpg\n")
+    assert uris(f"urls:{path}") == ["https://h/a.jpg", "https://h/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("list.csv", b"PK\x03\x04\x14\0\x06\0", "save the table as CSV UTF-8"),
+        ("list.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "is a spreadsheet"),
+        ("list.xlsx", b"PK\x03\x04", "save it as CSV UTF-8"),
+        ("list.txt", b"%PDF-1.7\n", "is a PDF file"),
+        ("list.csv", b"PAR1" + bytes(10), "rename it to end with .parquet"),
+        ("list.jsonl", b"BZh91AY", "compressed with bzip2"),
+        ("list.json", b"<!DOCTYPE html><html>", "is a web page"),
+        ("list.txt", b"\n<html>", "is a web page"),
+        ("list.csv.gz", gzip.compress(b"PK\x03\x04"), "CSV UTF-8"),
+        ("list.txt", b"\xff\xd8\xff\xe0" + bytes(20), "is an image"),
+    ],
+)
+def test_files_of_other_formats_are_refused_with_what_to_do(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=re.escape(words)):
+        scan(f"urls:{tmp_path / name}")
 
 
 # URLs
@@ -347,6 +468,98 @@ def test_wrong_encodings_are_reported(tmp_path: Path) -> None:
 def test_urls_are_normalised(written: str, meant: str) -> None:
     assert normal_url(written) == meant
     assert normal_url(meant) == meant
+
+
+URL = "https://h.example/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '"{}"',
+        "'{}'",
+        "`{}`",
+        "<{}>",
+        "< {} >",
+        "<URL:{}>",
+        "URL: {}",
+        "url:{}",
+        "[text]({})",
+        '![alt]({} "title")',
+        "[{}](text)",
+        "[https://other.example/]({})",
+        "[{}]",
+        "({})",
+        "{{{}}}",
+        "{},",
+        "{};",
+        "{}.",
+        '"{}",',
+        "'{}';",
+        "- {}",
+        "* [x]({})",
+        "1. {}",
+        '<img src="{}" alt="x">',
+        '<a href="{}">text</a>',
+        '="{}"',
+        '=HYPERLINK("{}","text")',
+        "\u201c{}\u201d",
+        "\u201e{}\u201c",
+        "\xab{}\xbb",
+        "{}>",
+        '{}"',
+        '"{}',
+        '["{}",',
+        '"url": "{}",',
+        "<<{}>>",
+        "({}).",
+    ],
+)
+def test_urls_in_quotes_and_brackets(tmp_path: Path, written: str) -> None:
+    (tmp_path / "list.txt").write_text(f"https://h/first\n{written.format(URL)}\nhttps://h/last\n")
+    assert uris(f"urls:{tmp_path / 'list.txt'}") == ["https://h/first", URL, "https://h/last"]
+    (tmp_path / "list.json").write_text(json.dumps([{"url": written.format(URL)}]))
+    assert uris(f"urls:{tmp_path / 'list.json'}") == [URL]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "https://h/Cat_(animal)",
+        "https://h/a,",
+        "https://h/a;",
+        "https://h/a'",
+        "https://h/a)",
+        "https://h/?x=[1]",
+        "https://h/view(a.jpg)",
+        "https://h/?r=https://b/a.jpg",
+        "https://[::1]/a.jpg",
+        "https://h/a.",
+        "https://h/a.jpg?w=1;h=2",
+    ],
+)
+def test_what_belongs_to_a_url_stays_in_it(tmp_path: Path, written: str) -> None:
+    for around in ("{}", "({})", "[text]({})", "<{}>", '"{}"'):
+        if written == "https://h/a)" and around not in ("{}", "<{}>", '"{}"'):
+            continue  # nobody can say to what the bracket belongs
+        (tmp_path / "list.txt").write_text(f"{around.format(written)}\nhttps://h/last\n")
+        assert uris(f"urls:{tmp_path / 'list.txt'}") == [written, "https://h/last"]
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_separator_at_the_end_of_every_line(tmp_path: Path, separator: str) -> None:
+    for last in ("", separator):
+        (tmp_path / "list.txt").write_text(f"https://h/a{separator}\nhttps://h/b{separator} \n\nhttps://h/c{last}\n")
+        assert uris(f"urls:{tmp_path / 'list.txt'}") == ["https://h/a", "https://h/b", "https://h/c"]
+
+
+@given(st.text(st.sampled_from("https://h.a,;<>[](){}\"'` =-\u201c\u201d\u00ab\n\t"), max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_any_text_around_a_url_is_read_or_refused(text: str) -> None:
+    for given_text in (text, f"https://{text}", f"{text}https://h/a.jpg{text}"):
+        written = written_url(given_text)
+        assert len(written) <= len(given_text)
+        assert written_url(written) == written or "://" in written
 
 
 @pytest.mark.parametrize(
@@ -689,11 +902,10 @@ def test_an_endless_line_is_not_held_in_memory(tmp_path: Path) -> None:
 
 def test_the_command_sources_shows_examples_that_a_shell_accepts() -> None:
     shown = cli("sources").stdout
-    # The examples can be copied into a shell, for which ? and & are special characters.
-    examples = [shlex.split(line, comments=True) for line in shown.splitlines() if "pixmatcher index" in line]
-    commands = [line for line in shown.splitlines() if line.startswith("    pixmatcher ")]
-    assert len(commands) == len(examples)
-    assert all(re.fullmatch(r"[^?&{}*]*", re.sub("'[^']*'", "", line)) for line in commands)
+    # The examples can be copied into a shell, for which ? and & are special characters. A long one has several lines.
+    lines = [line for line in shown.replace("\\\n", "").splitlines() if line.startswith("    pixmatcher index")]
+    examples = [shlex.split(line, comments=True) for line in lines]
+    assert all(re.fullmatch(r"[^?&{}*]*", re.sub("'[^']*'", "", line)) for line in lines)
     assert ["pixmatcher", "index", "urls:photos.csv?url=link&caption=title", "-c", "photos"] in examples
     assert "urls:" in shown
     assert "open-images:" in shown

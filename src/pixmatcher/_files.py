@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import mmap
 import os
 import shutil
 import sys
@@ -39,9 +40,17 @@ def sha256_of(source: Path | IO[bytes]) -> str:
 
 
 def full_disk(folder: Path, reason: str) -> str:
-    """Return the message for a disk that is full, or that fails in a way that SQLite does not distinguish from that."""
+    """Return the message for a disk that is full."""
     return (
-        f"The disk of {folder} is full or fails ({reason}): make room and run the same command again; "
+        f"The disk of {folder} is full ({reason}): make room and run the same command again; "
+        "what was stored before is kept."
+    )
+
+
+def failing_disk(folder: Path, reason: str) -> str:
+    """Return the message for a disk that fails."""
+    return (
+        f"The disk of {folder} fails ({reason}): check the disk, or choose another collection with -c; "
         "what was stored before is kept."
     )
 
@@ -55,10 +64,7 @@ def write_error(folder: Path, error: OSError) -> CollectionError:
     if error.errno in NO_ROOM:
         return StorageError(full_disk(folder, reason))
     if error.errno == errno.EIO:
-        return StorageError(
-            f"The disk of {folder} fails ({reason}): check the disk, or choose another collection with -c; "
-            "what was stored before is kept."
-        )
+        return StorageError(failing_disk(folder, reason))
     name = error.filename2 or error.filename
     place = os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else folder
     if isinstance(error, (FileExistsError, IsADirectoryError)):
@@ -123,7 +129,7 @@ def replacing_both(*paths: Path) -> Iterator[list[IO[bytes]]]:
             yield files
             for file in files:
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
         for new, path in zip(temporary, paths, strict=True):
             new.replace(path)
         sync_folder(paths[0].parent)
@@ -139,15 +145,53 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(path.name + ".new")
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the names of the files in `folder` are on the disk. Windows does not offer this."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_file(descriptor: int) -> None:
+    """Wait until an open file is on the disk, if it offers this. Raises `OSError` if the disk is full or fails."""
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+
+
+_NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""Error numbers of a file system that lacks a function."""
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names of the files in `folder` are on the disk. Windows and some network disks do not offer this.
+
+    Raises `OSError` if the disk is full or fails.
+    """
+    if sys.platform == "win32":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno == errno.EIO or error.errno in NO_ROOM:
+            raise
+
+
+def map_file(file: IO[bytes], length: int) -> mmap.mmap | bytes:
+    """Return the first `length` bytes of an open file, mapped into memory, or read where the disk cannot map files.
+
+    Raises `OSError` if it cannot be read, `ValueError` if it is empty or shorter.
+    """
+    try:
+        return mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
+    except OSError:
+        if sys.platform != "win32":
+            # Some FUSE and network disks map a file only if writes of others need not be seen.
+            with contextlib.suppress(OSError):
+                return mmap.mmap(file.fileno(), length, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    content = file.read(length)
+    if len(content) < length:
+        raise ValueError("the file is shorter than expected")
+    return content
 
 
 def check_writable(path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._files import check_writable, save_file
+from ._user_folders import home_folder, is_writable_place, private_temporary_folder
 from .errors import PixMatcherError
 
 if TYPE_CHECKING:
@@ -22,12 +26,29 @@ def check_plot_path(path: Path) -> None:
     if path.suffix.lower() not in PLOT_FORMATS:
         raise PixMatcherError(f"{path} must end in {', '.join(PLOT_FORMATS[:-1])} or {PLOT_FORMATS[-1]}.")
     check_writable(path)
+    _find_folder_for_matplotlib()
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
         raise PixMatcherError(
             "The picture needs matplotlib: install it with `pip install 'pixmatcher[plots]'`."
         ) from None
+
+
+def _find_folder_for_matplotlib() -> None:
+    """Name a folder for the settings and the list of fonts of matplotlib, if it could not write to the usual ones.
+
+    It would write a warning, and search for fonts in every process.
+    """
+    if os.environ.get("MPLCONFIGDIR") or sys.platform in ("win32", "darwin"):
+        return
+    home = home_folder()
+    for variable, name in (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache")):
+        base = os.environ.get(variable) or (home and home / name)
+        if not base or not is_writable_place(Path(base, "matplotlib")):
+            with contextlib.suppress(PixMatcherError):
+                os.environ["MPLCONFIGDIR"] = str(private_temporary_folder() / "matplotlib")
+            return
 
 
 def save_figure(figure: Figure, path: Path) -> None:

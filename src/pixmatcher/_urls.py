@@ -32,6 +32,18 @@ def is_file_url(text: str) -> bool:
     return _FILE.match(text) is not None
 
 
+def file_url(path: str | os.PathLike[str]) -> str:
+    """Return the URL of a file (RFC 8089), which consists of ASCII characters also if the path is not valid Unicode.
+
+    A relative path is below the current folder. `path_of_file_url` returns the path again. Raises `UnicodeEncodeError`
+    if no bytes have this path.
+    """
+    from urllib.parse import quote  # most names need no URL
+
+    slashes = os.path.abspath(path).replace(os.sep, "/")
+    return "file://" + ("" if slashes.startswith("/") else "/") + quote(os.fsencode(slashes), safe="/:!$&'()*+,;=@~")
+
+
 def path_of_file_url(url: str) -> str:
     """Return the path in a URL of a file, %XX decoded; bytes that are not UTF-8 as `os.fsdecode` returns them.
 

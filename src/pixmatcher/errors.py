@@ -18,14 +18,17 @@ class InvalidImageError(PixMatcherError):
     """The given bytes are not an image that can be used.
 
     `reason` is a short fixed phrase, so that failures can be counted by reason; `detail` says more about this one.
+    `decoder` is the package whose decoder is made for the format of the image, such as "pillow"; empty if the format is
+    not known.
     """
 
     exit_code = 1
 
-    def __init__(self, reason: str, detail: str = "", *, message: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", *, message: str = "", decoder: str = "") -> None:
         super().__init__(message or (f"{reason}: {detail}" if detail else reason))
         self.reason = reason
         self.detail = detail
+        self.decoder = decoder
 
 
 class QueryError(PixMatcherError):

@@ -98,3 +98,21 @@ class Entry:
     urls: tuple[str, ...] = ()
     rotation: int = 0
     details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FolderNotes:
+    """What a collection keeps of a folder source from one run to the next. Paths are relative to the folder."""
+
+    exclude: tuple[str, ...] = ()
+    """Patterns in the syntax of .gitignore of files and folders that are left out."""
+    hidden: bool = False
+    """Whether files and folders are listed whose names begin with a dot."""
+    forgotten: tuple[str, ...] = ()
+    """Folders and files below it that were removed from the collection, and stay removed."""
+    mounts: tuple[str, ...] = ()
+    """Folders below it that were mount points of other disks."""
+    passed_over: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """How many files the last run passed over: kind -> extension -> number."""
+    judged: bytes = field(default=b"", repr=False)
+    """Which files with unknown names are images; see `sources._judged`."""

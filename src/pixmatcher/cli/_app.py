@@ -127,6 +127,7 @@ def _with_error_messages(function: Callable[_P, None]) -> Callable[_P, None]:
             function(*args, **kwargs)
             sys.stdout.flush()
         except PixMatcherError as error:
+            _fail_without_current_folder(error)
             fail(str(error), error.exit_code)
         except BrokenPipeError:
             _discard_output()
@@ -135,10 +136,24 @@ def _with_error_messages(function: Callable[_P, None]) -> Callable[_P, None]:
         except MemoryError:
             fail("there is not enough memory: close other programs and run the same command again.", 1)
         except OSError as error:
+            _fail_without_current_folder(error)
             _discard_output()
             fail(f"the operating system reports: {error}. Fix the problem and run the same command again.", 1)
 
     return guarded
+
+
+def _fail_without_current_folder(error: BaseException | None) -> None:
+    """End the process with the message for a deleted current folder, if that is why the error was raised."""
+    try:
+        os.getcwd()
+        return
+    except FileNotFoundError:
+        pass
+    while error is not None:
+        if isinstance(error, FileNotFoundError):
+            fail("The current folder does not exist any more: change to another one with cd.", 2)
+        error = error.__cause__ or error.__context__
 
 
 def _with_verbose_option(function: Callable[..., None]) -> Callable[..., None]:

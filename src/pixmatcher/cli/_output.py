@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shlex
 import shutil
@@ -12,12 +14,14 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._text import printable
+from .._text import as_unicode, printable
 
 if TYPE_CHECKING:
-    from ..collection import Failure
+    from ..collection import Failure, Item
     from ..searching import SearchResult
 
+_MOST_INCOMPLETE = 5
+"""Incomplete images that are named."""
 _MOST_NAME_CHARACTERS = 20
 """A longer name has a line for itself."""
 _LEAST_WIDTH = 40
@@ -39,11 +43,29 @@ def print_next_commands(*commands: Sequence[str], title: str = "Type next:") -> 
     """Print commands of PixMatcher, each a list of arguments, for the user to type next."""
     print(f"\n{title}")
     for arguments in commands:
-        print(f"  {program_name()} {' '.join(map(_quote, arguments))}")
+        print(f"  {command_line(arguments)}")
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Return a command of PixMatcher, a list of arguments, as it is typed."""
+    return f"{program_name()} {' '.join(map(_quote, arguments))}"
 
 
 def _quote(argument: str) -> str:
     return f'"{argument}"' if argument.replace(" ", "").isalnum() and " " in argument else shlex.quote(argument)
+
+
+def print_json(value: object) -> None:
+    """Print a value as one line of JSON that is valid Unicode, at once."""
+    print(json.dumps(_in_unicode(value)), flush=True)
+
+
+def _in_unicode(value: object) -> object:
+    if isinstance(value, str):
+        return as_unicode(value)
+    if isinstance(value, Mapping):
+        return {as_unicode(str(name)): _in_unicode(part) for name, part in value.items()}
+    return [*map(_in_unicode, value)] if isinstance(value, (list, tuple)) else value
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
@@ -105,6 +127,71 @@ def print_failures(failures: Sequence[Failure]) -> None:
     for failure in failures:
         detail = f" ({failure.detail})" if failure.detail else ""
         print(printable(f"    {failure.uri}: {failure.reason}{detail}"))
+
+
+def print_incomplete(items: Sequence[Item]) -> None:
+    """Print how many images lack the end of their file, and the first of them with what is missing at most."""
+    if not items:
+        return
+    shown = [f"{item.uri} ({_missing_text(item.missing or 0.0)})" for item in items[:_MOST_INCOMPLETE]]
+    more = f" and {len(items) - len(shown):,} more" if len(items) > len(shown) else ""
+    lack = (
+        "1 image lacks the end of its file" if len(items) == 1 else f"{len(items):,} images lack the end of their files"
+    )
+    print(printable(f"{lack}: {', '.join(shown)}{more}"))
+
+
+def _missing_text(share: float) -> str:
+    """Return the share of a picture that can be missing as text."""
+    lost = f"at most {math.ceil(100 * share)}%" if share else "nothing"
+    return f"{lost} of the picture is missing"
+
+
+_KINDS = {
+    "video": ("video", "videos"),
+    "audio": ("audio file", "audio files"),
+    "document": ("document", "documents"),
+    "archive": ("archive", "archives"),
+    "image": ("image of a format that is not supported", "images of formats that are not supported"),
+    "other": ("other file", "other files"),
+    "hidden": ("hidden file or folder", "hidden files or folders"),
+    "excluded": ("excluded file or folder", "excluded files or folders"),
+}
+"""One and several files of each kind that an index run passes over."""
+LEFT_OUT = ("hidden", "excluded")
+"""The kinds that are left out by options, whatever they are."""
+_MOST_EXTENSIONS_SHOWN = 12
+
+
+def print_passed_over(counts: Mapping[str, Mapping[str, int]], collection: Path) -> None:
+    """Print on standard error how many files were passed over: kind -> extension -> number."""
+    found = [counted(sum(counts[kind].values()), *names) for kind, names in _KINDS.items() if kind in counts]
+    if found:
+        command = f"pixmatcher info -c {shlex.quote(shorter_path(str(collection)))}"
+        print(printable(f"Passed over: {', '.join(found)}. `{command}` shows more."), file=sys.stderr)
+
+
+def extensions_text(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return how many files have each extension, the most frequent first, from kind -> extension -> number."""
+    total: Counter[str] = Counter()
+    for by_extension in counts.values():
+        for extension, number in by_extension.items():
+            total[extension or "without extension"] += number
+    shown = sorted(total.items(), key=lambda item: (-item[1], item[0]))[:_MOST_EXTENSIONS_SHOWN]
+    found = [f"{number:,} {extension}" for extension, number in shown]
+    if rest := total.total() - sum(number for _, number in shown):
+        found.append(counted(rest, "other"))
+    return ", ".join(found)
+
+
+def left_out_text(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return how many files and folders options leave out, from kind -> extension -> number."""
+    return ", ".join(counted(sum(counts[kind].values()), *_KINDS[kind]) for kind in LEFT_OUT if kind in counts)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with the word for one or for many, by default the word with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def print_note(note: str) -> None:

@@ -89,7 +89,7 @@ class _ProgressLines:
         if counts and progress.unit != "bytes":
             counts += f" {progress.unit}"
         parts = (counts, _percent_text(progress), self._left(progress, now))
-        with contextlib.suppress(OSError):  # the work goes on if nobody reads this
+        with contextlib.suppress(OSError):  # the work goes on, also if nobody reads it
             print(f"{printable(progress.stage)}: {', '.join(filter(None, parts))}", file=sys.stderr, flush=True)
 
     def _left(self, progress: Progress, now: float) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,19 @@ from ..errors import QueryError
 from ._app import MAINTENANCE, command
 from ._opening import open_folder_collection, runtime_of
 from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
-from ._output import print_failures, print_note, print_pairs, print_saved
+from ._output import (
+    LEFT_OUT,
+    counted,
+    extensions_text,
+    left_out_text,
+    print_failures,
+    print_incomplete,
+    print_json,
+    print_note,
+    print_pairs,
+    print_saved,
+    shorter_path,
+)
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
@@ -24,16 +37,33 @@ if TYPE_CHECKING:
 
 
 @command("info", example="pixmatcher info -c ~/Pictures", panel=MAINTENANCE)
-def info_command(collection: CollectionOption = None) -> None:
+def info_command(
+    collection: CollectionOption = None,
+    passed_over: Annotated[
+        bool,
+        typer.Option(
+            "--passed-over",
+            help="Instead, list the files in its folders that are passed over, each with its kind.",
+        ),
+    ] = False,
+) -> None:
     """Show what is in a collection, and which images could not be indexed."""
+    from ..indexing import add_counts, list_passed_over
+
     with open_folder_collection(collection) as opened:
+        if passed_over:
+            for kind, path in list_passed_over(opened):
+                print(f"{kind:<8}  {printable(path)}")
+            return
         formats = opened.format_counts()
         failures = opened.failures()
+        incomplete = opened.incomplete()
         pairs = [
             ("collection", str(opened.path)),
             ("sources", ", ".join(opened.sources()) or "none yet"),
             ("images", f"{len(opened):,}"),
             ("failed", f"{len(failures):,}"),
+            *([("incomplete", f"{len(incomplete):,}")] if incomplete else []),
             ("formats", ", ".join(f"{name} {count:,}" for name, count in formats.items()) or "none"),
             ("labels", f"{len(opened.label_counts()):,}"),
             ("encoders", ", ".join(f"{e.name} ({e.fingerprint or 'unknown version'})" for e in opened.encoders)),
@@ -41,11 +71,24 @@ def info_command(collection: CollectionOption = None) -> None:
             ("index", ", ".join(_index_text(opened, name) for name in opened.spaces)),
             ("on disk", f"{opened.size_on_disk() / 1e6:.1f} MB"),
         ]
+        notes = {spec: opened.folder_notes(spec) for spec in opened.sources()}
+        if counts := add_counts(each.passed_over for each in notes.values()):
+            files = extensions_text({kind: found for kind, found in counts.items() if kind not in LEFT_OUT})
+            listed = ", ".join(text for text in (files, left_out_text(counts)) if text)
+            pairs.append(("passed over", f"{listed}; add --passed-over to list them"))
+        for spec, each in notes.items():
+            options = [f"--exclude {shlex.quote(pattern)}" for pattern in each.exclude]
+            options += ["--hidden"] if each.hidden else []
+            if options:
+                pairs.append(("options", f"{' '.join(options)} for {spec}"))
+            if each.forgotten:
+                pairs.append(("forgotten", f"{', '.join(each.forgotten)} in {spec}"))
         if unfinished := opened.unfinished_encoders():
             names = ", ".join(record.name for record in unfinished)
             command = command_to_upgrade(opened.path)
             pairs.append(("upgrade", f"to {names}, not finished: run `{command}` again"))
     print_pairs(pairs)
+    print_incomplete(incomplete)
     print_failures(failures)
 
 
@@ -85,15 +128,46 @@ def verify_command(
     print(f"Undamaged: {count:,} images, with their embeddings and indexes.")
 
 
+_ASK_FROM = 1000
+"""`forget` asks before it removes this many images or more."""
+
+
 @command("forget", example="pixmatcher forget ~/Pictures/old", panel=MAINTENANCE)
 def forget_command(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The source, as `pixmatcher info` shows it.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A source, as `pixmatcher info` shows it; or a folder or file in a folder that is a source.",
+        ),
+    ],
     collection: CollectionOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before thousands of images are removed.")] = False,
 ) -> None:
-    """Remove a source and its images from a collection. The image files are not deleted."""
+    """Remove a source, or a part of a folder, and its images from a collection. The image files are not deleted.
+
+    A part of a folder stays forgotten until you index it by its own name.
+    """
     with open_folder_collection(collection) as opened:
+        count = opened.count_to_forget(source)
+        if count >= _ASK_FROM and not yes:
+            what = f"{count:,} images of {printable(source)}"
+            if sys.stdin is None or not sys.stdin.isatty():
+                raise QueryError(f"This would remove {what} from the collection: add --yes to do it.")
+            question = f"Remove {what} from the collection? The files are not deleted. [y/N] "
+            print(question, end="", file=sys.stderr, flush=True)
+            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                print_note("Nothing was removed.")
+                return
         removed = opened.forget(source)
-    print(f"{removed:,} images of {printable(source)} removed from the collection.")
+        sources, path = opened.sources(), shorter_path(str(opened.path))
+        forgotten = {os.path.join(spec, p) for spec in sources for p in opened.folder_notes(spec).forgotten}
+    print(f"{counted(removed, 'image')} of {printable(source)} removed from the collection.")
+    if places := {os.path.abspath(source), os.path.realpath(source)} & forgotten:
+        place = places.pop()
+        folder = os.path.dirname(place) if os.path.isfile(place) else place
+        until = f", until you run `pixmatcher index {shlex.quote(shorter_path(folder))} -c {shlex.quote(path)}`"
+        print_note(f"Later runs leave it out{until if folder not in sources else ''}.")
 
 
 @command("tune", example="pixmatcher tune --recall 0.99", panel=MAINTENANCE)
@@ -147,7 +221,7 @@ def tune_command(
                 for name in ([space] if space else opened.spaces)
             ]
     if as_json:
-        print(json.dumps([tuning.as_json() for tuning in tunings]))
+        print_json([tuning.as_json() for tuning in tunings])
     else:
         for tuning in tunings:
             _print_tuning(tuning)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .._user_folders import home_folder
 from ._app import INDEX, command
 from ._output import print_hits, print_next_commands, program_name, shorter_path
 from ._progress import ProgressBars
@@ -48,9 +49,9 @@ def demo_command(
 
 
 def _print_commands_for_own_images() -> None:
-    pictures = Path.home() / "Pictures"
-    if pictures.is_dir():
-        folder = str(pictures)
+    home = home_folder()
+    if home is not None and (home / "Pictures").is_dir():
+        folder = str(home / "Pictures")
         print_next_commands(
             ("index", folder), ("search", "a dog on the beach", "-c", folder), title="To search your own images:"
         )

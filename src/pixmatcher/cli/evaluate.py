@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +21,7 @@ from ._options import (
     PrivateHostsOption,
     SpaceOption,
 )
-from ._output import print_columns, print_failures, print_saved
+from ._output import print_columns, print_failures, print_json, print_saved
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def evaluate_command(
             )
     if as_json:
         answer = evaluation.as_json() if evaluation else {}
-        print(json.dumps(answer | ({"captions": captioned.as_json()} if captioned else {})))
+        print_json(answer | ({"captions": captioned.as_json()} if captioned else {}))
     else:
         _print_evaluation(evaluation, captioned)
     if evaluation is not None and per_category is not None:

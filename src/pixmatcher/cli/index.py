@@ -19,7 +19,15 @@ from ._options import (
     WeightsOption,
     pixels_of,
 )
-from ._output import print_failures
+from ._output import (
+    LEFT_OUT,
+    command_line,
+    counted,
+    extensions_text,
+    print_failures,
+    print_incomplete,
+    print_passed_over,
+)
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
@@ -55,6 +63,23 @@ def index_command(
     retry_failed: Annotated[
         bool, typer.Option(help="Try again the images that failed before, also if they have not changed.")
     ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="For folders: leave out what matches a pattern in the syntax of .gitignore; repeat the option for "
+            "several patterns. They are kept for later runs until you give others; --exclude '' removes them.",
+            show_default=False,
+        ),
+    ] = None,
+    hidden: Annotated[
+        bool | None,
+        typer.Option(
+            "--hidden/--no-hidden",
+            help="For folders: also index files and folders whose names begin with a dot. It is kept for later runs.",
+            show_default=False,
+        ),
+    ] = None,
     categories: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="For saved embeddings: a file with the label of each row (.npy or JSON)."),
@@ -99,9 +124,16 @@ def index_command(
             retry_failed=retry_failed,
             thumbnails=thumbnails,
             allow_private=allow_private_hosts,
+            exclude=exclude,
+            hidden=hidden,
             progress=bars.callback,
         )
     print_report(report)
+    if report.remembered:
+        again = ["index", *(sources or ()), *(("-c", collection) if collection else ()), "--retry-failed"]
+        count = f"{report.remembered:,} failed image" + ("s were" if report.remembered > 1 else " was")
+        print(f"{count} not tried again, because nothing has changed. To try: {printable(command_line(again))}")
+    print_passed_over(report.passed_over, report.collection)
     if report.failures:
         raise typer.Exit(1)
 
@@ -138,5 +170,17 @@ def print_report(report: IndexReport) -> None:
         (len(report.failures), "failed"),
     ]
     print(f"{report.total:,} images in {printable(str(report.collection))}, {report.seconds:.1f} s")
-    print(", ".join(f"{count:,} {what}" for count, what in counts if count) or "nothing to index")
+    print(", ".join(f"{count:,} {what}" for count, what in counts if count) or _nothing_to_index(report))
+    print_incomplete(report.incomplete)
+    for note in report.notes:
+        print(f"Note: {printable(note)}")
     print_failures(report.failures)
+
+
+def _nothing_to_index(report: IndexReport) -> str:
+    """Return what to say of a run that found no image: which other files there are."""
+    files = {kind: counts for kind, counts in report.passed_over.items() if kind not in LEFT_OUT}
+    number = sum(map(sum, (counts.values() for counts in files.values())))
+    if report.total or not number:
+        return "nothing to index"
+    return f"no images among {counted(number, 'file')}: {extensions_text(files)}"

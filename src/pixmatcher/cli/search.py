@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +24,7 @@ from ._options import (
     PrivateHostsOption,
     SpaceOption,
 )
-from ._output import print_hits, print_note, print_ranking, print_saved, shorter_path
+from ._output import print_hits, print_json, print_note, print_ranking, print_saved, shorter_path
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def search_command(
             tune = f"pixmatcher tune -c {shlex.quote(str(opened.path))}"
             print_note(f"The space {result.space} has no index yet, so all embeddings were compared: run `{tune}`.")
         if as_json:
-            print(json.dumps(result.as_json()))
+            print_json(result.as_json())
         else:
             print_hits(result, names)
         if save_grid is not None:
@@ -146,7 +145,7 @@ def _answer_batch(
     with open_store(collection) as opened, _open_lines(batch) as lines:
         check_filter(opened, item_filter)
         for answered in answer(opened, lines):
-            print(json.dumps(answered), flush=True)
+            print_json(answered)
             failed |= "error" in answered
     if failed:
         raise typer.Exit(1)
@@ -188,7 +187,7 @@ def categories_command(
             result = classify(opened, query, k=k, space=space, runtime=runtime_of(backend, device, offline, bars))
     print_note(result.note)
     if as_json:
-        print(json.dumps(result.as_json()))
+        print_json(result.as_json())
         return
     print(f"{printable(result.query)}  ({result.space}, {result.took_ms:.0f} ms)")
     rows = [("rank", "score", "category", "nearest example")]

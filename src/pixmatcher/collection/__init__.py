@@ -12,7 +12,7 @@ from ._spaces import query_vector, space_named
 from .collection import Collection
 from .filters import Filter
 from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
-from .stores import Comparison, PendingWork, Store, WritableStore, open_collection, open_named_store
+from .stores import Comparison, KeepsFolderNotes, PendingWork, Store, WritableStore, open_collection, open_named_store
 
 if TYPE_CHECKING:
     from ._comparison import ComparisonResult, SourceComparison, StoredItems
@@ -41,6 +41,7 @@ __all__ = [
     "Hit",
     "Item",
     "ItemSummary",
+    "KeepsFolderNotes",
     "Neighbour",
     "PendingWork",
     "Problem",

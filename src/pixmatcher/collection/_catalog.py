@@ -12,13 +12,14 @@ from datetime import datetime, timezone
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .._urls import is_url
 from ..errors import CollectionError, CollectionUpgradedError
-from ..records import Calibration, QueryKind
+from ..records import Calibration, FolderNotes, QueryKind
 from ._database import Database
 from ._migrations import readable_columns
 from .items import Changes, CollectionState, Failure, Item
@@ -195,6 +196,13 @@ class Catalog(Database):
         found = self.query(f"SELECT {self._columns} FROM items WHERE uri = ?", self.stored_uri(uri))
         return self._item_of_row(found[0]) if found else None
 
+    def incomplete_items(self) -> list[Item]:
+        """Return the items of files whose end is missing, in the order of their ids."""
+        if "NULL AS missing" in self._columns:
+            return []
+        found = self.query(f"SELECT {self._columns} FROM items WHERE missing IS NOT NULL ORDER BY id")
+        return [*map(self._item_of_row, found)]
+
     def rows_of(self, ids: Sequence[int]) -> dict[int, int]:
         """Return the row of each of these ids that exists."""
         listed = json.dumps([int(item_id) for item_id in ids])
@@ -225,6 +233,15 @@ class Catalog(Database):
         )
         return {content_hash for (content_hash,) in found}
 
+    def needed_contents(self, content_hashes: Sequence[str]) -> set[str]:
+        """Return those of these content hashes that an item has, or an image of an unfinished upgrade."""
+        found = self.query(
+            "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM items WHERE content_hash = value) "
+            "OR EXISTS (SELECT 1 FROM reencoded WHERE content_hash = value)",
+            json.dumps(content_hashes),
+        )
+        return {content_hash for (content_hash,) in found}
+
     def put_items(
         self, items: Sequence[Item], first_row: int, checksums: Sequence[int], source_id: int | None
     ) -> list[int]:
@@ -242,7 +259,7 @@ class Catalog(Database):
             "ON CONFLICT (uri) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version, "
             "bytes = excluded.bytes, width = excluded.width, height = excluded.height, format = excluded.format, "
             "label = excluded.label, caption = excluded.caption, modified = excluded.modified, "
-            "taken = excluded.taken, details = excluded.details, row = excluded.row, "
+            "taken = excluded.taken, missing = excluded.missing, details = excluded.details, row = excluded.row, "
             "checksum = excluded.checksum, source_id = excluded.source_id",
             rows,
         )
@@ -313,6 +330,25 @@ class Catalog(Database):
             spec if isinstance(spec, str) and _KIND.match(spec) else self.shown_uri(spec): source_id
             for source_id, spec in found
         }
+
+    def folder_notes(self, spec: str) -> FolderNotes:
+        """Return the notes of a folder source; empty ones if it is new."""
+        source_id = self.sources().get(spec)
+        columns = readable_columns(self.connection, "sources", ("notes", "judged"))
+        found = self.query(f"SELECT {columns} FROM sources WHERE id = ?", source_id)
+        if not found or found[0][0] is None:
+            return FolderNotes()
+        values: dict[str, Any] = json.loads(found[0][0])
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return FolderNotes(**{**values, **lists}, judged=found[0][1] or b"")
+
+    def put_folder_notes(self, spec: str, notes: FolderNotes) -> None:
+        """Store the notes of a folder source."""
+        values = {field.name: getattr(notes, field.name) for field in fields(notes)}
+        judged = values.pop("judged")
+        self.connection.execute(
+            "UPDATE sources SET notes = ?, judged = ? WHERE id = ?", (json.dumps(values), judged, self.source_id(spec))
+        )
 
     def put_failures(self, failures: Iterable[Failure], source_id: int) -> None:
         """Store failures of a source, or replace those of the same uri."""

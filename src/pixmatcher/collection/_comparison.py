@@ -28,12 +28,14 @@ class ComparisonResult:
     """What a comparison found.
 
     Counts of the entries whose item is `unchanged`, of those whose item received a new label, caption or details
-    (`updated`), and of those that are `pending`: their image must be read.
+    (`updated`), of those that are `pending`: their image must be read, and of those whose image failed before and is
+    not tried again (`remembered`).
     """
 
     unchanged: int
     updated: int
     pending: int
+    remembered: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,14 @@ class SourceComparison:
         """Find the entries that need work and the items that are missing, and update the labels of the other items.
 
         Items at or below one of `unknown_paths`, and those of `unknown_sources`, are not missing: their files could not
-        be listed. The ids of items of other sources in `missing` are. An image that failed is pending again if its
-        version changed; or, if the formats that can be decoded decide, when `decoder_capabilities` changed; or with
+        be listed. The ids of items of other sources in `missing` are. An image that failed is pending again, unless
+        the version of its failure is the version of its entry, a space and a line of `decoder_capabilities`; and with
         `retry_failed`. Failures that do not hold any more are deleted.
         """
         sources = json.dumps([*self._ids.values()])
         listed = json.dumps([source_id for spec, source_id in self._ids.items() if spec not in unknown_sources])
         with self._catalog.writing():
-            self._find_pending(decoder_capabilities, retry_failed)
+            self._find_pending(decoder_capabilities.split("\n"), retry_failed)
             self._find_missing(listed, missing, unknown_paths)
             run = self._catalog.connection.execute
             run(
@@ -119,15 +121,16 @@ class SourceComparison:
                 "OR seen.caption IS NOT items.caption OR seen.details IS NOT items.details))"
             ).rowcount
             pending = self._catalog.number("SELECT count(*) FROM temp.pending")
-        return ComparisonResult(same - updated, updated, pending)
+            listed_entries = self._catalog.number("SELECT count(*) FROM temp.seen")
+        return ComparisonResult(same - updated, updated, pending, listed_entries - same - pending)
 
-    def _find_pending(self, decoder_capabilities: str, retry_failed: bool) -> None:
+    def _find_pending(self, capabilities: Sequence[str], retry_failed: bool) -> None:
+        places = ", ".join(["seen.version || ' ' || ?"] * len(capabilities))
         self._catalog.connection.execute(
             "CREATE TEMP TABLE pending AS SELECT seen.* FROM temp.seen LEFT JOIN items USING (uri) "
             "LEFT JOIN failures USING (uri) WHERE items.version IS NOT seen.version "
-            "AND (? OR failures.version IS NULL "
-            "OR failures.version NOT IN (seen.version, seen.version || ' ' || ?))",
-            (retry_failed, decoder_capabilities),
+            f"AND (? OR failures.version IS NULL OR failures.version NOT IN ({places}))",
+            (retry_failed, *capabilities),
         )
 
     def _find_missing(self, sources: str, missing: Sequence[int], unknown_paths: Sequence[str]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from .._files import write_error
-from .._locks import FileLock, LocksUnsupportedError
-from ..errors import CollectionError, CollectionLockedError
+from .._locks import FileLock
+from ..errors import CollectionLockedError
 
 logger = logging.getLogger("pixmatcher.collection")
 
@@ -18,21 +18,20 @@ class WriterLock(FileLock):
         """Take the lock, and wait for it with `wait`; return True.
 
         Raises `CollectionLockedError` if another process has it, unless `wait`; `CollectionError` if the file cannot be
-        opened or the disk does not support locks.
+        opened.
         """
         folder, held = self.path.parent, self.held
         try:
             locked = super().acquire(wait=wait)
-        except LocksUnsupportedError as error:
-            raise CollectionError(
-                f"The disk of {folder} does not support locks ({error.strerror})",
-                "choose another collection with -c.",
-            ) from error
         except OSError as error:
             raise write_error(folder, error) from error
         if not locked:
+            foreign = self.pid_file_of_another_host()
             raise CollectionLockedError(
-                f"{folder} is being written by {self.holder()}", "wait until it has finished, or stop it."
+                f"{folder} is being written by {self.holder()}",
+                "wait until it has finished, or stop it."
+                if foreign is None
+                else f"wait until it has finished; if it does not run any more, delete {foreign}.",
             )
         if not held:
             logger.debug("Lock %s taken", self.path)

@@ -66,11 +66,26 @@ def _add_calibrations(connection: sqlite3.Connection) -> None:
     )
 
 
+def _add_missing(connection: sqlite3.Connection) -> None:
+    """Items get `missing`: the share of the picture that can be missing, if the end of its file is."""
+    connection.execute("ALTER TABLE items ADD COLUMN missing REAL")
+
+
+def _add_folder_notes(connection: sqlite3.Connection) -> None:
+    """Sources get the fields of `FolderNotes`: `notes` is a JSON object of all but the last one, `judged`."""
+    known = _column_names(connection, "sources")
+    for column in ("notes TEXT", "judged BLOB"):
+        if column.split()[0] not in known:
+            connection.execute(f"ALTER TABLE sources ADD COLUMN {column}")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _create_tables,
     _add_details,
     _add_editions,
     _add_calibrations,
+    _add_missing,
+    _add_folder_notes,
 )
 """The migration to version 1, to version 2, and so on."""
 

@@ -8,6 +8,9 @@ import stat
 from pathlib import Path
 
 from .._files import remove
+from .._locks import PID_ENDING
+from .._urls import is_file_url, path_of_file_url
+from ..errors import QueryError
 
 FOLDER_NAME = ".pixmatcher"
 MANIFEST_NAME = "collection.json"
@@ -18,6 +21,7 @@ INDEX_LOCK_NAME = "index.lock"
 MAPS_NAME = "maps"
 OWN_NAMES = frozenset(
     {MANIFEST_NAME, f"{MANIFEST_NAME}.new", LOCK_NAME, INDEX_LOCK_NAME, "vectors", "index", MAPS_NAME}
+    | {LOCK_NAME + PID_ENDING, INDEX_LOCK_NAME + PID_ENDING}
     | {CATALOG_NAME + ending for ending in ("", "-wal", "-shm", "-journal")}
     | {THUMBNAILS_NAME + ending for ending in ("", "-journal")}
 )
@@ -54,6 +58,11 @@ def size_of_files(folder: Path) -> int:
 
 def possible_specs(source: str) -> set[str]:
     """Return the specs that the catalog may have for the source that a user names; their paths are absolute."""
+    if is_file_url(source):
+        try:
+            source = path_of_file_url(source)
+        except QueryError:
+            return {source}
     kind, colon, rest = source.partition(":")
     path, mark, options = rest.partition("?")
     return {source, os.path.abspath(source), f"{kind}{colon}{os.path.abspath(path)}{mark}{options}"}

@@ -37,7 +37,7 @@ from .items import Failure, Item
 logger = logging.getLogger("pixmatcher.collection")
 
 _BLOCK = 1000
-_CHANGES = ("content_hash", "version", "bytes", "width", "height", "format", "modified", "taken")
+_CHANGES = ("content_hash", "version", "bytes", "width", "height", "format", "modified", "taken", "missing")
 """The columns of an item that change with the content of its image."""
 _VALID = (
     "(items.content_hash = reencoded.content_hash "
@@ -356,7 +356,7 @@ class Reencoding:
         columns = ", ".join(f"{name} = ?" for name in _CHANGES)
         for item_id, text in changed:
             changes = json.loads(text)
-            run(f"UPDATE items SET {columns} WHERE id = ?", (*(changes[name] for name in _CHANGES), item_id))
+            run(f"UPDATE items SET {columns} WHERE id = ?", (*(changes.get(name) for name in _CHANGES), item_id))
         run(
             "UPDATE state SET rows = ? + (SELECT coalesce(max(place) + 1, 0) FROM reencoded), "
             "generation = generation + 1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,8 +84,8 @@ class RowProperties:
         """Return the conditions of a filter in SQL, without those for labels, and their values."""
         conditions, values = list[str](), list[object]()
         for condition, value in (
-            ("coalesce(taken, modified) >= ?", filter.after and filter.after.replace(" ", "T")),
-            ("coalesce(taken, modified) < ?", filter.before and filter.before.replace(" ", "T")),
+            ("coalesce(taken, modified) >= ?", _comparable(filter.after)),
+            ("coalesce(taken, modified) < ?", _comparable(filter.before)),
             ("width >= ?", filter.min_width),
             ("height >= ?", filter.min_height),
         ):
@@ -96,3 +97,8 @@ class RowProperties:
             conditions.append(condition)
             values += places
         return conditions, values
+
+
+def _comparable(date: str | None) -> str | None:
+    """Return a date of a filter as it is compared with those of items, some of which are a day without a time."""
+    return date and re.sub("T00(:00){0,2}$", "", date.replace(" ", "T"))

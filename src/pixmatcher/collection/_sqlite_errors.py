@@ -8,8 +8,9 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from .._files import full_disk
+from .._files import failing_disk, full_disk
 from ..errors import CollectionError, CollectionLockedError, StorageError
+from ._disk import byte_locks_work, free_bytes, is_full, temporary_folder
 from ._names import start_again
 
 
@@ -24,6 +25,7 @@ class ResultCode(enum.IntEnum):
     IOERR = 10
     FULL = 13
     CANTOPEN = 14
+    PROTOCOL = 15
 
 
 _MESSAGES = {
@@ -34,6 +36,7 @@ _MESSAGES = {
     "disk I/O error": ResultCode.IOERR,
     "database or disk is full": ResultCode.FULL,
     "unable to open database file": ResultCode.CANTOPEN,
+    "locking protocol": ResultCode.PROTOCOL,
     "no such table": ResultCode.ERROR,
     "no such column": ResultCode.ERROR,
 }
@@ -63,11 +66,30 @@ def sqlite_errors_explained(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = result_code(error)
         if code in (ResultCode.FULL, ResultCode.IOERR):
-            raise StorageError(full_disk(path.parent, str(error))) from error
-        if code in (ResultCode.BUSY, ResultCode.LOCKED):
+            raise _storage_error(path.parent, code, str(error)) from error
+        if code in (ResultCode.BUSY, ResultCode.LOCKED, ResultCode.PROTOCOL):
             raise CollectionLockedError(f"{path.parent} is busy: try again in a moment.") from error
         if code is ResultCode.READONLY:
             raise StorageError(f"{path.parent} cannot be written: choose another collection with -c.") from error
         if code is ResultCode.CANTOPEN:
             raise CollectionError(f"{path} cannot be opened", "check that you may read it and its folder.") from error
         raise CollectionError(f"{path} is damaged ({error})", start_again(path.parent)) from error
+
+
+def _storage_error(folder: Path, code: ResultCode, reason: str) -> CollectionError:
+    """Return the error for a database in `folder` that could not be read or written, with its true cause."""
+    temporary, full = temporary_folder(), is_full(folder)
+    # What did not fit may be gone by now: then the disk with less room was the full one.
+    if not full and (is_full(temporary) or (code is ResultCode.FULL and free_bytes(temporary) < free_bytes(folder))):
+        return StorageError(
+            f"The folder for temporary files {temporary} is full ({reason}): make room there, or set TMPDIR to another "
+            "folder; what was stored before is kept."
+        )
+    if full or code is ResultCode.FULL:
+        return StorageError(full_disk(folder, reason))
+    if not byte_locks_work(folder):
+        return CollectionError(
+            f"The disk of {folder} does not support locks of files any more ({reason})",
+            "run the same command again; what was stored before is kept.",
+        )
+    return StorageError(failing_disk(folder, reason))

@@ -55,11 +55,19 @@ def store_items(
 
 
 def with_content_of(item: Item, original: Item | None) -> Item:
-    """Return an item with the size, format and date of another item of the same content, where its own are unknown."""
+    """Return an item with the size, format and date of another item of the same content, if its own are unknown.
+
+    The date of the other item may come from the content, and is better then than one from the name of the item.
+    """
     if original is None or item.format is not None:
         return item
     return replace(
-        item, width=original.width, height=original.height, format=original.format, taken=item.taken or original.taken
+        item,
+        width=original.width,
+        height=original.height,
+        format=original.format,
+        taken=original.taken or item.taken,
+        missing=original.missing,
     )
 
 

@@ -7,14 +7,19 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from .._files import remove
+from ._connections import BUSY_SECONDS, CREATE, READ_ONLY, READ_WRITE, WITHOUT_LOCKS
+from ._disk import byte_locks_work
 from ._sqlite_errors import sqlite_errors_explained
 
 logger = logging.getLogger("pixmatcher.collection")
+
+_BLOCK = 500
 
 
 class Thumbnails:
@@ -26,11 +31,12 @@ class Thumbnails:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._connection: sqlite3.Connection | None = None
+        self._is_constant = False
         self._lock = threading.RLock()
 
     def get(self, content_hash: str) -> bytes | None:
         """Return the thumbnail of an image, or None if none is stored."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
+        with self._lock, self._reading(), contextlib.suppress(sqlite3.Error):
             if self._open():
                 found: list[tuple[bytes]] = self._execute(
                     "SELECT jpeg FROM thumbnails WHERE content_hash = ?", content_hash
@@ -59,26 +65,26 @@ class Thumbnails:
         with self._transaction():
             self._connection.executemany("INSERT OR REPLACE INTO thumbnails VALUES (?, ?)", thumbnails.items())
 
-    def keep_those_in(self, catalog: Path) -> None:
-        """Delete the thumbnails of images that are not in the catalog, nor in an unfinished upgrade."""
+    def keep(self, needed: Callable[[Sequence[str]], set[str]]) -> None:
+        """Delete the thumbnails of all images but those whose content hashes `needed` returns, given some of them."""
         with self._lock, sqlite_errors_explained(self.path):
-            if not self._open():
+            if not self._open(write=True):
                 return
-            self._execute("ATTACH ? AS catalog", f"{catalog.as_uri()}?mode=ro")
-            try:
+            hashes = iter([content_hash for (content_hash,) in self._execute("SELECT content_hash FROM thumbnails")])
+            unneeded = list[str]()
+            while block := list(islice(hashes, _BLOCK)):
+                known = needed(block)
+                unneeded += (content_hash for content_hash in block if content_hash not in known)
+            if unneeded:
+                assert self._connection is not None
                 with self._transaction():
-                    self._execute(
-                        "DELETE FROM thumbnails WHERE NOT EXISTS "
-                        "(SELECT 1 FROM catalog.items WHERE items.content_hash = thumbnails.content_hash) "
-                        "AND NOT EXISTS (SELECT 1 FROM catalog.reencoded "
-                        "WHERE reencoded.content_hash = thumbnails.content_hash)"
+                    self._connection.executemany(
+                        "DELETE FROM thumbnails WHERE content_hash = ?", ((value,) for value in unneeded)
                     )
-            finally:
-                self._execute("DETACH catalog")
 
     def is_intact(self) -> bool:
         """Return whether the file is undamaged, or does not exist."""
-        with self._lock:
+        with self._lock, self._reading():
             try:
                 return not self._open() or self._execute("PRAGMA integrity_check") == [("ok",)]
             except sqlite3.Error:
@@ -87,8 +93,8 @@ class Thumbnails:
     def clear(self) -> None:
         """Delete the file. Raises `OSError` if that is not possible."""
         self.close()
-        for ending in ("", "-journal"):
-            remove(self.path.with_name(self.path.name + ending))
+        for path in (self.path, self._journal_path):
+            remove(path)
 
     def close(self) -> None:
         """Close the file; it is opened again when it is used."""
@@ -97,16 +103,47 @@ class Thumbnails:
                 self._connection.close()
                 self._connection = None
 
-    def _open(self, *, create: bool = False) -> bool:
-        """Connect to the file; return False if it does not exist and `create` is false."""
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Close a connection that takes the file for constant after the block, as the next one may find changes."""
+        try:
+            yield
+        finally:
+            if self._is_constant:
+                self.close()
+
+    def _open(self, *, create: bool = False, write: bool = False) -> bool:
+        """Connect to the file; return False if it does not exist and `create` is false.
+
+        Only the process with the writer lock may `create` or `write`.
+        """
+        if self._connection is not None and self._is_constant and (create or write):
+            self.close()
         if self._connection is None:
             if not create and not self.path.exists():
                 return False
-            mode = "rwc" if create else "rw" if os.access(self.path, os.W_OK) else "ro"
+            parameters = CREATE if create else READ_WRITE if os.access(self.path, os.W_OK) else READ_ONLY
+            self._is_constant = False
+            if not byte_locks_work(self.path.parent):
+                if create or write:
+                    parameters += WITHOUT_LOCKS
+                elif _has_content(self._journal_path):
+                    return False  # a writer changes the file, or was killed while it did
+                else:
+                    # Without locks, a reader that may write would undo what a writer is doing.
+                    parameters, self._is_constant = f"{READ_ONLY}&immutable=1", True
             self._connection = sqlite3.connect(
-                f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None, check_same_thread=False
+                f"{self.path.as_uri()}?{parameters}",
+                uri=True,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
             )
         return True
+
+    @property
+    def _journal_path(self) -> Path:
+        return self.path.with_name(self.path.name + "-journal")
 
     def _execute(self, sql: str, *values: object) -> list[Any]:
         """Run an SQL statement and return the rows of its result."""
@@ -124,3 +161,10 @@ class Thumbnails:
             with contextlib.suppress(sqlite3.Error):
                 self._execute("ROLLBACK")
             raise
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False

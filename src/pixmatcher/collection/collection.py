@@ -17,15 +17,16 @@ import numpy.typing as npt
 from .._files import write_error
 from .._progress import ProgressCallback
 from ..errors import CollectionError, CollectionLockedError, PixMatcherError
-from ..records import Calibration, DescribesEncoder, EncoderRecord, QueryKind, Space
+from ..records import Calibration, DescribesEncoder, EncoderRecord, FolderNotes, QueryKind, Space
 from ..vector_index.vectors import Float16
 from ._catalog import Catalog
 from ._editions import Edition, abandon_next, begin_next, current_edition, next_edition, remove_leftovers
+from ._forgetting import find_to_forget
 from ._indexes import SpaceIndexes
 from ._location import advice_without_collection, find_collection, locate_collection
 from ._lock import WriterLock
 from ._manifest import Manifest, records_of
-from ._names import CATALOG_NAME, LOCK_NAME, OWN_NAMES, THUMBNAILS_NAME, possible_specs, size_of_files, start_again
+from ._names import CATALOG_NAME, LOCK_NAME, OWN_NAMES, THUMBNAILS_NAME, size_of_files, start_again
 from ._rows import RowProperties
 from ._search import nearest_items, nearest_labelled_items
 from ._spaces import query_vector, space_named, whole_number
@@ -127,7 +128,7 @@ class Collection:
                 if self._lock.held and not self.upgraded:
                     # Thumbnails of removed items do no harm; another run can remove them.
                     with contextlib.suppress(PixMatcherError):
-                        self._thumbnails.keep_those_in(self._catalog.path)
+                        self._thumbnails.keep(self._catalog.needed_contents)
                     self.indexes.save(train=train)
             finally:
                 self._thumbnails.close()
@@ -191,6 +192,10 @@ class Collection:
     def format_counts(self) -> dict[str, int]:
         """Return the number of items of each image format, the most frequent first."""
         return self._catalog.counts("format")
+
+    def incomplete(self) -> list[Item]:
+        """Return the items of files whose end is missing; see `Item.missing`."""
+        return self._catalog.incomplete_items()
 
     # Labels
 
@@ -389,6 +394,10 @@ class Collection:
 
     def _release_locks(self) -> None:
         self.indexes.saving_lock.release()
+        if self._lock.held:
+            # What prevents reading now is reported when something is read.
+            with contextlib.suppress(PixMatcherError):
+                self._catalog.end_writing()
         self._lock.release()
 
     def add(
@@ -416,8 +425,8 @@ class Collection:
     def add_copies(self, items: Sequence[Item], *, source: str | None = None) -> list[Item]:
         """Store items with the embeddings of other items that have the same content hash.
 
-        Size, format and date taken are copied too, if an item lacks them. Return the items that were not stored,
-        because no other item has their content.
+        Size, format and date taken are copied too, if an item has no format; if the other item has no date, that of
+        the item counts. Return the items that were not stored, because no other item has their content.
         """
         for item in items:
             check_item(item)
@@ -442,18 +451,31 @@ class Collection:
     def forget(self, source: str | os.PathLike[str]) -> int:
         """Remove a source and all its items; return how many were removed. The image files are never touched.
 
-        Raises `CollectionError` if the collection has no such source.
+        `source` can also be a folder or a file below a folder that is a source. Its items are removed, and the source
+        does not list it any more until it is indexed as a source itself. Sources below it are removed. Raises
+        `CollectionError` if it is neither.
         """
-        given = os.fspath(source)
-        specs = possible_specs(given)
         with self._thread_lock:
             self.begin_writing()
-            known = [spec for spec in self._catalog.sources() if spec in specs]
-            if not known:
-                names = ", ".join(self._catalog.sources()) or "none"
-                raise CollectionError(f"{given} is not a source of {self.path}, whose sources are: {names}.")
             with self._catalog.writing():
-                return self._catalog.remove_source(known[0])
+                return find_to_forget(self._catalog, self.path, os.fspath(source)).remove(self._catalog)
+
+    def count_to_forget(self, source: str | os.PathLike[str]) -> int:
+        """Return how many items `forget` would remove. Raises `CollectionError` as it does."""
+        with self._catalog.transaction_for_reading():
+            return find_to_forget(self._catalog, self.path, os.fspath(source)).count(self._catalog)
+
+    def folder_notes(self, source: str) -> FolderNotes:
+        """Return what is kept of a folder source, by its spec, from one run to the next; empty notes if it is new."""
+        with self._catalog.transaction_for_reading():
+            return self._catalog.folder_notes(source)
+
+    def set_folder_notes(self, source: str, notes: FolderNotes) -> None:
+        """Store what is to be kept of a folder source until the next run."""
+        with self._thread_lock:
+            self.begin_writing()
+            with self._catalog.writing():
+                self._catalog.put_folder_notes(source, notes)
 
     def compare_sources(self, sources: Sequence[str]) -> SourceComparison:
         """Begin a comparison of sources, named by their specs, with the collection; an earlier comparison ends.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from datetime import datetime
 
 from .._urls import is_url, local_path
 from ..errors import CollectionError
 
-_DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d)?)?)?)?)?")
+_DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d)?)?)?)?)?", re.ASCII)
+_EARLIEST = "0001-01-01T00:00:00"
+"""What completes a date that says less, so that it can be checked."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Filter:
                 )
             object.__setattr__(self, "labels", tuple(sorted({*self.labels})))
         for date in (self.after, self.before):
-            if date is not None and not _DATE.fullmatch(date):
+            if date is not None and not _is_date(date):
                 raise CollectionError(f"{date!r} is not a date: write it like 2024, 2024-05 or 2024-05-17.")
         for size in (self.min_width, self.min_height):
             if size is not None and (type(size) is not int or size < 0):
@@ -54,3 +57,14 @@ class Filter:
     def empty(self) -> bool:
         """Whether all items pass."""
         return self == Filter()
+
+
+def _is_date(text: object) -> bool:
+    """Return whether a text is a year, month, day or time in ISO 8601 that exists."""
+    if not isinstance(text, str) or not _DATE.fullmatch(text):
+        return False
+    try:
+        datetime.fromisoformat(text + _EARLIEST[len(text) :])
+    except ValueError:
+        return False
+    return True

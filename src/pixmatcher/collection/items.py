@@ -14,8 +14,9 @@ class Item:
     `uri` is an absolute path or a URL; a relative path is relative to the folder that the collection is in. `version`
     is the source's token for this state of the file: if it changes, the file is read again. `content_hash` is the
     SHA-256 of the file's bytes in hexadecimal, with "+90" and the like if the source says that it must be rotated.
-    `bytes` is the length of the file, `width` and `height` are pixels, dates are ISO 8601. `details` are further texts
-    of the source, such as "author" and "license". The collection sets the `id` and the date `added`.
+    `bytes` is the length of the file, `width` and `height` are pixels, dates are ISO 8601. `missing` is the greatest
+    share of the picture, from 0 to 1, that can be missing, if the end of its file is, or else None. `details` are
+    further texts of the source, such as "author" and "license". The collection sets the `id` and the date `added`.
     """
 
     uri: str
@@ -29,6 +30,7 @@ class Item:
     caption: str | None = None
     modified: str | None = None
     taken: str | None = None
+    missing: float | None = None
     details: Mapping[str, str] = field(default_factory=dict)
     added: str | None = None
     id: int = 0

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from .._plugins import STORES, load_plugin, plugin_names
 from .._progress import ProgressCallback
 from ..errors import CollectionError
-from ..records import EncoderRecord, Entry, Space
+from ..records import EncoderRecord, Entry, FolderNotes, Space
 from ._location import find_collection, locate_collection
 from .collection import Collection
 from .filters import Filter
@@ -163,6 +163,20 @@ class WritableStore(Store, Protocol):
 
     def update_indexes(self, *, progress: ProgressCallback | None = None) -> None:
         """Update what is derived from the embeddings, after all items were stored."""
+
+
+@runtime_checkable
+class KeepsFolderNotes(Protocol):
+    """What a `WritableStore` may have too: notes of folder sources, such as what they exclude.
+
+    Without it, the options of a folder hold for one run, and the files of unknown kinds are opened in every run.
+    """
+
+    def folder_notes(self, source: str) -> FolderNotes:
+        """Return the notes of a folder source, by its spec; `FolderNotes()` if there are none."""
+
+    def set_folder_notes(self, source: str, notes: FolderNotes) -> None:
+        """Store the notes of a folder source."""
 
 
 def open_collection(reference: str | os.PathLike[str] | None = None) -> Store:

@@ -8,24 +8,45 @@ models/.NAME.making   an unfinished folder; the process that makes it holds mode
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-import platformdirs
-
 from .._files import explain_disk_errors, sha256_of
-from ..errors import EncoderError
+from .._user_folders import expanded, user_cache_folder
+from ..errors import NO_ROOM, EncoderError, PixMatcherError
 from ._folders import delete_folder, locked_folder, put_folder
 from ._names import INSTALL, KNOWN
 from .onnx.card import Card, read_card
 
 
 def cache_folder() -> Path:
-    """Return the folder of the cache: `PIXMATCHER_CACHE`, or `pixmatcher` in the user's cache folder."""
+    """Return the folder of the cache: `PIXMATCHER_CACHE`, or `pixmatcher` in the user's cache folder.
+
+    Raises `PixMatcherError` if the user has no home folder for it.
+    """
     given = os.environ.get("PIXMATCHER_CACHE")
-    return Path(given).expanduser() if given else platformdirs.user_cache_path("pixmatcher")
+    return expanded(given) if given else user_cache_folder()
+
+
+def check_cache_writable() -> None:
+    """Create the folder of the cache. Raises `PixMatcherError` if that is impossible, or it cannot be written."""
+    folder = cache_folder()
+    reason = os.strerror(errno.EACCES)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            return  # the download explains that
+        reason = error.strerror or str(error)
+    raise PixMatcherError(
+        f"{folder}, the folder for downloaded and exported encoders, cannot be written ({reason}): set "
+        "PIXMATCHER_CACHE to a folder that you may write."
+    )
 
 
 def model_folder(name: str) -> Path:
@@ -73,7 +94,10 @@ def cached_models() -> list[CachedModel]:
 
     Raises `PixMatcherError` if the cache cannot be read.
     """
-    folder = cache_folder() / "models"
+    try:
+        folder = cache_folder() / "models"
+    except PixMatcherError:
+        return []  # there is no place for a cache
     found = []
     with explain_disk_errors(folder):
         entries = sorted(folder.iterdir()) if folder.is_dir() else []

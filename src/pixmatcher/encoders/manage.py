@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._progress import Progress
+from .._user_folders import expanded
 from ..errors import EncoderError
 from ..records import EncoderRecord
-from ._cache import CachedModel, cached_models, damaged_files, link_model, model_folder, torch_missing_message
+from ._cache import (
+    CachedModel,
+    cached_models,
+    check_cache_writable,
+    damaged_files,
+    link_model,
+    model_folder,
+    torch_missing_message,
+)
 from ._names import INT8, KNOWN, TORCH_KINDS, reference_of, torch_installed
 from ._registry import DEFAULT_ENCODER, describe_encoder, full_name, plugin_encoder_names
 from ._runtime import Runtime
@@ -103,6 +112,7 @@ def pull_model(name: str, *, weights: Path | None = None, runtime: Runtime | Non
     from_hub = kind == "hf" or (repo is not None and weights is None and not torch_installed())
     if weights is None and (runtime.offline or not from_hub) and is_intact(folder):
         return folder
+    check_cache_writable()
     if from_hub:
         if weights is not None:
             raise EncoderError(f"{name} consists of ONNX files: put them into a folder and name it as onnx:FOLDER.")
@@ -158,14 +168,18 @@ def export_model(
         raise EncoderError("Only an encoder in 8 bits is calibrated: add --int8, or leave out --calibrate.")
     if weights is not None and kind not in TORCH_KINDS:
         raise EncoderError(f"{name} consists of ONNX files, which contain their weights: leave out --weights.")
-    full, target_name = model_folder(name), name + INT8 if int8 else name
+    target_name = name + INT8 if int8 else name
     if kind == "onnx" and int8:
         if to is None:
             raise EncoderError(f"Name the folder for the int8 version of {name} with --to.")
-        full, target_name = Path(rest).expanduser(), full_name(f"onnx:{to}")
+        full, target_name = expanded(rest), full_name(f"onnx:{to}")
+    else:
+        full = model_folder(name)
     target = to if to is not None else model_folder(target_name)
     if to is not None:
         _check_same_encoder(to, target_name)
+    else:
+        check_cache_writable()
     with tempfile.TemporaryDirectory(prefix="pixmatcher-") as temporary:
         if not int8:
             card = _export_fp32(name, target, weights, runtime)
@@ -235,7 +249,7 @@ def model_details(name: str) -> tuple[list[tuple[str, str]], list[str]]:
             ("state", "bundled" if bundled else PLUGIN),
         ], []
     kind, rest = reference_of(name)
-    folder = Path(rest).expanduser() if kind == "onnx" else model_folder(name)
+    folder = expanded(rest) if kind == "onnx" else model_folder(name)
     if kind != "onnx" and not folder.is_dir():
         raise EncoderError(f"{name} is not on this machine: run `pixmatcher models pull {name}`.")
     card = read_model(folder)

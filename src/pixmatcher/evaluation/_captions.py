@@ -78,11 +78,11 @@ class _CaptionRow:
 
 def _read_captions(path: Path) -> tuple[list[_CaptionRow], list[Failure]]:
     """Return the captions of a csv file, and the rows that cannot be read."""
-    remedy = "give a csv in UTF-8 with the columns image and caption"
+    remedy = "give a csv with the columns image and caption"
     captions: list[_CaptionRow] = []
     failures: list[Failure] = []
     try:
-        rows = read_rows(str(path), ",")
+        rows = read_rows(str(path), names=("image",))
         _, header = first_row(rows, str(path))
         columns = {name.strip(): position for position, name in enumerate(header)}
         if not {"image", "caption"} <= set(columns):

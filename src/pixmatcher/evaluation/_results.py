@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._files import check_writable
+from .._text import as_unicode, name_as_unicode
 from ..collection import Failure
 from ..errors import PixMatcherError
 from ..records import Space
@@ -121,8 +122,8 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         """Return the form that every face prints, without the categories: `save_categories` writes these."""
         return {
-            "collection": str(self.collection),
-            "queries": self.queries,
+            "collection": name_as_unicode(str(self.collection)),
+            "queries": name_as_unicode(self.queries),
             "k": self.k,
             "items": self.items,
             "took_s": round(self.seconds, 2),
@@ -157,8 +158,8 @@ class CaptionEvaluation:
     def as_json(self) -> dict[str, Any]:
         """Return the form that every face prints."""
         return {
-            "collection": str(self.collection),
-            "captions": self.captions,
+            "collection": name_as_unicode(str(self.collection)),
+            "captions": name_as_unicode(self.captions),
             "items": self.items,
             "took_s": round(self.seconds, 2),
             "texts": self.texts and self.texts.as_json(),
@@ -167,7 +168,10 @@ class CaptionEvaluation:
 
 
 def _failures_as_json(failures: Sequence[Failure]) -> list[dict[str, str]]:
-    return [{"uri": failure.uri, "reason": failure.reason, "detail": failure.detail} for failure in failures]
+    return [
+        {"uri": name_as_unicode(failure.uri), "reason": failure.reason, "detail": as_unicode(failure.detail)}
+        for failure in failures
+    ]
 
 
 def metric_names(k: int) -> tuple[str, str, str, str]:

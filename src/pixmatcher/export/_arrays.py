@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from .._text import name_as_unicode
 from .._version import __version__
 from ..collection import Collection
 from ..sources.embedding_card import CARD, CATEGORIES, URIS, SavedSpace
@@ -55,7 +56,7 @@ def export_arrays(collection: Collection, folder: str | os.PathLike[str], *, spa
                 file.write(block.data)
             categories.write(np.array([item.label or "" for item in items], label_type).tobytes())
             for item in items:
-                uris.write(separator + json.dumps(item.uri).encode())
+                uris.write(separator + json.dumps(name_as_unicode(item.uri)).encode())
                 separator = b",\n"
         uris.write(b"\n]\n" if rows else b"[]\n")
         described = [_card_entry(one, unit) for one, unit in zip(saved, units, strict=True)]

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from .._text import name_as_unicode
 from ..collection import Collection
 from ..errors import PixMatcherError
 from ._files import item_blocks, replaced_files, saved_spaces
@@ -27,6 +28,7 @@ _COLUMNS = {
     "content_hash": "string",
     "modified": "string",
     "taken": "string",
+    "missing": "float64",
     "added": "string",
     "details": "string",
 }
@@ -73,7 +75,7 @@ def export_parquet(collection: Collection, path: str | os.PathLike[str], *, spac
 
 
 def _plain(value: object) -> object:
-    """Return a value for a column: details as JSON, and a file name that is not valid Unicode with escapes."""
+    """Return a value for a column: details as JSON, and the path of a file that is not valid Unicode as its URL."""
     if isinstance(value, Mapping):
         return json.dumps(dict(value)) if value else None
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    return name_as_unicode(value) if isinstance(value, str) else value

@@ -12,12 +12,13 @@ from ..errors import PixMatcherError
 from ..searching import item_picture
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image
 
     from ..collection import Store
     from ..searching import SearchResult
 
 _CELL, _MARGIN, _LINE = 240, 12, 20
+_TITLE_SIZE, _TEXT_SIZE = 18, 14
 _MOST = 400
 """The most hits on one sheet: 20 x 20, a picture of 30 megapixels."""
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -45,7 +46,7 @@ def save_contact_sheet(result: SearchResult, path: Path, collection: Store | Non
 
 def draw_contact_sheet(result: SearchResult, collection: Store | None = None) -> Image.Image:
     """Return the first 400 hits of a result as one RGB picture; a last line says if there are more."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image
 
     hits = result.hits[:_MOST]
     # Many hits make about a square: a JPEG has at most 65,500 pixels a side.
@@ -56,39 +57,41 @@ def draw_contact_sheet(result: SearchResult, collection: Store | None = None) ->
     height = 3 * _MARGIN + _LINE + rows * cell_height
     more = len(result.hits) > len(hits)
     sheet = Image.new("RGB", (width, height + (_LINE + _MARGIN if more else 0)), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    title, text = ImageFont.load_default(18), ImageFont.load_default(14)
     name = result.query if isinstance(result.query, str) else " + ".join(result.query.values())
-    _write(draw, (_MARGIN, _MARGIN), name, title, _INK, width - 2 * _MARGIN)
+    _write(sheet, (_MARGIN, _MARGIN), name, _TITLE_SIZE, _INK, width - 2 * _MARGIN)
     for position, hit in enumerate(hits):
         left = _MARGIN + position % columns * (_CELL + _MARGIN)
         top = 2 * _MARGIN + _LINE + position // columns * cell_height
         picture = item_picture(hit.item, collection, _CELL)
         sheet.paste(_EMPTY, (left, top, left + _CELL, top + _CELL))
         if picture is not None:
+            picture = _enlarged(picture)
             sheet.paste(picture, (left + (_CELL - picture.width) // 2, top + (_CELL - picture.height) // 2))
         below = top + _CELL + 4
-        _write(draw, (left, below), os.path.basename(hit.item.uri), text, _INK, _CELL)
+        _write(sheet, (left, below), os.path.basename(hit.item.uri), _TEXT_SIZE, _INK, _CELL)
         line = f"{hit.rank}   {hit.score:.3f}   {hit.item.details.get('author', '')}"
-        _write(draw, (left, below + _LINE), line.rstrip(), text, _FAINT, _CELL)
+        _write(sheet, (left, below + _LINE), line.rstrip(), _TEXT_SIZE, _FAINT, _CELL)
     if more:
         line = f"These are the first {len(hits):,} of {len(result.hits):,} hits."
-        _write(draw, (_MARGIN, height), line, text, _INK, width - 2 * _MARGIN)
+        _write(sheet, (_MARGIN, height), line, _TEXT_SIZE, _INK, width - 2 * _MARGIN)
     return sheet
 
 
+def _enlarged(picture: Image.Image) -> Image.Image:
+    """Return a picture that fills a cell: a smaller one is enlarged smoothly, in its proportions."""
+    from PIL import Image
+
+    factor = _CELL / max(picture.size)
+    if factor <= 1:
+        return picture
+    width, height = (max(1, round(factor * side)) for side in picture.size)
+    return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+
+
 def _write(
-    draw: ImageDraw.ImageDraw,
-    at: tuple[int, int],
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    colour: tuple[int, int, int],
-    width: int,
+    sheet: Image.Image, at: tuple[int, int], text: str, size: int, colour: tuple[int, int, int], width: int
 ) -> None:
     """Write one line of text; one that is too long is shortened in the middle."""
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:400]
-    shown = text
-    while len(text) > 8 and draw.textlength(shown, font=font) > width:
-        text = text[: len(text) // 2 - 1] + text[len(text) // 2 + 1 :]
-        shown = f"{text[: len(text) // 2]}...{text[len(text) // 2 :]}"
-    draw.text(at, shown, font=font, fill=colour)
+    from ._text_drawing import draw_line
+
+    draw_line(sheet, at, text, size, colour, width)

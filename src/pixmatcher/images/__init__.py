@@ -7,7 +7,7 @@ what a file is, only the plugins of the supported formats read it, the size is c
 every error is raised as `InvalidImageError` with a reason that can be counted. Pillow and NumPy are imported on first
 use, so that a text query, which only needs `Recipe`, does not load them.
 
-Colour profiles are not applied: values are taken as sRGB, because the encoders were trained that way.
+Images are sRGB, because the encoders were trained that way: those with a profile of another colour space are converted.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from ._limits import DEFAULT_MAX_PIXELS
 from ._recipe import IMAGENET_RECIPE, Recipe
 
 if TYPE_CHECKING:
+    from ._dates import date_in_name
+    from ._decoders import decoder_versions
     from ._formats import ALLOWED_EXTENSIONS, has_image_content, is_allowed_extension
     from ._open import ImageSource, OpenedImage, open_image
     from ._preprocess import preprocess_image, preprocess_images
-    from ._read import open_regular_file
+    from ._read import open_regular_file, read_head
     from ._resize import fit_image, normalize_pixels
     from ._thumbnails import THUMBNAIL_SIDE, make_thumbnail
 
 # Names are imported when they are first used: a text query needs none of these modules.
 _MODULES = {
+    "_dates": ("date_in_name",),
+    "_decoders": ("decoder_versions",),
     "_formats": (
         "ALLOWED_EXTENSIONS",
         "has_image_content",
@@ -42,7 +46,7 @@ _MODULES = {
         "preprocess_image",
         "preprocess_images",
     ),
-    "_read": ("open_regular_file",),
+    "_read": ("open_regular_file", "read_head"),
     "_resize": (
         "fit_image",
         "normalize_pixels",
@@ -62,6 +66,8 @@ __all__ = [
     "ImageSource",
     "OpenedImage",
     "Recipe",
+    "date_in_name",
+    "decoder_versions",
     "fit_image",
     "has_image_content",
     "is_allowed_extension",
@@ -71,4 +77,5 @@ __all__ = [
     "open_regular_file",
     "preprocess_image",
     "preprocess_images",
+    "read_head",
 ]

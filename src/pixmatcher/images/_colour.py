@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 from ..errors import InvalidImageError
 from ._limits import check_pixels
 from ._pillow import pillow_limit_lifted
+from ._profiles import srgb_transform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -23,20 +24,48 @@ _STRIP_PIXELS = 1 << 20
 """About how many pixels of a large image are converted at once."""
 
 
-def to_rgb(image: Image.Image, min_side: int | None) -> Image.Image:
-    """Return a loaded image of any mode as RGB, shrunk as far as `min_side` allows; the same object if that is all."""
-    from PIL import Image
+USUAL_INTEGERS, USUAL_FLOATS = (255.0, 65535.0), (1.0, 255.0, 65535.0)
+"""What white may be in numbers that have no fixed range; black is 0."""
 
+_WHITE, _DARK = (255, 255, 255), (96, 96, 96)
+"""The grounds of transparent images. The grey is dark enough for white letters, and light enough for black parts."""
+
+
+def to_rgb(image: Image.Image, min_side: int | None, info: Mapping[Any, Any]) -> Image.Image:
+    """Return a loaded image of any mode as RGB, shrunk as far as `min_side` allows; the same object if that is all.
+
+    `info` are the details of the file, as `Image.info` has them: its colour profile is turned to sRGB.
+    """
     factor = shrink_factor(image.size, min_side)
+    transform = srgb_transform(image.mode, info)
+    if transform is None:
+        return _shrunk_rgb(image, factor)
+    if transform.mode == "CMYK":
+        return _in_strips(image, factor, lambda part: transform(_reduce(part, factor)))
+    rgb = _shrunk_rgb(image, factor)
+    if transform.mode == "L":
+        return _in_strips(rgb, 1, lambda part: transform(part.getchannel("R")))
+    return _in_strips(rgb, 1, transform)
+
+
+def _shrunk_rgb(image: Image.Image, factor: int) -> Image.Image:
+    """Return an image of any mode as RGB, its values as they are; the same object if there is nothing to do."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return _reduce(image, factor)
     convert = _converter(image)
+    return _in_strips(image, factor, lambda part: _reduce(convert(part), factor))
+
+
+def _in_strips(image: Image.Image, factor: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert an image by a function that makes RGB of a part of it, each side `factor` times smaller."""
+    from PIL import Image
+
     width, height = image.size
     if width * height <= _STRIP_PIXELS:
-        return _reduce(convert(image), factor)
+        return convert(image)
     rgb = Image.new("RGB", (math.ceil(width / factor), math.ceil(height / factor)))
     for left, top, strip in _strips(image, factor):
-        rgb.paste(_reduce(convert(strip), factor), (left // factor, top // factor))
+        rgb.paste(convert(strip), (left // factor, top // factor))
     return rgb
 
 
@@ -110,24 +139,82 @@ def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """Return the function that converts a loaded image, or any part of it, to RGB."""
     if image.mode.startswith("I") or image.mode == "F":
         low, high = _value_range(image)
+        key = image.info.get("transparency")  # in a PNG file of 16 bits
+        if isinstance(key, int):
+            return _over_ground(image, lambda part: _range_to_rgba(part, low, high, key))
         return lambda part: _range_to_rgb(part, low, high)
     if image.mode == "LAB":
         return _lab_converter()
     if image.has_transparency_data:
-        return _over_white
+        return _over_ground(image, _rgba)
     return lambda part: part.convert("RGB")
 
 
-def _over_white(image: Image.Image) -> Image.Image:
-    """Lay a transparent image over white."""
+def _over_ground(
+    image: Image.Image, to_rgba: Callable[[Image.Image], Image.Image]
+) -> Callable[[Image.Image], Image.Image]:
+    """Return the function that lays a transparent image, or any part of it, over a colour that suits all of it."""
+    ground = _ground(image, to_rgba)
+    return lambda part: _laid_over(to_rgba(part), ground)
+
+
+def _laid_over(rgba: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
     from PIL import Image
 
+    laid = Image.new("RGB", rgba.size, ground)
+    laid.paste(rgba, mask=rgba.getchannel("A"))
+    return laid
+
+
+def _rgba(image: Image.Image) -> Image.Image:
     if image.mode == "La":  # Pillow converts it to LA only
         image = image.convert("LA")
-    rgba = image.convert("RGBA")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(rgba, mask=rgba.getchannel("A"))
-    return white
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:  # a PNG file of 16 bits, of which 8 are left
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    return image.convert("RGBA")
+
+
+def _ground(image: Image.Image, to_rgba: Callable[[Image.Image], Image.Image]) -> tuple[int, int, int]:
+    """Return the colour that a transparent image is laid over: white, unless the picture would be lost on it.
+
+    It is chosen by up to 256 x 256 points of the image, so that all strips get the same one. A point is lost if its
+    contrast with white is below 1.25. A picture is lost if nearly all that is visible in it is. It is also lost if that
+    is most of it, such as the white letters beside a small coloured sign, and much around it is transparent; then it is
+    not a photo whose corners are. What is faint on any ground, such as a soft shadow, stays on white.
+    """
+    import numpy as np
+    from PIL.Image import Image, Resampling
+
+    size = (min(256, image.width), min(256, image.height))
+    with pillow_limit_lifted(image.width * image.height):
+        points = to_rgba(Image.resize(image, size, Resampling.NEAREST))
+    alpha = np.asarray(points.getchannel("A"), np.float32)
+    visible = float(alpha.mean()) / 255
+    if visible in (0.0, 1.0):
+        return _WHITE
+    on_white = _contrasts(points, _WHITE)
+    lost = float(alpha[on_white < 1.25].sum()) / float(alpha.sum())
+    if lost > 0.98 or (lost > 0.7 and visible < 0.75):
+        on_dark = _contrasts(points, _DARK)
+        if (alpha * on_dark).sum() > (alpha * on_white).sum():
+            return _DARK
+    return _WHITE
+
+
+def _contrasts(rgba: Image.Image, ground: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Return the contrast ratios (WCAG 2.2, from 1), (H, W), of the pixels laid over a colour with that colour."""
+    import numpy as np
+
+    value = np.arange(256) / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    shares = (linear[:, None] * (0.2126, 0.7152, 0.0722)).astype(np.float32)  # of a colour's value in the luminance
+    seen = np.asarray(_laid_over(rgba, ground))
+    luminance = sum((shares[seen[..., colour], colour] for colour in range(3)), np.float32(0.05))
+    ratio = luminance / np.float32(sum(shares[ground[colour], colour] for colour in range(3)) + 0.05)
+    contrasts: NDArray[np.float32] = np.maximum(ratio, 1 / ratio)
+    return contrasts
 
 
 def _range_to_rgb(image: Image.Image, low: float, high: float) -> Image.Image:
@@ -144,6 +231,16 @@ def _range_to_rgb(image: Image.Image, low: float, high: float) -> Image.Image:
     return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
 
 
+def _range_to_rgba(image: Image.Image, low: float, high: float, key: int) -> Image.Image:
+    """Convert grey as `_range_to_rgb` does; pixels whose value is `key` become transparent."""
+    import numpy as np
+    from PIL import Image
+
+    rgba = _range_to_rgb(image, low, high)
+    rgba.putalpha(Image.fromarray((np.asarray(image) != key).astype(np.uint8) * 255))
+    return rgba
+
+
 def _value_range(image: Image.Image) -> tuple[float, float]:
     """Return the values of a grey image that are black and white; see `open_image`."""
     if image.mode.startswith("I;16"):
@@ -153,11 +250,15 @@ def _value_range(image: Image.Image) -> tuple[float, float]:
     extremes = _finite_extremes(image)
     if not extremes:
         return 0.0, 1.0
-    low, high = min(extremes), max(extremes)
+    return range_of_numbers(min(extremes), max(extremes), USUAL_FLOATS if image.mode == "F" else USUAL_INTEGERS)
+
+
+def range_of_numbers(low: float, high: float, usual: tuple[float, ...]) -> tuple[float, float]:
+    """Return the numbers that are black and white in an image of numbers from `low` to `high`; see `open_image`."""
     if low >= 0:
-        for usual in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
-            if high <= usual:
-                return 0.0, usual
+        for white in usual:
+            if high <= white:
+                return 0.0, white
     return low, high
 
 

@@ -18,18 +18,30 @@ class ImageFormat:
 
     name: str
     module: str
+    """The module to import; a format without a `plugin` has a module of its own, which `_embedded` uses."""
     plugin: str
     extensions: tuple[str, ...]
     compressed: bool = True
+    extra: str = ""
+    """The extra of PixMatcher that installs the module."""
 
 
-JPEG = ImageFormat("JPEG", "PIL.JpegImagePlugin", "JpegImageFile", (".jpg", ".jpeg", ".jpe", ".jfif"))
+JPEG = ImageFormat(
+    "JPEG",
+    "PIL.JpegImagePlugin",
+    "JpegImageFile",
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp"),
+        *(".jpg_large", ".jpg-large", ".jpg_small", ".jpg_orig", ".jpeg_large"),  # downloads from social networks
+        *(".mpo", ".jps", ".insp", ".thm"),  # several JPEGs in one file, two in one picture, a sphere, a thumbnail
+    ),
+)
 PNG = ImageFormat("PNG", "PIL.PngImagePlugin", "PngImageFile", (".png", ".apng"))
 WEBP = ImageFormat("WEBP", "PIL.WebPImagePlugin", "WebPImageFile", (".webp",))
 GIF = ImageFormat("GIF", "PIL.GifImagePlugin", "GifImageFile", (".gif",))
 BMP = ImageFormat("BMP", "PIL.BmpImagePlugin", "BmpImageFile", (".bmp",), compressed=False)
 DIB = ImageFormat("DIB", "PIL.BmpImagePlugin", "DibImageFile", (".dib",), compressed=False)
-TIFF = ImageFormat("TIFF", "PIL.TiffImagePlugin", "TiffImageFile", (".tif", ".tiff"), compressed=False)
+TIFF = ImageFormat("TIFF", "pixmatcher.images._tiff", "TiffFile", (".tif", ".tiff"), compressed=False)
 JPEG2000 = ImageFormat(
     "JPEG2000",
     "PIL.Jpeg2KImagePlugin",
@@ -38,9 +50,26 @@ JPEG2000 = ImageFormat(
 )
 PPM = ImageFormat("PPM", "PIL.PpmImagePlugin", "PpmImageFile", (".ppm", ".pgm", ".pbm", ".pnm"), compressed=False)
 AVIF = ImageFormat("AVIF", "PIL.AvifImagePlugin", "AvifImageFile", (".avif", ".avifs"))
-HEIF = ImageFormat("HEIF", "pillow_heif", "HeifImageFile", (".heic", ".heics", ".heif", ".heifs", ".hif"))
+HEIF = ImageFormat("HEIF", "pillow_heif", "HeifImageFile", (".heic", ".heics", ".heif", ".heifs", ".hif"), extra="heif")
+JPEG_XL = ImageFormat("JXL", "pillow_jxl", "", (".jxl",), extra="jxl")
+ICO = ImageFormat("ICO", "PIL.IcoImagePlugin", "", (".ico", ".cur"))
+PSD = ImageFormat("PSD", "pixmatcher.images._psd", "PsdImageFile", (".psd", ".psb"))
+TGA = ImageFormat("TGA", "pixmatcher.images._tga", "TgaImageFile", (".tga", ".vda", ".icb", ".vst"), compressed=False)
+PCX = ImageFormat("PCX", "pixmatcher.images._pcx", "PcxImageFile", (".pcx",), compressed=False)
+DDS = ImageFormat("DDS", "pixmatcher.images._dds", "DdsImageFile", (".dds",), compressed=False)
+RAW = ImageFormat(
+    "RAW",
+    "rawpy",
+    "",
+    (
+        *(".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".dng", ".gpr", ".raf", ".orf", ".rw2"),
+        *(".rwl", ".pef", ".srw", ".3fr", ".fff", ".iiq", ".mos", ".mef", ".erf", ".kdc", ".dcr", ".mrw", ".x3f"),
+    ),
+    extra="raw",
+)
 
-FORMATS = (JPEG, PNG, WEBP, GIF, BMP, DIB, TIFF, JPEG2000, PPM, AVIF, HEIF)
+FORMATS = (JPEG, PNG, WEBP, GIF, BMP, DIB, TIFF, JPEG2000, PPM, AVIF, HEIF, JPEG_XL, ICO, PSD, TGA, PCX, DDS, RAW)
+
 
 ALLOWED_EXTENSIONS: frozenset[str] = frozenset(e for f in FORMATS for e in f.extensions)
 """Extensions, lower case with the dot, of the files worth opening; the content then decides."""
@@ -63,26 +92,44 @@ _SIGNATURES: tuple[tuple[bytes, ImageFormat], ...] = (
     (b"\x00\x00\x00\x0cjP  \r\n\x87\n", JPEG2000),
     (b"\xff\x4f\xff\x51", JPEG2000),
     (b"BM", BMP),
+    (b"\xff\x0a", JPEG_XL),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", JPEG_XL),
+    (b"8BPS\0\x01", PSD),
+    (b"8BPS\0\x02", PSD),
+    (b"DDS \x7c\0\0\0", DDS),
+    (b"FUJIFILMCCD-RAW", RAW),
+    (b"IIRO", RAW),  # Olympus
+    (b"IIRS", RAW),
+    (b"MMOR", RAW),
+    (b"IIU\0", RAW),  # Panasonic and Leica
+    (b"II\x1a\0\0\0HEAPCCDR", RAW),  # Canon until 2004
+    (b"\0MRM", RAW),  # Minolta
+    (b"FOVb", RAW),  # Sigma
 )
 _DIB_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
+_PPM_HEADER = re.compile(rb"P(?:[14]|[2356](?=(?:\s+(?:#[^\n]*\n\s*)*\d+){3}))(?:\s+(?:#[^\n]*\n\s*)*\d{1,9}){2}\s")
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 UNSUPPORTED_SIGNATURES: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"\s*<(!doctype html|html)", re.I), "not an image", "it is a web page"),
     (re.compile(rb"PK\x03\x04"), "not an image", "it is a ZIP archive"),
     (re.compile(rb"%PDF-"), "unsupported format", "PDF"),
     (re.compile(rb"%!PS"), "unsupported format", "PostScript"),
-    (re.compile(rb"8BPS"), "unsupported format", "Photoshop"),
-    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "unsupported format", "JPEG XL"),
+    (re.compile(rb"\xc5\xd0\xd3\xc6"), "unsupported format", "PostScript"),  # EPS with a preview
+    (re.compile(rb"gimp xcf "), "unsupported format", "GIMP (XCF): export it as PNG"),
     (re.compile(rb"\s*(<\?xml[^>]*>)?\s*<svg", re.I), "unsupported format", "SVG"),
 )
 """The first bytes of common files that are not supported, with the reason and the detail of the error."""
 
 
 def format_of(head: bytes) -> ImageFormat:
-    """Return the format of a file from its first bytes: 32 or more, unless the file is shorter.
+    """Return the format of a file from its first bytes: 128 or more, unless the file is shorter.
+
+    RAW files that are TIFF files by these bytes are TIFF here; `_raw.is_raw` tells them apart.
 
     Raises InvalidImageError: "not an image" or "unsupported format".
     """
+    if head[:4] in (b"II*\0", b"MM\0*") and _is_raw_head(head):
+        return RAW
     for signature, image_format in _SIGNATURES:
         if head.startswith(signature):
             return image_format
@@ -94,11 +141,19 @@ def format_of(head: bytes) -> ImageFormat:
             return AVIF
         if brands & _HEIF_BRANDS:
             return HEIF
+        if b"crx " in brands:  # Canon since 2018
+            return RAW
         raise InvalidImageError("not an image", "it is a video or another media file")
     if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
         return PPM
-    if len(head) >= 16 and int.from_bytes(head[:4], "little") in _DIB_HEADER_SIZES:
+    if _is_dib(head):
         return DIB
+    if _is_icon(head):
+        return ICO
+    if _is_pcx(head):
+        return PCX
+    if _is_tga(head):
+        return TGA
     for pattern, reason, detail in UNSUPPORTED_SIGNATURES:
         if pattern.match(head):
             raise InvalidImageError(reason, detail)
@@ -106,11 +161,120 @@ def format_of(head: bytes) -> ImageFormat:
 
 
 def has_image_content(head: bytes) -> bool:
-    """Return whether the first 512 bytes of a file of any name are those of an image that can be opened."""
+    """Return whether the first 512 bytes of a file of any name are those of an image that can be opened.
+
+    A format whose files begin with only two certain bytes must have a plausible header as well.
+    """
     try:
-        return format_of(head) is not DIB  # four bytes that other files also begin with
+        image_format = format_of(head)
     except InvalidImageError:
         return False
+    if image_format is JPEG:
+        return 0xC0 <= (head[3:4] or b"\0")[0] < 0xFF
+    if image_format is BMP:
+        return _is_dib(head[14:])
+    if image_format is PPM:
+        return _PPM_HEADER.match(head) is not None
+    if image_format is JPEG_XL:
+        return head[:2] != b"\xff\n" or _is_jpeg_xl_stream(head)
+    return True
+
+
+def _is_raw_head(head: bytes) -> bool:
+    """Return whether the head of a TIFF file has the marker of Canon (CR2) or Phase One (IIQ)."""
+    if head[8:11] == b"CR\x02":
+        return True
+    return (head[8:12], head[13:16]) == (b"IIII", b"waR") or (head[8:12], head[12:15]) == (b"MMMM", b"Raw")
+
+
+def _is_dib(head: bytes) -> bool:
+    """Return whether a file begins like the header of a BMP without its first 14 bytes."""
+    size = int.from_bytes(head[:4], "little")
+    if size not in _DIB_HEADER_SIZES or len(head) < 16:
+        return False
+    width, height, planes, bits = struct.unpack_from("<HHHH" if size == 12 else "<iiHH", head, 4)
+    return width > 0 and height != 0 and planes == 1 and bits in (1, 2, 4, 8, 16, 24, 32)
+
+
+def _is_icon(head: bytes) -> bool:
+    """Return whether a file begins like an icon or a cursor: every entry of its directory must be plausible."""
+    if head[:4] not in (b"\0\0\1\0", b"\0\0\2\0") or len(head) < 22:
+        return False
+    count = int.from_bytes(head[4:6], "little")
+    for at in range(6, min(6 + 16 * count, len(head) - 15), 16):
+        reserved, planes, bits, size, offset = struct.unpack_from("<BHHII", head, at + 3)
+        if reserved not in (0, 255) or size < 12 or offset < 6 + 16 * count:
+            return False
+        if head[2] == 1 and (planes > 1 or bits not in (0, 1, 4, 8, 16, 24, 32)):
+            return False
+    return 0 < count <= 1024
+
+
+def _is_pcx(head: bytes) -> bool:
+    """Return whether a file begins like a PCX file."""
+    if len(head) < 128 or head[0] != 10 or head[1] not in (0, 2, 3, 4, 5) or head[2] > 1 or head[64]:
+        return False
+    left, top, right, bottom = struct.unpack_from("<4H", head, 4)
+    planes, stride = head[65], int.from_bytes(head[66:68], "little")
+    bits = head[3]
+    plausible = right >= left and bottom >= top and bits in (1, 2, 4, 8) and 1 <= planes <= 4
+    return plausible and 0 <= stride * 8 - (right - left + 1) * bits < 64  # rows end at 2, 4 or 8 bytes
+
+
+def _is_tga(head: bytes) -> bool:
+    """Return whether a file begins like a TGA file, which has no signature: all fields must be plausible."""
+    if len(head) < 19 or head[1] > 1 or head[2] not in (1, 2, 3, 9, 10, 11):
+        return False
+    first, length, entry, _, _, width, height, depth, flags = struct.unpack_from("<HHBHHHHBB", head, 3)
+    if not (width and height) or flags & 0xC0:
+        return False
+    with_map = head[2] in (1, 9)
+    if with_map != (head[1] == 1):
+        return False
+    if with_map:
+        return entry in (15, 16, 24, 32) and depth == 8 and 0 < first + length <= 256
+    if (first, length, entry) not in ((0, 0, 0), (0, 0, 24), (0, 256, 24)):
+        return False
+    alpha_bits = {(2, 16): (0, 1), (2, 24): (0,), (2, 32): (0, 8), (3, 8): (0, 8), (3, 16): (0, 8)}
+    return flags & 0x0F in alpha_bits.get((head[2] & 7, depth), ())
+
+
+def _is_jpeg_xl_stream(head: bytes) -> bool:
+    """Return whether a JPEG XL codestream says a plausible size, which is all that can be seen of two certain bytes."""
+    width, height, _ = jpeg_xl_header(head[2:])
+    return len(head) > 12 and min(width, height) >= 64 and max(width, height) <= min(32_768, 8 * min(width, height))
+
+
+def jpeg_xl_header(data: bytes) -> tuple[int, int, int]:
+    """Return width, height and orientation (1 to 8) from the bytes of a JPEG XL codestream after its signature.
+
+    ISO/IEC 18181-1, SizeHeader and the begin of ImageMetadata. Width and height are those before the rotation.
+    """
+    bits, at = int.from_bytes(data[:16], "little"), 0
+
+    def take(count: int) -> int:
+        nonlocal at
+        at += count
+        return bits >> (at - count) & ((1 << count) - 1)
+
+    small = take(1)
+
+    def side() -> int:
+        return 8 * (1 + take(5)) if small else 1 + take((9, 13, 18, 30)[take(2)])
+
+    height = side()
+    ratio = take(3)
+    above, below = ((1, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio]
+    width = height * above // below if ratio else side()
+    all_default = take(1)
+    orientation = 1 + take(3) if not all_default and take(1) else 1
+    return width, height, orientation
+
+
+def has_tga_footer(file: IO[bytes]) -> bool:
+    """Return whether the file ends like a TGA file of version 2, whatever its header looks like."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 18))
+    return file.read(18) == b"TRUEVISION-XFILE.\0"
 
 
 def webp_size(head: bytes) -> tuple[int, int]:
@@ -126,50 +290,6 @@ def webp_size(head: bytes) -> tuple[int, int]:
             width, height = struct.unpack_from("<HH", head, 26)
             return width & 0x3FFF, height & 0x3FFF
     return 0, 0
-
-
-def ends_early(image_format: ImageFormat, file: IO[bytes]) -> bool:
-    """Return whether the end of the file is missing, as far as this can be seen without decoding it."""
-    try:
-        length = file.seek(0, os.SEEK_END)
-        file.seek(max(0, length - 12))
-        tail = file.read(12)
-        if image_format is JPEG:
-            return not tail.endswith(b"\xff\xd9")
-        if image_format is PNG:
-            return tail[4:8] != b"IEND"
-        if image_format is GIF:
-            return not tail.endswith(b";")
-        file.seek(0)
-        head = file.read(12)
-        if image_format is WEBP:
-            return length < 8 + int.from_bytes(head[4:8], "little")
-        if image_format is JPEG2000 and head.startswith(b"\xff\x4f"):
-            return not tail.endswith(b"\xff\xd9")
-        if image_format in (AVIF, HEIF, JPEG2000):
-            return _last_box_is_cut(file, length)
-    except (OSError, ValueError):  # the file is closed or deleted
-        return False
-    return False
-
-
-def _last_box_is_cut(file: IO[bytes], length: int) -> bool:
-    """Return whether a box of an ISO base media file claims more bytes than the file has."""
-    offset = 0
-    while offset < length:
-        file.seek(offset)
-        head = file.read(16)
-        if len(head) < 8:
-            return True
-        size = _u32(head, 0)
-        if size == 0:  # up to the end of the file
-            return False
-        if size == 1:
-            size = int.from_bytes(head[8:16], "big")
-        if size < 8:
-            return False
-        offset += size
-    return offset > length
 
 
 def _u32(data: bytes, offset: int) -> int:

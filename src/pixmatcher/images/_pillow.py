@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from contextlib import contextmanager, suppress
@@ -10,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InvalidImageError
-from ._formats import HEIF, TIFF, ImageFormat
+from ._formats import PNG, TIFF, ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,37 +19,45 @@ if TYPE_CHECKING:
     from PIL import ImageFile
 
 
+_MAX_PNG_CHUNK = 16 << 20
+"""Largest profile or text of a PNG file in bytes, decompressed."""
+
+
 def load_plugin(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
     """Return the class of Pillow that decodes a format.
 
-    Raises InvalidImageError for HEIF if `pillow_heif` is not installed.
+    Raises InvalidImageError if the format needs an extra that is not installed.
     """
     try:
         module = import_module(image_format.module)
     except ImportError as error:
-        if image_format is not HEIF:
+        if not image_format.extra:
             raise
-        detail = "HEIC needs an extra: pip install 'pixmatcher[heif]'"
+        detail = f"HEIC needs an extra: pip install 'pixmatcher[{image_format.extra}]'"
         raise InvalidImageError("unsupported format", detail) from error
     if image_format is TIFF:
         _silence_libtiff()
+    if image_format is PNG:  # Pillow refuses images with a profile above 1 MB, as those of calibrated screens are
+        cast("Any", module).MAX_TEXT_CHUNK = _MAX_PNG_CHUNK
     return cast("type[ImageFile.ImageFile]", getattr(module, image_format.plugin))
 
 
 @cache
 def _silence_libtiff() -> None:
-    """Keep libtiff from writing errors to standard error, because Pillow raises them anyway.
+    """Keep libtiff and its plugin from writing to standard error, because Pillow raises errors anyway.
 
-    If libtiff cannot be found through Pillow's library, a damaged TIFF file prints a line.
+    If libtiff cannot be found through Pillow's library, a damaged TIFF file may print a line.
     """
     import ctypes
 
     from PIL import _imaging
 
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # without any handler, Python prints errors
     with suppress(OSError, AttributeError):
-        set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
-        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
-        set_handler(None)
+        library = ctypes.CDLL(_imaging.__file__)
+        for set_handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            set_handler(None)
 
 
 _limit_lock = threading.Lock()

@@ -19,14 +19,25 @@ _READ_AT_ONCE = 16 << 20
 """Files up to this many bytes are read in one go: faster than the many small reads of the plugins."""
 
 
+_NEVER_WAITING = os.O_RDONLY
+for _name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
+    _NEVER_WAITING |= getattr(os, _name, 0)
+
+
+def read_head(path: str, count: int = 512) -> bytes:
+    """Return up to `count` first bytes of a file; b"" for anything but a regular file. Raises OSError."""
+    descriptor = os.open(path, _NEVER_WAITING)
+    try:
+        return os.read(descriptor, count) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def open_regular_file(path: str) -> Iterator[IO[bytes]]:
     """Open a file for reading without ever waiting for it. Raises InvalidImageError, for a fifo or a device as well."""
-    flags = os.O_RDONLY
-    for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
-        flags |= getattr(os, name, 0)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, _NEVER_WAITING)
     except OSError as error:
         raise InvalidImageError(*_open_failure(path, error)) from error
     except ValueError as error:  # a null character in the name

@@ -2,13 +2,14 @@
 
 The stages are modules: `_target` (the collection that is written), `_compare`, `reading`, `_encode`, `_store`,
 `_report`; `_stages` connects those between reading and storing. `_pipeline` runs them for `index`, `_upgrade` for
-`upgrade`.
+`upgrade`. `_folders` has what is remembered of folder sources from one run to the next.
 
 May import `images`, `net`, `encoders`, `sources` and `collection`.
 """
 
+from ._folders import add_counts, list_passed_over
 from ._pipeline import AnySource, index
 from ._report import IndexReport
 from ._upgrade import UpgradeReport, upgrade
 
-__all__ = ["AnySource", "IndexReport", "UpgradeReport", "index", "upgrade"]
+__all__ = ["AnySource", "IndexReport", "UpgradeReport", "add_counts", "index", "list_passed_over", "upgrade"]

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from ..collection import Comparison, ComparisonResult, Failure, WritableStore
 from ..errors import SourceError
 from ..sources import Entry, Source, Unusable
+from ..sources.folder import FolderSource
+from ._folders import IF_MISSING
 
 _log = logging.getLogger("pixmatcher.indexing")
 
-IF_MISSING = "is its disk mounted? its images stay; `pixmatcher forget` removes them"
 _MOST_UNUSABLE = 100_000
 """Unusable entries of a source that are listed in the report; further ones are only counted."""
 
@@ -31,8 +32,10 @@ def compare_sources(
     *,
     decoder_capabilities: str,
     retry_failed: bool,
-) -> ComparisonResult:
+) -> tuple[ComparisonResult, list[str]]:
     """List the entries of sources, by spec, and compare them with the collection; store labels and failures.
+
+    Return also the paths of folders and sources that could not be listed.
 
     Raises `SourceError` if the only source cannot be read.
     """
@@ -44,10 +47,10 @@ def compare_sources(
         if listing.count == 0 and not _may_be_empty(source, collection) and comparison.item_count(spec):
             listing.note_empty(spec)
         _log.info("%s lists %d entries, %d cannot be used", spec, listing.count, len(listing.unusable))
-    unknown_uris = [(spec, u.uri) for spec, listing in listings.items() for u in listing.unusable if u.contents_unknown]
+    unknown = [(spec, u.uri) for spec, listing in listings.items() for u in listing.unusable if u.contents_unknown]
     result = comparison.compare(
-        unknown_paths=[uri for _, uri in unknown_uris],
-        unknown_sources=[spec for spec, uri in unknown_uris if uri == spec],
+        unknown_paths=[uri for _, uri in unknown],
+        unknown_sources=[spec for spec, uri in unknown if uri == spec],
         missing=_missing_of_other_sources(sources, comparison),
         decoder_capabilities=decoder_capabilities,
         retry_failed=retry_failed,
@@ -68,7 +71,7 @@ def compare_sources(
         result.updated,
         time.monotonic() - started,
     )
-    return result
+    return result, [uri for _, uri in unknown]
 
 
 @dataclass
@@ -115,8 +118,10 @@ def list_entries(source: Source, listing: Listing, *, alone: bool) -> Iterator[E
 def _may_be_empty(source: Source, collection: WritableStore) -> bool:
     """Return whether a source without images is believed: an empty folder may be the mount point of a disk.
 
-    A collection inside the folder shows that its disk is mounted.
+    A collection inside the folder shows that its disk is mounted, and so does something that is excluded.
     """
+    if isinstance(source, FolderSource) and source.leaves_out:
+        return True
     return source.folder is not None and collection.path.is_relative_to(source.folder)
 
 

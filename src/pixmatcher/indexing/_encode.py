@@ -6,14 +6,21 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from .._version import __version__
 from ..collection import Failure, Item, PendingWork
 from ..encoders import Encoder
-from ..errors import SourceError
-from ..images import THUMBNAIL_SIDE, Recipe, fit_image, make_thumbnail, open_image
+from ..errors import InvalidImageError, SourceError
+from ..images import (
+    THUMBNAIL_SIDE,
+    Recipe,
+    date_in_name,
+    decoder_versions,
+    fit_image,
+    make_thumbnail,
+    open_image,
+)
 from ..sources import Entry, HoldsEmbeddings, Source
 from .reading import WorkItem, failure_reason, read_entry
 
@@ -25,13 +32,34 @@ _log = logging.getLogger("pixmatcher.indexing")
 
 STATE_UNKNOWN = {"cannot be read", "permission denied", "unexpected error", "out of memory"}
 """Reasons after which the image may be unchanged: its item stays, and every run tries again."""
-_NOT_SUPPORTED = {"too many pixels", "unsupported format"}
-"""Reasons that depend on the capabilities of the decoder: a run with other capabilities tries again."""
+_TOO_MANY_PIXELS = "too many pixels"
 
 
-def decoder_capabilities(max_pixels: int) -> str:
-    """Return what this installation can decode, as a token that a collection stores with its failures."""
-    return f"{max_pixels} {__version__} {find_spec('pillow_heif') is not None}"
+class DecoderCapabilities:
+    """What this installation decodes an image with, as tokens that a collection stores with its failures.
+
+    A failure is tried again when its token is not one of these any more: the token of a format has the version of the
+    package that decodes it; that of an unknown format has the formats that can be decoded; that of a large image has
+    the limit. Each has the version of PixMatcher. `str()` of it has a token on each line.
+    """
+
+    def __init__(self, max_pixels: int) -> None:
+        versions = decoder_versions()
+        installed = "+".join(package for package, version in versions.items() if version)
+        self._of_pixels = f"{__version__} {max_pixels} pixels"
+        self._of_unknown = f"{__version__} {installed}"
+        self._of_decoder = {
+            package: f"{__version__} {package} {version or 'missing'}" for package, version in versions.items()
+        }
+
+    def __str__(self) -> str:
+        return "\n".join((self._of_pixels, self._of_unknown, *self._of_decoder.values()))
+
+    def token(self, reason: str, decoder: str) -> str:
+        """Return the token of a failure: of an image for which the package `decoder` is made, "" for none."""
+        if reason == _TOO_MANY_PIXELS:
+            return self._of_pixels
+        return self._of_decoder.get(decoder, self._of_unknown)
 
 
 def load_for_run(encoders: Sequence[Encoder]) -> None:
@@ -92,7 +120,7 @@ class BatchEncoder:
         options: EncodeOptions,
     ) -> None:
         self.batch_size = max((encoder.batch_size for encoder in encoders), default=1)
-        self.capabilities = decoder_capabilities(options.max_pixels)
+        self.capabilities = DecoderCapabilities(options.max_pixels)
         self._collection = collection
         self._comparison = comparison
         self._encoders = encoders
@@ -113,7 +141,8 @@ class BatchEncoder:
             try:
                 found = self._decode(source, work_item, encode_known)
             except Exception as error:  # one file must never end the run
-                result.failed.append(self._failure(source, work_item.entry, *failure_reason(error)))
+                decoder = error.decoder if isinstance(error, InvalidImageError) else ""
+                result.failed.append(self._failure(source, work_item.entry, *failure_reason(error), decoder))
             else:
                 if isinstance(found, Item):
                     result.known.append((found, work_item.entry))
@@ -138,14 +167,11 @@ class BatchEncoder:
             result.failed = [self._failure(source, entry, "cannot be read", str(error)) for entry in taken]
         return result
 
-    def _failure(self, source: Source, entry: Entry, reason: str, detail: str) -> Failure:
+    def _failure(self, source: Source, entry: Entry, reason: str, detail: str, decoder: str = "") -> Failure:
         """Return the failure of an entry; its version decides when the entry is tried again."""
         _log.debug("%s: %s (%s)", entry.uri, reason, detail)
-        version = entry.version
-        if source.remote or reason in STATE_UNKNOWN:
-            version = ""
-        elif reason in _NOT_SUPPORTED:
-            version = f"{entry.version} {self.capabilities}"
+        tried_always = source.remote or reason in STATE_UNKNOWN
+        version = "" if tried_always else f"{entry.version} {self.capabilities.token(reason, decoder)}"
         return Failure(entry.uri, reason, detail, version)
 
     def _decode(self, source: Source, work_item: WorkItem, encode_known: bool) -> _DecodedImage | Item:
@@ -156,14 +182,21 @@ class BatchEncoder:
             item = replace(_new_item(entry, read.content_hash), bytes=read.bytes)
             needs_thumbnail = needs_thumbnail and self._collection.thumbnail(item.content_hash) is None
             if not (encode_known or needs_thumbnail) and self._comparison.known_contents([item.content_hash]):
-                return item
+                return replace(item, taken=date_in_name(entry.uri))
             opened = open_image(
                 read.data,
                 min_side=max(self._min_side, THUMBNAIL_SIDE if needs_thumbnail else 0),
                 max_pixels=self._options.max_pixels,
                 rotation=entry.rotation,
             )
-        item = replace(item, width=opened.width, height=opened.height, format=opened.format, taken=opened.taken)
+        item = replace(
+            item,
+            width=opened.width,
+            height=opened.height,
+            format=opened.format,
+            taken=opened.taken or date_in_name(entry.uri),
+            missing=opened.missing,
+        )
         thumbnail = make_thumbnail(opened.image) if needs_thumbnail else None
         return _DecodedImage(item, [fit_image(opened, recipe) for recipe in self._recipes], thumbnail)
 

@@ -20,6 +20,14 @@ from ..images import DEFAULT_MAX_PIXELS
 from ..sources import HoldsEmbeddings, Source, check_source, open_source
 from ._compare import compare_sources, missing_source
 from ._encode import EncodeOptions, load_for_run
+from ._folders import (
+    bring_back,
+    choose_options,
+    count_passed_over,
+    items_of_absent_folders,
+    restore_notes,
+    save_notes,
+)
 from ._report import IndexReport
 from ._stages import Counter, Stages, Workers
 from ._target import collection_path, open_target, open_writable_store
@@ -39,6 +47,8 @@ def index(
     retry_failed: bool = False,
     thumbnails: bool = True,
     allow_private: bool = False,
+    exclude: Sequence[str] | None = None,
+    hidden: bool | None = None,
     workers: int | None = None,
     runtime: Runtime | None = None,
     progress: ProgressCallback | None = None,
@@ -55,9 +65,12 @@ def index(
             object again in each call.
         max_pixels: Larger images are not decoded and count as failures.
         retry_failed: Whether to try all images again that failed before. Otherwise an image is tried again when it or
-            the decoder has changed; remote images are tried again in each run.
+            the version of its decoder has changed; remote images are tried again in each run.
         thumbnails: Whether to store thumbnails of images that may not be available later (remote and tar sources).
         allow_private: Whether URLs of private and loopback addresses may be fetched.
+        exclude: Patterns in the syntax of .gitignore, relative to each folder that is indexed: what matches is left
+            out, and removed from the collection. They are kept for later runs, until others are given; [] keeps none.
+        hidden: Whether files and folders whose names begin with a dot are indexed too. It is kept for later runs.
         workers: The number of threads that decode and encode, by default the number of usable cores.
         runtime: How the encoders run.
         progress: Called with the number of images that are done, then with the rows of an index that is trained.
@@ -78,6 +91,7 @@ def index(
         opened, collection = _open_sources(sources, collection, missing)
         if not opened and not missing:
             raise SourceError("No source is given: name a folder of images.")
+        choose_options(opened, exclude, hidden)
         place = collection if isinstance(collection, WritableStore) else collection_path(opened, collection)
         created = isinstance(place, Path) and Collection.locate(place) is None
         with (
@@ -85,6 +99,9 @@ def index(
             open_target(place, encoders, opened, runtime) as target,
         ):
             target.begin_writing()
+            if sources is not None:
+                bring_back(opened, target)
+            restore_notes(opened, target)
             # Saved embeddings alone need no encoder; it may not be available.
             encoding = not all(isinstance(source, HoldsEmbeddings) for source in opened)
             loaded = load_recorded(target.encoders, runtime) if encoding else []
@@ -98,6 +115,8 @@ def index(
                     afterwards.callback(delete_collection, target.path)  # a wrong call leaves no files
                 raise
             report.failures = missing + run.failures()
+            report.passed_over = count_passed_over(opened)
+            report.notes = [note for source in opened for note in getattr(source, "notes", ())]
             report.total = len(target)
             target.update_indexes(progress=progress)
     report.seconds = time.monotonic() - started
@@ -174,21 +193,29 @@ class _Run:
         if loading:
             self._workers.executor.submit(load_for_run, self._encoders)
         # All sources are listed before any image is encoded, to recognise images that moved from one to another.
-        result = compare_sources(
+        result, unknown_paths = compare_sources(
             self._sources,
             self._collection,
             self._comparison,
-            decoder_capabilities=self._stages.encoder.capabilities,
+            decoder_capabilities=str(self._stages.encoder.capabilities),
             retry_failed=retry_failed,
         )
+        save_notes(self._sources.values(), self._collection)
         report.unchanged += result.unchanged
         report.changed += result.updated
+        report.remembered += result.remembered
         counter = Counter(result.pending, progress, "Indexing")
         if result.pending and not loading:
             self._workers.executor.submit(load_for_run, self._encoders)
         for source in self._sources.values():
             self._stages.run(source, report, counter)
-        report.removed += self._collection.remove(self._comparison.missing())
+        kept, failures, found = items_of_absent_folders(self._sources, self._comparison, unknown_paths)
+        report.removed += self._collection.remove(
+            item_id for item_id in self._comparison.missing() if item_id not in kept
+        )
+        for spec, absent in failures.items():
+            self._comparison.record_failures(spec, absent)
+        save_notes(self._sources.values(), self._collection, without_mounts=found)
 
     def failures(self) -> list[Failure]:
         """Return all images of the sources that cannot be indexed."""

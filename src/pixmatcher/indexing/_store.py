@@ -87,6 +87,7 @@ class ResultStore:
             space: np.concatenate([result.embeddings[space] for result in results]) for space in self._collection.spaces
         }
         thumbnails = {key: jpeg for result in results for key, jpeg in result.thumbnails.items()}
+        self._report.incomplete += [item for item in items if item.missing is not None]
         self._report.count(self._comparison.store(self._source.spec, items, embeddings, thumbnails))
 
     def _store_known(self, known: Sequence[tuple[Item, Entry]]) -> list[Entry]:

@@ -27,6 +27,7 @@ from ..records import EncoderRecord, Space
 from ..sources import HoldsEmbeddings, Source, open_source
 from ._compare import Listing, list_entries, missing_source
 from ._encode import EncodeOptions, load_for_run
+from ._folders import absent_folders, places_of, restore_notes
 from ._report import IndexReport
 from ._stages import Counter, Stages, Workers
 
@@ -55,7 +56,10 @@ class UpgradeReport:
     missing: list[Failure] = field(default_factory=list)
     """The images that could not be read or encoded, each with the reason."""
     missing_sources: list[str] = field(default_factory=list)
-    """Sources with missing images that are empty or cannot be read, such as those on a disk that is not connected."""
+    """Sources with missing images, and folders in sources, that are empty or cannot be read.
+
+    For example, they are on a disk that is not connected.
+    """
     seconds: float = 0.0
 
 
@@ -107,6 +111,7 @@ def upgrade(
         report = UpgradeReport(target.path, target.encoders, total=len(target))
         loaded = _encoders_to_use(target, encoders, runtime)
         opened, lost = _open_sources(target, sources, loaded) if loaded else ([], [])
+        restore_notes(opened, target)
         reencoding = target.begin_upgrade(loaded) if loaded else None
         if reencoding is None:
             report.needed, report.finished = False, True
@@ -129,6 +134,8 @@ def upgrade(
         report.encoded = done - report.continued
         report.missing = reencoding.missing()
         report.missing_sources = [spec for spec in reencoding.sources_of_missing() if spec in unreadable]
+        absent = places_of((failure.uri for failure in report.missing), absent_folders(run.sources))
+        report.missing_sources += sorted({place for place in absent if place is not None})
         if not report.missing or (without_missing and done and not report.missing_sources):
             report.removed = reencoding.finish(remove_missing=without_missing)
             report.finished, report.total = True, len(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -15,6 +16,8 @@ from typing import IO, TypeVar
 from .._files import sha256_of
 from ..errors import FetchError, InvalidImageError
 from ..sources import Entry, Source
+
+_log = logging.getLogger("pixmatcher.indexing")
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -93,7 +96,8 @@ def failure_reason(error: Exception) -> tuple[str, str]:
     """Return why an image cannot be used: a short fixed phrase, so that reports can count by it, and the detail."""
     if isinstance(error, (InvalidImageError, FetchError)):
         return error.reason, error.detail
-    return "unexpected error", f"{type(error).__name__}: {error}"
+    _log.debug("Unexpected error", exc_info=error)
+    return "unexpected error", " ".join(str(error).split()) or "-vv shows where it occurred"
 
 
 def in_batches(entries: Iterable[_T], size: int) -> Iterator[list[_T]]:

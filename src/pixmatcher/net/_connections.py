@@ -16,10 +16,11 @@ import ssl
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpcore
@@ -29,6 +30,7 @@ from .._urls import without_password
 from .._version import __version__
 from ..errors import FetchError
 from ._addresses import Resolver, is_public
+from ._content_codings import CodingError, decoded_body
 
 MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -37,6 +39,9 @@ TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 _KEEP_SECONDS = 15.0
 _SHORT = 64 << 10
 """The body of an error answer is read if it has at most so many bytes, so that the connection can be kept."""
+_HEAD = 1024
+"""The bytes of a decoded body that are looked at to recognise a web page."""
+_LONGEST_COOKIE_HEADER = 8192
 _WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|title|script)\b", re.I)
 _NUMBER = re.compile(r"[0-9]{1,20}")
 _TCP = httpcore.SyncBackend()
@@ -71,6 +76,7 @@ class Limits:
         self.connect_seconds = connect_seconds
         self.deadline = time.monotonic() + seconds
         self.redirects = 0
+        self._cookies: httpx.Cookies | None = None
 
     def remaining(self) -> float:
         """Return the seconds that are left. Raises `TimeoutError` if none are left."""
@@ -86,6 +92,29 @@ class Limits:
             raise FetchError(
                 f"{self.url} redirects more than {MAX_REDIRECTS} times: give the final URL.", "too many redirects"
             )
+
+    def keep_cookies(self, url: httpx.URL, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Keep the cookies that an answer sets, for the redirects of this fetch."""
+        if any(name.lower() == b"set-cookie" for name, _ in headers):
+            if self._cookies is None:
+                # A cookie without a domain is for its host alone, and none is for a domain such as co.uk.
+                strict = DefaultCookiePolicy.DomainStrictNonDomain
+                policy = DefaultCookiePolicy(strict_domain=True, strict_ns_domain=strict)
+                self._cookies = httpx.Cookies(CookieJar(policy))
+            answer = httpx.Response(302, headers=list(headers), request=httpx.Request("GET", url))
+            self._cookies.extract_cookies(answer)
+
+    def forget_cookies(self) -> None:
+        self._cookies = None
+
+    def cookie_header(self, url: httpx.URL) -> bytes:
+        """Return the cookies for a URL (RFC 6265); empty if there are none, or too many."""
+        if self._cookies is None:
+            return b""
+        request = httpx.Request("GET", url)
+        self._cookies.set_cookie_header(request)
+        header = request.headers.get("Cookie", "").encode("latin-1", "ignore")
+        return header if len(header) <= _LONGEST_COOKIE_HEADER else b""
 
     def received(self, count: int) -> None:
         """Called before `count` bytes more of a body are stored."""
@@ -151,7 +180,7 @@ class Connections:
 
     def _get_once(self, url: httpx.URL, limits: Limits) -> bytes | httpx.URL:
         """Send a request on a free connection; return the body, or the URL of a redirect."""
-        request = _request_for(url)
+        request = _request_for(url, limits.cookie_header(url))
         while True:
             connection = self._take(request.url.origin, limits)
             try:
@@ -312,8 +341,8 @@ def _no_answer(limits: Limits, host: str, failure: str) -> FetchError:
     )
 
 
-def _request_for(url: httpx.URL) -> httpcore.Request:
-    """Return the GET request for a URL."""
+def _request_for(url: httpx.URL, cookies: bytes) -> httpcore.Request:
+    """Return the GET request for a URL, with the value of the header `Cookie` if it is not empty."""
     headers = [
         (b"Host", url.netloc),
         (b"User-Agent", b"pixmatcher/" + __version__.encode("ascii")),
@@ -323,6 +352,8 @@ def _request_for(url: httpx.URL) -> httpcore.Request:
     if url.userinfo:
         name_and_password = f"{url.username}:{url.password}".encode()
         headers.append((b"Authorization", b"Basic " + b64encode(name_and_password)))
+    if cookies:
+        headers.append((b"Cookie", cookies))
     target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
     return httpcore.Request(b"GET", target, headers=headers)
 
@@ -336,6 +367,7 @@ def _outcome(url: httpx.URL, response: httpcore.Response, limits: Limits) -> byt
     location = _header(response, b"location")
     if status in _REDIRECTS and location:
         limits.redirected()
+        limits.keep_cookies(url, response.headers)
         try:
             return parse_url(str(url.join(location)))
         except (httpx.InvalidURL, ValueError) as error:
@@ -355,7 +387,10 @@ def _outcome(url: httpx.URL, response: httpcore.Response, limits: Limits) -> byt
 
 
 def _read_body(response: httpcore.Response, limits: Limits) -> bytes:
-    """Read the body of an answer. Raises `FetchError` if it is too large or a web page."""
+    """Read the body of an answer, and decode it if it is compressed.
+
+    Raises `FetchError` if it is too large, also decoded, a web page, or cannot be decoded.
+    """
     too_large = FetchError(
         f"{limits.url} is longer than {limits.max_bytes >> 20} MB: download it and give the file.",
         "too large",
@@ -363,20 +398,39 @@ def _read_body(response: httpcore.Response, limits: Limits) -> bytes:
     )
     if _length(response) > limits.max_bytes:
         raise too_large
+    web_page = FetchError(
+        f"{limits.url} is a web page, not an image: give the URL of the image itself.",
+        "not an image",
+        "the server answered a web page",
+    )
     body = bytearray()
     for chunk in response.iter_stream():
         if not body and is_web_page(_header(response, b"content-type"), chunk):
-            raise FetchError(
-                f"{limits.url} is a web page, not an image: give the URL of the image itself.",
-                "not an image",
-                "the server answered a web page",
-            )
+            raise web_page
         if len(body) + len(chunk) > limits.max_bytes:
             raise too_large
         limits.received(len(chunk))
         body += chunk
         limits.remaining()
-    return bytes(body)
+    decoded_bytes = 0
+
+    def store(count: int) -> None:
+        nonlocal decoded_bytes
+        decoded_bytes += count
+        if decoded_bytes > limits.max_bytes:
+            raise too_large
+        limits.received(count)
+        limits.remaining()
+
+    try:
+        decoded = decoded_body(bytes(body), _header(response, b"content-encoding"), store)
+    except CodingError as error:
+        raise FetchError(
+            f"{limits.url} cannot be fetched ({error}): download it and give the file.", "damaged", str(error)
+        ) from None
+    if decoded_bytes and is_web_page(_header(response, b"content-type"), decoded[:_HEAD]):
+        raise web_page
+    return decoded
 
 
 def is_web_page(kind: str, beginning: bytes) -> bool:

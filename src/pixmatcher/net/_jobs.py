@@ -44,6 +44,7 @@ class Job(Limits, Generic[T]):
         self.seconds = self.seconds_left = seconds / len(self.urls)
         self.spare_seconds = seconds - self.seconds
         self.redirects = self.tries = 0
+        self.forget_cookies()
         self.url = self.urls.popleft()
         self.target = parse_url(self.url)
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from .._files import explain_disk_errors, sha256_of
+from .._files import explain_disk_errors, sha256_of, sync_file
 from .._locks import locked_file
 from .._progress import Progress, ProgressCallback
 from .._urls import without_password
@@ -69,7 +69,7 @@ def download(
                 except PixMatcherError:
                     file.truncate(0)
                     raise
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
                 part.replace(path)
                 note.unlink(missing_ok=True)
                 logger.info("downloaded %s, %d bytes", path, os.fstat(file.fileno()).st_size)

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from .._text import as_unicode
 from ..collection import Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import PixMatcherError, QueryError
-from ._search import search
+from ._search import query_as_json, search
 from .options import SearchOptions, with_k
 from .query import image_name_of, parse_line, query_from_json
 
@@ -48,7 +49,7 @@ def search_batch(
                 query = parse_line(text, allow_private=allow_private)
             yield search(collection, query, options, runtime=runtime).as_json()
         except PixMatcherError as error:
-            yield {"query": name, "error": str(error)}
+            yield {"query": query_as_json(name), "error": as_unicode(str(error))}
 
 
 def _json_object(text: str) -> dict[str, Any]:

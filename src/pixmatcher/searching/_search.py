@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+from .._text import as_unicode, name_as_unicode
 from .._urls import without_password
 from ..collection import Filter, Hit, Store
 from ..encoders import Encoder, Runtime, with_encoders
@@ -60,14 +61,14 @@ class SearchResult:
         """Return the result as the JSON object that the command line and the web app show."""
         probabilities: Sequence[float | None] = self.probabilities or [None] * len(self.hits)
         values = {
-            "query": self.query,
+            "query": query_as_json(self.query),
             "space": self.space,
             "took_ms": round(self.took_ms, 2),
             "hits": [_hit_as_json(*pair) for pair in zip(self.hits, probabilities, strict=True)],
         }
         if self.calibration is not None:
             values["weak"] = self.weak
-        return values | {"note": self.note} if self.note else values
+        return values | {"note": as_unicode(self.note)} if self.note else values
 
 
 def percent(probability: float) -> int:
@@ -75,14 +76,23 @@ def percent(probability: float) -> int:
     return min(99, max(1, round(100 * probability)))
 
 
+def query_as_json(query: Any) -> Any:
+    """Return the name of a query, or the names of its parts, as valid Unicode."""
+    if isinstance(query, Mapping):
+        return {part: query_as_json(name) for part, name in query.items()}
+    return name_as_unicode(query) if isinstance(query, str) else query
+
+
 def _hit_as_json(hit: Hit, probability: float | None) -> dict[str, Any]:
     item = hit.item
     values: dict[str, Any] = {"rank": hit.rank, "score": round(hit.score, 4)}
     if probability is not None:
         values["probability"] = round(probability, 2)
-    values |= {"id": item.id, "uri": item.uri, "label": item.label}
+    values |= {"id": item.id, "uri": name_as_unicode(item.uri), "label": item.label}
     if item.caption is not None:
         values["caption"] = item.caption
+    if item.missing is not None:
+        values["missing"] = round(item.missing, 4)
     if item.details:
         values["details"] = dict(item.details)
     return values

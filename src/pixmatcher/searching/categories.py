@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._text import as_unicode, name_as_unicode
 from ..collection import Item, Neighbour, Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import CollectionError, QueryError
 from ._reopening import on_current
+from ._search import query_as_json
 from .embedding import EmbeddedQuery, embed_query
 from .query import Query
 
@@ -52,7 +54,7 @@ class CategoryResult:
     def as_json(self) -> dict[str, Any]:
         """Return the result as the JSON object that the command line shows."""
         values = {
-            "query": self.query,
+            "query": query_as_json(self.query),
             "space": self.space,
             "took_ms": round(self.took_ms, 2),
             "categories": [
@@ -61,12 +63,12 @@ class CategoryResult:
                     "score": round(category.score, 4),
                     "label": category.label,
                     "name": category.name,
-                    "example": category.example.uri,
+                    "example": name_as_unicode(category.example.uri),
                 }
                 for category in self.categories
             ],
         }
-        return values | {"note": self.note} if self.note else values
+        return values | {"note": as_unicode(self.note)} if self.note else values
 
 
 def classify(

@@ -138,7 +138,8 @@ def _embed_image(query: Query, image: ImageSource, encoder: Encoder, space: Spac
         name = query.known_image_name or "The image"
         if name == "-" and isinstance(image, bytes):
             name = "The image on standard input"
-        message = f"{name} cannot be used as a query ({error}): choose another image."
+        why = f"{error.reason}: {error.detail}" if error.detail else error.reason
+        message = f"{name} cannot be used as a query ({why}): choose another image."
         raise InvalidImageError(error.reason, error.detail, message=message) from error
     embeddings = encoder.encode_images(fit_image(opened, encoder.recipe)[None])[space.name]
     vector: npt.NDArray[np.float32] = embeddings[0]

@@ -58,7 +58,11 @@ class NpyArray:
             )
         try:
             if _state(os.stat(self.path)) == self.state:
-                mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+                try:
+                    mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+                except OSError:
+                    # Some FUSE and network disks map a file only if writes of others need not be seen.
+                    mapped = np.memmap(self.path, self.dtype, "c", self.offset, self.shape)
                 return np.array(mapped[rows], order="C", subok=False)
         except (OSError, ValueError) as error:
             raise SourceError(f"{self.path} cannot be read ({error}): run the same command again.") from error

@@ -123,7 +123,8 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
             parts.append(part)
             size, offset = size - len(part), offset + len(part)
     except (OSError, OverflowError) as error:
-        raise InvalidImageError("cannot be read", str(error)) from error
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise InvalidImageError("cannot be read", reason or "its position is out of range") from error
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

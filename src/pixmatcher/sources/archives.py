@@ -29,7 +29,7 @@ def open_member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
     except KeyError as error:
         raise InvalidImageError("missing", "the zip file has no such image") from error
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise InvalidImageError("damaged", f"in the zip file: {error}") from error
+        raise InvalidImageError("damaged", "its data in the zip file is damaged") from error
     except (RuntimeError, NotImplementedError) as error:  # a password, an unknown compression
         raise InvalidImageError("unsupported format", f"in the zip file: {error}") from error
     except OSError as error:

@@ -1,7 +1,8 @@
 """Text files and tables, read line by line: valid rows are returned, and invalid ones are reported.
 
-Lines may end with LF, CR LF or CR. They are UTF-8 or, with a byte order mark, UTF-16 or UTF-32; the file may
-be compressed with gzip. Memory is bounded by `MAX_LINE`.
+Lines may end with LF, CR LF or CR. They are UTF-8, UTF-16 or UTF-32 (with a byte order mark, UTF-16 also without).
+Lines that are not UTF-8 are in another encoding, which is found out (`_encodings.py`) and noted. The file may be
+compressed with gzip. Memory is bounded by `MAX_LINE`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import codecs
 import csv
 import gzip
 import io
+import logging
 import os
 import re
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeAlias
 
 from ..errors import SourceError
+from ._encodings import MOST_SAMPLED, encoding_name, find_encoding
 from .protocol import Unusable
+
+_log = logging.getLogger("pixmatcher.sources")
 
 MAX_LINE = 131_072
 """Longest line, and longest row over several lines, in characters: as long as Python's csv module takes a field."""
@@ -32,6 +37,27 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_HEAD = 64
+"""The bytes at the beginning of a file by which its format is recognised."""
+_SPREADSHEET = "is a spreadsheet, not a text file: save it there as CSV UTF-8"
+_OTHER_FORMATS = (
+    (b"PK\x03\x04", "is a spreadsheet or a zip file: save the table as CSV UTF-8, or unpack the zip file"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _SPREADSHEET),
+    (b"PAR1", "is a Parquet file: rename it to end with .parquet"),
+    (b"%PDF-", "is a PDF file: save the list as text"),
+    (b"BZh", "is compressed with bzip2: decompress it, or compress it with gzip"),
+    (b"\xfd7zXZ\0", "is compressed with xz: decompress it, or compress it with gzip"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd: decompress it, or compress it with gzip"),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7z archive: unpack it"),
+    (b"\x89PNG\r\n", "is an image: give its folder without urls:"),
+    (b"\xff\xd8\xff", "is an image: give its folder without urls:"),
+)
+"""The first bytes of formats that are not text, and what to do."""
+_DELIMITERS = (",", ";", "\t", "|")
+_SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[,;|\t ]*', re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"]*"')
+_DAMAGE_ERRORS = (OSError, EOFError, zlib.error)
+_SURROGATE = re.compile("[\udc80-\udcff]")
 _URL_FIELD = re.compile(r'\s*"?https?://\S+\s*')
 
 Line: TypeAlias = "tuple[int, str] | Unusable"
@@ -42,7 +68,7 @@ Row: TypeAlias = "tuple[int, list[str]] | Unusable"
 
 def plain_name(name: str) -> str:
     """Return the name of a column for comparison: "Image_URL", "image url" and "imageURL" are equal."""
-    return re.sub(r"[\s_-]+", "", name).casefold()
+    return re.sub(r"[\s_\ufeff-]+", "", name).casefold()
 
 
 @contextmanager
@@ -54,31 +80,38 @@ def open_list(path: str) -> Iterator[io.BufferedIOBase]:
                 what = "is not a regular file" if os.path.lexists(path) else "does not exist"
                 raise SourceError(f"{path} {what}: name a file.")
             file: io.BufferedIOBase = stack.enter_context(open(path, "rb"))
-            head = file.read(2)
+            head = file.read(_HEAD)
             file.seek(0)
         except OSError as error:
             raise SourceError(f"{path} cannot be read ({error.strerror or error}): check its permissions.") from error
         if not head:
             raise SourceError(f"{path} is empty: copy or download it again.")
-        if head == b"\x1f\x8b":
+        if head.startswith(b"\x1f\x8b"):
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
         yield file
 
 
-def read_lines(path: str) -> Iterator[Line]:
+def read_lines(path: str, notes: list[str] | None = None) -> Iterator[Line]:
     """Yield the lines of a text file.
 
     Yield `Unusable` for lines that are too long, contain a NUL byte or are not in the encoding of the file, and for
-    damage after which no line can be read. Raises `SourceError` if the file cannot be opened.
+    damage after which no line can be read. If there are lines that are not UTF-8, a sentence that names their encoding
+    is appended to `notes`; bytes that are not in that encoding become lone surrogates. Raises `SourceError` if the file
+    cannot be opened or is not text.
     """
     number = 0
     rest = b""
+    encoding = ""
+    """The encoding of the lines that are not UTF-8; empty until there is one."""
     with open_list(path) as file:
-        blocks = _blocks(file)
+        head, damage = _first_block(file)
+        check_is_text(path, head)
+        marked = _marked_encoding(head)
+        blocks = _blocks(file, head, damage, marked)
         while True:
             try:
                 block = next(blocks, b"")
-            except (OSError, EOFError, zlib.error) as error:
+            except _DAMAGE_ERRORS as error:
                 yield Unusable(path, "damaged", f"after line {number:,}: {error}", contents_unknown=True)
                 return
             data = rest + block
@@ -90,36 +123,110 @@ def read_lines(path: str) -> Iterator[Line]:
                 if good:
                     yield from enumerate(lines, number + 1)
                 else:
+                    if not encoding and marked is None and (sample := _not_utf8(lines)):
+                        encoding = find_encoding(sample)
+                        _note_encoding(path, encoding, notes)
                     for position, line in enumerate(lines, number + 1):
-                        fault = _problem_of(line)
-                        yield Unusable(f"{path}:{position}", *fault) if fault else (position, line)
+                        text = _decoded(line, encoding)
+                        fault = _problem_of(text)
+                        yield Unusable(f"{path}:{position}", *fault) if fault else (position, text)
                 number += len(lines)
             if not block:
                 return
 
 
-def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
-    """Yield the content in UTF-8, without its byte order mark, in blocks that are not empty."""
+def _first_block(file: io.BufferedIOBase) -> tuple[bytes, Exception | None]:
+    """Return the beginning of a file, by which its format is recognised, and the error that ends it, if any."""
     # Before damage, read1 returns what can still be decompressed, and read does not.
-    block = file.read1(_BLOCK)
-    while len(block) < 4 and (more := file.read1(_BLOCK)):
-        block += more
-    encoding = next((name for mark, name in _MARKS if block.startswith(mark)), None)
-    if encoding is None:
-        block = block.removeprefix(codecs.BOM_UTF8) or file.read1(_BLOCK)
-        while block:
-            yield block
-            block = file.read1(_BLOCK)
-        return
-    decoder = codecs.getincrementaldecoder(encoding)("replace")
-    while True:
-        text = decoder.decode(block, final=not block)
-        if text:
-            # Characters that could not be decoded must not count as text later.
-            yield text.encode().replace("\ufffd".encode(), b"\xff")
-        if not block:
-            return
+    block = b""
+    try:
         block = file.read1(_BLOCK)
+        while len(block) < _HEAD and (more := file.read1(_BLOCK)):
+            block += more
+    except _DAMAGE_ERRORS as error:
+        return block, error
+    return block, None
+
+
+def _marked_encoding(head: bytes) -> str | None:
+    """Return UTF-16 or UTF-32 if the beginning of a file shows that it has this encoding, otherwise None."""
+    marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
+    if marked is None and len(head) >= 8:
+        # Without a mark: the text of a list is mostly ASCII, so every second byte is zero.
+        low, high = head[:_HEAD:2], head[1:_HEAD:2]
+        if 0 not in low and high.count(0) > 0.8 * len(high):
+            return "utf-16-le"
+        if 0 not in high and low.count(0) > 0.8 * len(low):
+            return "utf-16-be"
+    return marked
+
+
+def check_is_text(path: str, head: bytes) -> None:
+    """Raise `SourceError`, which says what to do, if a list begins with the bytes of another format."""
+    for mark, problem in _OTHER_FORMATS:
+        if head.startswith(mark):
+            raise SourceError(f"{path} {problem}.")
+    if head[:_HEAD].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise SourceError(f"{path} is a web page: download the list itself.")
+
+
+def _blocks(file: io.BufferedIOBase, head: bytes, error: Exception | None, marked: str | None) -> Iterator[bytes]:
+    """Yield the content in UTF-8, without its byte order mark, in blocks; raise `error`, if given, after `head`."""
+    decoder = codecs.getincrementaldecoder(marked)("replace") if marked else None
+    block = head.removeprefix(codecs.BOM_UTF8)
+    while True:
+        if decoder is not None:
+            # Characters that could not be decoded must not count as text later.
+            if text := decoder.decode(block):
+                yield text.encode().replace("\ufffd".encode(), b"\xff")
+        elif block:
+            yield block
+        if error is not None:
+            raise error
+        block = file.read1(_BLOCK)
+        if not block:
+            if decoder is not None and (text := decoder.decode(b"", final=True)):
+                yield text.encode().replace("\ufffd".encode(), b"\xff")
+            return
+
+
+def text_of(path: str, content: bytes, notes: list[str]) -> str:
+    """Return the whole content of a text file in UTF-8 or, with a note, in the encoding that it probably has.
+
+    Bytes that are not in that encoding become U+FFFD. For UTF-16 and UTF-32, see `json.detect_encoding`.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        begin = max(0, error.start - 100)
+        encoding = find_encoding(content[begin : begin + 4 * MOST_SAMPLED].splitlines())
+        _note_encoding(path, encoding, notes)
+        return content.decode(encoding, "replace")
+
+
+def _not_utf8(lines: list[str]) -> list[bytes]:
+    """Return the lines that have lone surrogates, as the bytes that they were; lines that are too long cut."""
+    return [line[:MAX_LINE].encode(errors="surrogateescape") for line in lines if _has_surrogate(line)]
+
+
+def _decoded(line: str, encoding: str) -> str:
+    """Return a line as text: if it has lone surrogates, in `encoding`, and with U+FFFD for bytes that are not in it."""
+    if not encoding or not _has_surrogate(line):
+        return line
+    return line.encode(errors="surrogateescape").decode(encoding, "replace")
+
+
+def _has_surrogate(line: str) -> bool:
+    return not line.isascii() and _SURROGATE.search(line) is not None
+
+
+def _note_encoding(path: str, encoding: str, notes: list[str] | None) -> None:
+    note = (
+        f"{path} is read as {encoding_name(encoding)}, as it is not UTF-8: if characters are wrong, save it as UTF-8."
+    )
+    _log.info("%s", note)
+    if notes is not None and note not in notes:
+        notes.append(note)
 
 
 def _end_of_lines(data: bytes) -> int:
@@ -158,15 +265,20 @@ def _problem_of(line: str) -> tuple[str, str] | None:
     return None
 
 
-def read_rows(path: str, delimiter: str) -> Iterator[Row]:
+def read_rows(
+    path: str, delimiter: str | None = None, *, names: Container[str] = (), notes: list[str] | None = None
+) -> Iterator[Row]:
     """Yield the rows of a table, its header first; blank lines are skipped.
+
+    Without `delimiter`, it is the one that the first line names as Excel writes it (`sep=;`), or else the most frequent
+    one of the header; one that makes a column of `names` (as `plain_name` returns them) has priority.
 
     A field may be in double quotes, with doubled ones inside (RFC 4180), and may have several lines. If quotes are not
     closed, only the line that opens them is unusable, so that no other row is lost; in a table with tabs, where quotes
     often are text, the line is read as it is. Rows with another number of fields than the first are unusable.
-    Raises `SourceError` if the file cannot be opened.
+    `notes` is as in `read_lines`. Raises `SourceError` if the file cannot be opened.
     """
-    lines = read_lines(path)
+    lines = read_lines(path, notes)
     again: deque[Line] = deque()
     width = 0
     while True:
@@ -179,6 +291,11 @@ def read_rows(path: str, delimiter: str) -> Iterator[Row]:
         number, text = line
         if not text or text.isspace():
             continue
+        if delimiter is None:
+            delimiter = _named_delimiter(text)
+            if delimiter is not None:
+                continue
+            delimiter = _likely_delimiter(text, names)
         if '"' not in text:
             fields = text.split(delimiter)
         else:
@@ -196,6 +313,23 @@ def read_rows(path: str, delimiter: str) -> Iterator[Row]:
             yield Unusable(f"{path}:{number}", "wrong number of fields", f"{len(fields)}, the header has {width}")
             continue
         yield number, fields
+
+
+def _named_delimiter(line: str) -> str | None:
+    """Return the delimiter that a first line such as `sep=;` names, or None."""
+    named = _SEPARATOR_LINE.fullmatch(line)
+    return None if named is None else named[1]
+
+
+def _likely_delimiter(header: str, names: Container[str]) -> str:
+    """Return the delimiter of a header."""
+    plain = _QUOTED.sub(lambda quoted: re.sub(r"[,;|\t]", " ", quoted[0]), header)
+
+    def likelihood(delimiter: str) -> tuple[bool, int]:
+        fields = plain.split(delimiter) if delimiter in plain else []
+        return any(plain_name(field.strip(' "')) in names for field in fields), len(fields)
+
+    return max(_DELIMITERS, key=likelihood)
 
 
 def _unquoted(text: str, lines: Iterator[Line], again: deque[Line], delimiter: str, width: int) -> list[str] | None:

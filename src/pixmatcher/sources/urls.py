@@ -18,10 +18,10 @@ from urllib.parse import quote, urljoin
 from ..errors import SourceError
 from ..records import Entry
 from ._cell_values import TooLongError, Value, as_list, as_text, first_line
-from ._image_urls import cannot_open, normal_url, shortened, version_of
+from ._image_urls import cannot_open, normal_url, separator_of, shortened, version_of, written_url
 from ._options import split_options
 from .protocol import Unusable
-from .text_tables import MAX_LINE, first_row, open_list, plain_name, read_lines, read_rows
+from .text_tables import MAX_LINE, check_is_text, first_row, open_list, plain_name, read_lines, read_rows, text_of
 
 MAX_JSON = 256 << 20
 """Longest JSON file in bytes, decompressed: all of it is read, into several times as much memory."""
@@ -34,6 +34,7 @@ _FORMATS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _COLUMNS = {
     "url": ("url", "imageurl", "imgurl", "originalurl", "photoimageurl", "urls", "imageurls", "link"),
     "caption": ("caption", "text", "captions", "alttext", "description"),
@@ -48,6 +49,8 @@ _CHOSEN = ("url", "caption", "label", "id")
 _DETAILS = ("id", "author", "license", "title")
 _ROWS_AT_ONCE = 4096
 _NAMES_SHOWN = 20
+_LINES_AHEAD = 100
+"""The lines of a txt file that are read ahead, to find out how it is written."""
 _MOST_COLUMNS = 1000
 """Further keys of a JSON object are not columns."""
 
@@ -80,10 +83,14 @@ class UrlListSource:
         if "://" in rest.partition("?")[0]:
             raise SourceError(f"{rest} is remote: download the list and name the file.")
         self._path, self._chosen, self.spec = split_options("urls", rest, (*_CHOSEN, "base"))
+        self.notes: list[str] = []
+        """What the last scan found out about the file, such as its encoding: sentences."""
         extension = os.path.splitext(self._path.lower().removesuffix(".gz"))[1]
         if not os.path.isfile(self._path):
             what = "is not a file" if os.path.lexists(self._path) else "does not exist"
             raise SourceError(f"{self._path} {what}: name a list of URLs.")
+        if extension in _SPREADSHEETS:
+            raise SourceError(f"{self._path} is a spreadsheet: save it as CSV UTF-8, and name that file.")
         if extension not in _FORMATS:
             raise SourceError(f"{self._path} is of an unknown kind: its name must end with {', '.join(_FORMATS)}.")
         self._format = _FORMATS[extension]
@@ -99,6 +106,7 @@ class UrlListSource:
             self._base = base if base.endswith("/") else f"{base}/"
 
     def scan(self) -> Iterator[Entry | Unusable]:
+        self.notes.clear()
         scans = {
             "txt": self._scan_lines,
             "csv": self._scan_table,
@@ -121,17 +129,32 @@ class UrlListSource:
     # The formats
 
     def _scan_lines(self) -> Iterator[Entry | Unusable]:
-        for line in read_lines(self._path):
+        lines = read_lines(self._path, self.notes)
+        first = [*islice(lines, _LINES_AHEAD)]
+        texts = [line[1] for line in first if isinstance(line, tuple) and _is_content(line[1])]
+        if texts and self._is_table(texts[0]):
+            yield from self._scan_table()
+            return
+        separator = separator_of(texts)
+        for line in chain(first, lines):
             if isinstance(line, Unusable):
                 yield line
-                continue
-            number, text = line
-            text = text.strip()
-            if text and not text.startswith("#"):
-                yield self._entry(number, (text,), _ONLY_URL)
+            elif _is_content(line[1]):
+                # Programs write tables without a header also as txt: a URL, a tab, and other columns.
+                fields = line[1].strip().split("\t")
+                text = next((field for field in fields if "://" in field), line[1])
+                yield self._entry(line[0], (text,), _ONLY_URL, separator)
+
+    def _is_table(self, line: str) -> bool:
+        """Return whether the first line of a txt file is a header, as in "Unicode text" of Excel."""
+        return "://" not in line and any(
+            len(fields := line.split(delimiter)) > 1 and "url" in self._find_columns(fields) for delimiter in "\t;,"
+        )
 
     def _scan_table(self) -> Iterator[Entry | Unusable]:
-        rows = read_rows(self._path, self._delimiter())
+        chosen = plain_name(self._chosen["url"]) if "url" in self._chosen else None
+        names = _COLUMNS["url"] if chosen is None else (chosen,)
+        rows = read_rows(self._path, "\t" if self._format == "tsv" else None, names=names, notes=self.notes)
         header = first_row(rows, self._path)
         if self._has_no_header(header[1]):
             columns = self._numbered_columns(len(header[1]))
@@ -191,7 +214,7 @@ class UrlListSource:
         yield from self._objects(self._json_lines())
 
     def _json_lines(self) -> Iterator[tuple[int, Value] | Unusable]:
-        for line in read_lines(self._path):
+        for line in read_lines(self._path, self.notes):
             if isinstance(line, Unusable):
                 yield line
             elif line[1] and not line[1].isspace():
@@ -263,7 +286,13 @@ class UrlListSource:
                         f"{self._path} is longer than {MAX_JSON >> 20} MB: "
                         "save it as jsonl, one object in each line, which is read line by line."
                     )
-                return _JSON.decode(content.decode(json.detect_encoding(content)))
+                check_is_text(self._path, content)
+                encoding = json.detect_encoding(content)
+                if encoding.startswith("utf-8"):
+                    return _JSON.decode(text_of(self._path, content, self.notes))
+                return _JSON.decode(content.decode(encoding))
+            except SourceError:
+                raise
             except RecursionError:
                 raise SourceError(f"{self._path} is not a list of URLs: it is nested too deeply.") from None
             except (ValueError, OSError, EOFError) as error:
@@ -275,14 +304,6 @@ class UrlListSource:
                 raise SourceError(f"{self._path} cannot be read ({error}): download it again.") from error
 
     # Columns
-
-    def _delimiter(self) -> str:
-        """Return the delimiter of the table: a tab in TSV; in CSV, the most frequent delimiter of the header."""
-        if self._format == "tsv":
-            return "\t"
-        line = next(read_lines(self._path), None)
-        header = line[1] if isinstance(line, tuple) else ""
-        return max(",", ";", "\t", "|", key=header.count)
 
     def _has_no_header(self, row: Sequence[str]) -> bool:
         """Return whether the column of URLs is chosen by its number, so that the first row is not a header."""
@@ -336,15 +357,16 @@ class UrlListSource:
 
     # Rows
 
-    def _entry(self, number: int, values: Sequence[Value], columns: _Columns) -> Entry | Unusable:
-        """Return the image of a row, or the reason why the row cannot be used."""
+    def _entry(self, number: int, values: Sequence[Value], columns: _Columns, separator: str = "") -> Entry | Unusable:
+        """Return the image of a row, or why the row cannot be used; `separator` is the character after every URL."""
         raw = values[columns.url]
         if isinstance(raw, bytes):
             raw = raw.decode("utf-8", "surrogateescape")
         if not isinstance(raw, str):
             return self._unusable(number, "it is empty" if raw is None else "it is not text")
         try:
-            url = normal_url(raw if self._base is None or not raw.strip() else urljoin(self._base, raw.strip()))
+            written = written_url(raw, separator)
+            url = normal_url(written if self._base is None or not written else urljoin(self._base, written))
             label = None if columns.label is None else as_text(values[columns.label])
             caption = None if columns.caption is None else as_text(values[columns.caption])
             details = {}
@@ -360,6 +382,12 @@ class UrlListSource:
 
     def _unusable(self, number: int, detail: str) -> Unusable:
         return Unusable(f"{self._path}:{number}", "not a URL", detail)
+
+
+def _is_content(line: str) -> bool:
+    """Return whether a line of a txt file is neither blank nor a comment."""
+    text = line.strip()
+    return bool(text) and not text.startswith("#")
 
 
 def _as_columns(found: Mapping[str, int]) -> _Columns:

@@ -129,7 +129,13 @@ class ExactIndex:
         """
         index = cls(vectors)
         # FAISS accepts only names in UTF-8, and the path may name a new file meanwhile.
-        read = faiss.read_index(f"/dev/fd/{file.fileno()}", faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+        name = f"/dev/fd/{file.fileno()}"
+        try:
+            read = faiss.read_index(name, faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+        except RuntimeError:
+            if not mapped:
+                raise
+            read, mapped = faiss.read_index(name, 0), False  # some network and FUSE disks cannot map files
         file.seek(-4 * vectors.dimension, os.SEEK_END)
         index._units = np.frombuffer(file.read(), "<f4").astype(np.float32)
         if type(read) is not faiss.IndexIDMap or read.d != vectors.dimension or read.id_map.size() != read.ntotal:

@@ -17,7 +17,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import IO
 
-from .._files import read_error, replacing_both, sha256_of, temporary_path
+from .._files import read_error, replacing_both, sha256_of, sync_file, temporary_path
 from ._kinds import EXACT, TRAINED
 from ._protocol import SavableIndex, VectorIndex
 from .vectors import VectorFile
@@ -51,7 +51,7 @@ def save_index(index: SavableIndex, path: Path, generation: int, dimension: int)
         writer = _HashingWriter(file)
         index.save(writer)
         file.flush()
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
         status = os.fstat(file.fileno())
         sha256 = writer.digest.hexdigest()
         stamp = Stamp(generation, dimension, status.st_size, status.st_mtime_ns, sha256, index.name, index.recall)

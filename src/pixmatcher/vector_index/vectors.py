@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .._files import read_error, remove, sync_folder
+from .._files import map_file, read_error, remove, sync_file, sync_folder
 from ..errors import CollectionError
 
 Float32 = npt.NDArray[np.float32]
@@ -38,7 +38,7 @@ class VectorFile:
         self.dimension = dimension
         self.first_row = first_row
         self.row_bytes = dimension * _STORED.itemsize
-        self._kept: tuple[tuple[int, int], Float16, mmap.mmap] | None = None
+        self._kept: tuple[tuple[int, int], Float16, mmap.mmap | bytes] | None = None
 
     def close(self) -> None:
         """Release the file; it is opened again when needed."""
@@ -80,7 +80,7 @@ class VectorFile:
                 while data:
                     written = os.pwrite(descriptor, data, offset)
                     offset, data = offset + written, data[written:]
-                os.fsync(descriptor)
+                sync_file(descriptor)
             except OSError:
                 os.ftruncate(descriptor, begin)
                 raise
@@ -113,7 +113,7 @@ class VectorFile:
         for block, stored in self.blocks(rows, size):
             yield block, stored
             kept = self._kept
-            if kept is not None and hasattr(mmap, "MADV_DONTNEED"):
+            if kept is not None and isinstance(kept[2], mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
                 kept[2].madvise(mmap.MADV_DONTNEED)
 
     def read_unmapped(self, rows: Rows) -> Float16:
@@ -150,7 +150,7 @@ class VectorFile:
         with self.path.open("ab") as file:
             if file.tell() < self._offset(end_row):
                 file.truncate(self._offset(end_row))
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
 
     def _create(self) -> None:
         """Create the file and its folder if they do not exist."""
@@ -185,9 +185,11 @@ class VectorFile:
             return kept[1]
         try:
             with self.path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), present * self.row_bytes, access=mmap.ACCESS_READ)
+                mapped = map_file(file, present * self.row_bytes)
         except OSError as error:
             raise read_error(self.path, error) from error
+        except ValueError:
+            raise self._too_short() from None
         rows = np.frombuffer(mapped, dtype=_STORED).reshape(present, self.dimension)
         self._kept = (file_id, rows, mapped)
         return rows

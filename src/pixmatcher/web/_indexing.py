@@ -14,7 +14,7 @@ from ..indexing import IndexReport, index
 from ._background_jobs import Job, last_job, show_error, show_progress, start_job
 from ._controls import select_collection
 from ._open_collections import collection_list
-from ._texts import t
+from ._texts import as_markdown, t
 
 _CREATION = "new collection"
 """Key of the jobs that create collections. One runs at a time."""
@@ -126,3 +126,7 @@ def _show_job(job: Job) -> None:
             failed=len(r.failures),
         )
         st.success(text, icon=":material/check_circle:")
+        for note in r.notes:
+            st.info(as_markdown(note))
+        if passed_over := sum(sum(counts.values()) for counts in r.passed_over.values()):
+            st.caption(t("index_passed_over", count=passed_over))

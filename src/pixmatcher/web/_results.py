@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -123,7 +124,8 @@ def _show_item(collection: Collection, item: Item, rated: Rated | None, on_close
             if item.uri.startswith(("http://", "https://")):
                 st.link_button(t("open_original"), item.uri, icon=":material/open_in_new:")
         elif (data := original_file(item, max_pixels=MAX_PIXELS)) is not None:
-            st.download_button(t("download"), data, file_name(item), icon=":material/download:", on_click="ignore")
+            name = as_plain_text(file_name(item))  # no other program takes a name that is not Unicode
+            st.download_button(t("download"), data, name, icon=":material/download:", on_click="ignore")
 
 
 def ratings(rated: Rated | None) -> list[tuple[str, str]]:
@@ -145,6 +147,7 @@ def details(collection: Collection, item: Item) -> list[tuple[str, str]]:
         ("dimensions", f"{item.width} x {item.height}" if item.width else None),
         ("bytes", None if item.bytes is None else size_text(item.bytes)),
         ("format", item.format),
+        ("incomplete", _missing_text(item.missing)),
         ("taken", _date_text(item.taken)),
         ("modified", _date_text(item.modified)),
         ("added", _date_text(item.added)),
@@ -152,6 +155,11 @@ def details(collection: Collection, item: Item) -> list[tuple[str, str]]:
         ("author", item.details.get("author")),
     ]
     return [(t(key), value) for key, value in known if value]
+
+
+def _missing_text(share: float | None) -> str | None:
+    """Return how much of a picture is missing because the end of its file is."""
+    return None if share is None else t("missing_share", number=math.ceil(100 * share))
 
 
 def _date_text(timestamp: str | None) -> str | None:

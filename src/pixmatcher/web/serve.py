@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .._logging import VARIABLE as LOG_VARIABLE
+from .._user_folders import NO_HOME, home_folder
 from ..errors import PixMatcherError
 from .share import SHARED_VARIABLE, Tunnel
 
@@ -49,9 +50,13 @@ def run_app(
     """Run the app with these collections until it is stopped. Return its exit status.
 
     With a tunnel, visitors come through it and need the password. When the tunnel closes, the app is stopped and
-    `PixMatcherError` is raised.
+    `PixMatcherError` is raised. Raises `FileNotFoundError` if the current folder, where Streamlit looks for settings,
+    was deleted.
     """
+    os.getcwd()
     environment = _MEMORY | os.environ
+    if not os.environ.get("HOME"):
+        environment["HOME"] = str(home_folder() or NO_HOME)  # Streamlit looks for settings there
     environment.pop(SHARED_VARIABLE, None)
     if (level := logging.getLogger("pixmatcher").level) in (logging.DEBUG, logging.INFO):  # by the option -v
         environment[LOG_VARIABLE] = f"{environment.get(LOG_VARIABLE, '')},{logging.getLevelName(level).lower()}"

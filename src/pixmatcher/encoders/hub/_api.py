@@ -183,7 +183,7 @@ def hub_token() -> str | None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
         home = Path(os.environ.get("HF_HOME") or cache)
         with contextlib.suppress(OSError, ValueError):
-            token = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser().read_text("ascii")
+            token = Path(os.path.expanduser(os.environ.get("HF_TOKEN_PATH") or home / "token")).read_text("ascii")
     token = token.strip()
     if token and not _TOKEN.fullmatch(token):
         raise EncoderError("HF_TOKEN, or the hub's token file, does not contain a token: correct it, or remove it.")

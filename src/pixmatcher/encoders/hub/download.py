@@ -15,7 +15,7 @@ from ..._progress import ProgressCallback, with_stage
 from ..._urls import without_password
 from ...errors import EncoderError, FetchError
 from ...net.download import download
-from .._cache import cache_folder, weights_file
+from .._cache import cache_folder, check_cache_writable, weights_file
 
 logger = logging.getLogger("pixmatcher.encoders")
 
@@ -124,6 +124,7 @@ def download_missing(
             path.unlink()
         if offline:
             raise OfflineError(was_damaged=exists)
+        check_cache_writable()
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def check(part: Path) -> None:

@@ -6,9 +6,13 @@ names the ONNX file contains. Field numbers: https://github.com/onnx/onnx/blob/m
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from ..._files import map_file
 
 _INSIDE = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -32,15 +36,15 @@ def external_files(path: Path) -> set[str]:
     """
     with path.open("rb") as file:
         try:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            content = map_file(file, os.fstat(file.fileno()).st_size)
         except ValueError as error:  # an empty file
             raise ValueError("it is empty") from error
-        with content:
+        with contextlib.closing(content) if isinstance(content, mmap.mmap) else contextlib.nullcontext():
             found = set(_locations(content, 0, len(content), "model", 0))
     return found
 
 
-def _locations(content: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+def _locations(content: mmap.mmap | bytes, start: int, end: int, message: str, depth: int) -> Iterator[str]:
     """Yield the names of external files in the part of a protobuf message from `start` to `end`."""
     if depth > _DEEPEST:
         raise ValueError("it is nested too deeply")
@@ -54,7 +58,7 @@ def _locations(content: mmap.mmap, start: int, end: int, message: str, depth: in
             yield from _locations(content, a, b, inner, depth + 1)
 
 
-def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _fields(content: mmap.mmap | bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yield the number, start and end of each field of a message that has a length."""
     while start < end:
         key, start = _varint(content, start, end)
@@ -73,7 +77,7 @@ def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int
             raise ValueError("it is not an ONNX file")
 
 
-def _varint(content: mmap.mmap, start: int, end: int) -> tuple[int, int]:
+def _varint(content: mmap.mmap | bytes, start: int, end: int) -> tuple[int, int]:
     """Return a number and the position after it (https://protobuf.dev/programming-guides/encoding/#varints)."""
     value = 0
     for place in range(start, min(end, start + 10)):

@@ -90,6 +90,8 @@ FRENCH = {
     "index_new": "Créer une nouvelle collection",
     "index_off": "L'indexation est désactivée tant que l'application est partagée.",
     "index_open": "Ouvrir la nouvelle collection",
+    "index_passed_over": "Fichiers et dossiers ignorés, car ils ne sont pas des images, sont cachés ou exclus : "
+    "{count}.",
     "index_refresh": "Mettre à jour cette collection",
     "index_running": "Indexation de {source}",
     "index_updating": "Mise à jour de la collection",
@@ -164,6 +166,8 @@ FRENCH = {
     "sources": "Sources",
     "space": "Espace",
     "steps_of": "{done} étapes sur {total}",
+    "incomplete": "Incomplète",
+    "missing_share": "au plus {number}\N{NO-BREAK SPACE}% manque",
     "taken": "Prise le",
     "text_hint": "Essayez l'un de ces textes",
     "text_page": "Recherche par texte",

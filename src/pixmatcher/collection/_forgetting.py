@@ -1,0 +1,79 @@
+"""What to remove if a source, or a folder or file of a folder source, is to be forgotten."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..errors import CollectionError
+from ._catalog import Catalog
+from ._names import possible_specs
+
+
+@dataclass(frozen=True)
+class ToForget:
+    """Sources to remove, and a place to remove from other sources."""
+
+    sources: Sequence[str]
+    """The specs of the sources to remove."""
+    place: str = ""
+    """The folder or file to remove from the sources of `around`."""
+    around: Mapping[str, str] = field(default_factory=dict)
+    """`place` relative to the folder of each source that has it, by the spec of the source."""
+
+    def count(self, catalog: Catalog) -> int:
+        """Return the number of items to remove."""
+        condition, values = self._items(catalog)
+        return catalog.number(f"SELECT count(*) FROM items WHERE {condition}", *values)
+
+    def remove(self, catalog: Catalog) -> int:
+        """Remove them, and note that the other sources must not list the place again; return how many were removed."""
+        condition, values = self._items(catalog)
+        found = catalog.query(f"SELECT id FROM items WHERE {condition}", *values)
+        removed = catalog.remove_items(item_id for (item_id,) in found)
+        catalog.connection.execute(f"DELETE FROM failures WHERE {condition}", values)
+        for spec in self.sources:
+            catalog.remove_source(spec)
+        for spec, relative in self.around.items():
+            notes = catalog.folder_notes(spec)
+            kept = [path for path in notes.forgotten if not os.path.join(path, "").startswith(f"{relative}/")]
+            catalog.put_folder_notes(spec, replace(notes, forgotten=(*kept, relative)))
+        return removed
+
+    def _items(self, catalog: Catalog) -> tuple[str, list[object]]:
+        """Return the condition of the items, and of the failures, in SQL, and its values."""
+        ids = catalog.sources()
+        condition = "source_id IN (SELECT value FROM json_each(?))"
+        values: list[object] = [json.dumps([ids[spec] for spec in self.sources])]
+        if not self.around:
+            return condition, values
+        below, more = catalog.uris_below(os.path.join(self.place, ""))
+        values += [json.dumps([ids[spec] for spec in self.around]), catalog.stored_uri(self.place), *more]
+        return f"{condition} OR ({condition} AND (uri = ? OR {below}))", values
+
+
+def find_to_forget(catalog: Catalog, collection: Path, given: str) -> ToForget:
+    """Return what `given` names: a source, or a folder or file of one. Raises `CollectionError` if it is neither."""
+    sources = [*catalog.sources()]
+    named = [spec for spec in sources if spec in possible_specs(given)]
+    if named and not os.path.isabs(named[0]):
+        return ToForget(named[:1])
+    folders = [spec for spec in sources if os.path.isabs(spec)]
+    for place in dict.fromkeys([*named, os.path.abspath(given), os.path.realpath(given)] if given else ()):
+        inside = os.path.join(place, "")
+        below = [spec for spec in folders if spec == place or spec.startswith(inside)]
+        around = {
+            spec: place[len(os.path.join(spec, "")) :]
+            for spec in folders
+            if spec != place and place.startswith(os.path.join(spec, ""))
+        }
+        found = ToForget(below, place, around)
+        if place in folders or (around and (os.path.lexists(place) or found.count(catalog))):
+            return found
+    names = ", ".join(sources) or "none"
+    raise CollectionError(
+        f"{given} is not a source of {collection}, nor in a folder that is one; the sources are: {names}."
+    )

@@ -1,0 +1,241 @@
+"""Metadata in the boxes of HEIC and AVIF files (ISO/IEC 23008-12) and of JPEG 2000 files (ISO/IEC 15444-1).
+
+Their decoders either change it or do not read it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import IO
+
+_MAX_BOXES = 1000
+_MAX_META = 4 << 20
+_MAX_ITEMS = 100_000
+"""Further items, and further references between items, do not count."""
+_MAX_BLOCK = 4 << 20
+"""Longer blocks of metadata are cut off here."""
+
+_EXIF_UUIDS = (b"JpgTiffExif->JP2", bytes.fromhex("0537cdab9d0c4431a72afa561f2a113e"))
+_XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+_IPTC_UUID = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
+
+
+@dataclass(frozen=True)
+class BoxMetadata:
+    """The blocks of metadata of an image, empty where it has none."""
+
+    exif: bytes = b""
+    xmp: bytes = b""
+    iptc: bytes = b""
+    transformed: bool = False
+    """Whether the file has properties that rotate or mirror the image (`irot`, `imir`): then EXIF does not count."""
+
+
+def jp2_metadata(file: IO[bytes]) -> BoxMetadata:
+    """Return the metadata of a JPEG 2000 file. Raises OSError if it cannot be read."""
+    blocks = {b"exif": b"", b"xmp": b"", b"iptc": b""}
+    for kind, start, length in _boxes_of_file(file):
+        if kind != b"uuid":
+            continue
+        file.seek(start)
+        uuid = file.read(16)
+        name = {_XMP_UUID: b"xmp", _IPTC_UUID: b"iptc"}.get(uuid, b"exif" if uuid in _EXIF_UUIDS else b"")
+        if name and not blocks[name]:
+            blocks[name] = file.read(min(max(length - 16, 0), _MAX_BLOCK))
+    return BoxMetadata(blocks[b"exif"], blocks[b"xmp"], blocks[b"iptc"])
+
+
+def heif_metadata(file: IO[bytes]) -> BoxMetadata | None:
+    """Return the metadata of the primary image of a HEIC or AVIF file; None if its boxes do not name one.
+
+    Reads its box `meta` and the blocks of metadata. Raises OSError if the file cannot be read.
+    """
+    for kind, start, length in _boxes_of_file(file):
+        if kind == b"meta":
+            file.seek(start)
+            try:
+                return _metadata_of_primary(file, file.read(min(length, _MAX_META)))
+            except (struct.error, IndexError):  # cut off
+                return None
+    return None
+
+
+@dataclass
+class _Item:
+    kind: bytes = b""
+    content: bytes = b""
+    """The media type of its content."""
+    method: int = 0
+    """0 if its extents are places in the file, 1 if they are places in the box `idat`."""
+    extents: list[tuple[int, int]] = field(default_factory=list)
+    """Places and lengths; the length 0 means all that follows."""
+
+
+def _metadata_of_primary(file: IO[bytes], meta: bytes) -> BoxMetadata | None:
+    """Raises struct.error or IndexError if a box is cut off."""
+    boxes: dict[bytes, bytes] = {}
+    for kind, content in _boxes_in(meta[4:]):
+        boxes.setdefault(kind, content)
+    if b"pitm" not in boxes:
+        return None
+    primary = int.from_bytes(boxes[b"pitm"][4 : 6 if boxes[b"pitm"][0] == 0 else 8], "big")
+    items = _item_infos(boxes.get(b"iinf", b""))
+    references = _references(boxes.get(b"iref", b""))
+    images = {primary}
+    if primary in items and items[primary].kind == b"iden":  # another item, transformed
+        images.update(target for kind, source, target in references if kind == b"dimg" and source == primary)
+    described = {(source, target) for kind, source, target in references if kind == b"cdsc"}
+    others = {source for source, target in described if target not in images}
+    _locate(items, boxes.get(b"iloc", b""))
+    blocks = {b"exif": b"", b"xmp": b""}
+    for number, item in items.items():
+        name = b"exif" if item.kind == b"Exif" else b"xmp" if item.content == b"application/rdf+xml" else b""
+        about_others = number in others and not any((number, image) in described for image in images)
+        if name and not blocks[name] and not about_others:
+            blocks[name] = _content(file, item, boxes.get(b"idat", b""))
+    transformed = _is_transformed(boxes.get(b"iprp", b""), images)
+    return BoxMetadata(_without_offset(blocks[b"exif"]), blocks[b"xmp"], transformed=transformed)
+
+
+def _without_offset(exif: bytes) -> bytes:
+    """Return the block behind the four bytes that say how many come before its TIFF header."""
+    skipped = int.from_bytes(exif[:4], "big")
+    return exif[4 + skipped :] if skipped < len(exif) - 8 else exif[4:]
+
+
+def _item_infos(box: bytes) -> dict[int, _Item]:
+    items: dict[int, _Item] = {}
+    for kind, content in _boxes_in(box[6 if box[:1] == b"\0" else 8 :]):
+        if kind != b"infe" or content[0] < 2 or len(items) >= _MAX_ITEMS:
+            continue
+        (number,) = struct.unpack_from(">H" if content[0] == 2 else ">I", content, 4)
+        rest = content[8 if content[0] == 2 else 10 :]
+        texts = rest[4:].split(b"\0", 2)  # name, media type
+        items[number] = _Item(rest[:4], texts[1] if rest[:4] == b"mime" and len(texts) > 1 else b"")
+    return items
+
+
+def _references(box: bytes) -> list[tuple[bytes, int, int]]:
+    """Return kind, source and target of the references from metadata to images, and from images to others."""
+    code, size = (">H", 2) if box[:1] == b"\0" else (">I", 4)
+    found: list[tuple[bytes, int, int]] = []
+    for kind, content in _boxes_in(box[4:]):
+        if kind not in (b"cdsc", b"dimg") or len(found) >= _MAX_ITEMS:
+            continue
+        source, count = (*struct.unpack_from(code, content), *struct.unpack_from(">H", content, size))
+        targets = content[size + 2 : size + 2 + count * size]
+        found += [(kind, source, target) for (target,) in struct.iter_unpack(code, targets)]
+    return found
+
+
+def _locate(items: dict[int, _Item], box: bytes) -> None:
+    """Store the places of the items of metadata."""
+    if len(box) < 8:
+        return
+    version = box[0]
+    offset_size, length_size, base_size, index_size = box[4] >> 4, box[4] & 15, box[5] >> 4, box[5] & 15
+    id_size = 4 if version == 2 else 2
+    if version == 0:
+        index_size = 0
+    at = 6 + id_size
+    for _ in range(int.from_bytes(box[6:at], "big")):
+        item = items.get(int.from_bytes(box[at : at + id_size], "big"))
+        at += id_size
+        method = 0
+        if version in (1, 2):
+            method = box[at + 1] & 15
+            at += 2
+        base = int.from_bytes(box[at + 2 : at + 2 + base_size], "big")
+        at += 2 + base_size
+        (count,) = struct.unpack_from(">H", box, at)
+        at += 2
+        size = index_size + offset_size + length_size
+        if item is not None and size and (item.kind == b"Exif" or item.content):
+            item.method = method
+            for start in range(at + index_size, min(at + count * size, len(box)), size):
+                middle, end = start + offset_size, start + offset_size + length_size
+                place = base + int.from_bytes(box[start:middle], "big")
+                item.extents.append((place, int.from_bytes(box[middle:end], "big")))
+        at += count * size
+
+
+def _content(file: IO[bytes], item: _Item, data: bytes) -> bytes:
+    content = b""
+    for place, length in item.extents:
+        wanted = min(length or _MAX_BLOCK, _MAX_BLOCK - len(content))
+        if wanted <= 0 or place >= 1 << 62:
+            break
+        if item.method == 1:
+            content += data[place : place + wanted]
+        elif item.method == 0:
+            file.seek(place)
+            content += file.read(wanted)
+    return content
+
+
+def _is_transformed(box: bytes, images: set[int]) -> bool:
+    """Return whether a property of one of the images rotates or mirrors it."""
+    kinds: list[bytes] = []
+    tables = []
+    for kind, content in _boxes_in(box):
+        if kind == b"ipco":
+            kinds = [name for name, _ in _boxes_in(content)]
+        elif kind == b"ipma":
+            tables.append(content)
+    turning = {number for number, kind in enumerate(kinds, start=1) if kind in (b"irot", b"imir")}
+    for table in tables if turning else ():
+        code, size = (">H", 2) if table[0] == 0 else (">I", 4)
+        wide = 2 if table[3] & 1 else 1
+        (count,) = struct.unpack_from(">I", table, 4)
+        at = 8
+        for _ in range(count):
+            (image,) = struct.unpack_from(code, table, at)
+            start = at + size + 1
+            at = start + wide * table[at + size]
+            numbers = (int.from_bytes(table[n : n + wide], "big") for n in range(start, at, wide))
+            if image in images and any(number & (0x7FFF if wide == 2 else 0x7F) in turning for number in numbers):
+                return True
+    return False
+
+
+def _boxes_of_file(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, place and length of the content of each box of a file; of the first ones, if there are many."""
+    end = file.seek(0, 2)
+    at = 0
+    for _ in range(_MAX_BOXES):
+        file.seek(at)
+        head = file.read(16)
+        if len(head) < 8:
+            return
+        size, kind = struct.unpack_from(">I4s", head)
+        start = at + 8
+        if size == 1 and len(head) == 16:
+            (size,) = struct.unpack_from(">Q", head, 8)
+            start = at + 16
+        elif size == 0:  # up to the end of the file
+            size = end - at
+        if at + size < start:
+            return
+        yield kind, start, at + size - start
+        at += size
+        if at >= end:
+            return
+
+
+def _boxes_in(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield kind and content of each box of a box."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        start = at + 8
+        if size == 1 and at + 16 <= len(data):
+            (size,) = struct.unpack_from(">Q", data, at + 8)
+            start = at + 16
+        elif size == 0:
+            size = len(data) - at
+        if at + size < start:
+            return
+        yield kind, data[start : at + size]
+        at += size
