@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from conftest import TinyEncoder, paint, paint_many
 from pixmatcher import (
@@ -21,6 +25,7 @@ from pixmatcher import (
     Filter,
     InvalidImageError,
     Item,
+    PixMatcherError,
     Query,
     QueryError,
     SearchOptions,
@@ -33,6 +38,7 @@ from pixmatcher.images import ImageSource, fit_image
 from pixmatcher.net.fetch import MAX_BYTES
 from pixmatcher.records import EncoderRecord, Space
 from pixmatcher.searching import parse_query, search_batch, search_similar
+from pixmatcher.searching.query import parse_line
 
 SEARCH_STDIN = [sys.executable, "-m", "pixmatcher", "search", "-"]
 
@@ -249,3 +255,38 @@ def test_a_line_of_a_batch_that_is_a_file_is_an_image(collection: Collection, tm
     assert by_text["hits"] == search(collection, "a cat").as_json()["hits"]
     assert by_missing["hits"] == search(collection, "missing.jpg").as_json()["hits"]
     assert by_text["hits"] != expected
+
+
+def test_a_line_of_a_batch_that_is_in_a_tar_file_is_an_image(collection: Collection, tmp_path: Path) -> None:
+    first = next(collection.items())
+    with tarfile.open(tmp_path / "some.tar", "w") as archive:
+        archive.add(first.uri, "inner/a b.png")
+    line = str(tmp_path / "some.tar" / "inner" / "a b.png")
+    inside, missing = search_batch(collection, [line, str(tmp_path / "none.tar" / "a b.png")])
+    assert inside["hits"] == search(collection, parse_query([first.uri])).as_json()["hits"]
+    assert "There is no file" in missing["note"]
+
+
+def test_a_large_data_url_is_refused() -> None:
+    url = "data:image/png;base64," + "A" * (MAX_BYTES // 3 * 4 + 8)
+    with pytest.raises(QueryError, match="is larger than 25 MB") as caught:
+        parse_query([url])
+    assert len(str(caught.value)) < 200
+    with pytest.raises(QueryError, match="is larger than 25 MB"):
+        parse_query(["data:image/png," + "%00" * (MAX_BYTES + 1)])
+    with pytest.raises(QueryError, match="longer than 10,000"):
+        parse_query(["data " * 5000])
+
+
+_PIECES = ["data:", "file:", "//", "/", "localhost", "image/png", ";base64", ",", ".png", "%00", "%C3", "~/", "'", '"']
+_PIECES += [*"a=+-_ .?#", "\\", "\n", "\u202e", "\udcff", "\0"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(_PIECES), max_size=20).map("".join).filter(lambda text: text != "-"))
+def test_any_text_is_a_query_or_an_error_of_one_sentence(text: str) -> None:
+    for parse in (parse_line, lambda line: parse_query([line])):
+        query = None
+        with contextlib.suppress(PixMatcherError):
+            query = parse(text)
+        assert query is None or query.text is not None or query.image is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -26,8 +25,6 @@ _MOST_INCOMPLETE = 5
 _MOST_NAME_CHARACTERS = 20
 """A longer name has a line for itself."""
 _LEAST_WIDTH = 40
-_SHELL_WORD = re.compile(r"""(?:--?[a-z-]+\s+(?!-))?(?:'[^']*'|"[^"]*"|[^\s'"]|['"])+""")
-"""A word of a command, which may contain spaces in quotes; an option with the word after it."""
 
 
 def program_name() -> str:
@@ -91,8 +88,8 @@ def print_columns(rows: Sequence[Sequence[str]], alignment: str = "") -> None:
 def print_entries(entries: Sequence[tuple[str, Sequence[str], str]]) -> None:
     """Print entries of a name, texts, and a command or "". The texts are in a column and wrapped at spaces.
 
-    No line is longer than the terminal or, in a pipe, than 80 characters, unless a single word is. A command goes on
-    in the next line after a backslash, so that it can be copied.
+    No line of a text is longer than the terminal or, in a file or a pipe, than 80 characters, unless a single word is.
+    A command is always one line, so that it can be copied.
     """
     width = max(shutil.get_terminal_size().columns, _LEAST_WIDTH)
     column = min(max((len(name) for name, *_ in entries), default=0), _MOST_NAME_CHARACTERS) + 2
@@ -105,7 +102,7 @@ def print_entries(entries: Sequence[tuple[str, Sequence[str], str]]) -> None:
         for first, line in zip(chain([shown], repeat("")), lines, strict=False):
             print(f"{first:<{column}}{line}")
         if command:
-            print(" \\\n".join(f"    {line}" for line in _wrapped(_SHELL_WORD.findall(printable(command)), width - 6)))
+            print(f"    {printable(command)}")
 
 
 def _wrapped(words: Sequence[str], width: int) -> list[str]:

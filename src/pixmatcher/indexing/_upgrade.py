@@ -200,8 +200,8 @@ def _open_sources(
             if known:
                 continue
             raise SourceError(
-                f"{spec} holds saved embeddings, which cannot be encoded: index the images themselves into another "
-                "collection with -c, or give up the embeddings with `pixmatcher forget`."
+                f"{spec} holds saved embeddings, which cannot be encoded: remove it with `pixmatcher forget`, or index "
+                "the images into another collection."
             )
         opened.append(source)
     return opened, lost

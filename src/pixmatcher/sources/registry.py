@@ -102,7 +102,7 @@ KINDS: tuple[SourceKind, ...] = (
     ),
     SourceKind(
         "arrays",
-        "arrays:embeddings.npy --categories categories.npy --uris uris.json --encoder lite -c saved",
+        "arrays:embeddings.npy --uris uris.json --encoder lite -c c",
         "saved embeddings, as `pixmatcher export arrays` writes them, or of MobileNetV3 or CLIP",
         _open_arrays,
     ),
