@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -17,12 +18,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 from conftest import TinyEncoder, bound_by_permissions, cli, paint, paint_many
 from pixmatcher import Collection, CollectionError, IndexReport, Item, SourceError, index, upgrade
 from pixmatcher.indexing import list_passed_over
 from pixmatcher.records import Entry, FolderNotes
-from pixmatcher.sources._ignore import IgnoreRules, is_excluded
+from pixmatcher.sources._ignore import IgnoreRules, _without_backtracking, is_excluded
 from pixmatcher.sources.folder import FolderSource
 from test_indexing import counts, ids
 from test_stores import MemoryStore
@@ -265,7 +267,8 @@ PATTERNS = [
     *("!a", "!/a/", "!foo/", "f?o", "[ab]", "!foo/a", "/foo/*", "# c", "", "a/*", "!a/b", "a\\ b", "*/x.png", "/*"),
     *("!/foo", "**/a/", "!**/a/", "!", "/", "a**", "**b", "[!a]*", "[^f]oo", "a[]]b", "[[:alpha:]].png", "[a", "\\"),
     *("tail\\ ", "tail ", "a/**", "**", "/**/a", "*a*b", "?*", "[z-a]", "[a-f]oo", "\\!a", "a//b", "**/**/a", "a\\"),
-    *("foo/**/**/b", "[[:foo:]]", "[A-Z]oo", "[a\\-c]", "*.[jp][pn]g"),
+    *("foo/**/**/b", "[[:foo:]]", "[A-Z]oo", "[a\\-c]", "*.[jp][pn]g", "foo[!x]*", "*[!0-9]*.png", "foo/**/", "[[]"),
+    *("tab\t", "tail\\  ", "**/*/**", "[]x]*", "a[!b]b", "?*?", "*/**", "*a*a*b", "**/a/**/b/**", "a***", "//a", "a//"),
 ]
 
 
@@ -310,6 +313,23 @@ def test_a_hostile_pattern_takes_no_time(tmp_path: Path) -> None:
     lines = ["*a" * 60 + "b", "[a-b]*" * 40 + "c", "/".join(["**/a*"] * 40) + "/b", "**/" * 500 + "b", "?" * 5000, "["]
     (tmp_path / ".pixmatcherignore").write_text("\n".join(lines))
     assert len(list(FolderSource(str(tmp_path)).scan())) == 2
+    for line in ("**/a/" * 30 + "b", "/a/" + "**/a/a*/" * 30 + "**/b", "**/*/" * 30 + "b"):
+        rules = [IgnoreRules.parse("/top", [line])]
+        assert not is_excluded(rules, f"/top/{'a/' * 2000}a", is_folder=True)
+        assert is_excluded(rules, f"/top/{'a/' * 2000}b", is_folder=True)
+
+
+def parts(alphabet: str) -> st.SearchStrategy[str]:
+    return st.lists(st.text(alphabet, min_size=1, max_size=6), min_size=1, max_size=6).map("/".join)
+
+
+@given(parts("ab**?"), parts("ab"))
+def test_expressions_without_backtracking_match_the_same(pattern: str, path: str) -> None:
+    expression, _ = GitIgnoreSpecPattern.pattern_to_regex(f"/{pattern}")
+    assert expression is not None
+    changed = _without_backtracking(expression)
+    assert bool(re.fullmatch(changed, path)) == bool(re.fullmatch(expression, path))
+    assert bool(re.search(changed, path)) == bool(re.search(expression, path))
 
 
 @given(st.lists(st.text("ab/*?[]!^-\\\\#. :alph\0\n\udc80", max_size=12), max_size=4), st.text("ab/-]\\\\", min_size=1))

@@ -76,6 +76,14 @@ def test_a_command_loads_only_what_it_needs(tmp_path: Path, arguments: list[str]
     assert ("PIL" in loaded) == (arguments == ["search", "cat.jpg"])
 
 
+def test_the_package_for_patterns_is_loaded_only_where_there_are_some(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "examples" / "photos" / "cat.jpg", tmp_path)
+    code = f"from pixmatcher.sources.folder import FolderSource\nassert list(FolderSource({str(tmp_path)!r}).scan())"
+    assert "pathspec" not in loaded_modules(code)
+    (tmp_path / ".pixmatcherignore").write_text("*.png\n")
+    assert "pathspec" in loaded_modules(code)
+
+
 def test_the_module_of_each_command_registers_it() -> None:
     from pixmatcher.cli import _MODULES, complete_app
 

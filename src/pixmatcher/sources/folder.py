@@ -25,7 +25,7 @@ _SKIPPED = {"@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 _COLLECTION_FILES = {"collection.json", "catalog.sqlite"}
 _COLLECTION_NAMES = {"vectors", "index", "lock", "index.lock", "thumbnails.sqlite"} | _COLLECTION_FILES
 _OWN_NAMES = {".pixmatcher", IGNORE_FILE}
-_MOST_IGNORE_BYTES = 1 << 20
+_MOST_IGNORE_BYTES = 1 << 18
 _MOST_EXTENSIONS = 500
 """Extensions that are counted one by one; files with further ones are counted together."""
 
