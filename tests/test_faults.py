@@ -132,10 +132,12 @@ def test_hostile_files(open_folder: Path) -> None:
         )
         matching = [line for line in reported if line.startswith(f"    {shown}: {reason}")]
         assert len(matching) == 1, name
-    # A second run tries no file again, and reports the same.
+    # A second run tries no file again, says so, and reports the same.
     again = cli("index", folder, preexec_fn=bound_by_permissions())
     assert again.returncode == 1
-    assert again.stdout.splitlines()[2:] == lines[2:]
+    *reported_again, not_tried = again.stdout.splitlines()[2:]
+    assert reported_again == lines[2:]
+    assert not_tried.startswith("14 failed images were not tried again")
     assert f"{len(made)} unchanged" in again.stdout
     # A search shows unusual names, each on one line.
     found = cli("search", folder / "plain.jpg", "-c", folder, "-k", "99")
@@ -156,7 +158,7 @@ def test_files_deleted_or_changed_during_indexing(tiny: TinyEncoder, tmp_path: P
         if what == "folder removed":
             shutil.rmtree(folder / "below")
             return
-        for path in reversed(paths):
+        for path in reversed(paths[1:]):  # not all: the disk of an empty folder may be away
             if what == "deleted":
                 path.unlink()
             elif what == "cut":

@@ -97,11 +97,12 @@ def bytes_of_data_url(url: str, max_bytes: int) -> bytes:
             f"The data URL {shown} has no data: copy all of it, it looks like data:image/png;base64,iVBO..."
         )
     too_large = QueryError(f"The data URL {shown} is larger than {max_bytes >> 20} MB: save the image as a file.")
-    # Each byte takes at most 3 characters, as %XX, and in base64 as much again by a third.
-    if len(data) > 4 * max_bytes + 1024:
+    is_base64 = head.lower().rstrip().endswith(";base64")
+    # What a byte takes: one character, or three as %XX; in base64 a third more, and there may be line ends.
+    if len(data) - 2 * data.count("%") > max_bytes * (1.5 if is_base64 else 1) + 1024:
         raise too_large
     content = unquote_to_bytes(data.encode("utf-8", "surrogatepass"))
-    if head.lower().rstrip().endswith(";base64"):
+    if is_base64:
         content = b"".join(content.split()).rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
         if _NOT_BASE64.search(content) or len(content) % 4 == 1:
             raise QueryError(f"The data URL {shown} is not valid base64: copy all of it again.")

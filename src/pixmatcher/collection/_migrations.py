@@ -68,7 +68,8 @@ def _add_calibrations(connection: sqlite3.Connection) -> None:
 
 def _add_missing(connection: sqlite3.Connection) -> None:
     """Items get `missing`: the share of the picture that can be missing, if the end of its file is."""
-    connection.execute("ALTER TABLE items ADD COLUMN missing REAL")
+    if "missing" not in _column_names(connection, "items"):
+        connection.execute("ALTER TABLE items ADD COLUMN missing REAL")
 
 
 def _add_folder_notes(connection: sqlite3.Connection) -> None:
