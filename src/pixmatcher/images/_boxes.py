@@ -1,17 +1,22 @@
-"""Metadata in the boxes of HEIC and AVIF files (ISO/IEC 23008-12) and of JPEG 2000 files (ISO/IEC 15444-1).
+"""Boxes (ISO/IEC 14496-12), and the metadata in them that decoders either change or do not read.
 
-Their decoders either change it or do not read it.
+They are the structure of HEIC and AVIF files (ISO/IEC 23008-12), of JPEG 2000 files (ISO/IEC 15444-1), of JPEG XL files
+(ISO/IEC 18181-2) and of Canon's CR3 files.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-_MAX_BOXES = 1000
-_MAX_META = 4 << 20
+_MAX_BOXES = 100_000
+"""Further boxes do not count."""
+_MAX_BOX = 16 << 20
+"""The most bytes that are read of a box with other boxes in it."""
 _MAX_ITEMS = 100_000
 """Further items, and further references between items, do not count."""
 _MAX_BLOCK = 4 << 20
@@ -19,6 +24,7 @@ _MAX_BLOCK = 4 << 20
 
 _EXIF_UUIDS = (b"JpgTiffExif->JP2", bytes.fromhex("0537cdab9d0c4431a72afa561f2a113e"))
 _XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+_CANON_UUID = bytes.fromhex("85c0b687820f11e08111f4ce462b6a48")
 _IPTC_UUID = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
 
 
@@ -34,16 +40,16 @@ class BoxMetadata:
 
 
 def jp2_metadata(file: IO[bytes]) -> BoxMetadata:
-    """Return the metadata of a JPEG 2000 file. Raises OSError if it cannot be read."""
+    """Return the metadata of a JPEG 2000 file. Raises OSError if the file cannot be read."""
     blocks = {b"exif": b"", b"xmp": b"", b"iptc": b""}
-    for kind, start, length in _boxes_of_file(file):
+    for kind, start, end in boxes(file):
         if kind != b"uuid":
             continue
         file.seek(start)
         uuid = file.read(16)
         name = {_XMP_UUID: b"xmp", _IPTC_UUID: b"iptc"}.get(uuid, b"exif" if uuid in _EXIF_UUIDS else b"")
         if name and not blocks[name]:
-            blocks[name] = file.read(min(max(length - 16, 0), _MAX_BLOCK))
+            blocks[name] = file.read(min(max(end - start - 16, 0), _MAX_BLOCK))
     return BoxMetadata(blocks[b"exif"], blocks[b"xmp"], blocks[b"iptc"])
 
 
@@ -52,14 +58,28 @@ def heif_metadata(file: IO[bytes]) -> BoxMetadata | None:
 
     Reads its box `meta` and the blocks of metadata. Raises OSError if the file cannot be read.
     """
-    for kind, start, length in _boxes_of_file(file):
-        if kind == b"meta":
-            file.seek(start)
-            try:
-                return _metadata_of_primary(file, file.read(min(length, _MAX_META)))
-            except (struct.error, IndexError):  # cut off
-                return None
-    return None
+    meta = _first_box(file, b"meta")
+    try:
+        return _metadata_of_primary(file, meta) if meta else None
+    except (struct.error, IndexError):  # cut off
+        return None
+
+
+def cr3_exif(file: IO[bytes]) -> list[bytes]:
+    """Return the EXIF blocks of Canon's CR3 file. Raises OSError if the file cannot be read.
+
+    The tags that other files have in one block are in several: those of the camera, and those of the first directory.
+    """
+    for kind, content in boxes_in(_first_box(file, b"moov")):
+        if kind == b"uuid" and content.startswith(_CANON_UUID):
+            return [_inner_box(content[len(_CANON_UUID) :], name) for name in (b"CMT2", b"CMT1")]
+    return []
+
+
+def colour_boxes(file: IO[bytes]) -> list[bytes]:
+    """Return the contents of the boxes `colr` of an AVIF or JPEG 2000 file. Raises OSError if it cannot be read."""
+    properties = _inner_box(_inner_box(_first_box(file, b"meta")[4:], b"iprp"), b"ipco")
+    return [content for name, content in boxes_in(properties or _first_box(file, b"jp2h")) if name == b"colr"]
 
 
 @dataclass
@@ -76,7 +96,7 @@ class _Item:
 def _metadata_of_primary(file: IO[bytes], meta: bytes) -> BoxMetadata | None:
     """Raises struct.error or IndexError if a box is cut off."""
     boxes: dict[bytes, bytes] = {}
-    for kind, content in _boxes_in(meta[4:]):
+    for kind, content in boxes_in(meta[4:]):
         boxes.setdefault(kind, content)
     if b"pitm" not in boxes:
         return None
@@ -107,7 +127,7 @@ def _without_offset(exif: bytes) -> bytes:
 
 def _item_infos(box: bytes) -> dict[int, _Item]:
     items: dict[int, _Item] = {}
-    for kind, content in _boxes_in(box[6 if box[:1] == b"\0" else 8 :]):
+    for kind, content in boxes_in(box[6 if box[:1] == b"\0" else 8 :]):
         if kind != b"infe" or content[0] < 2 or len(items) >= _MAX_ITEMS:
             continue
         (number,) = struct.unpack_from(">H" if content[0] == 2 else ">I", content, 4)
@@ -121,7 +141,7 @@ def _references(box: bytes) -> list[tuple[bytes, int, int]]:
     """Return kind, source and target of the references from metadata to images, and from images to others."""
     code, size = (">H", 2) if box[:1] == b"\0" else (">I", 4)
     found: list[tuple[bytes, int, int]] = []
-    for kind, content in _boxes_in(box[4:]):
+    for kind, content in boxes_in(box[4:]):
         if kind not in (b"cdsc", b"dimg") or len(found) >= _MAX_ITEMS:
             continue
         source, count = (*struct.unpack_from(code, content), *struct.unpack_from(">H", content, size))
@@ -179,9 +199,9 @@ def _is_transformed(box: bytes, images: set[int]) -> bool:
     """Return whether a property of one of the images rotates or mirrors it."""
     kinds: list[bytes] = []
     tables = []
-    for kind, content in _boxes_in(box):
+    for kind, content in boxes_in(box):
         if kind == b"ipco":
-            kinds = [name for name, _ in _boxes_in(content)]
+            kinds = [name for name, _ in boxes_in(content)]
         elif kind == b"ipma":
             tables.append(content)
     turning = {number for number, kind in enumerate(kinds, start=1) if kind in (b"irot", b"imir")}
@@ -200,42 +220,46 @@ def _is_transformed(box: bytes, images: set[int]) -> bool:
     return False
 
 
-def _boxes_of_file(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, place and length of the content of each box of a file; of the first ones, if there are many."""
-    end = file.seek(0, 2)
-    at = 0
+def _first_box(file: IO[bytes], name: bytes) -> bytes:
+    """Return the content of the first box of this name in a file; empty if there is none."""
+    for kind, start, end in boxes(file):
+        if kind == name:
+            file.seek(start)
+            return file.read(min(end - start, _MAX_BOX))
+    return b""
+
+
+def _inner_box(data: bytes, name: bytes) -> bytes:
+    """Return the content of the first box of this name in a box; empty if there is none."""
+    return next((content for kind, content in boxes_in(data) if kind == name), b"")
+
+
+def boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each box of a file, and where its content begins and ends.
+
+    The end is as the box says, perhaps behind that of the file. A box whose header is cut off has the name b"" and ends
+    there. Nothing after a box that says an impossible size is yielded. Raises OSError if the file cannot be read.
+    """
+    length, at = file.seek(0, os.SEEK_END), 0
     for _ in range(_MAX_BOXES):
+        if at >= length:
+            return
         file.seek(at)
         head = file.read(16)
         if len(head) < 8:
+            yield b"", at, at + 8
             return
-        size, kind = struct.unpack_from(">I4s", head)
-        start = at + 8
-        if size == 1 and len(head) == 16:
-            (size,) = struct.unpack_from(">Q", head, 8)
-            start = at + 16
+        size, name, header = int.from_bytes(head[:4], "big"), head[4:8], 8
+        if size == 1:
+            size, header = int.from_bytes(head[8:], "big"), 16
         elif size == 0:  # up to the end of the file
-            size = end - at
-        if at + size < start:
+            size = length - at
+        if size < header:
             return
-        yield kind, start, at + size - start
+        yield name, at + header, at + size
         at += size
-        if at >= end:
-            return
 
 
-def _boxes_in(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield kind and content of each box of a box."""
-    at = 0
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        start = at + 8
-        if size == 1 and at + 16 <= len(data):
-            (size,) = struct.unpack_from(">Q", data, at + 8)
-            start = at + 16
-        elif size == 0:
-            size = len(data) - at
-        if at + size < start:
-            return
-        yield kind, data[start : at + size]
-        at += size
+def boxes_in(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the name and the content of each box of a box; of the last one perhaps a part."""
+    return ((name, data[start:end]) for name, start, end in boxes(io.BytesIO(data)))

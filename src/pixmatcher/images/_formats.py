@@ -18,7 +18,7 @@ class ImageFormat:
 
     name: str
     module: str
-    """The module to import; a format without a `plugin` has a module of its own, which `_embedded` uses."""
+    """The module to import; without a `plugin`, what it is read with is in `_open`."""
     plugin: str
     extensions: tuple[str, ...]
     compressed: bool = True

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from ._boxes import BoxMetadata, heif_metadata, jp2_metadata
+from ._boxes import BoxMetadata, cr3_exif, heif_metadata, jp2_metadata
 from ._dates import iso_date
 from ._exif import ExifValues, read_exif
 from ._iptc import iptc_date
@@ -26,12 +27,26 @@ _MAX_PACKET = 4 << 20
 logger = logging.getLogger(__package__)
 
 
-def orientation_and_time(image: Image.Image, file: IO[bytes] | None = None) -> tuple[int, str | None]:
+@dataclass(frozen=True)
+class PhotoTags:
+    """The orientation (1 to 8) and the time (ISO 8601) of a photo; None where they are not known."""
+
+    orientation: int | None = None
+    taken: str | None = None
+
+
+NO_TAGS = PhotoTags()
+
+
+def orientation_and_time(
+    image: Image.Image, file: IO[bytes] | None = None, around: PhotoTags = NO_TAGS
+) -> tuple[int, str | None]:
     """Return the orientation that is still to be applied (1 to 8) and the time of a photo (ISO 8601, or None).
 
     `image` was opened by Pillow from `file`, which is at any position and stays there or elsewhere; without it, only
     what Pillow has read counts. A TIFF file is given before it is decoded, because Pillow makes most of them upright
-    then. All others are given after that: a PNG file may have metadata after its pixels.
+    then. All others are given after that: a PNG file may have metadata after its pixels. `around` are the tags of a
+    file in which the image is: their time counts first, their orientation only if the image does not say its own.
 
     The first valid orientation counts, of EXIF or else of XMP. In HEIC and AVIF, where the decoder does what the
     properties `irot` and `imir` say, both count only if the image has no such property. The first valid time counts:
@@ -39,10 +54,41 @@ def orientation_and_time(image: Image.Image, file: IO[bytes] | None = None) -> t
     nothing.
     """
     try:
-        return _Metadata(image, file).orientation_and_time()
+        return _Metadata(image, file).orientation_and_time(around)
     except Exception as error:  # metadata is optional, and hostile data can cause any exception in Pillow
         logger.debug("metadata cannot be read: %s", error)
-        return 1, None
+        return around.orientation or 1, around.taken
+
+
+def raw_tags(file: IO[bytes]) -> PhotoTags:
+    """Return the orientation and the time of a RAW file. Raises OSError if it cannot be read."""
+    exif = [read_exif(file), *map(read_exif, cr3_exif(file))]
+    packets = [values.xmp for values in exif] + [jp2_metadata(file).xmp]  # CR3 has the box of JPEG 2000 for it
+    return first_valid(exif, map(read_xmp, filter(None, packets)), (values.iptc for values in exif))
+
+
+def first_valid(
+    exif: Iterable[ExifValues],
+    xmp: Iterable[XmpValues],
+    iptc: Iterable[bytes] = (),
+    known: PhotoTags = NO_TAGS,
+) -> PhotoTags:
+    """Return the first valid orientation and time of blocks of metadata, which are taken until both are found.
+
+    What is `known` is not looked for. The time of the GPS counts only if no block says another one.
+    """
+    orientation, taken, located = known.orientation, known.taken, None
+    for values in exif:
+        orientation = orientation or values.orientation
+        taken, located = taken or values.taken, located or values.located
+        if orientation and taken:
+            return PhotoTags(orientation, taken)
+    for packet in xmp:
+        orientation, taken = orientation or packet.orientation, taken or packet.taken
+        if orientation and taken:
+            return PhotoTags(orientation, taken)
+    taken = taken or next((date for data in iptc if (date := iptc_date(data))), None)
+    return PhotoTags(orientation, taken or located)
 
 
 class _Metadata:
@@ -69,22 +115,9 @@ class _Metadata:
             if file is None or _pillow_turns(image):
                 self._fixed = 1
 
-    def orientation_and_time(self) -> tuple[int, str | None]:
-        orientation, taken, located = self._fixed, None, None
-        for exif in self._exif():
-            orientation, taken, located = (
-                orientation or exif.orientation,
-                taken or exif.taken,
-                located or exif.located,
-            )
-            if orientation and taken:
-                return orientation, taken
-        for xmp in self._xmp():
-            orientation, taken = orientation or xmp.orientation, taken or xmp.taken
-            if orientation and taken:
-                return orientation, taken
-        taken = taken or next((date for data in self._iptc() if (date := iptc_date(data))), None)
-        return orientation or 1, taken or located or self._creation_time()
+    def orientation_and_time(self, around: PhotoTags) -> tuple[int, str | None]:
+        found = first_valid(self._exif(), self._xmp(), self._iptc(), PhotoTags(self._fixed, around.taken))
+        return found.orientation or around.orientation or 1, found.taken or self._creation_time()
 
     def _exif(self) -> Iterator[ExifValues]:
         """Yield what each EXIF block says."""

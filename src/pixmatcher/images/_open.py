@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 from ..errors import InvalidImageError
 from ._colour import array_to_pil, shrink_factor, to_rgb
 from ._decoders import decoder_of
-from ._endings import COMPLETED, CUT_OFF, complete_file, ends_early, ends_in_zeros
+from ._endings import COMPLETED, complete_file, ends_early, ends_in_zeros
 from ._formats import (
     ICO,
     JPEG,
@@ -39,13 +39,13 @@ from ._limits import (
     decoding_slot,
     pixels_in_memory,
 )
-from ._metadata import orientation_and_time
+from ._metadata import NO_TAGS, PhotoTags, orientation_and_time
 from ._orientation import ORIENTATION_OF_ROTATION, upright, upright_area
 from ._pillow import load_plugin, pillow_limit_lifted, quiet_pillow
 from ._profiles import colour_box
 from ._raw import is_raw, raw_preview
 from ._read import open_regular_file, os_message, read_all
-from ._reasons import reason_of
+from ._reasons import CUT_OFF, reason_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -165,8 +165,13 @@ def _decode_or_complete(file: IO[bytes], min_side: int | None, max_pixels: int, 
             raise error from error.__cause__
 
 
-def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: int) -> OpenedImage:
-    """Decode the encoded image in `file`, which is seekable and at position 0."""
+def _decode(
+    file: IO[bytes], min_side: int | None, max_pixels: int, rotation: int, around: PhotoTags = NO_TAGS
+) -> OpenedImage:
+    """Decode the encoded image in `file`, which is seekable and at position 0.
+
+    `around` are the tags of the file in which that was found, if it was.
+    """
     try:
         image_format, claimed_pixels = _identify(file, max_pixels)
     except OSError as error:
@@ -184,7 +189,7 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
             check_pixels(width, height, max_pixels)
             if image_format is TIFF:
                 check_tiles(image, max_pixels)
-                orientation, taken = orientation_and_time(image, file)
+                orientation, taken = orientation_and_time(image, file, around)
             elif image_format is JPEG:
                 if "progressive" in image.info:
                     check_scans(file)
@@ -200,7 +205,7 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
                 if image_format is TIFF:
                     width, height = loaded.size  # Pillow has made it upright, if it could
                 else:
-                    orientation, taken = orientation_and_time(image, file)
+                    orientation, taken = orientation_and_time(image, file, around)
                 if orientation == 1:
                     orientation = ORIENTATION_OF_ROTATION[rotation]
                 rgb = to_rgb(loaded, min_side, image.info)
@@ -220,7 +225,8 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
 
 
 _EMBEDDED = {RAW: raw_preview, ICO: icon_picture, JPEG_XL: jpeg_xl_picture}
-"""Formats of which a picture inside the file is decoded, and the function that returns it, encoded or decoded."""
+"""Formats of which a picture inside the file is decoded, and the function that returns it, encoded or decoded, and what
+the file says about it."""
 
 
 def _decode_embedded(
@@ -229,15 +235,15 @@ def _decode_embedded(
     """Decode the picture that represents a file of one of the formats in `_EMBEDDED`."""
     with quiet_pillow:
         try:
-            picture = _EMBEDDED[image_format](file, max_pixels)
+            picture, around = _EMBEDDED[image_format](file, max_pixels)
         except InvalidImageError:
             raise
         except Exception as error:
             _raise_invalid(error, image_format, file)
     if isinstance(picture, bytes):
-        opened = _decode(io.BytesIO(picture), min_side, max_pixels, rotation)
+        opened = _decode(io.BytesIO(picture), min_side, max_pixels, rotation, around)
     else:
-        opened = _from_pil(picture, min_side, max_pixels, rotation)
+        opened = _from_pil(picture, min_side, max_pixels, rotation, around)
     return replace(opened, format=image_format.name)
 
 
@@ -282,13 +288,15 @@ def _load_eighth(image: Image.Image, file: IO[bytes]) -> Image.Image | None:
     return decode_eighth(file.getvalue(), image.size, image.mode) if isinstance(file, io.BytesIO) else None
 
 
-def _from_pil(image: Image.Image, min_side: int | None, max_pixels: int, rotation: int) -> OpenedImage:
+def _from_pil(
+    image: Image.Image, min_side: int | None, max_pixels: int, rotation: int, around: PhotoTags = NO_TAGS
+) -> OpenedImage:
     check_pixels(*image.size, max_pixels)
     with quiet_pillow:
         try:
             with decoding_slot(image.width * image.height):
                 image.load()
-                orientation, taken = orientation_and_time(image)
+                orientation, taken = orientation_and_time(image, around=around)
                 if orientation == 1:
                     orientation = ORIENTATION_OF_ROTATION[rotation]
                 rgb = to_rgb(image, min_side, image.info)
