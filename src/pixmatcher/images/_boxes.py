@@ -70,7 +70,7 @@ def cr3_exif(file: IO[bytes]) -> list[bytes]:
 
     The tags that other files have in one block are in several: those of the camera, and those of the first directory.
     """
-    for kind, content in boxes_in(_first_box(file, b"moov")):
+    for kind, content in _boxes_in(_first_box(file, b"moov")):
         if kind == b"uuid" and content.startswith(_CANON_UUID):
             return [_inner_box(content[len(_CANON_UUID) :], name) for name in (b"CMT2", b"CMT1")]
     return []
@@ -79,7 +79,7 @@ def cr3_exif(file: IO[bytes]) -> list[bytes]:
 def colour_boxes(file: IO[bytes]) -> list[bytes]:
     """Return the contents of the boxes `colr` of an AVIF or JPEG 2000 file. Raises OSError if it cannot be read."""
     properties = _inner_box(_inner_box(_first_box(file, b"meta")[4:], b"iprp"), b"ipco")
-    return [content for name, content in boxes_in(properties or _first_box(file, b"jp2h")) if name == b"colr"]
+    return [content for name, content in _boxes_in(properties or _first_box(file, b"jp2h")) if name == b"colr"]
 
 
 @dataclass
@@ -96,7 +96,7 @@ class _Item:
 def _metadata_of_primary(file: IO[bytes], meta: bytes) -> BoxMetadata | None:
     """Raises struct.error or IndexError if a box is cut off."""
     boxes: dict[bytes, bytes] = {}
-    for kind, content in boxes_in(meta[4:]):
+    for kind, content in _boxes_in(meta[4:]):
         boxes.setdefault(kind, content)
     if b"pitm" not in boxes:
         return None
@@ -127,7 +127,7 @@ def _without_offset(exif: bytes) -> bytes:
 
 def _item_infos(box: bytes) -> dict[int, _Item]:
     items: dict[int, _Item] = {}
-    for kind, content in boxes_in(box[6 if box[:1] == b"\0" else 8 :]):
+    for kind, content in _boxes_in(box[6 if box[:1] == b"\0" else 8 :]):
         if kind != b"infe" or content[0] < 2 or len(items) >= _MAX_ITEMS:
             continue
         (number,) = struct.unpack_from(">H" if content[0] == 2 else ">I", content, 4)
@@ -141,7 +141,7 @@ def _references(box: bytes) -> list[tuple[bytes, int, int]]:
     """Return kind, source and target of the references from metadata to images, and from images to others."""
     code, size = (">H", 2) if box[:1] == b"\0" else (">I", 4)
     found: list[tuple[bytes, int, int]] = []
-    for kind, content in boxes_in(box[4:]):
+    for kind, content in _boxes_in(box[4:]):
         if kind not in (b"cdsc", b"dimg") or len(found) >= _MAX_ITEMS:
             continue
         source, count = (*struct.unpack_from(code, content), *struct.unpack_from(">H", content, size))
@@ -160,7 +160,7 @@ def _locate(items: dict[int, _Item], box: bytes) -> None:
     if version == 0:
         index_size = 0
     at = 6 + id_size
-    for _ in range(int.from_bytes(box[6:at], "big")):
+    for _ in range(min(int.from_bytes(box[6:at], "big"), _MAX_ITEMS)):
         item = items.get(int.from_bytes(box[at : at + id_size], "big"))
         at += id_size
         method = 0
@@ -199,9 +199,9 @@ def _is_transformed(box: bytes, images: set[int]) -> bool:
     """Return whether a property of one of the images rotates or mirrors it."""
     kinds: list[bytes] = []
     tables = []
-    for kind, content in boxes_in(box):
+    for kind, content in _boxes_in(box):
         if kind == b"ipco":
-            kinds = [name for name, _ in boxes_in(content)]
+            kinds = [name for name, _ in _boxes_in(content)]
         elif kind == b"ipma":
             tables.append(content)
     turning = {number for number, kind in enumerate(kinds, start=1) if kind in (b"irot", b"imir")}
@@ -210,7 +210,7 @@ def _is_transformed(box: bytes, images: set[int]) -> bool:
         wide = 2 if table[3] & 1 else 1
         (count,) = struct.unpack_from(">I", table, 4)
         at = 8
-        for _ in range(count):
+        for _ in range(min(count, _MAX_ITEMS)):
             (image,) = struct.unpack_from(code, table, at)
             start = at + size + 1
             at = start + wide * table[at + size]
@@ -231,7 +231,7 @@ def _first_box(file: IO[bytes], name: bytes) -> bytes:
 
 def _inner_box(data: bytes, name: bytes) -> bytes:
     """Return the content of the first box of this name in a box; empty if there is none."""
-    return next((content for kind, content in boxes_in(data) if kind == name), b"")
+    return next((content for kind, content in _boxes_in(data) if kind == name), b"")
 
 
 def boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
@@ -260,6 +260,6 @@ def boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
         at += size
 
 
-def boxes_in(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _boxes_in(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the name and the content of each box of a box; of the last one perhaps a part."""
     return ((name, data[start:end]) for name, start, end in boxes(io.BytesIO(data)))

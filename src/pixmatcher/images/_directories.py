@@ -13,16 +13,23 @@ from typing import IO
 Directory = dict[int, tuple[int, int, bytes]]
 """Type, count, and the bytes of the value or of its place, by tag."""
 
-_ORDERS = {
-    b"II*\0": "<",
-    b"MM\0*": ">",
-    b"II+\0": "<",  # BigTIFF
-    b"MM\0+": ">",
-    b"IIU\0": "<",  # Panasonic
-    b"IIRO": "<",  # Olympus
-    b"IIRS": "<",
-    b"MMOR": ">",
+_SIGNATURES = {
+    b"II*\0": ("<", False),
+    b"MM\0*": (">", False),
+    b"II+\0": ("<", True),
+    b"MM\0+": (">", True),
+    b"IIU\0": ("<", False),  # Panasonic
+    b"IIRO": ("<", False),  # Olympus
+    b"IIRS": ("<", False),
+    b"MMOR": (">", False),
 }
+"""The first bytes of files, with the order of the bytes of a number, and whether it is BigTIFF."""
+_LAYOUTS = {
+    (order, big): tuple(struct.Struct(order + codes) for codes in (("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")))
+    for order in "<>"
+    for big in (False, True)
+}
+"""The number of the tags of a directory, the entry of a tag, and a place."""
 _CODES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 """The types that are integers, as the codes of `struct`."""
 _RATIONALS = {5: "I", 10: "i"}
@@ -45,12 +52,8 @@ class Tiff:
     def __init__(self, file: IO[bytes], head: bytes) -> None:
         """Take the first 16 bytes of the file, of which the first 4 are one of those of TIFF."""
         self._file = file
-        order = _ORDERS[head[:4]]
-        big = head[2:4] in (b"+\0", b"\0+")
-        self._count = struct.Struct(order + ("Q" if big else "H"))
-        self._entry = struct.Struct(order + ("HHQ8s" if big else "HHI4s"))
-        self._place = struct.Struct(order + ("Q" if big else "I"))
-        self._order = order
+        self._order, big = _SIGNATURES[head[:4]]
+        self._count, self._entry, self._place = _LAYOUTS[self._order, big]
         start = head[8:16] if big else head[4:8]
         self.first: int = self._place.unpack(start)[0] if len(start) == self._place.size else 0
         """The place of the first directory; 0 if the file is cut off before it says one."""
@@ -60,7 +63,7 @@ class Tiff:
         """Return the reader of a file that begins like TIFF or one of its relatives, otherwise None."""
         file.seek(0)
         head = file.read(16)
-        return cls(file, head) if head[:4] in _ORDERS else None
+        return cls(file, head) if head[:4] in _SIGNATURES else None
 
     def directories(self) -> Iterator[Directory]:
         """Yield the first directory, those that follow it, and those below each."""
@@ -83,16 +86,14 @@ class Tiff:
 
     def _directory(self, place: int) -> tuple[Directory, int]:
         """Return the directory at a place, and the place of the next one, or 0."""
-        directory: Directory = {}
         head = self._read(place, self._count.size) if place > 0 else b""
         if len(head) < self._count.size:
-            return directory, 0
+            return {}, 0
         size = self._entry.size * min(self._count.unpack(head)[0], _MAX_ENTRIES)
         table = self._file.read(size + self._place.size)
         whole = min(size, len(table)) // self._entry.size * self._entry.size
-        for tag, kind, count, value in self._entry.iter_unpack(table[:whole]):
-            if count and tag not in directory:
-                directory[tag] = kind, count, value
+        entries = list(self._entry.iter_unpack(table[:whole]))
+        directory = {tag: (kind, count, value) for tag, kind, count, value in reversed(entries) if count}
         return directory, self._place.unpack_from(table, size)[0] if len(table) == size + self._place.size else 0
 
     def is_cut_off(self) -> bool:
@@ -105,7 +106,8 @@ class Tiff:
 
     def number(self, directory: Directory, tag: int) -> int:
         """Return the first number of a tag; 0 if it has none."""
-        return next(iter(self.numbers(directory, tag)), 0)
+        numbers = self._values(directory, tag, _CODES, 1)
+        return numbers[0] if numbers else 0
 
     def numbers(self, directory: Directory, tag: int) -> list[int]:
         """Return the integers of a tag, up to 16 of them."""
@@ -118,14 +120,15 @@ class Tiff:
 
     def text(self, directory: Directory, tag: int) -> str:
         """Return the text of a tag up to its first zero; empty if it has more than 64 bytes."""
-        kind, count, _ = directory.get(tag, (0, 0, b""))
-        if kind not in _TEXTS or count > _MAX_TEXT:
+        if tag not in directory or directory[tag][0] not in _TEXTS or directory[tag][1] > _MAX_TEXT:
             return ""
         return self.value(directory, tag, _MAX_TEXT).split(b"\0")[0].decode("latin-1")
 
     def value(self, directory: Directory, tag: int, most: int) -> bytes:
         """Return the bytes of a tag, up to `most`; fewer than it says if the file is cut off."""
-        kind, count, value = directory.get(tag, (0, 0, b""))
+        if tag not in directory:
+            return b""
+        kind, count, value = directory[tag]
         size = _SIZES.get(kind, 0) * count
         if size <= len(value):
             return value[: min(size, most)]
@@ -137,8 +140,7 @@ class Tiff:
 
     def _values(self, directory: Directory, tag: int, codes: dict[int, str], parts: int) -> tuple[int, ...]:
         """Return the numbers of a tag of one of these types, which have so many parts, as far as they are whole."""
-        kind = directory.get(tag, (0, 0, b""))[0]
-        if kind not in codes:
+        if tag not in directory or (kind := directory[tag][0]) not in codes:
             return ()
         size = _SIZES[kind]
         data = self.value(directory, tag, _MAX_NUMBERS // parts * size)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from ._dates import iso_date, utc_date
-from ._directories import Tiff
+from ._directories import Directory, Tiff
 
 _ORIENTATION, _XMP, _IPTC, _PHOTOSHOP, _EXIF_IFD, _GPS_IFD = 0x0112, 0x02BC, 0x83BB, 0x8649, 0x8769, 0x8825
 _TIMES = ((0x9003, 0x9011), (0x9004, 0x9012), (0x0132, 0x9010))
@@ -59,15 +59,21 @@ def read_exif(data: bytes | IO[bytes]) -> ExifValues:
     gps = tiff.directory(tiff.number(main, _GPS_IFD))
     orientation = tiff.number(main, _ORIENTATION)
     taken = None
-    for tags in _TIMES:  # TIFF/EP has the tags of the second directory in the first one
-        text, offset = (tiff.text(camera if tag in camera else main, tag) for tag in tags)
-        taken = taken or iso_date(text, offset)
-    clock = tiff.fractions(gps, _GPS_TIME)[:3]
-    hours, minutes, seconds = clock if len(clock) == 3 else (-1, 0, 0)
+    for tag, offset in _TIMES:  # TIFF/EP has the tags of the second directory in the first one
+        text = tiff.text(camera if tag in camera else main, tag)
+        taken = iso_date(text, tiff.text(camera if offset in camera else main, offset)) if text else None
+        if taken is not None:
+            break
     return ExifValues(
         orientation if 1 <= orientation <= 8 else None,
         taken,
-        utc_date(tiff.text(gps, _GPS_DAY), hours, minutes, seconds),
+        _time_of_gps(tiff, gps) if gps else None,
         tiff.value(main, _XMP, _MAX_PACKET),
         tiff.value(main, _IPTC, _MAX_PACKET) or tiff.value(main, _PHOTOSHOP, _MAX_PACKET),
     )
+
+
+def _time_of_gps(tiff: Tiff, gps: Directory) -> str | None:
+    clock = tiff.fractions(gps, _GPS_TIME)[:3]
+    hours, minutes, seconds = clock if len(clock) == 3 else (-1, 0, 0)
+    return utc_date(tiff.text(gps, _GPS_DAY), hours, minutes, seconds)

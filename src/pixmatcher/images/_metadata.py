@@ -12,12 +12,12 @@ from ._boxes import BoxMetadata, cr3_exif, heif_metadata, jp2_metadata
 from ._dates import iso_date
 from ._exif import ExifValues, read_exif
 from ._iptc import iptc_date
+from ._resources import IPTC
 from ._xmp import XmpValues, read_xmp
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_IPTC_RESOURCE = 0x0404
 _RAW_PROFILE = re.compile(r"raw profile type (exif|app1|xmp|iptc|8bim)", re.I)
 _XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
 _GIF_XMP = b"XMP DataXMP"
@@ -154,7 +154,7 @@ class _Metadata:
             yield self._boxes.iptc
         resources = self._image.info.get("photoshop")
         if isinstance(resources, dict):
-            yield _bytes(resources.get(_IPTC_RESOURCE))
+            yield _bytes(resources.get(IPTC))
         yield from (profile for kind, profile in self._raw_profiles() if kind in ("iptc", "8bim"))
 
     def _segments(self) -> list[bytes]:

@@ -71,7 +71,7 @@ class OpenedImage:
     height: int
     """Height in pixels of the upright image at full scale."""
     format: str
-    """Pillow's name of the format, such as "JPEG"; empty if the image was not in a file."""
+    """The name of the format, such as "JPEG" or "RAW"; empty if the image was not in a file."""
     taken: str | None
     """When the photo was taken, in ISO 8601, with the UTC offset if the file has one; the day alone if that is all."""
     missing: float | None = None
@@ -89,8 +89,8 @@ def open_image(
 
     With `min_side`, the result may have a reduced scale, but its short side keeps that many pixels or all it has.
 
-    A RAW file is opened by the largest preview in it, an icon by its largest picture, and an animated JPEG XL file by
-    its last frame, which is what libjxl returns.
+    A RAW file is opened by the largest preview in it, or developed in half size if it has none, in a process of its
+    own; an icon by its largest picture; and an animated JPEG XL file by its last frame, which is what libjxl returns.
 
     `rotation` are the degrees, 0, 90, 180 or 270, by which an image is rotated counterclockwise if it has no
     orientation of its own.
@@ -109,8 +109,9 @@ def open_image(
     time, in all threads together. Pillow's own limit does not count up to `max_pixels`, except for GIF files.
 
     A JPEG that lacks only its end is decoded; `OpenedImage.missing` says how much of the picture is missing at most. If
-    that is more than a tenth, and in other formats, a file that ends too early is refused. Damage that the format
-    cannot detect (overwritten pixel data, or an end marker that is too early) is not noticed.
+    that is more than a tenth, a file that ends too early is refused, as it is in other formats, except WebP and JPEG
+    2000 files that have all data of the picture. Damage that the format cannot detect (overwritten pixel data, or an
+    end marker that is too early) is not noticed.
 
     Raises InvalidImageError if anything is wrong with the image; its message names the path. Raises TypeError if
     `source` has another type.
