@@ -701,6 +701,8 @@ def test_an_icon_with_a_picture_that_is_no_icon_says_which(name: str) -> None:
     icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 96, 64, 0, 0, 1, 32, len(picture), 22) + picture
     with pytest.raises(InvalidImageError, match=f"unsupported format: an icon with a picture of the format {name}"):
         open_image(icon)
+    with pytest.raises(InvalidImageError, match="damaged: the picture in the icon has no header"):
+        open_image(icon[:22] + bytes(range(100, 200)) + icon[122:])
 
 
 def test_the_largest_picture_of_an_icon_is_used() -> None:

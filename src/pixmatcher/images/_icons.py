@@ -8,7 +8,7 @@ import struct
 from typing import IO, TYPE_CHECKING
 
 from ..errors import InvalidImageError
-from ._formats import DIB, PNG, format_of
+from ._formats import DIB, DIB_HEADER_SIZES, PNG, format_of
 from ._limits import check_pixels, decoding_slot
 from ._metadata import NO_TAGS, PhotoTags
 from ._reasons import CUT_OFF
@@ -22,7 +22,8 @@ _MAX_ENTRIES = 1024
 def icon_picture(file: IO[bytes], max_pixels: int) -> tuple[bytes | Image.Image, PhotoTags]:
     """Return the picture with the most pixels, and of several of these the one with the most colours.
 
-    The directory says sizes up to 256, and the picture, a PNG or a DIB, has its own: the latter is checked.
+    The directory says sizes up to 256, and the picture, a PNG or a DIB, has its own: the latter is checked. An icon has
+    no tags.
 
     Raises InvalidImageError.
     """
@@ -59,7 +60,7 @@ def _from_dib(data: bytes, entry: tuple[int, int, int], max_pixels: int) -> Imag
     """Return the picture of a DIB whose height counts its colours and its mask of transparent pixels."""
     from PIL.IcoImagePlugin import IcoImageFile
 
-    if len(data) < 40 or int.from_bytes(data[:4], "little") < 40:
+    if len(data) < 40 or int.from_bytes(data[:4], "little") not in DIB_HEADER_SIZES - {12}:
         raise InvalidImageError("damaged", "the picture in the icon has no header")
     width, height, _, bits = struct.unpack_from("<iiHH", data, 4)
     check_pixels(abs(width), abs(height), max_pixels)
