@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
+from ._limits import MAX_METADATA_BYTES
+
 _MAX_BOXES = 100_000
 """Further boxes do not count."""
 _MAX_BOX = 16 << 20
 """The most bytes that are read of a box with other boxes in it."""
 _MAX_ITEMS = 100_000
 """Further items, and further references between items, do not count."""
-_MAX_BLOCK = 4 << 20
-"""Longer blocks of metadata are cut off here."""
 
 _EXIF_UUIDS = (b"JpgTiffExif->JP2", bytes.fromhex("0537cdab9d0c4431a72afa561f2a113e"))
 _XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
@@ -49,7 +49,7 @@ def jp2_metadata(file: IO[bytes]) -> BoxMetadata:
         uuid = file.read(16)
         name = {_XMP_UUID: b"xmp", _IPTC_UUID: b"iptc"}.get(uuid, b"exif" if uuid in _EXIF_UUIDS else b"")
         if name and not blocks[name]:
-            blocks[name] = file.read(min(max(end - start - 16, 0), _MAX_BLOCK))
+            blocks[name] = file.read(min(max(end - start - 16, 0), MAX_METADATA_BYTES))
     return BoxMetadata(blocks[b"exif"], blocks[b"xmp"], blocks[b"iptc"])
 
 
@@ -184,7 +184,7 @@ def _locate(items: dict[int, _Item], box: bytes) -> None:
 def _content(file: IO[bytes], item: _Item, data: bytes) -> bytes:
     content = b""
     for place, length in item.extents:
-        wanted = min(length or _MAX_BLOCK, _MAX_BLOCK - len(content))
+        wanted = min(length or MAX_METADATA_BYTES, MAX_METADATA_BYTES - len(content))
         if wanted <= 0 or place >= 1 << 62:
             break
         if item.method == 1:
@@ -246,12 +246,13 @@ def boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
             return
         file.seek(at)
         head = file.read(16)
-        if len(head) < 8:
-            yield b"", at, at + 8
+        size, name = int.from_bytes(head[:4], "big"), head[4:8]
+        header = 16 if size == 1 else 8
+        if len(head) < header:
+            yield b"", at, at + header
             return
-        size, name, header = int.from_bytes(head[:4], "big"), head[4:8], 8
         if size == 1:
-            size, header = int.from_bytes(head[8:], "big"), 16
+            size = int.from_bytes(head[8:], "big")
         elif size == 0:  # up to the end of the file
             size = length - at
         if size < header:

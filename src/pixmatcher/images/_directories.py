@@ -89,12 +89,14 @@ class Tiff:
         head = self._read(place, self._count.size) if place > 0 else b""
         if len(head) < self._count.size:
             return {}, 0
-        size = self._entry.size * min(self._count.unpack(head)[0], _MAX_ENTRIES)
+        number = self._count.unpack(head)[0]
+        size = self._entry.size * min(number, _MAX_ENTRIES)
         table = self._file.read(size + self._place.size)
         whole = min(size, len(table)) // self._entry.size * self._entry.size
         entries = list(self._entry.iter_unpack(table[:whole]))
         directory = {tag: (kind, count, value) for tag, kind, count, value in reversed(entries) if count}
-        return directory, self._place.unpack_from(table, size)[0] if len(table) == size + self._place.size else 0
+        is_whole = number <= _MAX_ENTRIES and len(table) == size + self._place.size
+        return directory, self._place.unpack_from(table, size)[0] if is_whole else 0
 
     def is_cut_off(self) -> bool:
         """Return whether the first directory is behind the end of the file, or cut off."""

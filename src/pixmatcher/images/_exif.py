@@ -11,14 +11,13 @@ from typing import IO
 
 from ._dates import iso_date, utc_date
 from ._directories import Directory, Tiff
+from ._limits import MAX_METADATA_BYTES
 
 _ORIENTATION, _XMP, _IPTC, _PHOTOSHOP, _EXIF_IFD, _GPS_IFD = 0x0112, 0x02BC, 0x83BB, 0x8649, 0x8769, 0x8825
 _TIMES = ((0x9003, 0x9011), (0x9004, 0x9012), (0x0132, 0x9010))
 """The tags DateTimeOriginal, DateTimeDigitized and DateTime, each with that of its UTC offset, the first that counts
 first."""
 _GPS_TIME, _GPS_DAY = 0x0007, 0x001D
-_MAX_PACKET = 4 << 20
-"""The most bytes of a block within the metadata that are read."""
 _MAX_PADDING = 64
 """Some programs write other bytes than "Exif" and two zeros before the block."""
 _SIGNATURES = (b"II*\0", b"MM\0*")
@@ -68,8 +67,8 @@ def read_exif(data: bytes | IO[bytes]) -> ExifValues:
         orientation if 1 <= orientation <= 8 else None,
         taken,
         _time_of_gps(tiff, gps) if gps else None,
-        tiff.value(main, _XMP, _MAX_PACKET),
-        tiff.value(main, _IPTC, _MAX_PACKET) or tiff.value(main, _PHOTOSHOP, _MAX_PACKET),
+        tiff.value(main, _XMP, MAX_METADATA_BYTES),
+        tiff.value(main, _IPTC, MAX_METADATA_BYTES) or tiff.value(main, _PHOTOSHOP, MAX_METADATA_BYTES),
     )
 
 

@@ -12,6 +12,7 @@ from ._boxes import BoxMetadata, cr3_exif, heif_metadata, jp2_metadata
 from ._dates import iso_date
 from ._exif import ExifValues, read_exif
 from ._iptc import iptc_date
+from ._limits import MAX_METADATA_BYTES
 from ._resources import IPTC
 from ._xmp import XmpValues, read_xmp
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 _RAW_PROFILE = re.compile(r"raw profile type (exif|app1|xmp|iptc|8bim)", re.I)
 _XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
 _GIF_XMP = b"XMP DataXMP"
-_MAX_PACKET = 4 << 20
-"""Longer blocks of metadata are cut off here."""
 
 logger = logging.getLogger(__package__)
 
@@ -179,7 +178,7 @@ class _Metadata:
         if _bytes(extension[0]) != _GIF_XMP:
             return b""
         self._file.seek(extension[1])
-        return self._file.read(_MAX_PACKET).partition(b"\x01\xff\xfe")[0]
+        return self._file.read(MAX_METADATA_BYTES).partition(b"\x01\xff\xfe")[0]
 
     def _creation_time(self) -> str | None:
         text = self._image.info.get("Creation Time") if self._format == "PNG" else None
@@ -202,7 +201,7 @@ def _pillow_turns(image: Image.Image) -> bool:
 
 def _unhexed(text: str) -> bytes:
     """Return the content of a profile: an empty line, its name, its length and its bytes in hexadecimal."""
-    lines = text[: 3 * _MAX_PACKET].strip().split("\n", 2)
+    lines = text[: 3 * MAX_METADATA_BYTES].strip().split("\n", 2)
     if len(lines) < 3:
         return b""
     digits = re.sub(r"[^0-9a-fA-F]", "", lines[2])
