@@ -22,8 +22,6 @@ class ImageFormat:
     plugin: str
     extensions: tuple[str, ...]
     compressed: bool = True
-    extra: str = ""
-    """The extra of PixMatcher that installs the module."""
 
 
 JPEG = ImageFormat(
@@ -50,8 +48,8 @@ JPEG2000 = ImageFormat(
 )
 PPM = ImageFormat("PPM", "PIL.PpmImagePlugin", "PpmImageFile", (".ppm", ".pgm", ".pbm", ".pnm"), compressed=False)
 AVIF = ImageFormat("AVIF", "PIL.AvifImagePlugin", "AvifImageFile", (".avif", ".avifs"))
-HEIF = ImageFormat("HEIF", "pillow_heif", "HeifImageFile", (".heic", ".heics", ".heif", ".heifs", ".hif"), extra="heif")
-JPEG_XL = ImageFormat("JXL", "pillow_jxl", "", (".jxl",), extra="jxl")
+HEIF = ImageFormat("HEIF", "pillow_heif", "HeifImageFile", (".heic", ".heics", ".heif", ".heifs", ".hif"))
+JPEG_XL = ImageFormat("JXL", "pillow_jxl", "", (".jxl",))
 ICO = ImageFormat("ICO", "PIL.IcoImagePlugin", "", (".ico", ".cur"))
 PSD = ImageFormat("PSD", "pixmatcher.images._psd", "PsdImageFile", (".psd", ".psb"))
 TGA = ImageFormat("TGA", "pixmatcher.images._tga", "TgaImageFile", (".tga", ".vda", ".icb", ".vst"), compressed=False)
@@ -65,7 +63,6 @@ RAW = ImageFormat(
         *(".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".dng", ".gpr", ".raf", ".orf", ".rw2"),
         *(".rwl", ".pef", ".srw", ".3fr", ".fff", ".iiq", ".mos", ".mef", ".erf", ".kdc", ".dcr", ".mrw", ".x3f"),
     ),
-    extra="raw",
 )
 
 FORMATS = (JPEG, PNG, WEBP, GIF, BMP, DIB, TIFF, JPEG2000, PPM, AVIF, HEIF, JPEG_XL, ICO, PSD, TGA, PCX, DDS, RAW)

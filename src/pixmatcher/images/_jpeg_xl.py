@@ -35,7 +35,7 @@ def jpeg_xl_picture(file: IO[bytes], max_pixels: int) -> tuple[bytes | Image.Ima
     try:
         from pillow_jxl import Decoder
     except ImportError as error:
-        detail = f"JPEG XL needs an extra: pip install 'pixmatcher[{JPEG_XL.extra}]'"
+        detail = "JPEG XL needs an extra: pip install 'pixmatcher[jxl]'"
         raise InvalidImageError("unsupported format", detail) from error
     from PIL import Image
 

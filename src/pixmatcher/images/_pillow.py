@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InvalidImageError
-from ._formats import PNG, TIFF, ImageFormat
+from ._formats import HEIF, PNG, TIFF, ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +31,9 @@ def load_plugin(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
     try:
         module = import_module(image_format.module)
     except ImportError as error:
-        if not image_format.extra:
+        if image_format is not HEIF:
             raise
-        detail = f"HEIC needs an extra: pip install 'pixmatcher[{image_format.extra}]'"
+        detail = "HEIC needs an extra: pip install 'pixmatcher[heif]'"
         raise InvalidImageError("unsupported format", detail) from error
     if image_format is TIFF:
         _silence_libtiff()

@@ -200,7 +200,7 @@ def _by_libraw(file: IO[bytes], max_pixels: int, taken: str | None) -> tuple[byt
     Raises InvalidImageError if `rawpy` is not installed or LibRaw cannot read the file.
     """
     if not _has_libraw():
-        detail = f"RAW without a preview needs an extra: pip install 'pixmatcher[{RAW.extra}]'"
+        detail = "RAW without a preview needs an extra: pip install 'pixmatcher[raw]'"
         raise InvalidImageError("unsupported format", detail)
     import subprocess
 
