@@ -17,7 +17,6 @@ from typing import IO, TYPE_CHECKING
 from ..errors import InvalidImageError
 from ._boxes import boxes
 from ._directories import Tiff
-from ._formats import RAW
 from ._limits import decoding_slot
 from ._metadata import PhotoTags, raw_tags
 from ._read import os_message
