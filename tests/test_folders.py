@@ -654,6 +654,25 @@ def test_what_is_not_in_a_collection_cannot_be_forgotten(
         assert len(collection) == 2
 
 
+def test_forget_takes_file_urls(run: Callable[..., IndexReport], folder: Path, tmp_path: Path) -> None:
+    run(folder)
+    done = cli("forget", (folder / "trip" / "day 2").as_uri(), "-c", tmp_path / "c")
+    assert done.returncode == 0, done
+    assert "2 images of" in done.stdout
+    assert "Later runs leave it out" in done.stderr
+    image = folder / "00000.png"
+    with Collection.open(tmp_path / "c") as collection:
+        assert collection.forget(image.as_uri()) == 1
+        assert len(collection) == 3
+    assert counts(run(folder)) == {"unchanged": 3}
+
+
+def test_files_of_a_collection_in_a_folder_of_any_name_are_not_passed_over(folder: Path, tiny: TinyEncoder) -> None:
+    report = index(folder, folder / "c", encoders=["tiny"])
+    assert report.passed_over == {}
+    assert index(folder, folder / "c").passed_over == {}
+
+
 @pytest.fixture
 def large(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> Path:
     """A collection with 1,002 items, most of them in one folder that is missing."""

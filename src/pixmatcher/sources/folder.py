@@ -23,7 +23,10 @@ from .protocol import Unusable
 # Folders with copies that other programs made (the thumbnails of Synology), and those that systems keep for themselves.
 _SKIPPED = {"@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 _COLLECTION_FILES = {"collection.json", "catalog.sqlite"}
-_COLLECTION_NAMES = {"vectors", "index", "lock", "index.lock", "thumbnails.sqlite"} | _COLLECTION_FILES
+_COLLECTION_NAMES = {"vectors", "index", "maps", "lock", "lock.pid", "index.lock", "index.lock.pid"} | {
+    *("collection.json", "collection.json.new", "thumbnails.sqlite", "thumbnails.sqlite-journal"),
+    *(f"catalog.sqlite{ending}" for ending in ("", "-wal", "-shm", "-journal")),
+}
 _OWN_NAMES = {".pixmatcher", IGNORE_FILE}
 _MOST_IGNORE_BYTES = 1 << 18
 _MOST_EXTENSIONS = 500
