@@ -654,6 +654,24 @@ def test_what_is_not_in_a_collection_cannot_be_forgotten(
         assert len(collection) == 2
 
 
+def test_images_that_moved_out_of_a_source_that_is_empty_now(
+    run: Callable[..., IndexReport], folder: Path, tmp_path: Path
+) -> None:
+    sources = [folder, folder.with_name("others")]
+    paint_many(sources[1], 2, first=100)
+    run(sources)
+    (folder / "trip").rename(tmp_path / "away")
+    for path in folder.glob("*.png"):
+        path.rename(sources[1] / path.name)
+    report = run(None)
+    assert (report.moved, report.added, report.removed, report.total) == (2, 0, 0, 8)
+    assert [(failure.uri, failure.reason) for failure in report.failures] == [(str(folder), "no images any more")]
+    (tmp_path / "away").rename(sources[1] / "trip")
+    report = run(None)
+    assert (report.moved, report.added, report.removed, report.total) == (4, 0, 0, 8)
+    assert report.failures == []
+
+
 def test_forget_takes_file_urls(run: Callable[..., IndexReport], folder: Path, tmp_path: Path) -> None:
     run(folder)
     done = cli("forget", (folder / "trip" / "day 2").as_uri(), "-c", tmp_path / "c")
