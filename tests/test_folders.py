@@ -654,6 +654,43 @@ def test_what_is_not_in_a_collection_cannot_be_forgotten(
         assert len(collection) == 2
 
 
+def test_images_that_moved_out_of_a_source_that_is_empty_now(
+    run: Callable[..., IndexReport], folder: Path, tmp_path: Path
+) -> None:
+    sources = [folder, folder.with_name("others")]
+    paint_many(sources[1], 2, first=100)
+    run(sources)
+    (folder / "trip").rename(tmp_path / "away")
+    for path in folder.glob("*.png"):
+        path.rename(sources[1] / path.name)
+    report = run(None)
+    assert (report.moved, report.added, report.removed, report.total) == (2, 0, 0, 8)
+    assert [(failure.uri, failure.reason) for failure in report.failures] == [(str(folder), "no images any more")]
+    (tmp_path / "away").rename(sources[1] / "trip")
+    report = run(None)
+    assert (report.moved, report.added, report.removed, report.total) == (4, 0, 0, 8)
+    assert report.failures == []
+
+
+def test_forget_takes_file_urls(run: Callable[..., IndexReport], folder: Path, tmp_path: Path) -> None:
+    run(folder)
+    done = cli("forget", (folder / "trip" / "day 2").as_uri(), "-c", tmp_path / "c")
+    assert done.returncode == 0, done
+    assert "2 images of" in done.stdout
+    assert "Later runs leave it out" in done.stderr
+    image = folder / "00000.png"
+    with Collection.open(tmp_path / "c") as collection:
+        assert collection.forget(image.as_uri()) == 1
+        assert len(collection) == 3
+    assert counts(run(folder)) == {"unchanged": 3}
+
+
+def test_files_of_a_collection_in_a_folder_of_any_name_are_not_passed_over(folder: Path, tiny: TinyEncoder) -> None:
+    report = index(folder, folder / "c", encoders=["tiny"])
+    assert report.passed_over == {}
+    assert index(folder, folder / "c").passed_over == {}
+
+
 @pytest.fixture
 def large(tiny: TinyEncoder, folder: Path, tmp_path: Path) -> Path:
     """A collection with 1,002 items, most of them in one folder that is missing."""

@@ -250,6 +250,8 @@ A, B, C, D = (f"https://h/{name}.jpg" for name in "abcd")
         # All in order
         (f'{A},"one\n\ntwo ""three""\n,"\n{B},5" wide\n{C},""\n', [A, B, C], []),
         (f'\n{A},one\r\n  \n\r\n"{B}","two"\n', [A, B], []),
+        # A quote that is open before the URL of its line
+        (f'"{A},one\nfoo 5",two\n{C},three\n', [C], [("2", "broken quotes"), ("3", "not a URL")]),
         # Fields too few and too many
         (f"{A}\n{B},two,three\n{C},four\n", [C], [("2", "wrong number of fields"), ("3", "wrong number of fields")]),
         (f'{A},"one",\n{B},two\n', [B], [("2", "wrong number of fields")]),
@@ -275,6 +277,17 @@ def test_bad_rows_are_reported_and_the_others_are_not_lost(
     assert [entry.uri for entry in entries] == good
     assert problems(unusable) == bad
     assert all(found.uri.startswith(f"{path}:") and found.detail for found in unusable)
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_captions_of_several_lines_before_the_url(tmp_path: Path, delimiter: str, quote: str) -> None:
+    captions = ["one\ntwo", 'the ""third""\n\nline', "four"]
+    rows = [f'"{caption}"{delimiter}{quote}{url}{quote}' for caption, url in zip(captions, (A, B, C), strict=True)]
+    (tmp_path / "list.csv").write_bytes("\r\n".join([f"caption{delimiter}url", *rows]).encode())
+    entries, unusable = scan(f"urls:{tmp_path / 'list.csv'}")
+    assert unusable == []
+    assert [(e.uri, e.caption) for e in entries] == [(A, "one\ntwo"), (B, 'the "third"\n\nline'), (C, "four")]
 
 
 ENCODINGS = {

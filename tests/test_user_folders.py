@@ -122,7 +122,8 @@ def test_a_cache_that_cannot_be_written(open_folder: Path) -> None:
 
 
 @pytest.mark.skipif(find_spec("streamlit") is None, reason="streamlit is not installed")
-def test_the_app_without_a_home_folder(homeless: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("home", [{}, {"HOME": "/dev/null"}, {"HOME": "/dev/null/home"}], ids=str)
+def test_the_app_without_a_home_folder(homeless: dict[str, str], tmp_path: Path, home: dict[str, str]) -> None:
     paint_many(tmp_path / "photos", 2)
     assert cli("index", tmp_path / "photos").returncode == 0
     with socket.socket() as probe:
@@ -139,7 +140,7 @@ def test_the_app_without_a_home_folder(homeless: dict[str, str], tmp_path: Path)
         str(tmp_path / "photos"),
     ]
     with subprocess.Popen(
-        command, env=homeless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        command, env=homeless | home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     ) as process:
         try:
             answer = b""

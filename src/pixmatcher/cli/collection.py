@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._text import command_to_upgrade, printable
+from .._urls import is_file_url, path_of_file_url
 from ..errors import QueryError
 from ._app import MAINTENANCE, command
 from ._opening import open_folder_collection, runtime_of
@@ -163,7 +164,8 @@ def forget_command(
         sources, path = opened.sources(), shorter_path(str(opened.path))
         forgotten = {os.path.join(spec, p) for spec in sources for p in opened.folder_notes(spec).forgotten}
     print(f"{counted(removed, 'image')} of {printable(source)} removed from the collection.")
-    if places := {os.path.abspath(source), os.path.realpath(source)} & forgotten:
+    local = path_of_file_url(source) if is_file_url(source) else source
+    if places := {os.path.abspath(local), os.path.realpath(local)} & forgotten:
         place = places.pop()
         folder = os.path.dirname(place) if os.path.isfile(place) else place
         until = f", until you run `pixmatcher index {shlex.quote(shorter_path(folder))} -c {shlex.quote(path)}`"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import CollectionError
 from ._catalog import Catalog
-from ._names import possible_specs
+from ._names import possible_specs, without_file_url
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def find_to_forget(catalog: Catalog, collection: Path, given: str) -> ToForget:
     if named and not os.path.isabs(named[0]):
         return ToForget(named[:1])
     folders = [spec for spec in sources if os.path.isabs(spec)]
-    for place in dict.fromkeys([*named, os.path.abspath(given), os.path.realpath(given)] if given else ()):
+    path = without_file_url(given)
+    for place in dict.fromkeys([*named, os.path.abspath(path), os.path.realpath(path)] if path else ()):
         inside = os.path.join(place, "")
         below = [spec for spec in folders if spec == place or spec.startswith(inside)]
         around = {

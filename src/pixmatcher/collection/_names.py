@@ -56,13 +56,16 @@ def size_of_files(folder: Path) -> int:
     return total
 
 
+def without_file_url(source: str) -> str:
+    """Return the path in a source that is the URL of a file on this machine, or else the source as it is."""
+    with contextlib.suppress(QueryError):
+        return path_of_file_url(source) if is_file_url(source) else source
+    return source
+
+
 def possible_specs(source: str) -> set[str]:
     """Return the specs that the catalog may have for the source that a user names; their paths are absolute."""
-    if is_file_url(source):
-        try:
-            source = path_of_file_url(source)
-        except QueryError:
-            return {source}
+    source = without_file_url(source)
     kind, colon, rest = source.partition(":")
     path, mark, options = rest.partition("?")
     return {source, os.path.abspath(source), f"{kind}{colon}{os.path.abspath(path)}{mark}{options}"}

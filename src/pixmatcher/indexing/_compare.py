@@ -45,7 +45,10 @@ def compare_sources(
         listing = listings[spec]
         comparison.add_entries(spec, list_entries(source, listing, alone=len(sources) == 1))
         if listing.count == 0 and not _may_be_empty(source, collection) and comparison.item_count(spec):
-            listing.note_empty(spec)
+            if isinstance(source, FolderSource) and not listing.unreadable(spec):
+                source.note_absent()  # its images may also have moved to another source
+            else:
+                listing.note_empty(spec)
         _log.info("%s lists %d entries, %d cannot be used", spec, listing.count, len(listing.unusable))
     unknown = [(spec, u.uri) for spec, listing in listings.items() for u in listing.unusable if u.contents_unknown]
     result = comparison.compare(

@@ -131,6 +131,6 @@ def items_of_absent_folders(
     reported = [place for place in sorted(places) if not place.startswith(tuple(f"{path}/" for path in unknown_paths))]
     failures = dict[str, list[Failure]]()
     for place in reported:
-        spec = next(s for s, source in sources.items() if source.folder and place.startswith(f"{source.folder}/"))
+        spec = next(s for s, source in sources.items() if source.folder and f"{place}/".startswith(f"{source.folder}/"))
         failures.setdefault(spec, []).append(Failure(place, "no images any more", IF_MISSING))
     return kept, failures, [path for path in absent if path not in places]

@@ -30,9 +30,9 @@ _EXTENSIONS_OF = {
         "gitignore glb gltf go gpx gradle graphql groovy gyp h h5 hdf5 hh hpp hs i icc icm idx ini ipynb java jl js "
         "json json5 jsonl jsx kml ko kt less lnk lock lrcat lrdata lrprev lrtemplate lua m map mat mdb mk ml mm mo "
         "mod msg msi ndjson nfo npy npz o obj onnx otf parquet patch pem pickle pkl pl plist pm po pp3 properties "
-        "proto ps1 psm1 pt pth py pyc pyd pyi pyo r rb rs s safetensors scala scss sh sln so sol sql sqlite sqlite- "
-        "journal sqlite-shm sqlite-wal sqlite3 stl styl svelte swift sys tcl tf tfrecord toml torrent ts tsbuildinfo "
-        "tsx ttc ttf url vbs vue wasm webloc woff woff2 xaml xhtml xml xmp xsd xsl xslt yaml yml zig zsh"
+        "proto ps1 psm1 pt pth py pyc pyd pyi pyo r rb rs s safetensors scala scss sh sln so sol sql sqlite "
+        "sqlite-journal sqlite-shm sqlite-wal sqlite3 stl styl svelte swift sys tcl tf tfrecord toml torrent ts "
+        "tsbuildinfo tsx ttc ttf url vbs vue wasm webloc woff woff2 xaml xhtml xml xmp xsd xsl xslt yaml yml zig zsh"
     ),
 }
 _IMAGES = (

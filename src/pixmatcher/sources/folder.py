@@ -23,7 +23,10 @@ from .protocol import Unusable
 # Folders with copies that other programs made (the thumbnails of Synology), and those that systems keep for themselves.
 _SKIPPED = {"@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 _COLLECTION_FILES = {"collection.json", "catalog.sqlite"}
-_COLLECTION_NAMES = {"vectors", "index", "lock", "index.lock", "thumbnails.sqlite"} | _COLLECTION_FILES
+_COLLECTION_NAMES = {"vectors", "index", "maps", "lock", "lock.pid", "index.lock", "index.lock.pid"} | {
+    *("collection.json", "collection.json.new", "thumbnails.sqlite", "thumbnails.sqlite-journal"),
+    *(f"catalog.sqlite{ending}" for ending in ("", "-wal", "-shm", "-journal")),
+}
 _OWN_NAMES = {".pixmatcher", IGNORE_FILE}
 _MOST_IGNORE_BYTES = 1 << 18
 _MOST_EXTENSIONS = 500
@@ -57,6 +60,7 @@ class FolderSource:
         self._hidden: bool | None = None
         self._kept = FolderNotes()
         self._scan: _Scan | None = None
+        self._absent = False
         self.set_options(exclude, hidden)
 
     def set_options(self, exclude: Sequence[str] | None, hidden: bool | None) -> None:
@@ -86,6 +90,7 @@ class FolderSource:
         except OSError as error:
             raise SourceError(f"{self._top} cannot be read ({error.strerror}): check its permissions.") from error
         self._scan = _Scan(self._top, self._options())
+        self._absent = False
         yield from self._scan.run()
 
     def passed_over(self) -> Iterator[tuple[str, str]]:
@@ -110,7 +115,13 @@ class FolderSource:
     @property
     def absent_folders(self) -> tuple[str, ...]:
         """Places where the last `scan` found nothing, but a disk may have been: empty folders, links to nowhere."""
+        if self._absent:
+            return (self.spec,)
         return () if self._scan is None else (*self._scan.empty, *sorted(self._scan.unmounted))
+
+    def note_absent(self) -> None:
+        """Note that all of the folder may be absent, though `scan` could list it."""
+        self._absent = True
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
         return open_regular_file(uri)

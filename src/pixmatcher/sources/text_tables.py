@@ -343,7 +343,7 @@ def _unquoted(text: str, lines: Iterator[Line], again: deque[Line], delimiter: s
     except csv.Error:
         pass
     else:
-        if not taken or not width or (len(fields) == width and not _look_like_rows(taken, delimiter, width)):
+        if not taken or not width or (len(fields) == width and not _look_like_rows(text, taken, delimiter, width)):
             return fields
     again.extendleft(reversed(taken))
     return None
@@ -364,11 +364,17 @@ def _lines_of_row(text: str, lines: Iterator[Line], again: deque[Line], taken: l
         yield line[1] + "\n"
 
 
-def _look_like_rows(taken: list[Line], delimiter: str, width: int) -> bool:
-    """Return whether lines inside quotes look like rows with a URL; then the opening quote is an error."""
-    for line in taken:
-        fields = line[1].split(delimiter) if isinstance(line, tuple) else []
-        if len(fields) >= width and any(map(_URL_FIELD.fullmatch, fields)):
+def _look_like_rows(text: str, taken: list[Line], delimiter: str, width: int) -> bool:
+    """Return whether lines have, inside quotes that `text` opens, what looks like rows with a URL.
+
+    Then the opening quote is an error. What follows the closing quote in the last line belongs to the row itself.
+    """
+    lines = [line[1] for line in taken if isinstance(line, tuple)]
+    ends = [(text, text.rpartition('"')[2])] if text.count(delimiter) + 1 == width else []
+    ends += [(line, line.partition('"')[0]) for line in lines[-1:]]
+    for line, inside in [*ends, *zip(lines[:-1], lines, strict=False)]:
+        fields = inside.split(delimiter)
+        if len(fields) > 1 and len(line.split(delimiter)) >= width and any(map(_URL_FIELD.fullmatch, fields)):
             return True
     return False
 

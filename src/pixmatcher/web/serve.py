@@ -55,8 +55,9 @@ def run_app(
     """
     os.getcwd()
     environment = _MEMORY | os.environ
-    if not os.environ.get("HOME"):
-        environment["HOME"] = str(home_folder() or NO_HOME)  # Streamlit looks for settings there
+    home = os.environ.get("HOME") or home_folder()
+    # Streamlit looks for settings there, and fails if it is a file: services have /dev/null.
+    environment["HOME"] = str(home) if home and os.path.isdir(home) else NO_HOME
     environment.pop(SHARED_VARIABLE, None)
     if (level := logging.getLogger("pixmatcher").level) in (logging.DEBUG, logging.INFO):  # by the option -v
         environment[LOG_VARIABLE] = f"{environment.get(LOG_VARIABLE, '')},{logging.getLevelName(level).lower()}"
