@@ -328,6 +328,13 @@ for data in seeds:
             open_image(bytes(changed), max_pixels=1_000_000)
         except InvalidImageError:
             pass
+# A JPEG that lacks its end, with EXIF that Pillow warns of while the JPEG is completed.
+exif = b"Exif\\0\\0II*\\0\\x08\\0\\0\\0\\x01\\0\\x1a\\x01\\x05\\0\\x01\\0\\0\\0\\xff\\xff\\0\\0\\0\\0\\0\\0"
+file = io.BytesIO()
+Image.radial_gradient("L").save(file, "JPEG", exif=exif)
+data = file.getvalue()
+jfif = data.index(b"JFIF")  # its resolution would be known without EXIF
+open_image(data[: jfif - 4] + data[jfif - 2 + int.from_bytes(data[jfif - 2 : jfif], "big") : -2])
 # More values for a pixel than Pillow allows: its plugin logs an error.
 file = io.BytesIO()
 Image.new("RGB", (8, 8)).save(file, "TIFF")

@@ -155,7 +155,8 @@ def _decode_or_complete(file: IO[bytes], min_side: int | None, max_pixels: int, 
         if image_format not in COMPLETED.get(error.reason, ()):
             raise
         try:
-            completed, missing = complete_file(image_format, file, max_pixels)
+            with quiet_pillow:
+                completed, missing = complete_file(image_format, file, max_pixels)
         except InvalidImageError as refusal:
             refusal.decoder = error.decoder
             raise (error if error.reason == "damaged" else refusal) from error.__cause__
