@@ -137,6 +137,21 @@ def test_a_jpeg_whose_data_ends_with_zeros() -> None:
     assert found
 
 
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_zeros_in_place_of_the_end_of_a_png(mode: str) -> None:
+    file = io.BytesIO()
+    noise = Image.frombytes("RGB", (120, 90), random.Random(5).randbytes(120 * 90 * 3)).quantize(16)
+    noise.convert(mode).save(file, "PNG")
+    whole = file.getvalue()
+    for lost in (20, 60, len(whole) // 10, len(whole) // 2):
+        with pytest.raises(InvalidImageError) as caught:
+            open_image(whole[:-lost] + bytes(lost))
+        assert caught.value.reason == "truncated"
+    picture = open_image(whole).image
+    for same in (whole + bytes(500), whole[:-12] + bytes(12), whole[:-16] + bytes(600)):
+        assert open_image(same).image == picture
+
+
 def test_hostile_files_without_an_end() -> None:
     """Headers that go on for ever, many scans, sizes that are too large, and mutated files: a refusal or a picture."""
     scan = JPEGS["grey progressive"][:-2]

@@ -18,6 +18,7 @@ from ._formats import (
     JPEG,
     JPEG2000,
     JPEG_XL,
+    PNG,
     RAW,
     TGA,
     TIFF,
@@ -253,7 +254,7 @@ def _identify(file: IO[bytes], max_pixels: int) -> tuple[ImageFormat, int]:
         raise InvalidImageError("too large", f"{length:,} bytes, more than an image needs")
     if image_format is JPEG2000 and ends_early(image_format, file):  # its decoder accepts such files
         raise InvalidImageError("truncated", CUT_OFF)
-    if image_format is JPEG and ends_in_zeros(file):
+    if image_format in (JPEG, PNG) and ends_in_zeros(image_format, file):
         raise InvalidImageError("truncated", CUT_OFF)
     # The WebP plugin allocates the memory as soon as it opens a file.
     file.seek(0)
