@@ -152,6 +152,21 @@ def test_zeros_in_place_of_the_end_of_a_png(mode: str) -> None:
         assert open_image(same).image == picture
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits", None])
+@pytest.mark.parametrize("mode", ["RGB", "P", "I;16"])
+def test_a_cut_tiff_is_truncated_wherever_its_tags_are(mode: str, compression: str | None) -> None:
+    file = io.BytesIO()
+    if mode != "RGB" and compression == "jpeg":
+        pytest.skip("JPEG in TIFF has 8 bits and no palette here")
+    picture = Image.radial_gradient("L").resize((300, 200)).convert("I;16" if mode == "I;16" else "RGB")
+    picture.convert(mode).save(file, "TIFF", compression=compression)
+    whole = file.getvalue()
+    for lost in (len(whole) // 50, len(whole) // 4, len(whole) // 2):
+        with pytest.raises(InvalidImageError) as caught:
+            open_image(whole[:-lost])
+        assert caught.value.reason == "truncated"
+
+
 def test_hostile_files_without_an_end() -> None:
     """Headers that go on for ever, many scans, sizes that are too large, and mutated files: a refusal or a picture."""
     scan = JPEGS["grey progressive"][:-2]

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pixmatcher.errors import InvalidImageError
 from pixmatcher.images import ALLOWED_EXTENSIONS, has_image_content, open_image
 from test_images import corners, encoded, opened_or_reason, photo, quarters, reason_of, run_python
 
@@ -343,6 +344,107 @@ def test_the_time_of_a_raw_file(name: str) -> None:
     assert open_image(RAW[name]()).taken == "2019-07-14T18:30:05"
 
 
+def xmp(name: str, value: str) -> bytes:
+    """Return an XMP packet with one property of the schema "tiff" or "xap"."""
+    space = f"http://ns.adobe.com/{name.partition(':')[0]}/1.0/"
+    about = f"xmlns:{name.partition(':')[0]}='{space}' {name}='{value}'"
+    syntax = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+    return f"<rdf:RDF xmlns:rdf='{syntax}'><rdf:Description {about}/></rdf:RDF>".encode()
+
+
+TIME = b"2019:07:14 18:30:05\0"
+
+
+def with_times(camera: Tags, main: Tags | None = None, gps: Tags | None = None, preview: bytes = PREVIEW) -> bytes:
+    """Return a RAW file with these tags in its directories."""
+    first: Tags = {
+        254: (4, 1), 259: (3, 6), 271: (2, b"SONY\0"), 513: (4, ("place", 0)), 514: (4, len(preview)),
+        34665: (4, ("sub", (1,))), 34853: (4, ("sub", (2,))),
+    }  # fmt: skip
+    return tiff([first | (main or {}), camera, gps or {}], [preview])
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (with_times({0x9004: (2, TIME)}), "2019-07-14T18:30:05"),
+        (with_times({0x9003: (2, TIME), 0x9011: (2, b"+02:00\0")}), "2019-07-14T18:30:05+02:00"),
+        (with_times({0x9003: (2, b"0000:00:00 00:00:00\0"), 0x9004: (2, TIME)}), "2019-07-14T18:30:05"),
+        (with_times({0x9003: (2, TIME)}, {0x132: (2, b"2021:01:01 00:00:00\0")}), "2019-07-14T18:30:05"),
+        (with_times({}, {0x132: (2, TIME)}), "2019-07-14T18:30:05"),
+        (with_times({}, {700: (1, xmp("xap:CreateDate", "2019-07-14T18:30:05"))}), "2019-07-14T18:30:05"),
+        (
+            with_times({}, gps={7: (5, struct.pack("<6I", 18, 1, 30, 1, 5, 1)), 29: (2, b"2019:07:14\0")}),
+            "2019-07-14T18:30:05+00:00",
+        ),
+        (with_times({}), None),
+        # A preview that says its orientation need not say the time.
+        (
+            with_times({0x9003: (2, TIME)}, preview=encoded(quarters(640, 424), "JPEG", exif=exif(1))),
+            "2019-07-14T18:30:05",
+        ),
+    ],
+)
+def test_every_time_of_a_raw_file(data: bytes, expected: str | None) -> None:
+    opened = open_image(data)
+    assert (opened.format, opened.taken) == ("RAW", expected)
+
+
+def test_cr3_has_the_time_of_the_photo_before_that_of_its_change() -> None:
+    main = tiff([{0x112: (3, 6), 0x132: (2, b"2021:01:01 00:00:00\0")}], [])
+    camera = tiff([{0x9003: (2, TIME)}], [])
+    canon = bytes.fromhex("85c0b687820f11e08111f4ce462b6a48")
+    start = box(b"ftyp", b"crx \0\0\0\1crx isom")
+
+    def cr3_of(*boxes: bytes) -> bytes:
+        return start + box(b"moov", box(b"uuid", canon, *boxes)) + box(b"mdat", PREVIEW, sensor())
+
+    opened = open_image(cr3_of(box(b"CMT1", main), box(b"CMT2", camera)))
+    assert (corners(opened.image), opened.taken) == (QUARTER_TURN, "2019-07-14T18:30:05")
+    # Only what is in the box of Canon counts.
+    assert open_image(cr3_of(box(b"free", box(b"CMT2", camera)))).taken is None
+    packet = box(b"uuid", bytes.fromhex("be7acfcb97a942e89c71999491e3afac"), xmp("xap:CreateDate", "2018-05"))
+    opened = open_image(cr3_of(box(b"CMT1", tiff([{0x112: (3, 6)}], []))) + packet)
+    assert (corners(opened.image), opened.taken) == (QUARTER_TURN, "2018-05-01")
+
+
+def test_a_raw_file_with_places_of_64_bits() -> None:
+    """DNG 1.7 allows BigTIFF."""
+    count, start = 6, 16 + 8 + 20 * 6 + 8
+    entries = [
+        (254, 4, 1, struct.pack("<Q", 1)), (259, 3, 1, struct.pack("<Q", 7)), (273, 16, 1, struct.pack("<Q", start)),
+        (274, 3, 1, struct.pack("<Q", 6)), (279, 16, 1, struct.pack("<Q", len(PREVIEW))),
+        (50706, 1, 4, bytes([1, 7, 0, 0, 0, 0, 0, 0])),
+    ]  # fmt: skip
+    directory = b"".join(struct.pack("<HHQ", *entry[:3]) + entry[3] for entry in entries)
+    data = struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, count) + directory + bytes(8) + PREVIEW
+    opened = open_image(data)
+    assert (opened.format, opened.width, corners(opened.image)) == ("RAW", 424, QUARTER_TURN)
+
+
+def test_a_preview_with_fill_bytes_between_its_segments() -> None:
+    filled = PREVIEW[:2] + b"\xff" * 5000 + PREVIEW[2:]
+    for make in (nef, raf, mrw):
+        assert open_image(make(filled)).width == 640
+
+
+@pytest.mark.parametrize("extra", [True, False])
+@pytest.mark.parametrize("name", ["nef", "arw", "dng", "pef", "cr3", "raf"])
+def test_a_raw_file_that_is_cut_off(name: str, extra: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not "install an extra", which does not help."""
+    if not extra:
+        monkeypatch.setitem(sys.modules, "rawpy", None)
+    elif find_spec("rawpy") is None:
+        pytest.skip("needs the extra raw")
+    data = RAW[name]()
+    preview = data.index(PREVIEW)
+    for length in (preview - 10, preview + len(PREVIEW) // 2):
+        with pytest.raises(InvalidImageError) as caught:
+            open_image(data[:length])
+        assert str(caught.value) == "truncated: the file is cut off before the end of the image", length
+        assert caught.value.decoder == "rawpy"
+
+
 def test_the_limit_of_pixels_counts_for_the_preview() -> None:
     assert reason_of(nef(), max_pixels=640 * 424 - 1) == "too many pixels"
     assert open_image(nef(), max_pixels=640 * 424).width == 640
@@ -454,6 +556,16 @@ def test_jpeg_xl_orientation_transparency_and_size() -> None:
         assert has_image_content(data[:512])
 
 
+@needs_jxl
+def test_time_and_orientation_in_the_boxes_of_jpeg_xl() -> None:
+    block = Image.Exif()
+    block.get_ifd(0x8769)[0x9004] = "2020:01:02 03:04:05"
+    assert open_image(jxl(quarters(), exif=block.tobytes(), use_container=True)).taken == "2020-01-02T03:04:05"
+    data = jxl(quarters(), use_container=True)
+    assert open_image(data + box(b"xml ", xmp("xap:CreateDate", "2020-01-02"))).taken == "2020-01-02"
+    assert corners(open_image(data + box(b"xml ", xmp("tiff:Orientation", "6"))).image) == QUARTER_TURN
+
+
 def test_the_size_of_jpeg_xl_is_checked_before_anything_is_decoded() -> None:
     """The header of 2^30 x 2^30 pixels: no small sizes, the widest number, the ratio 1 to 1."""
     side = (1 << 30) - 1
@@ -563,6 +675,34 @@ def test_psd_time() -> None:
     data = block.tobytes()[6:]
     resource = struct.pack(">4sHHI", b"8BIM", 1058, 0, len(data)) + data + bytes(len(data) & 1)
     assert open_image(psd(planes_of(quarters()), 3, resources=resource)).taken == "2020-01-02T03:04:05"
+
+
+@pytest.mark.parametrize(
+    ("number", "content", "expected"),
+    [
+        (1028, b"\x1c\x02\x37\0\x0820200102\x1c\x02\x3c\0\x0b030405+0000", "2020-01-02T03:04:05+00:00"),
+        (1060, xmp("xap:CreateDate", "2020-01-02T03:04:05"), "2020-01-02T03:04:05"),
+    ],
+)
+def test_psd_time_in_iptc_and_xmp(number: int, content: bytes, expected: str) -> None:
+    other = struct.pack(">4sH", b"8BIM", 1000) + b"\4name\0" + struct.pack(">I", 3) + b"abc\0"
+    resource = struct.pack(">4sHHI", b"8BIM", number, 0, len(content)) + content + bytes(len(content) & 1)
+    assert open_image(psd(planes_of(quarters()), 3, resources=other + resource)).taken == expected
+
+
+def test_psd_whose_resources_are_cut_off() -> None:
+    resource = struct.pack(">4sHHI", b"8BIM", 1058, 0, 1 << 30) + b"abc\0"
+    assert reason_of(psd(planes_of(quarters()), 3, resources=resource)) == "truncated"
+
+
+@pytest.mark.parametrize("name", ["AVIF", "WEBP", "JPEG"])
+def test_an_icon_with_a_picture_that_is_no_icon_says_which(name: str) -> None:
+    picture = encoded(quarters(), name)
+    icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 96, 64, 0, 0, 1, 32, len(picture), 22) + picture
+    with pytest.raises(InvalidImageError, match=f"unsupported format: an icon with a picture of the format {name}"):
+        open_image(icon)
+    with pytest.raises(InvalidImageError, match="damaged: the picture in the icon has no header"):
+        open_image(icon[:22] + bytes(range(100, 200)) + icon[122:])
 
 
 def test_the_largest_picture_of_an_icon_is_used() -> None:

@@ -163,6 +163,29 @@ def test_avif_that_names_its_primaries() -> None:
         assert low <= difference(open_image(named).image, original) < high
 
 
+def test_only_the_box_of_the_image_names_its_primaries() -> None:
+    """Not bytes that look like it, and not only near the beginning of the file."""
+    original = soft_photo()
+    for noise, expected in ((b"colrnclx" + struct.pack(">HHHB", 12, 13, 1, 128), 0), (bytes(100_000), 2.5)):
+        data = encoded(original if expected == 0 else converted(original, PROFILES["Display P3"]), "AVIF", quality=95)
+        size = int.from_bytes(data[:4], "big")
+        meta = size + int.from_bytes(data[size : size + 4], "big")
+        if expected:
+            at = data.index(b"colrnclx") + 8
+            data = data[:at] + struct.pack(">HH", 12, 13) + data[at + 4 :]
+        filler = struct.pack(">I", 8 + len(noise)) + b"free" + noise
+        plain = open_image(data).image
+        # Behind the file header, the places of the pixels move.
+        moved = bytearray(data[:size] + filler + data[size:])
+        place = data.index(b"iloc")
+        assert meta > place
+        offsets = [n for n in range(place, meta) if data[n : n + 4] == struct.pack(">I", data.index(b"mdat") + 4)]
+        for n in offsets:
+            moved[n + len(filler) : n + len(filler) + 4] = struct.pack(">I", data.index(b"mdat") + 4 + len(filler))
+        assert offsets
+        assert difference(open_image(bytes(moved)).image, plain) == 0
+
+
 def test_jpeg_2000_with_a_profile() -> None:
     original = soft_photo()
     for method in (b"\2", b"\3"):

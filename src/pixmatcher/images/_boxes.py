@@ -1,24 +1,30 @@
-"""Metadata in the boxes of HEIC and AVIF files (ISO/IEC 23008-12) and of JPEG 2000 files (ISO/IEC 15444-1).
+"""Boxes (ISO/IEC 14496-12), and the metadata in them that decoders either change or do not read.
 
-Their decoders either change it or do not read it.
+They are the structure of HEIC and AVIF files (ISO/IEC 23008-12), of JPEG 2000 files (ISO/IEC 15444-1), of JPEG XL files
+(ISO/IEC 18181-2) and of Canon's CR3 files.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-_MAX_BOXES = 1000
-_MAX_META = 4 << 20
+from ._limits import MAX_METADATA_BYTES
+
+_MAX_BOXES = 100_000
+"""Further boxes do not count."""
+_MAX_BOX = 16 << 20
+"""The most bytes that are read of a box with other boxes in it."""
 _MAX_ITEMS = 100_000
 """Further items, and further references between items, do not count."""
-_MAX_BLOCK = 4 << 20
-"""Longer blocks of metadata are cut off here."""
 
 _EXIF_UUIDS = (b"JpgTiffExif->JP2", bytes.fromhex("0537cdab9d0c4431a72afa561f2a113e"))
 _XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+_CANON_UUID = bytes.fromhex("85c0b687820f11e08111f4ce462b6a48")
 _IPTC_UUID = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
 
 
@@ -34,16 +40,16 @@ class BoxMetadata:
 
 
 def jp2_metadata(file: IO[bytes]) -> BoxMetadata:
-    """Return the metadata of a JPEG 2000 file. Raises OSError if it cannot be read."""
+    """Return the metadata of a JPEG 2000 file. Raises OSError if the file cannot be read."""
     blocks = {b"exif": b"", b"xmp": b"", b"iptc": b""}
-    for kind, start, length in _boxes_of_file(file):
+    for kind, start, end in boxes(file):
         if kind != b"uuid":
             continue
         file.seek(start)
         uuid = file.read(16)
         name = {_XMP_UUID: b"xmp", _IPTC_UUID: b"iptc"}.get(uuid, b"exif" if uuid in _EXIF_UUIDS else b"")
         if name and not blocks[name]:
-            blocks[name] = file.read(min(max(length - 16, 0), _MAX_BLOCK))
+            blocks[name] = file.read(min(max(end - start - 16, 0), MAX_METADATA_BYTES))
     return BoxMetadata(blocks[b"exif"], blocks[b"xmp"], blocks[b"iptc"])
 
 
@@ -52,14 +58,28 @@ def heif_metadata(file: IO[bytes]) -> BoxMetadata | None:
 
     Reads its box `meta` and the blocks of metadata. Raises OSError if the file cannot be read.
     """
-    for kind, start, length in _boxes_of_file(file):
-        if kind == b"meta":
-            file.seek(start)
-            try:
-                return _metadata_of_primary(file, file.read(min(length, _MAX_META)))
-            except (struct.error, IndexError):  # cut off
-                return None
-    return None
+    meta = _first_box(file, b"meta")
+    try:
+        return _metadata_of_primary(file, meta) if meta else None
+    except (struct.error, IndexError):  # cut off
+        return None
+
+
+def cr3_exif(file: IO[bytes]) -> list[bytes]:
+    """Return the EXIF blocks of Canon's CR3 file. Raises OSError if the file cannot be read.
+
+    The tags that other files have in one block are in several: those of the camera, and those of the first directory.
+    """
+    for kind, content in _boxes_in(_first_box(file, b"moov")):
+        if kind == b"uuid" and content.startswith(_CANON_UUID):
+            return [_inner_box(content[len(_CANON_UUID) :], name) for name in (b"CMT2", b"CMT1")]
+    return []
+
+
+def colour_boxes(file: IO[bytes]) -> list[bytes]:
+    """Return the contents of the boxes `colr` of an AVIF or JPEG 2000 file. Raises OSError if it cannot be read."""
+    properties = _inner_box(_inner_box(_first_box(file, b"meta")[4:], b"iprp"), b"ipco")
+    return [content for name, content in _boxes_in(properties or _first_box(file, b"jp2h")) if name == b"colr"]
 
 
 @dataclass
@@ -140,7 +160,7 @@ def _locate(items: dict[int, _Item], box: bytes) -> None:
     if version == 0:
         index_size = 0
     at = 6 + id_size
-    for _ in range(int.from_bytes(box[6:at], "big")):
+    for _ in range(min(int.from_bytes(box[6:at], "big"), _MAX_ITEMS)):
         item = items.get(int.from_bytes(box[at : at + id_size], "big"))
         at += id_size
         method = 0
@@ -164,7 +184,7 @@ def _locate(items: dict[int, _Item], box: bytes) -> None:
 def _content(file: IO[bytes], item: _Item, data: bytes) -> bytes:
     content = b""
     for place, length in item.extents:
-        wanted = min(length or _MAX_BLOCK, _MAX_BLOCK - len(content))
+        wanted = min(length or MAX_METADATA_BYTES, MAX_METADATA_BYTES - len(content))
         if wanted <= 0 or place >= 1 << 62:
             break
         if item.method == 1:
@@ -190,7 +210,7 @@ def _is_transformed(box: bytes, images: set[int]) -> bool:
         wide = 2 if table[3] & 1 else 1
         (count,) = struct.unpack_from(">I", table, 4)
         at = 8
-        for _ in range(count):
+        for _ in range(min(count, _MAX_ITEMS)):
             (image,) = struct.unpack_from(code, table, at)
             start = at + size + 1
             at = start + wide * table[at + size]
@@ -200,42 +220,47 @@ def _is_transformed(box: bytes, images: set[int]) -> bool:
     return False
 
 
-def _boxes_of_file(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, place and length of the content of each box of a file; of the first ones, if there are many."""
-    end = file.seek(0, 2)
-    at = 0
+def _first_box(file: IO[bytes], name: bytes) -> bytes:
+    """Return the content of the first box of this name in a file; empty if there is none."""
+    for kind, start, end in boxes(file):
+        if kind == name:
+            file.seek(start)
+            return file.read(min(end - start, _MAX_BOX))
+    return b""
+
+
+def _inner_box(data: bytes, name: bytes) -> bytes:
+    """Return the content of the first box of this name in a box; empty if there is none."""
+    return next((content for kind, content in _boxes_in(data) if kind == name), b"")
+
+
+def boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each box of a file, and where its content begins and ends.
+
+    The end is as the box says, perhaps behind that of the file. A box whose header is cut off has the name b"" and ends
+    there. Nothing after a box that says an impossible size is yielded. Raises OSError if the file cannot be read.
+    """
+    length, at = file.seek(0, os.SEEK_END), 0
     for _ in range(_MAX_BOXES):
+        if at >= length:
+            return
         file.seek(at)
         head = file.read(16)
-        if len(head) < 8:
+        size, name = int.from_bytes(head[:4], "big"), head[4:8]
+        header = 16 if size == 1 else 8
+        if len(head) < header:
+            yield b"", at, at + header
             return
-        size, kind = struct.unpack_from(">I4s", head)
-        start = at + 8
-        if size == 1 and len(head) == 16:
-            (size,) = struct.unpack_from(">Q", head, 8)
-            start = at + 16
+        if size == 1:
+            size = int.from_bytes(head[8:], "big")
         elif size == 0:  # up to the end of the file
-            size = end - at
-        if at + size < start:
+            size = length - at
+        if size < header:
             return
-        yield kind, start, at + size - start
+        yield name, at + header, at + size
         at += size
-        if at >= end:
-            return
 
 
 def _boxes_in(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield kind and content of each box of a box."""
-    at = 0
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        start = at + 8
-        if size == 1 and at + 16 <= len(data):
-            (size,) = struct.unpack_from(">Q", data, at + 8)
-            start = at + 16
-        elif size == 0:
-            size = len(data) - at
-        if at + size < start:
-            return
-        yield kind, data[start : at + size]
-        at += size
+    """Yield the name and the content of each box of a box; of the last one perhaps a part."""
+    return ((name, data[start:end]) for name, start, end in boxes(io.BytesIO(data)))

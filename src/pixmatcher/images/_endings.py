@@ -17,12 +17,16 @@ import struct
 import zlib
 from dataclasses import dataclass
 from enum import Enum
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING
 
 from ..errors import InvalidImageError
+from ._boxes import boxes
+from ._directories import Tiff
 from ._formats import AVIF, GIF, HEIF, JPEG, JPEG2000, JPEG_XL, PNG, TIFF, WEBP, ImageFormat
 from ._jpeg import decode_eighth
 from ._limits import check_pixels, decoding_slot
+from ._reasons import CUT_OFF
+from ._segments import END, RESTART_INTERVAL, SCAN, segments
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,15 +37,10 @@ MOST_MISSING = 0.1
 COMPLETED = {"truncated": (JPEG, JPEG2000, WEBP), "damaged": (JPEG2000,)}
 """The formats of which `complete_file` may help, for the reasons why a file was refused."""
 
-CUT_OFF = "the file is cut off before the end of the image"
-
 _END_OF_IMAGE = b"\xff\xd9"
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
-_MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-_FILL = re.compile(rb"\xff+")
 _MOST_SEGMENTS = 10_000
 _MOST_SCANS = 100
-_MOST_BOXES = 100_000
 _MOST_TILE_PARTS = 1_000_000
 _RANDOM_BYTES = 4096
 """Enough random bits to see where they begin; behind them is the end marker."""
@@ -96,11 +95,12 @@ def ends_early(image_format: ImageFormat, file: IO[bytes]) -> bool:
         if image_format is WEBP:
             return length < 8 + int.from_bytes(head[4:8], "little")
         if image_format is TIFF:
-            return _tags_are_cut(file, head, length)
+            tiff = Tiff.of(file)
+            return tiff is None or tiff.is_cut_off()
         if image_format is JPEG2000:
             return _codestream_state(file, length)[0] is not _Codestream.WHOLE
         if image_format in (AVIF, HEIF) or (image_format is JPEG_XL and not head.startswith(b"\xff\n")):
-            return _box_is_cut(file, length)
+            return any(end > length for _, _, end in boxes(file))
     except (OSError, ValueError):  # the file is closed or deleted
         return False
     return False
@@ -136,38 +136,6 @@ def _zeros_are_in_png_data(data: bytes) -> bool:
     return False
 
 
-def _tags_are_cut(file: IO[bytes], head: bytes, length: int) -> bool:
-    """Return whether the tags of the first picture of a TIFF file are behind its end, or cut off."""
-    order: Literal["little", "big"] = "little" if head.startswith(b"II") else "big"
-    big = int.from_bytes(head[2:4], order) == 43
-    count_bytes, entry_bytes = (8, 20) if big else (2, 12)
-    at = int.from_bytes(head[8:16] if big else head[4:8], order)
-    file.seek(at)
-    count = file.read(count_bytes)
-    return len(count) < count_bytes or at + count_bytes + entry_bytes * int.from_bytes(count, order) > length
-
-
-def _box_is_cut(file: IO[bytes], length: int) -> bool:
-    """Return whether a box of an ISO base media file claims more bytes than the file has. Zeros behind are padding."""
-    offset = 0
-    for _ in range(_MOST_BOXES):
-        if offset >= length:
-            break
-        file.seek(offset)
-        head = file.read(16)
-        size, header = int.from_bytes(head[:4], "big"), 8
-        if len(head) < 8:
-            return True
-        if size == 0:  # up to the end of the file, or padding
-            return False
-        if size == 1:
-            size, header = int.from_bytes(head[8:16], "big"), 16
-        if size < header:
-            return False
-        offset += size
-    return offset > length
-
-
 class _Codestream(Enum):
     """What there is of a JPEG 2000 codestream: all; all but its end marker; less."""
 
@@ -184,21 +152,10 @@ def _codestream_state(file: IO[bytes], length: int) -> tuple[_Codestream, int]:
     file.seek(0)
     if file.read(2) == b"\xff\x4f":
         return _state_of_codestream(file, 0, length), length
-    offset = 0
-    for _ in range(_MOST_BOXES):
-        if offset >= length:
-            break
-        file.seek(offset)
-        head = file.read(16)
-        size, kind, header = int.from_bytes(head[:4], "big"), head[4:8], 8
-        if size == 1:
-            size, header = int.from_bytes(head[8:16], "big"), 16
-        if kind == b"jp2c":
-            end = length if size == 0 else min(length, offset + size)
-            return _state_of_codestream(file, offset + header, end), end
-        if size < header:
-            break
-        offset += size
+    for name, start, end in boxes(file):
+        if name == b"jp2c":
+            end = min(end, length)
+            return _state_of_codestream(file, start, end), end
     return _Codestream.CUT, length
 
 
@@ -350,32 +307,25 @@ def _missing_share(data: bytes, max_pixels: int) -> float:
 
 def _read_headers(data: bytes) -> _Headers:
     """Read the markers of a JPEG. Raises InvalidImageError if it is cut off before the data of its first scan."""
-    scans, interval, at, last_data, cut_off = list[_Scan](), 0, 2, 0, False
-    for _ in range(_MOST_SEGMENTS):
-        filled = _FILL.match(data, at)
-        if filled is None or filled.end() >= len(data):
-            break
-        at = filled.end() - 1
-        marker = data[at + 1]
-        if marker in _MARKERS_WITHOUT_LENGTH:
-            at += 2
-            continue
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        inside, at = data[at + 4 : at + 2 + length], at + 2 + length
-        if marker == 0xD9 or length < 2 or at > len(data):
-            break
-        if marker == 0xDD and length >= 4:
-            interval = int.from_bytes(inside[:2], "big")
-        if marker == 0xDA and inside and len(inside) >= 4 + 2 * inside[0]:
-            count = inside[0]
-            first, last, bits = inside[1 + 2 * count : 4 + 2 * count]
-            scans.append(_Scan(tuple(inside[1 : 1 + 2 * count : 2]), first, last, bits & 15))
-            last_data = at
-            end = _SCAN_END.search(data, at)
-            if end is None:
-                cut_off = True
+    scans, interval, last_data, cut_off = list[_Scan](), 0, 0, False
+    file, at = io.BytesIO(data), 2
+    while at and len(scans) <= _MOST_SCANS:
+        following = segments(file, at, most=_MOST_SEGMENTS)
+        at = 0
+        for marker, start, end in following:
+            content = data[start:end]
+            if marker == END or end > len(data):
                 break
-            at = end.start()
+            if marker == RESTART_INTERVAL and len(content) >= 2:
+                interval = int.from_bytes(content[:2], "big")
+            if marker == SCAN and content and len(content) >= 4 + 2 * content[0]:
+                count = content[0]
+                first, last, bits = content[1 + 2 * count : 4 + 2 * count]
+                scans.append(_Scan(tuple(content[1 : 1 + 2 * count : 2]), first, last, bits & 15))
+                last_data, data_end = end, _SCAN_END.search(data, end)
+                cut_off = data_end is None
+                at = 0 if data_end is None else data_end.start()
+                break
     if not 0 < len(scans) <= _MOST_SCANS:
         raise InvalidImageError("truncated", CUT_OFF)
     return _Headers(tuple(scans), interval, last_data, cut_off)

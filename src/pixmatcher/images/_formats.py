@@ -14,11 +14,11 @@ from ..errors import InvalidImageError
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """An image format and the Pillow plugin that decodes it."""
+    """An image format and what decodes it: a plugin of Pillow, or a function that finds a picture in the file."""
 
     name: str
     module: str
-    """The module to import; a format without a `plugin` has a module of its own, which `_embedded` uses."""
+    """The module of the `plugin`, or, without one, of the package that a function in `_open._EMBEDDED` uses."""
     plugin: str
     extensions: tuple[str, ...]
     compressed: bool = True
@@ -106,7 +106,7 @@ _SIGNATURES: tuple[tuple[bytes, ImageFormat], ...] = (
     (b"\0MRM", RAW),  # Minolta
     (b"FOVb", RAW),  # Sigma
 )
-_DIB_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
+DIB_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
 _PPM_HEADER = re.compile(rb"P(?:[14]|[2356](?=(?:\s+(?:#[^\n]*\n\s*)*\d+){3}))(?:\s+(?:#[^\n]*\n\s*)*\d{1,9}){2}\s")
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 UNSUPPORTED_SIGNATURES: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
@@ -190,7 +190,7 @@ def _is_raw_head(head: bytes) -> bool:
 def _is_dib(head: bytes) -> bool:
     """Return whether a file begins like the header of a BMP without its first 14 bytes."""
     size = int.from_bytes(head[:4], "little")
-    if size not in _DIB_HEADER_SIZES or len(head) < 16:
+    if size not in DIB_HEADER_SIZES or len(head) < 16:
         return False
     width, height, planes, bits = struct.unpack_from("<HHHH" if size == 12 else "<iiHH", head, 4)
     return width > 0 and height != 0 and planes == 1 and bits in (1, 2, 4, 8, 16, 24, 32)

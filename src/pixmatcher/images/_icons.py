@@ -8,7 +8,10 @@ import struct
 from typing import IO, TYPE_CHECKING
 
 from ..errors import InvalidImageError
+from ._formats import DIB, DIB_HEADER_SIZES, PNG, format_of
 from ._limits import check_pixels, decoding_slot
+from ._metadata import NO_TAGS, PhotoTags
+from ._reasons import CUT_OFF
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,10 +19,11 @@ if TYPE_CHECKING:
 _MAX_ENTRIES = 1024
 
 
-def icon_picture(file: IO[bytes], max_pixels: int) -> bytes | Image.Image:
+def icon_picture(file: IO[bytes], max_pixels: int) -> tuple[bytes | Image.Image, PhotoTags]:
     """Return the picture with the most pixels, and of several of these the one with the most colours.
 
-    The directory says sizes up to 256, and the picture, a PNG or a DIB, has its own: the latter is checked.
+    The directory says sizes up to 256, and the picture, a PNG or a DIB, has its own: the latter is checked. An icon has
+    no tags.
 
     Raises InvalidImageError.
     """
@@ -29,7 +33,7 @@ def icon_picture(file: IO[bytes], max_pixels: int) -> bytes | Image.Image:
     directory = file.read(16 * min(count, _MAX_ENTRIES))
     entries = list(struct.iter_unpack("<BBBBHHII", directory[: len(directory) // 16 * 16]))
     if not entries:
-        raise InvalidImageError("truncated", "the file is cut off before the end of the image")
+        raise InvalidImageError("truncated", CUT_OFF)
 
     def rank(entry: tuple[int, ...]) -> tuple[int, int, int]:
         width, height, colours, _, _, bits, size, _ = entry
@@ -38,19 +42,25 @@ def icon_picture(file: IO[bytes], max_pixels: int) -> bytes | Image.Image:
 
     width, height, colours, _, _, _, size, offset = max(entries, key=rank)
     if offset + size > length:
-        raise InvalidImageError("truncated", "the file is cut off before the end of the image")
+        raise InvalidImageError("truncated", CUT_OFF)
     file.seek(offset)
     data = file.read(size)
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return data
-    return _from_dib(data, (width, height, colours), max_pixels)
+    try:
+        image_format = format_of(data[:512])
+    except InvalidImageError:  # a header that only icons have
+        image_format = DIB
+    if image_format is PNG:
+        return data, NO_TAGS
+    if image_format is not DIB:
+        raise InvalidImageError("unsupported format", f"an icon with a picture of the format {image_format.name}")
+    return _from_dib(data, (width, height, colours), max_pixels), NO_TAGS
 
 
 def _from_dib(data: bytes, entry: tuple[int, int, int], max_pixels: int) -> Image.Image:
     """Return the picture of a DIB whose height counts its colours and its mask of transparent pixels."""
     from PIL.IcoImagePlugin import IcoImageFile
 
-    if len(data) < 40 or int.from_bytes(data[:4], "little") < 40:
+    if len(data) < 40 or int.from_bytes(data[:4], "little") not in DIB_HEADER_SIZES - {12}:
         raise InvalidImageError("damaged", "the picture in the icon has no header")
     width, height, _, bits = struct.unpack_from("<iiHH", data, 4)
     check_pixels(abs(width), abs(height), max_pixels)

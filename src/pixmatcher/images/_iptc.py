@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 from ._dates import iso_date
+from ._resources import IPTC, photoshop_resources
 
 _DATES = ((55, 60), (62, 63))
 """The fields of date and time: of creation, and of digital creation."""
@@ -27,14 +30,8 @@ def _record_of(data: bytes) -> bytes:
     at = data.find(b"8BIM", 0, 64)
     if data[:1] == b"\x1c" or at < 0:
         return data
-    while data[at : at + 4] == b"8BIM" and at + 8 <= len(data):
-        number = int.from_bytes(data[at + 4 : at + 6], "big")
-        start = at + 6 + (data[at + 6] + 2) // 2 * 2  # its name: a length, and padded to an even number
-        length = int.from_bytes(data[start : start + 4], "big")
-        if number == 0x0404:
-            return data[start + 4 : start + 4 + length]
-        at = start + 4 + (length + 1) // 2 * 2
-    return b""
+    resources = photoshop_resources(io.BytesIO(data), at, len(data))
+    return next((data[start:end] for number, start, end in resources if number == IPTC), b"")
 
 
 def _fields(record: bytes) -> dict[int, str]:

@@ -6,6 +6,7 @@ is used. The first line of standard output is what follows it, a JPEG or the pix
     jpeg ORIENTATION
     pixels ORIENTATION WIDTH HEIGHT
     failed REASON: DETAIL
+    failed truncated
 
 ORIENTATION is the EXIF orientation (1 to 8) of the RAW file, or 1 if the pixels are upright. LibRaw writes whatever it
 likes to standard error.
@@ -67,7 +68,7 @@ if __name__ == "__main__":
     except rawpy.LibRawFileUnsupportedError:
         _write("failed unsupported format: a RAW file without a preview, of a kind that LibRaw does not know")
     except rawpy.LibRawIOError:
-        _write("failed truncated: the file is cut off before the end of the image")
+        _write("failed truncated")
     except rawpy.LibRawError as error:
         text = error.args[0] if error.args else ""
         text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)

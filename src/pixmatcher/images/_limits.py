@@ -16,6 +16,9 @@ DEFAULT_MAX_PIXELS = 512_000_000
 MAX_ENCODED_BYTES = 1 << 30
 """Largest file of a compressed format; the plugins may read all of it into memory."""
 
+MAX_METADATA_BYTES = 4 << 20
+"""Longer blocks of metadata are cut off here."""
+
 _MAX_SCANS = 500
 
 _HUGE_PIXELS = 32_000_000

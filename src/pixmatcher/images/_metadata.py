@@ -4,34 +4,48 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from ._boxes import BoxMetadata, heif_metadata, jp2_metadata
+from ._boxes import BoxMetadata, cr3_exif, heif_metadata, jp2_metadata
 from ._dates import iso_date
 from ._exif import ExifValues, read_exif
 from ._iptc import iptc_date
+from ._limits import MAX_METADATA_BYTES
+from ._resources import IPTC
 from ._xmp import XmpValues, read_xmp
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_IPTC_RESOURCE = 0x0404
 _RAW_PROFILE = re.compile(r"raw profile type (exif|app1|xmp|iptc|8bim)", re.I)
 _XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
 _GIF_XMP = b"XMP DataXMP"
-_MAX_PACKET = 4 << 20
-"""Longer blocks of metadata are cut off here."""
 
 logger = logging.getLogger(__package__)
 
 
-def orientation_and_time(image: Image.Image, file: IO[bytes] | None = None) -> tuple[int, str | None]:
+@dataclass(frozen=True)
+class PhotoTags:
+    """The orientation (1 to 8) and the time (ISO 8601) of a photo; None where they are not known."""
+
+    orientation: int | None = None
+    taken: str | None = None
+
+
+NO_TAGS = PhotoTags()
+
+
+def orientation_and_time(
+    image: Image.Image, file: IO[bytes] | None = None, around: PhotoTags = NO_TAGS
+) -> tuple[int, str | None]:
     """Return the orientation that is still to be applied (1 to 8) and the time of a photo (ISO 8601, or None).
 
     `image` was opened by Pillow from `file`, which is at any position and stays there or elsewhere; without it, only
     what Pillow has read counts. A TIFF file is given before it is decoded, because Pillow makes most of them upright
-    then. All others are given after that: a PNG file may have metadata after its pixels.
+    then. All others are given after that: a PNG file may have metadata after its pixels. `around` are the tags of a
+    file in which the image is: their time counts first, their orientation only if the image does not say its own.
 
     The first valid orientation counts, of EXIF or else of XMP. In HEIC and AVIF, where the decoder does what the
     properties `irot` and `imir` say, both count only if the image has no such property. The first valid time counts:
@@ -39,10 +53,41 @@ def orientation_and_time(image: Image.Image, file: IO[bytes] | None = None) -> t
     nothing.
     """
     try:
-        return _Metadata(image, file).orientation_and_time()
+        return _Metadata(image, file).orientation_and_time(around)
     except Exception as error:  # metadata is optional, and hostile data can cause any exception in Pillow
         logger.debug("metadata cannot be read: %s", error)
-        return 1, None
+        return around.orientation or 1, around.taken
+
+
+def raw_tags(file: IO[bytes]) -> PhotoTags:
+    """Return the orientation and the time of a RAW file. Raises OSError if it cannot be read."""
+    exif = [read_exif(file), *map(read_exif, cr3_exif(file))]
+    packets = [values.xmp for values in exif] + [jp2_metadata(file).xmp]  # CR3 has the box of JPEG 2000 for it
+    return first_valid(exif, map(read_xmp, filter(None, packets)), (values.iptc for values in exif))
+
+
+def first_valid(
+    exif: Iterable[ExifValues],
+    xmp: Iterable[XmpValues],
+    iptc: Iterable[bytes] = (),
+    known: PhotoTags = NO_TAGS,
+) -> PhotoTags:
+    """Return the first valid orientation and time of blocks of metadata, which are taken until both are found.
+
+    What is `known` is not looked for. The time of the GPS counts only if no block says another one.
+    """
+    orientation, taken, located = known.orientation, known.taken, None
+    for values in exif:
+        orientation = orientation or values.orientation
+        taken, located = taken or values.taken, located or values.located
+        if orientation and taken:
+            return PhotoTags(orientation, taken)
+    for packet in xmp:
+        orientation, taken = orientation or packet.orientation, taken or packet.taken
+        if orientation and taken:
+            return PhotoTags(orientation, taken)
+    taken = taken or next((date for data in iptc if (date := iptc_date(data))), None)
+    return PhotoTags(orientation, taken or located)
 
 
 class _Metadata:
@@ -69,22 +114,9 @@ class _Metadata:
             if file is None or _pillow_turns(image):
                 self._fixed = 1
 
-    def orientation_and_time(self) -> tuple[int, str | None]:
-        orientation, taken, located = self._fixed, None, None
-        for exif in self._exif():
-            orientation, taken, located = (
-                orientation or exif.orientation,
-                taken or exif.taken,
-                located or exif.located,
-            )
-            if orientation and taken:
-                return orientation, taken
-        for xmp in self._xmp():
-            orientation, taken = orientation or xmp.orientation, taken or xmp.taken
-            if orientation and taken:
-                return orientation, taken
-        taken = taken or next((date for data in self._iptc() if (date := iptc_date(data))), None)
-        return orientation or 1, taken or located or self._creation_time()
+    def orientation_and_time(self, around: PhotoTags) -> tuple[int, str | None]:
+        found = first_valid(self._exif(), self._xmp(), self._iptc(), PhotoTags(self._fixed, around.taken))
+        return found.orientation or around.orientation or 1, found.taken or self._creation_time()
 
     def _exif(self) -> Iterator[ExifValues]:
         """Yield what each EXIF block says."""
@@ -121,7 +153,7 @@ class _Metadata:
             yield self._boxes.iptc
         resources = self._image.info.get("photoshop")
         if isinstance(resources, dict):
-            yield _bytes(resources.get(_IPTC_RESOURCE))
+            yield _bytes(resources.get(IPTC))
         yield from (profile for kind, profile in self._raw_profiles() if kind in ("iptc", "8bim"))
 
     def _segments(self) -> list[bytes]:
@@ -146,7 +178,7 @@ class _Metadata:
         if _bytes(extension[0]) != _GIF_XMP:
             return b""
         self._file.seek(extension[1])
-        return self._file.read(_MAX_PACKET).partition(b"\x01\xff\xfe")[0]
+        return self._file.read(MAX_METADATA_BYTES).partition(b"\x01\xff\xfe")[0]
 
     def _creation_time(self) -> str | None:
         text = self._image.info.get("Creation Time") if self._format == "PNG" else None
@@ -169,7 +201,7 @@ def _pillow_turns(image: Image.Image) -> bool:
 
 def _unhexed(text: str) -> bytes:
     """Return the content of a profile: an empty line, its name, its length and its bytes in hexadecimal."""
-    lines = text[: 3 * _MAX_PACKET].strip().split("\n", 2)
+    lines = text[: 3 * MAX_METADATA_BYTES].strip().split("\n", 2)
     if len(lines) < 3:
         return b""
     digits = re.sub(r"[^0-9a-fA-F]", "", lines[2])

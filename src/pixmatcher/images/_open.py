@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 from ..errors import InvalidImageError
 from ._colour import array_to_pil, shrink_factor, to_rgb
 from ._decoders import decoder_of
-from ._endings import COMPLETED, CUT_OFF, complete_file, ends_early, ends_in_zeros
+from ._endings import COMPLETED, complete_file, ends_early, ends_in_zeros
 from ._formats import (
     ICO,
     JPEG,
@@ -40,13 +40,13 @@ from ._limits import (
     decoding_slot,
     pixels_in_memory,
 )
-from ._metadata import orientation_and_time
+from ._metadata import NO_TAGS, PhotoTags, orientation_and_time
 from ._orientation import ORIENTATION_OF_ROTATION, upright, upright_area
 from ._pillow import load_plugin, pillow_limit_lifted, quiet_pillow
 from ._profiles import colour_box
 from ._raw import is_raw, raw_preview
 from ._read import open_regular_file, os_message, read_all
-from ._reasons import reason_of
+from ._reasons import CUT_OFF, reason_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,7 +72,7 @@ class OpenedImage:
     height: int
     """Height in pixels of the upright image at full scale."""
     format: str
-    """Pillow's name of the format, such as "JPEG"; empty if the image was not in a file."""
+    """The name of the format, such as "JPEG" or "RAW"; empty if the image was not in a file."""
     taken: str | None
     """When the photo was taken, in ISO 8601, with the UTC offset if the file has one; the day alone if that is all."""
     missing: float | None = None
@@ -90,8 +90,8 @@ def open_image(
 
     With `min_side`, the result may have a reduced scale, but its short side keeps that many pixels or all it has.
 
-    A RAW file is opened by the largest preview in it, an icon by its largest picture, and an animated JPEG XL file by
-    its last frame, which is what libjxl returns.
+    A RAW file is opened by the largest preview in it, or developed in half size if it has none, in a process of its
+    own; an icon by its largest picture; and an animated JPEG XL file by its last frame, which is what libjxl returns.
 
     `rotation` are the degrees, 0, 90, 180 or 270, by which an image is rotated counterclockwise if it has no
     orientation of its own.
@@ -110,8 +110,9 @@ def open_image(
     time, in all threads together. Pillow's own limit does not count up to `max_pixels`, except for GIF files.
 
     A JPEG that lacks only its end is decoded; `OpenedImage.missing` says how much of the picture is missing at most. If
-    that is more than a tenth, and in other formats, a file that ends too early is refused. Damage that the format
-    cannot detect (overwritten pixel data, or an end marker that is too early) is not noticed.
+    that is more than a tenth, a file that ends too early is refused, as it is in other formats, except WebP and JPEG
+    2000 files that have all data of the picture. Damage that the format cannot detect (overwritten pixel data, or an
+    end marker that is too early) is not noticed.
 
     Raises InvalidImageError if anything is wrong with the image; its message names the path. Raises TypeError if
     `source` has another type.
@@ -167,8 +168,13 @@ def _decode_or_complete(file: IO[bytes], min_side: int | None, max_pixels: int, 
             raise error from error.__cause__
 
 
-def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: int) -> OpenedImage:
-    """Decode the encoded image in `file`, which is seekable and at position 0."""
+def _decode(
+    file: IO[bytes], min_side: int | None, max_pixels: int, rotation: int, around: PhotoTags = NO_TAGS
+) -> OpenedImage:
+    """Decode the encoded image in `file`, which is seekable and at position 0.
+
+    `around` are the tags of the file in which that was found, if it was.
+    """
     try:
         image_format, claimed_pixels = _identify(file, max_pixels)
     except OSError as error:
@@ -186,7 +192,7 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
             check_pixels(width, height, max_pixels)
             if image_format is TIFF:
                 check_tiles(image, max_pixels)
-                orientation, taken = orientation_and_time(image, file)
+                orientation, taken = orientation_and_time(image, file, around)
             elif image_format is JPEG:
                 if "progressive" in image.info:
                     check_scans(file)
@@ -202,7 +208,7 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
                 if image_format is TIFF:
                     width, height = loaded.size  # Pillow has made it upright, if it could
                 else:
-                    orientation, taken = orientation_and_time(image, file)
+                    orientation, taken = orientation_and_time(image, file, around)
                 if orientation == 1:
                     orientation = ORIENTATION_OF_ROTATION[rotation]
                 rgb = to_rgb(loaded, min_side, image.info)
@@ -222,7 +228,8 @@ def _decode(file: IO[bytes], min_side: int | None, max_pixels: int, rotation: in
 
 
 _EMBEDDED = {RAW: raw_preview, ICO: icon_picture, JPEG_XL: jpeg_xl_picture}
-"""Formats of which a picture inside the file is decoded, and the function that returns it, encoded or decoded."""
+"""Formats of which a picture inside the file is decoded, and the function that returns it, encoded or decoded, and what
+the file says about it."""
 
 
 def _decode_embedded(
@@ -231,15 +238,15 @@ def _decode_embedded(
     """Decode the picture that represents a file of one of the formats in `_EMBEDDED`."""
     with quiet_pillow:
         try:
-            picture = _EMBEDDED[image_format](file, max_pixels)
+            picture, around = _EMBEDDED[image_format](file, max_pixels)
         except InvalidImageError:
             raise
         except Exception as error:
             _raise_invalid(error, image_format, file)
     if isinstance(picture, bytes):
-        opened = _decode(io.BytesIO(picture), min_side, max_pixels, rotation)
+        opened = _decode(io.BytesIO(picture), min_side, max_pixels, rotation, around)
     else:
-        opened = _from_pil(picture, min_side, max_pixels, rotation)
+        opened = _from_pil(picture, min_side, max_pixels, rotation, around)
     return replace(opened, format=image_format.name)
 
 
@@ -284,13 +291,15 @@ def _load_eighth(image: Image.Image, file: IO[bytes]) -> Image.Image | None:
     return decode_eighth(file.getvalue(), image.size, image.mode) if isinstance(file, io.BytesIO) else None
 
 
-def _from_pil(image: Image.Image, min_side: int | None, max_pixels: int, rotation: int) -> OpenedImage:
+def _from_pil(
+    image: Image.Image, min_side: int | None, max_pixels: int, rotation: int, around: PhotoTags = NO_TAGS
+) -> OpenedImage:
     check_pixels(*image.size, max_pixels)
     with quiet_pillow:
         try:
             with decoding_slot(image.width * image.height):
                 image.load()
-                orientation, taken = orientation_and_time(image)
+                orientation, taken = orientation_and_time(image, around=around)
                 if orientation == 1:
                     orientation = ORIENTATION_OF_ROTATION[rotation]
                 rgb = to_rgb(image, min_side, image.info)

@@ -8,7 +8,6 @@ all colours, in a way that each maker of profiles decides.
 from __future__ import annotations
 
 import hashlib
-import re
 import struct
 import threading
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any
 
+from ._boxes import colour_boxes
 from ._formats import AVIF, JPEG2000, ImageFormat
 
 if TYPE_CHECKING:
@@ -42,10 +42,6 @@ _DISPLAY_P3 = (0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
 _BT_2020 = (0.708, 0.292, 0.170, 0.797, 0.131, 0.046)
 _NCLX_PRIMARIES = {9: _BT_2020, 12: _DISPLAY_P3}  # ITU-T H.273; 1 is sRGB
 _NCLX_CURVES = (1, 6, 13, 14, 15)  # those for standard dynamic range, for which screens use the curve of sRGB
-
-_MOST_BEFORE_COLOUR_BOX = 1 << 16
-_NCLX_BOX = re.compile(rb"colrnclx(.{4})", re.S)  # ISO/IEC 14496-12
-_PROFILE_BOX = re.compile(rb"(.{4})colr[\2\3]..", re.S)  # ISO/IEC 15444-1, with the length of the box
 
 # One entry each of an EXIF directory, in both byte orders: what cameras write for Adobe RGB (DCF 2.0), and for sRGB.
 _INTEROPERABILITY_R03 = (b"\1\0\2\0\4\0\0\0R03\0", b"\0\1\0\2\0\0\0\4R03\0")
@@ -95,21 +91,18 @@ def srgb_transform(mode: str, info: Mapping[Any, Any]) -> SrgbTransform | None:
 def colour_box(image_format: ImageFormat, file: IO[bytes]) -> dict[str | tuple[int, int], Any]:
     """Return what the box `colr` of an AVIF or JPEG 2000 file says and Pillow leaves out, as details for `Image.info`.
 
-    The box is near the beginning of these files. The position in the file does not change.
+    The first box of a kind counts. The position in the file does not change.
     """
     if image_format not in (AVIF, JPEG2000):
         return {}
     position = file.tell()
-    file.seek(0)
-    head = file.read(_MOST_BEFORE_COLOUR_BOX)
     details: dict[str | tuple[int, int], Any] = {}
-    if image_format is AVIF:
-        if found := _NCLX_BOX.search(head):
-            primaries, curve = struct.unpack(">HH", found[1])
-            details["nclx_profile"] = {"color_primaries": primaries, "transfer_characteristics": curve}
-    elif found := _PROFILE_BOX.search(head):
-        file.seek(found.end())
-        details["icc_profile"] = file.read(min(max(0, int.from_bytes(found[1], "big") - 11), _MAX_PROFILE_BYTES + 1))
+    for content in colour_boxes(file):
+        if image_format is AVIF and content[:4] == b"nclx" and len(content) >= 8:
+            primaries, curve = struct.unpack_from(">HH", content, 4)
+            details.setdefault("nclx_profile", {"color_primaries": primaries, "transfer_characteristics": curve})
+        elif image_format is JPEG2000 and content[:1] in (b"\2", b"\3"):  # a profile
+            details.setdefault("icc_profile", content[3:])
     file.seek(position)
     return details
 

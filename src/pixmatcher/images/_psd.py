@@ -13,6 +13,7 @@ from typing import IO, cast
 from PIL import ImageFile, ImagePalette
 
 from ..errors import InvalidImageError
+from ._resources import EXIF, IPTC, PROFILE, VERSION_INFO, XMP, photoshop_resources
 
 _MODES: dict[tuple[int, int], tuple[str, tuple[str, ...]]] = {
     # (colour mode of Photoshop, bits a channel): (mode of Pillow, raw mode of each channel)
@@ -28,8 +29,8 @@ _MODES: dict[tuple[int, int], tuple[str, tuple[str, ...]]] = {
     (9, 8): ("LAB", ("L", "A", "B")),
 }
 _COLOUR_MODES = ("bitmap", "grey", "indexed", "RGB", "CMYK", "5", "6", "multichannel", "duotone", "Lab")
-_MAX_RESOURCES = 10_000
-_PROFILE, _VERSION_INFO, _EXIF = 1039, 1057, 1058
+_INFO_NAMES = {PROFILE: "icc_profile", EXIF: "exif", XMP: "xmp"}
+"""The names under which Pillow keeps the contents of resources."""
 
 
 class PsdImageFile(ImageFile.ImageFile):
@@ -63,34 +64,26 @@ class PsdImageFile(ImageFile.ImageFile):
         self.tile = _tiles(file, planes, (width, height), bits, channels, wide=version == 2)
 
     def _read_resources(self, file: IO[bytes]) -> None:
-        """Keep the colour profile and EXIF. Raises InvalidImageError if the file has no flattened picture."""
-        end = _length(file, 4) + file.tell()
-        for _ in range(_MAX_RESOURCES):
-            if file.tell() + 12 > end:
-                break
-            _, kind, name = struct.unpack(">4sHB", file.read(7))
-            file.seek(name | 1, os.SEEK_CUR)  # name and length take an even number of bytes
-            length = _length(file, 4)
-            if kind in (_PROFILE, _EXIF, _VERSION_INFO):
-                data = file.read(length)
-                file.seek(length & 1, os.SEEK_CUR)
-                if kind == _VERSION_INFO and data[4:5] == b"\0":
-                    detail = "PSD without a flattened picture: save it again with 'Maximize Compatibility'"
-                    raise InvalidImageError("unsupported format", detail)
-                if kind != _VERSION_INFO:
-                    self.info["icc_profile" if kind == _PROFILE else "exif"] = data
-            else:
-                file.seek(length + (length & 1), os.SEEK_CUR)
-        file.seek(end)
+        """Keep the colour profile and metadata. Raises InvalidImageError if the file has no flattened picture."""
+        section = _length(file, 4) + file.tell()
+        for number, start, end in photoshop_resources(file, file.tell(), section):
+            if end > section:
+                raise OSError("image file is truncated")
+            file.seek(start)
+            if number == VERSION_INFO and file.read(min(5, end - start))[4:] == b"\0":
+                detail = "PSD without a flattened picture: save it again with 'Maximize Compatibility'"
+                raise InvalidImageError("unsupported format", detail)
+            if number == IPTC:
+                self.info["photoshop"] = {IPTC: file.read(end - start)}
+            elif number in _INFO_NAMES:
+                self.info[_INFO_NAMES[number]] = file.read(end - start)
+        file.seek(section)
 
 
 def _length(file: IO[bytes], size: int) -> int:
     """Read the length of a section. Raises OSError if the file is shorter than that."""
     length = int.from_bytes(file.read(size), "big")
-    position = file.tell()
-    if file.seek(0, os.SEEK_END) < position + length:
-        raise OSError("image file is truncated")
-    file.seek(position)
+    _require(file, length)
     return length
 
 
@@ -141,8 +134,13 @@ def _tiles(
 
 def _read(file: IO[bytes], length: int) -> bytes:
     """Read so many bytes. Raises OSError, before memory is taken, if the file has fewer left."""
+    _require(file, length)
+    return file.read(length)
+
+
+def _require(file: IO[bytes], length: int) -> None:
+    """Raise OSError if the file has fewer bytes left."""
     position = file.tell()
     if file.seek(0, os.SEEK_END) < position + length:
         raise OSError("image file is truncated")
     file.seek(position)
-    return file.read(length)

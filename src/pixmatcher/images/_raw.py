@@ -6,20 +6,23 @@ are too small, JPEGs are found by their first bytes. Only if that finds none, Li
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ..errors import InvalidImageError
-from ._directories import CameraTags, Tiff, camera_tags
+from ._boxes import boxes
+from ._directories import Tiff
 from ._formats import RAW
 from ._limits import decoding_slot
+from ._metadata import PhotoTags, raw_tags
 from ._read import os_message
+from ._reasons import CUT_OFF
+from ._segments import SCAN, segments
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,7 +33,11 @@ _SENSOR_PHOTOMETRIC = {32803, 34892}  # a filter of colours before the sensor; l
 _SENSOR_COMPRESSION = {262, 32767, 32769, 32770, 34713, 65000, 65535}
 """Methods of Kodak, Sony, Epson, Samsung, Nikon, Kodak and Pentax."""
 _JPEG_COMPRESSION = {6, 7}
+_ELSEWHERE = 0xFFFFFFFF
+"""What Panasonic says instead of the place of the values of the sensor."""
 
+_BEFORE_FRAME = frozenset({0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
+"""The markers of tables, comments and applications, which come before the size of a JPEG."""
 _MAX_SEGMENTS, _MAX_JPEGS = 256, 1000
 _BLOCK = 1 << 20
 _LIBRAW_SECONDS = 120
@@ -72,56 +79,61 @@ def is_raw(file: IO[bytes]) -> bool:
     return False
 
 
-def raw_preview(file: IO[bytes], max_pixels: int) -> bytes | Image.Image:
+def raw_preview(file: IO[bytes], max_pixels: int) -> tuple[bytes | Image.Image, PhotoTags]:
     """Return the largest preview of a RAW file, or the developed picture in half size where there is none.
 
-    It has EXIF with the orientation and the time of the RAW file, unless it says itself how it is oriented.
+    With it, return the orientation of the RAW file, for a preview that does not say its own, and the time.
 
     Raises InvalidImageError: "unsupported format" if that needs LibRaw, which is not installed.
     """
-    length = file.seek(0, os.SEEK_END)
     tiff = Tiff.of(file)
-    declared = _declared_jpegs(file, tiff, length)
+    declared, cut_off = _declared_jpegs(file, tiff)
     best = max(declared, key=lambda jpeg: jpeg.width * jpeg.height, default=None)
-    is_dng = tiff is not None and _DNG_VERSION in tiff.first_directory()  # it declares all; tiles may be JPEGs as well
+    is_dng = tiff is not None and _DNG_VERSION in tiff.directory(tiff.first)  # it declares all; tiles may be JPEGs too
     if not _is_large(best) and not is_dng:
         best = max(_found_jpegs(file), key=lambda jpeg: jpeg.width * jpeg.height, default=best)
-    tags = _tags(file, tiff)
+    tags = raw_tags(file)
     if best is None or not _is_large(best):
         try:
-            return _by_libraw(file, max_pixels, tags)
-        except InvalidImageError:
+            return _by_libraw(file, max_pixels, tags.taken)
+        except InvalidImageError as error:
             if best is None or max(best.width, best.height) <= _THUMBNAIL or not _has_libraw():
+                if cut_off and error.reason in ("damaged", "unsupported format"):
+                    raise InvalidImageError("truncated", CUT_OFF) from error
                 raise
-    return _with_tags(_jpeg_bytes(file, best), tags)
+    return _jpeg_bytes(file, best), tags
 
 
 def _is_large(jpeg: _Jpeg | None) -> bool:
     return jpeg is not None and max(jpeg.width, jpeg.height) >= _LARGE_ENOUGH
 
 
-def _declared_jpegs(file: IO[bytes], tiff: Tiff | None, length: int) -> list[_Jpeg]:
-    """Return the JPEGs that the headers of a RAW file point to."""
+def _declared_jpegs(file: IO[bytes], tiff: Tiff | None) -> tuple[list[_Jpeg], bool]:
+    """Return the JPEGs that the headers of a RAW file point to, and whether they point behind the end of the file."""
+    length = file.seek(0, os.SEEK_END)
     places: list[tuple[int, int]] = []
+    others: list[tuple[int, int]] = []
     if tiff is None:
         file.seek(0)
         head = file.read(92)
         if head.startswith(b"FUJIFILMCCD-RAW") and len(head) == 92:
             places.append(struct.unpack_from(">II", head, 84))
+        elif head[4:8] == b"ftyp":
+            others = [(start, end - start) for _, start, end in boxes(file)]
     else:
         for directory in tiff.directories():
             places.append((tiff.number(directory, _JPEG), tiff.number(directory, _JPEG_LENGTH)))
-            strips = tiff.numbers(directory, _STRIPS)
+            strips = list(zip(tiff.numbers(directory, _STRIPS), tiff.numbers(directory, _STRIP_LENGTHS), strict=False))
             is_jpeg = tiff.number(directory, _COMPRESSION) in _JPEG_COMPRESSION
-            if is_jpeg and len(strips) == 1 and tiff.number(directory, _PHOTOMETRIC) not in _SENSOR_PHOTOMETRIC:
-                places.append((strips[0], tiff.number(directory, _STRIP_LENGTHS)))
+            is_sensor = tiff.number(directory, _PHOTOMETRIC) in _SENSOR_PHOTOMETRIC
+            (places if is_jpeg and len(strips) == 1 and not is_sensor else others).extend(strips)
             if _PANASONIC_JPEG in directory:
                 places.append((tiff.place(directory, _PANASONIC_JPEG), directory[_PANASONIC_JPEG][1]))
     jpegs = []
     for offset, size in places:
         if 0 < offset < length and size > 0 and (sides := _jpeg_size(file, offset)):
             jpegs.append(_Jpeg(offset, min(size, length - offset), *sides))
-    return jpegs
+    return jpegs, any(offset + size > length for offset, size in (*places, *others) if offset != _ELSEWHERE)
 
 
 def _found_jpegs(file: IO[bytes]) -> list[_Jpeg]:
@@ -149,83 +161,39 @@ def _jpeg_size(file: IO[bytes], offset: int) -> tuple[int, int] | None:
     file.seek(offset)
     if file.read(2) != b"\xff\xd8":
         return None
-    at = offset + 2
-    for _ in range(_MAX_SEGMENTS):
-        file.seek(at)
-        head = file.read(10)
-        if len(head) < 10 or head[0] != 0xFF:
-            return None
-        marker, length = head[1], int.from_bytes(head[2:4], "big")
+    for marker, start, _ in segments(file, offset + 2, most=_MAX_SEGMENTS):
         if marker in (0xC0, 0xC1, 0xC2):
-            height, width, channels = struct.unpack_from(">HHB", head, 5)
-            return (width, height) if head[4] == 8 and channels in (1, 3) and width and height else None
-        if marker == 0xFF:  # padding
-            at += 1
-        elif marker in (0xC4, 0xCC, 0xDB, 0xDD, 0xFE) or 0xE0 <= marker <= 0xEF:
-            at += 2 + length
-        else:
+            file.seek(start)
+            head = file.read(6)
+            if len(head) < 6:
+                return None
+            bits, height, width, channels = struct.unpack(">BHHB", head)
+            return (width, height) if bits == 8 and channels in (1, 3) and width and height else None
+        if marker not in _BEFORE_FRAME:
             return None
     return None
 
 
 def _jpeg_bytes(file: IO[bytes], jpeg: _Jpeg) -> bytes:
     """Return the bytes of a JPEG. If its length is not known, it ends at its end marker."""
+    length = jpeg.length or jpeg.width * jpeg.height * 3 + _BLOCK  # no JPEG is larger than its pixels and its metadata
+    length = min(length, file.seek(0, os.SEEK_END) - jpeg.offset)
+    headers = segments(file, jpeg.offset, most=_MAX_SEGMENTS)
+    scan = next((end - jpeg.offset for marker, _, end in headers if marker == SCAN), 0)
     file.seek(jpeg.offset)
-    if jpeg.length:
-        return file.read(jpeg.length)
-    most = jpeg.width * jpeg.height * 3 + _BLOCK  # no JPEG is larger than its pixels and its metadata
-    length = file.seek(0, os.SEEK_END)
-    file.seek(jpeg.offset)
-    data = file.read(min(most, length - jpeg.offset))
-    scan = 2
-    while data[scan : scan + 1] == b"\xff" and data[scan + 1 : scan + 2] != b"\xda":  # a thumbnail has an end as well
-        scan += 1 if data[scan + 1 : scan + 2] == b"\xff" else 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
-    end = data.find(b"\xff\xd9", scan)
-    return data[: end + 2] if end >= 0 else data
-
-
-def _with_tags(jpeg: bytes, tags: CameraTags) -> bytes:
-    """Return a JPEG with an EXIF block of these tags before its own metadata, unless that says an orientation."""
-    if tags.orientation < 2 and not tags.taken:
-        return jpeg
-    at = 2
-    for _ in range(_MAX_SEGMENTS):
-        marker, length = jpeg[at : at + 2], int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        if marker == b"\xff\xff":  # padding
-            at += 1
-            continue
-        if not marker.startswith(b"\xff") or marker == b"\xff\xda":
-            break
-        is_exif = marker == b"\xff\xe1" and jpeg[at + 4 : at + 10] == b"Exif\0\0"
-        if is_exif and camera_tags(Tiff.of(io.BytesIO(jpeg[at + 10 : at + 2 + length]))).orientation:
-            return jpeg
-        at += 2 + length
-    block = b"Exif\0\0" + tags.exif_block(tags.orientation or 1)
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(block)) + block + jpeg[2:]
-
-
-def _tags(file: IO[bytes], tiff: Tiff | None) -> CameraTags:
-    """Return the tags of a RAW file, which Canon's CR3 has in two boxes: the first directory, and the one of EXIF."""
-    if tiff is not None:
-        return camera_tags(tiff)
-    file.seek(0)
-    head = file.read(_BLOCK)
-    if head[4:12] != b"ftypcrx ":
-        return CameraTags()
-    blocks = []
-    for name in (b"CMT1", b"CMT2"):
-        at = head.find(name)
-        size = int.from_bytes(head[max(0, at - 4) : max(0, at)], "big")
-        blocks.append(Tiff.of(io.BytesIO(head[at + 4 : at - 4 + size] if at > 0 else b"")))
-    return camera_tags(*blocks)
+    data = file.read(length)
+    end = data.find(b"\xff\xd9", scan)  # a thumbnail in the headers has an end as well
+    return data if jpeg.length or end < 0 else data[: end + 2]
 
 
 def _has_libraw() -> bool:
     return find_spec("rawpy") is not None
 
 
-def _by_libraw(file: IO[bytes], max_pixels: int, tags: CameraTags) -> bytes | Image.Image:
+def _by_libraw(file: IO[bytes], max_pixels: int, taken: str | None) -> tuple[bytes | Image.Image, PhotoTags]:
     """Return the preview that LibRaw finds, or the picture that it develops in half size; see `_libraw`.
+
+    With it, return its orientation and the time, which is given.
 
     LibRaw runs in a process of its own: damaged files crash it at times, and it writes to standard error.
 
@@ -251,12 +219,10 @@ def _by_libraw(file: IO[bytes], max_pixels: int, tags: CameraTags) -> bytes | Im
     kind, _, rest = line.decode().partition(" ")
     if kind == "failed":
         reason, _, detail = rest.partition(": ")
-        raise InvalidImageError(reason, detail)
+        raise InvalidImageError(reason, detail or CUT_OFF)
     if kind == "jpeg":
-        return _with_tags(data, replace(tags, orientation=int(rest)))
+        return data, PhotoTags(int(rest), taken)
     if kind == "pixels":
         orientation, width, height = map(int, rest.split())
-        image = Image.frombytes("RGB", (width, height), data)
-        image.info["exif"] = tags.exif_block(orientation)
-        return image
+        return Image.frombytes("RGB", (width, height), data), PhotoTags(orientation, taken)
     raise InvalidImageError("damaged", "LibRaw cannot read it")

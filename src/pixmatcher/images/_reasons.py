@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from ._endings import CUT_OFF
+CUT_OFF = "the file is cut off before the end of the image"
+"""The detail where the end of a file is missing."""
 
 _TOO_LITTLE_MEMORY = re.compile("out of memory|memory allocation error(?!.*limit)|error -9", re.I)
 _CUT_OFF = re.compile(

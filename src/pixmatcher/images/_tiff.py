@@ -18,6 +18,7 @@ from PIL import Image, TiffImagePlugin
 from ..errors import InvalidImageError
 from ._colour import USUAL_FLOATS, USUAL_INTEGERS, range_of_numbers
 from ._pillow import pillow_limit_lifted, tiff_codec_is_missing
+from ._reasons import CUT_OFF
 
 if TYPE_CHECKING:
     import numpy as np
@@ -217,7 +218,7 @@ def _decode(file: IO[bytes], layout: _Layout) -> Image.Image:
         raise InvalidImageError("too many pixels", f"its samples take {taken:,} bytes, the limit is {allowed:,}")
     length = file.seek(0, io.SEEK_END)
     if layout.compression == 1 and length < rows_bytes * planes:
-        raise InvalidImageError("truncated", "the file is cut off before the end of the image")
+        raise InvalidImageError("truncated", CUT_OFF)
     with pillow_limit_lifted(rows_bytes):
         rows = [_rows_as_grey(file, layout, plane) for plane in range(planes)]
     colours, alpha = _ranges(layout, rows)

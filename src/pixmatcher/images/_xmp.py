@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from xml.parsers import expat
 
 from ._dates import iso_date
+from ._limits import MAX_METADATA_BYTES
 
-_MAX_LENGTH = 4 << 20
-"""Longer packets are cut off here."""
 _MAX_VALUE = 64
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _NAMESPACES = {
@@ -51,7 +50,7 @@ def read_xmp(packet: bytes) -> XmpValues:
     Only properties of the image itself count, not those of the images that it was made from. Entities are refused. The
     time is proportional to the length.
     """
-    text = _decoded(packet[:_MAX_LENGTH])
+    text = _decoded(packet[:MAX_METADATA_BYTES])
     found = _Parser().properties(text)
     if found is None:  # not the structure of XMP: take what looks like a property
         found = {}
