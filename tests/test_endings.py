@@ -137,6 +137,36 @@ def test_a_jpeg_whose_data_ends_with_zeros() -> None:
     assert found
 
 
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_zeros_in_place_of_the_end_of_a_png(mode: str) -> None:
+    file = io.BytesIO()
+    noise = Image.frombytes("RGB", (120, 90), random.Random(5).randbytes(120 * 90 * 3)).quantize(16)
+    noise.convert(mode).save(file, "PNG")
+    whole = file.getvalue()
+    for lost in (20, 60, len(whole) // 10, len(whole) // 2):
+        with pytest.raises(InvalidImageError) as caught:
+            open_image(whole[:-lost] + bytes(lost))
+        assert caught.value.reason == "truncated"
+    picture = open_image(whole).image
+    for same in (whole + bytes(500), whole[:-12] + bytes(12), whole[:-16] + bytes(600)):
+        assert open_image(same).image == picture
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits", None])
+@pytest.mark.parametrize("mode", ["RGB", "P", "I;16"])
+def test_a_cut_tiff_is_truncated_wherever_its_tags_are(mode: str, compression: str | None) -> None:
+    file = io.BytesIO()
+    if mode != "RGB" and compression == "jpeg":
+        pytest.skip("JPEG in TIFF has 8 bits and no palette here")
+    picture = Image.radial_gradient("L").resize((300, 200)).convert("I;16" if mode == "I;16" else "RGB")
+    picture.convert(mode).save(file, "TIFF", compression=compression)
+    whole = file.getvalue()
+    for lost in (len(whole) // 50, len(whole) // 4, len(whole) // 2):
+        with pytest.raises(InvalidImageError) as caught:
+            open_image(whole[:-lost])
+        assert caught.value.reason == "truncated"
+
+
 def test_hostile_files_without_an_end() -> None:
     """Headers that go on for ever, many scans, sizes that are too large, and mutated files: a refusal or a picture."""
     scan = JPEGS["grey progressive"][:-2]
@@ -328,6 +358,13 @@ for data in seeds:
             open_image(bytes(changed), max_pixels=1_000_000)
         except InvalidImageError:
             pass
+# A JPEG that lacks its end, with EXIF that Pillow warns of while the JPEG is completed.
+exif = b"Exif\\0\\0II*\\0\\x08\\0\\0\\0\\x01\\0\\x1a\\x01\\x05\\0\\x01\\0\\0\\0\\xff\\xff\\0\\0\\0\\0\\0\\0"
+file = io.BytesIO()
+Image.radial_gradient("L").save(file, "JPEG", exif=exif)
+data = file.getvalue()
+jfif = data.index(b"JFIF")  # its resolution would be known without EXIF
+open_image(data[: jfif - 4] + data[jfif - 2 + int.from_bytes(data[jfif - 2 : jfif], "big") : -2])
 # More values for a pixel than Pillow allows: its plugin logs an error.
 file = io.BytesIO()
 Image.new("RGB", (8, 8)).save(file, "TIFF")

@@ -19,6 +19,7 @@ from PIL import Image, TiffImagePlugin
 
 from pixmatcher.errors import InvalidImageError
 from pixmatcher.images import open_image
+from pixmatcher.images._pillow import tiff_codec_is_missing
 
 WIDTH, HEIGHT = 50, 41
 _y, _x = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -251,6 +252,28 @@ def test_other_compressions(compression: str) -> None:
         file = io.BytesIO()
         Image.fromarray(RGB[..., 0].astype(np.float32)).save(file, "TIFF", compression=compression, prefix=order)
         assert difference(file.getvalue(), GREY) <= 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_16_bits_whose_white_is_0(order: str) -> None:
+    inverted = 65535 - numbers("u2")[..., :1]
+    assert difference(tiff(inverted, order=order, photometric=0), GREY) <= 1
+    assert difference(tiff(inverted, order=order, photometric=0, compression=8, predictor=2), GREY) <= 1
+
+
+def test_what_libtiff_does_not_know_is_not_called_damaged() -> None:
+    files = {
+        "TIFF compressed with LERC": tiff(numbers("u1"), tags={259: (34887,)}),
+        "TIFF compressed with JPEG 2000": tiff(numbers("u2"), tags={259: (34712,)}),
+        "TIFF compressed with method 12345 of compression": tiff(numbers("f4"), tags={259: (12345,)}),
+        "BigTIFF in big-endian byte order": tiff(numbers("u1"), big=True, order=">"),
+    }
+    if tiff_codec_is_missing(50001):
+        files["TIFF compressed with WebP"] = tiff(numbers("u1"), tags={259: (50001,)})
+    for detail, data in files.items():
+        with pytest.raises(InvalidImageError) as caught:
+            open_image(data)
+        assert (caught.value.reason, caught.value.detail) == ("unsupported format", detail)
 
 
 def test_too_large_or_cut_off() -> None:

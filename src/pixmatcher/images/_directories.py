@@ -39,6 +39,10 @@ _SIZES = {
     **{2: 1, 5: 8, 7: 1, 10: 8, 11: 4, 12: 8, 129: 1},
 }
 _SUB_IFDS = 0x14A
+_STRIPS_AND_TILES = ((0x111, 0x117), (0x144, 0x145))
+"""The tags of the places and the lengths of strips, and of tiles."""
+_PICTURE_TAGS = {0x102, 0x140, 0x152, 0x153, 0x15B, *_STRIPS_AND_TILES[0], *_STRIPS_AND_TILES[1]}
+"""The tags of the picture whose values may be outside the directory: bits, palette, JPEG tables, strips and so on."""
 _MAX_DIRECTORIES, _MAX_ENTRIES, _MAX_NUMBERS = 64, 4096, 16
 _MAX_TEXT = 64
 
@@ -99,11 +103,19 @@ class Tiff:
         return directory, self._place.unpack_from(table, size)[0] if is_whole else 0
 
     def is_cut_off(self) -> bool:
-        """Return whether the first directory is behind the end of the file, or cut off."""
+        """Return whether the first directory, a value of its picture, or one of its first strips is cut off."""
         head = self._read(self.first, self._count.size)
         if len(head) < self._count.size:
             return True
         end = self.first + self._count.size + self._entry.size * self._count.unpack(head)[0]
+        directory = self.directory(self.first)
+        for tag in _PICTURE_TAGS & directory.keys():
+            kind, count, value = directory[tag]
+            if _SIZES.get(kind, 0) * count > len(value):
+                end = max(end, self.place(directory, tag) + _SIZES[kind] * count)
+        for places, lengths in _STRIPS_AND_TILES:
+            parts = zip(self.numbers(directory, places), self.numbers(directory, lengths), strict=False)
+            end = max(end, *(place + length for place, length in parts), 0)
         return bool(end > self._file.seek(0, os.SEEK_END))
 
     def number(self, directory: Directory, tag: int) -> int:

@@ -14,6 +14,7 @@ import os
 import random
 import re
 import struct
+import zlib
 from dataclasses import dataclass
 from enum import Enum
 from typing import IO, TYPE_CHECKING
@@ -105,17 +106,34 @@ def ends_early(image_format: ImageFormat, file: IO[bytes]) -> bool:
     return False
 
 
-def ends_in_zeros(file: IO[bytes]) -> bool:
-    """Return whether zeros replace the end of a JPEG: its decoder takes them for a part of the picture."""
+def ends_in_zeros(image_format: ImageFormat, file: IO[bytes]) -> bool:
+    """Return whether zeros replace the end of a JPEG or PNG: its decoder takes them for a part of the picture."""
     file.seek(-2, os.SEEK_END)
     if any(file.read(2)):
         return False
     file.seek(0)
-    data = _without_padding(file.read())
+    content = file.read()
+    if image_format is PNG:
+        return _zeros_are_in_png_data(content)
+    data = _without_padding(content)
     try:
         return not data.endswith(_END_OF_IMAGE) and _read_headers(data).cut_off
     except InvalidImageError:
         return False  # the decoder decides
+
+
+def _zeros_are_in_png_data(data: bytes) -> bool:
+    """Return whether the zeros at the end of a PNG begin in the compressed pixels, before their checksum."""
+    zeros, at = len(data.rstrip(b"\0")), 8
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end_of_data = at + 8 + length
+        if kind == b"IDAT" and zeros < end_of_data - 4:  # the last four bytes are a checksum as well
+            return zlib.crc32(data[at + 4 : end_of_data]) != int.from_bytes(data[end_of_data : end_of_data + 4], "big")
+        if kind == b"IEND" or at >= zeros:
+            return False
+        at = end_of_data + 4
+    return False
 
 
 class _Codestream(Enum):

@@ -18,6 +18,7 @@ from ._formats import (
     JPEG,
     JPEG2000,
     JPEG_XL,
+    PNG,
     RAW,
     TGA,
     TIFF,
@@ -156,7 +157,8 @@ def _decode_or_complete(file: IO[bytes], min_side: int | None, max_pixels: int, 
         if image_format not in COMPLETED.get(error.reason, ()):
             raise
         try:
-            completed, missing = complete_file(image_format, file, max_pixels)
+            with quiet_pillow:
+                completed, missing = complete_file(image_format, file, max_pixels)
         except InvalidImageError as refusal:
             refusal.decoder = error.decoder
             raise (error if error.reason == "damaged" else refusal) from error.__cause__
@@ -203,6 +205,8 @@ def _decode(
                     with pillow_limit_lifted(width * height):
                         image.load()
                     loaded = image
+                if image_format is PNG and ends_in_zeros(image_format, file):
+                    raise InvalidImageError("truncated", CUT_OFF)
                 if image_format is TIFF:
                     width, height = loaded.size  # Pillow has made it upright, if it could
                 else:
@@ -259,7 +263,7 @@ def _identify(file: IO[bytes], max_pixels: int) -> tuple[ImageFormat, int]:
         raise InvalidImageError("too large", f"{length:,} bytes, more than an image needs")
     if image_format is JPEG2000 and ends_early(image_format, file):  # its decoder accepts such files
         raise InvalidImageError("truncated", CUT_OFF)
-    if image_format is JPEG and ends_in_zeros(file):
+    if image_format is JPEG and ends_in_zeros(image_format, file):
         raise InvalidImageError("truncated", CUT_OFF)
     # The WebP plugin allocates the memory as soon as it opens a file.
     file.seek(0)

@@ -60,6 +60,21 @@ def _silence_libtiff() -> None:
             set_handler(None)
 
 
+@cache
+def tiff_codec_is_missing(compression: int) -> bool:
+    """Return whether Pillow's libtiff says that it was built without a method of compression."""
+    import ctypes
+
+    from PIL import _imaging
+
+    try:
+        is_configured = ctypes.CDLL(_imaging.__file__).TIFFIsCODECConfigured
+    except (OSError, AttributeError):  # not found through Pillow's library
+        return False
+    is_configured.argtypes, is_configured.restype = [ctypes.c_uint16], ctypes.c_int
+    return not is_configured(compression)
+
+
 _limit_lock = threading.Lock()
 _limit_lifters = 0
 _limit_of_pillow: int | None = None

@@ -17,7 +17,7 @@ from PIL import Image, TiffImagePlugin
 
 from ..errors import InvalidImageError
 from ._colour import USUAL_FLOATS, USUAL_INTEGERS, range_of_numbers
-from ._pillow import pillow_limit_lifted
+from ._pillow import pillow_limit_lifted, tiff_codec_is_missing
 from ._reasons import CUT_OFF
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ _COLOURS = {0: 1, 1: 1, 2: 3, 5: 4, 8: 3, 9: 3}
 """Samples of a pixel without the extra ones, for grey (white or black is 0), RGB, CMYK, CIE L*a*b* and ICC L*a*b*."""
 
 _LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)  # none, LZW, Deflate, PackBits, old Deflate, LZMA, Zstandard
+_NAMES = {
+    **{33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000"},
+    **{34887: "LERC", 34933: "PNG", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"},
+}
+"""Methods of compression that libtiff does not know, or not in each of its builds."""
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4
 
 _ROWS_BYTES = 1 << 22
@@ -88,8 +93,21 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
 
     _layout: _Layout | None = None
 
+    def _open(self) -> None:
+        file = cast("IO[bytes]", self.fp)
+        if file.read(4) == b"MM\0+":
+            raise InvalidImageError("unsupported format", "BigTIFF in big-endian byte order")
+        file.seek(0)
+        super()._open()
+
     def _setup(self) -> None:
         self._layout = None
+        compression = self.tag_v2.get(_COMPRESSION, 1)
+        if isinstance(compression, int) and (
+            compression not in TiffImagePlugin.COMPRESSION_INFO or tiff_codec_is_missing(compression)
+        ):
+            name = _NAMES.get(compression, f"method {compression} of compression")
+            raise InvalidImageError("unsupported format", f"TIFF compressed with {name}")
         if _pillow_is_wrong(self.tag_v2):
             self._layout = _layout_of(self.tag_v2)
         if self._layout is None:
@@ -126,6 +144,8 @@ def _pillow_is_wrong(tags: Any) -> bool:
         return True
     if (bits, samples, tags.get(_PHOTOMETRIC), tags.prefix) == (32, 1, 1, b"II") and kind != _UNSIGNED:
         return False
+    if bits == 16 and tags.get(_PHOTOMETRIC) == 0:  # white is 0
+        return True
     return kind in (_SIGNED, _FLOAT) or bits > 16 or samples > TiffImagePlugin.MAX_SAMPLESPERPIXEL
 
 
