@@ -430,6 +430,8 @@ def test_the_command_line_tells_what_is_incomplete_and_what_is_not_tried_again(t
     assert lines[0].endswith("index 'my photos' --retry-failed") or lines[0].endswith(
         'index "my photos" --retry-failed'
     )
+    limited = run("index", "my photos", "--max-megapixels", "99.5", "--allow-private-hosts").stdout
+    assert "--retry-failed --max-megapixels 99.5 --allow-private-hosts\n" in limited
     assert "--retry-failed" not in run("index", "my photos", "--retry-failed").stdout
     assert note in run("info", "-c", "my photos").stdout
     failed = run("search", str(photos / "half.jpg"), "-c", "my photos")

@@ -8,6 +8,7 @@ import typer
 
 from .._text import printable
 from ..errors import QueryError
+from ..images import DEFAULT_MAX_PIXELS
 from ._app import INDEX, command
 from ._opening import runtime_of
 from ._options import (
@@ -131,6 +132,8 @@ def index_command(
     print_report(report)
     if report.remembered:
         again = ["index", *(sources or ()), *(("-c", collection) if collection else ()), "--retry-failed"]
+        again += ["--max-megapixels", f"{max_megapixels:g}"] if max_pixels != DEFAULT_MAX_PIXELS else []
+        again += ["--allow-private-hosts"] if allow_private_hosts else []
         count = f"{report.remembered:,} failed image" + ("s were" if report.remembered > 1 else " was")
         print(f"{count} not tried again, because nothing has changed. To try: {printable(command_line(again))}")
     print_passed_over(report.passed_over, report.collection)
