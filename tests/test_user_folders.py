@@ -96,6 +96,14 @@ def test_the_demo_without_a_home_folder(homeless: dict[str, str], tmp_path: Path
     assert os.listdir(tmp_path / "work") == ["demo-results.png"]
     again = cli("demo", env=environment, cwd=tmp_path / "work")
     assert "18 unchanged" in again.stdout
+    # In a current folder that cannot be written, as / in a container.
+    (tmp_path / "work" / "demo-results.png").unlink()
+    (tmp_path / "work").chmod(0o555)
+    elsewhere = cli("demo", env=environment, cwd=tmp_path / "work", preexec_fn=bound_by_permissions())
+    (tmp_path / "work").chmod(0o755)
+    assert (elsewhere.returncode, elsewhere.stderr) == (0, "")
+    assert f"Contact sheet of the first search: {made / 'demo-results.png'}" in elsewhere.stdout
+    assert (made / "demo-results.png").exists()
     # Without a folder for temporary files, and with a home folder that cannot be made.
     blocked = {"TMPDIR": "/nowhere", "PATH": os.environ["PATH"], "PYTHONPATH": str(package.parent), "HOME": "/dev/null"}
     script = (

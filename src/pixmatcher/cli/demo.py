@@ -7,16 +7,25 @@ from typing import Annotated
 
 import typer
 
-from .._user_folders import home_folder
+from .._user_folders import home_folder, is_writable_place
 from ._app import INDEX, command
 from ._output import print_hits, print_next_commands, program_name, shorter_path
 from ._progress import ProgressBars
 from .index import print_report
 
+_SHEET_NAME = "demo-results.png"
+
 
 @command("demo", example="pixmatcher demo", panel=INDEX)
 def demo_command(
-    grid: Annotated[Path, typer.Option(help="The file for the contact sheet.")] = Path("demo-results.png"),
+    grid: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file for the contact sheet; by default demo-results.png in the current folder, or beside the "
+            "collection if you may not write here.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Index the example photos and search them by text and by image."""
     from ..collection import Collection
@@ -25,8 +34,10 @@ def demo_command(
     from ..indexing import index
     from ..searching import Query, search
 
-    check_sheet_path(grid)
     photos, path = demo_paths()
+    if grid is None:
+        grid = Path(_SHEET_NAME) if is_writable_place(Path()) else path.with_name(_SHEET_NAME)
+    check_sheet_path(grid)
     clear_outdated(path)
     with ProgressBars() as bars:
         report = index(photos, path, progress=bars.callback)
