@@ -35,6 +35,11 @@ def name_as_unicode(name: str) -> str:
     return shown
 
 
+def joined(*sentences: str) -> str:
+    """Return the sentences of a note that are not empty, one after the other."""
+    return " ".join(filter(None, sentences))
+
+
 def command_to_upgrade(folder: str | os.PathLike[str]) -> str:
     """Return the command that upgrades the collection in a folder, as a shell takes it."""
     return f"pixmatcher upgrade -c {shlex.quote(os.fspath(folder))}"

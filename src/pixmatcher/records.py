@@ -1,10 +1,12 @@
-"""Data that packages pass to each other: spaces, encoders, calibrations of scores, and entries of sources."""
+"""Data that packages share: spaces, encoders, calibrations of scores, entries of sources, the files of a collection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from ._locks import PID_ENDING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,3 +118,19 @@ class FolderNotes:
     """How many files the last run passed over: kind -> extension -> number."""
     judged: bytes = field(default=b"", repr=False)
     """Which files with unknown names are images; see `sources._judged`."""
+
+
+FOLDER_NAME = ".pixmatcher"
+MANIFEST_NAME = "collection.json"
+CATALOG_NAME = "catalog.sqlite"
+THUMBNAILS_NAME = "thumbnails.sqlite"
+LOCK_NAME = "lock"
+INDEX_LOCK_NAME = "index.lock"
+MAPS_NAME = "maps"
+COLLECTION_NAMES = frozenset(
+    {MANIFEST_NAME, f"{MANIFEST_NAME}.new", LOCK_NAME, INDEX_LOCK_NAME, "vectors", "index", MAPS_NAME}
+    | {LOCK_NAME + PID_ENDING, INDEX_LOCK_NAME + PID_ENDING}
+    | {CATALOG_NAME + ending for ending in ("", "-wal", "-shm", "-journal")}
+    | {THUMBNAILS_NAME + ending for ending in ("", "-journal")}
+)
+"""The names of all files and folders that a collection keeps in its folder."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .._text import printable
+from .._text import joined, printable
 from ._app import SEARCH, command
 from ._opening import open_folder_collection, runtime_of
 from ._options import (
@@ -73,7 +73,7 @@ def map_command(
             marked = (name, place_query(projection, opened, embedded.vector))
         save_map_plot(projection, opened, out, color=color, query=marked, progress=bars.callback)
     if parsed is not None and embedded is not None:
-        print_note(" ".join(filter(None, (parsed.note, embedded.note))))
+        print_note(joined(parsed.note, embedded.note))
     print(f"{len(projection.ids):,} images by {method} in the space {projection.space}, saved to {printable(str(out))}")
     if projection.stale:
         print(f"Since the map was computed: {stale_text(projection)}. --refresh computes it again.", file=sys.stderr)

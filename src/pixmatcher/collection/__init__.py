@@ -6,8 +6,9 @@ May import `vector_index`, and the modules that every package may import.
 from typing import TYPE_CHECKING
 
 from .._lazy import lazy_names
+from ..records import CATALOG_NAME, FOLDER_NAME
 from ._indexes import SpaceIndexes
-from ._names import CATALOG_NAME, FOLDER_NAME, delete_collection
+from ._names import delete_collection
 from ._spaces import query_vector, space_named
 from .collection import Collection
 from .filters import Filter

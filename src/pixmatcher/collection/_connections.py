@@ -77,7 +77,7 @@ def connect_to_copied_files(path: Path) -> tuple[sqlite3.Connection, FileStates]
     for _ in range(_COPY_TRIES):
         before = file_states(path)
         time.sleep(_TICK_SECONDS)  # a change from now on changes the states
-        database, size_of_log = before[0], before[1][1] if before[1] else 0
+        database, size_of_log = before[0], _log_size(before)
         try:
             if size_of_log:
                 copy = _copy_in_temporary_folder(path, log)
@@ -90,8 +90,8 @@ def connect_to_copied_files(path: Path) -> tuple[sqlite3.Connection, FileStates]
         except FileNotFoundError:
             continue
         after = file_states(path)
-        appended = after[1] is not None and before[1] is not None and after[1][0] == before[1][0]
-        if after[0] == database and (not size_of_log or (appended and after[1][1] >= size_of_log)):  # type: ignore[index]
+        same_log = after[1] is not None and before[1] is not None and after[1][0] == before[1][0]
+        if after[0] == database and (not size_of_log or (same_log and _log_size(after) >= size_of_log)):
             return copy, before
         copy.close()
     raise CollectionLockedError(f"{path.parent} is being changed all the time: try again in a moment.")
@@ -121,6 +121,11 @@ def _copy_in_temporary_folder(path: Path, log: Path) -> sqlite3.Connection:
 def log_path(path: Path) -> Path:
     """Return the file of the write-ahead log of a database."""
     return path.with_name(path.name + "-wal")
+
+
+def _log_size(states: FileStates) -> int:
+    """Return the size of the log in bytes; 0 if it does not exist."""
+    return states[1][1] if states[1] is not None else 0
 
 
 def file_states(path: Path) -> FileStates:

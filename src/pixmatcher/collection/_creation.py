@@ -8,11 +8,11 @@ from pathlib import Path
 
 from .._files import replacing, write_error
 from ..errors import CollectionError
-from ..records import DescribesEncoder
+from ..records import CATALOG_NAME, LOCK_NAME, MANIFEST_NAME, DescribesEncoder
 from ._catalog import Catalog
 from ._lock import WriterLock
 from ._manifest import Manifest
-from ._names import CATALOG_NAME, LOCK_NAME, MANIFEST_NAME, start_again
+from ._names import start_again
 
 
 def create_files(folder: Path, encoders: Sequence[DescribesEncoder]) -> None:

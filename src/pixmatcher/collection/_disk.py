@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import NO_ROOM
-from ._names import LOCK_NAME, MANIFEST_NAME
+from ..records import LOCK_NAME, MANIFEST_NAME
 
 _ROOM_BYTES = 1 << 20
 """A disk that cannot take a file of this size is called full."""

@@ -20,11 +20,11 @@ import numpy.typing as npt
 from .._files import remove, write_error
 from .._progress import ProgressCallback
 from ..errors import PixMatcherError
+from ..records import INDEX_LOCK_NAME
 from ..vector_index.vectors import VectorFile
 from ._catalog import Catalog
 from ._editions import Edition
 from ._lock import WriterLock
-from ._names import INDEX_LOCK_NAME
 from ._spaces import space_named
 
 if TYPE_CHECKING:

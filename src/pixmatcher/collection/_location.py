@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .._files import read_error
 from ..errors import CollectionError, NoCollectionError
-from ._names import CATALOG_NAME, FOLDER_NAME, MANIFEST_NAME
+from ..records import CATALOG_NAME, FOLDER_NAME, MANIFEST_NAME
 
 
 def locate_collection(path: str | os.PathLike[str]) -> Path | None:

@@ -16,8 +16,8 @@ from typing import Any
 
 from .._files import read_error
 from ..errors import CollectionError
-from ..records import DescribesEncoder, EncoderRecord, Space
-from ._names import MANIFEST_NAME, start_again
+from ..records import MANIFEST_NAME, DescribesEncoder, EncoderRecord, Space
+from ._names import start_again
 
 FORMAT_VERSION = 2
 _FIRST_FORMAT = 1

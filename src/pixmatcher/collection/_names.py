@@ -1,4 +1,4 @@
-"""The names of the files of a collection and of its sources, and what these names say."""
+"""What the names of the files of a collection, and of its sources, say."""
 
 from __future__ import annotations
 
@@ -8,24 +8,9 @@ import stat
 from pathlib import Path
 
 from .._files import remove
-from .._locks import PID_ENDING
 from .._urls import is_file_url, path_of_file_url
 from ..errors import QueryError
-
-FOLDER_NAME = ".pixmatcher"
-MANIFEST_NAME = "collection.json"
-CATALOG_NAME = "catalog.sqlite"
-THUMBNAILS_NAME = "thumbnails.sqlite"
-LOCK_NAME = "lock"
-INDEX_LOCK_NAME = "index.lock"
-MAPS_NAME = "maps"
-OWN_NAMES = frozenset(
-    {MANIFEST_NAME, f"{MANIFEST_NAME}.new", LOCK_NAME, INDEX_LOCK_NAME, "vectors", "index", MAPS_NAME}
-    | {LOCK_NAME + PID_ENDING, INDEX_LOCK_NAME + PID_ENDING}
-    | {CATALOG_NAME + ending for ending in ("", "-wal", "-shm", "-journal")}
-    | {THUMBNAILS_NAME + ending for ending in ("", "-journal")}
-)
-"""The names of all files and folders that a collection keeps in its folder."""
+from ..records import COLLECTION_NAMES, FOLDER_NAME, MAPS_NAME
 
 
 def start_again(folder: Path) -> str:
@@ -35,16 +20,16 @@ def start_again(folder: Path) -> str:
     else:
         # A folder of another name may also hold files of the user.
         try:
-            names = sorted(OWN_NAMES.intersection(os.listdir(folder)))
+            names = sorted(COLLECTION_NAMES.intersection(os.listdir(folder)))
         except OSError:
-            names = sorted(OWN_NAMES)
+            names = sorted(COLLECTION_NAMES)
         what = f"{', '.join(names)} of the folder {folder}"
     return f"move {what} elsewhere and index again; your images are not touched by this."
 
 
 def size_of_files(folder: Path) -> int:
     """Return the bytes that the files of the collection in a folder take."""
-    found = [folder / name for name in OWN_NAMES]
+    found = [folder / name for name in COLLECTION_NAMES]
     for name in ("vectors", "index", MAPS_NAME):
         found += (Path(inner, file) for inner, _, files in os.walk(folder / name) for file in files)
     total = 0
@@ -73,7 +58,7 @@ def possible_specs(source: str) -> set[str]:
 
 def delete_collection(folder: Path) -> None:
     """Delete the files of a collection, and its folder if nothing else is in it. Raises `OSError` if the disk fails."""
-    for name in OWN_NAMES:
+    for name in COLLECTION_NAMES:
         remove(folder / name)
     with contextlib.suppress(OSError):  # it also holds files of the user
         folder.rmdir()

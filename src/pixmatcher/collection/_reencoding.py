@@ -22,14 +22,13 @@ import numpy.typing as npt
 from .._files import replacing, write_error
 from .._urls import is_url
 from ..errors import CollectionError
-from ..records import EncoderRecord, Entry, Space
+from ..records import MANIFEST_NAME, EncoderRecord, Entry, Space
 from ..vector_index.vectors import Float16, row_checksums
 from ._catalog import Catalog, sql_value
 from ._comparison import StoredItems
 from ._editions import Edition, copy_targets, make_current
 from ._entry_table import ENTRY_COLUMNS, create_entry_table, entry_of, insert_entries
 from ._manifest import FORMAT_VERSION, Manifest
-from ._names import MANIFEST_NAME
 from ._storing import stored_embeddings
 from ._thumbnails import Thumbnails
 from .items import Failure, Item

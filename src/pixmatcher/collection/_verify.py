@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from .._files import write_error
 from ..errors import CollectionError
+from ..records import CATALOG_NAME, THUMBNAILS_NAME
 from ..vector_index.vectors import Rows, VectorFile, row_checksums
 from ._catalog import Catalog
 from ._indexes import SpaceIndexes
-from ._names import CATALOG_NAME, THUMBNAILS_NAME, start_again
+from ._names import start_again
 from ._thumbnails import Thumbnails
 from .items import Problem
 from .stored_maps import damaged_maps, remove_damaged_maps

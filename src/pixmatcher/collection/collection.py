@@ -17,7 +17,18 @@ import numpy.typing as npt
 from .._files import write_error
 from .._progress import ProgressCallback
 from ..errors import CollectionError, CollectionLockedError, PixMatcherError
-from ..records import Calibration, DescribesEncoder, EncoderRecord, FolderNotes, QueryKind, Space
+from ..records import (
+    CATALOG_NAME,
+    COLLECTION_NAMES,
+    LOCK_NAME,
+    THUMBNAILS_NAME,
+    Calibration,
+    DescribesEncoder,
+    EncoderRecord,
+    FolderNotes,
+    QueryKind,
+    Space,
+)
 from ..vector_index.vectors import Float16
 from ._catalog import Catalog
 from ._editions import Edition, abandon_next, begin_next, current_edition, next_edition, remove_leftovers
@@ -26,7 +37,7 @@ from ._indexes import SpaceIndexes
 from ._location import advice_without_collection, find_collection, locate_collection
 from ._lock import WriterLock
 from ._manifest import Manifest, records_of
-from ._names import CATALOG_NAME, LOCK_NAME, OWN_NAMES, THUMBNAILS_NAME, size_of_files, start_again
+from ._names import size_of_files, start_again
 from ._rows import RowProperties
 from ._search import nearest_items, nearest_labelled_items
 from ._spaces import query_vector, space_named, whole_number
@@ -65,7 +76,7 @@ class Collection:
             path, edition, self._vectors, catalog, self._thread_lock, self._lock, self.begin_writing
         )
 
-    FILES = OWN_NAMES
+    FILES = COLLECTION_NAMES
     """The names of all files and folders that a collection keeps in its folder."""
 
     # Opening and closing

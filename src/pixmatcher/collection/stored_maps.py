@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import read_error, remove, replacing
+from ..records import MAPS_NAME
 from ._lock import WriterLock
-from ._names import MAPS_NAME
 from .items import CollectionState
 
 _FORMAT = 1

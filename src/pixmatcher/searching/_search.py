@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-from .._text import as_unicode, name_as_unicode
+from .._text import as_unicode, joined, name_as_unicode
 from .._urls import without_password
 from ..collection import Filter, Hit, Store
 from ..encoders import Encoder, Runtime, with_encoders
@@ -130,7 +130,7 @@ def search(
     except UnreadableTextError as error:
         space = text_space(collection.encoders, options.space).name
         took_ms = (time.perf_counter() - started) * 1000
-        note = " ".join(filter(None, (query.note, str(error))))
+        note = joined(query.note, str(error))
         return SearchResult(query.name, space, took_ms, [], note, unreadable=error)
     logger.debug(
         "query of the text %r and the image %r: space %s of the encoder %s; query embedded in %.4f s, index searched "
@@ -174,7 +174,7 @@ def search_embedded(
     result = SearchResult(name, embedded.space, took_ms, hits, note, calibration, embedded.unreadable)
     if not result.weak:
         return result
-    return replace(result, note=" ".join(filter(None, (result.note, WEAK_NOTE))))
+    return replace(result, note=joined(result.note, WEAK_NOTE))
 
 
 def _note_of_filter(collection: Store, filter: Filter | None) -> str:
@@ -194,7 +194,7 @@ def _embed_and_search(
     embedded_at = time.perf_counter()
     result = search_embedded(store, embedded, options, name=query.name, started=started, runtime=runtime)
     if query.note:
-        result = replace(result, note=" ".join(filter(None, (query.note, result.note))))
+        result = replace(result, note=joined(query.note, result.note))
     return embedded, embedded_at, result
 
 

@@ -14,7 +14,7 @@ from typing import IO
 
 from ..errors import SourceError
 from ..images import ALLOWED_EXTENSIONS, has_image_content, open_regular_file, read_head
-from ..records import Entry, FolderNotes
+from ..records import CATALOG_NAME, COLLECTION_NAMES, FOLDER_NAME, MANIFEST_NAME, Entry, FolderNotes
 from ._file_kinds import IMAGE_EXTENSIONS, JUNK, KIND_OF, shown_extension
 from ._ignore import IGNORE_FILE, IgnoreRules, is_excluded
 from ._judged import JudgedFiles
@@ -22,12 +22,8 @@ from .protocol import Unusable
 
 # Folders with copies that other programs made (the thumbnails of Synology), and those that systems keep for themselves.
 _SKIPPED = {"@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
-_COLLECTION_FILES = {"collection.json", "catalog.sqlite"}
-_COLLECTION_NAMES = {"vectors", "index", "maps", "lock", "lock.pid", "index.lock", "index.lock.pid"} | {
-    *("collection.json", "collection.json.new", "thumbnails.sqlite", "thumbnails.sqlite-journal"),
-    *(f"catalog.sqlite{ending}" for ending in ("", "-wal", "-shm", "-journal")),
-}
-_OWN_NAMES = {".pixmatcher", IGNORE_FILE}
+_COLLECTION_FILES = {MANIFEST_NAME, CATALOG_NAME}
+_UNLISTED = {FOLDER_NAME, IGNORE_FILE}
 _MOST_IGNORE_BYTES = 1 << 18
 _MOST_EXTENSIONS = 500
 """Extensions that are counted one by one; files with further ones are counted together."""
@@ -200,7 +196,7 @@ class _Scan:
                 self.unmounted.discard(folder)
             skipped = _SKIPPED
             if names.issuperset(_COLLECTION_FILES):
-                skipped = _SKIPPED | _COLLECTION_NAMES
+                skipped = _SKIPPED | COLLECTION_NAMES
             if folder != self._top and not any(_is_content(name, self._hidden) for name in names):
                 self.empty.append(folder)
             below = []
@@ -235,7 +231,7 @@ class _Scan:
     def _is_hidden(self, child: os.DirEntry[str]) -> bool:
         """Return whether a file or folder whose name begins with a dot is skipped, and count it."""
         name = child.name
-        if name in _OWN_NAMES or _is_metadata(name):
+        if name in _UNLISTED or _is_metadata(name):
             return True
         if not self._hidden:
             self._leave_out("hidden", child.path)
@@ -331,7 +327,7 @@ def _is_content(name: str, hidden: bool) -> bool:
     `hidden` says whether names that begin with a dot are listed. A collection shows that the disk is mounted.
     """
     if name.startswith("."):
-        return name == ".pixmatcher" or (hidden and not _is_metadata(name))
+        return name == FOLDER_NAME or (hidden and not _is_metadata(name))
     return name not in _SKIPPED and name.lower() not in JUNK
 
 
