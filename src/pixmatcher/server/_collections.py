@@ -1,0 +1,97 @@
+"""The collections of the service. Each is opened once, and used from many threads."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .._urls import is_url
+from ..collection import CATALOG_NAME, Collection, Store, open_collection
+from ..errors import CollectionError
+from ._problems import ProblemError
+
+_log = logging.getLogger("pixmatcher.server")
+
+
+@dataclass
+class _Opened:
+    store: Store
+    identity: tuple[int, int] | None
+    """Device and inode of the catalog of a folder: a collection that was deleted and created again is another one."""
+
+
+class ServedCollections:
+    """The collections by name. They are opened when they are first asked for, and again when they were replaced."""
+
+    def __init__(self, references: Mapping[str, str]) -> None:
+        self._references = dict(references)
+        self._opened: dict[str, _Opened] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the collections, in the order in which they were given."""
+        return [*self._references]
+
+    def reference(self, name: str) -> str:
+        """Return the folder or NAME:REST of a collection. Raises `ProblemError` if no collection has this name."""
+        try:
+            return self._references[name]
+        except KeyError:
+            raise ProblemError(
+                404, "no such collection", "No collection has this name: /v1/collections lists them."
+            ) from None
+
+    def get(self, name: str) -> Store:
+        """Return the open collection of this name.
+
+        Raises `ProblemError` if no collection has this name, or it cannot be opened now.
+        """
+        reference = self.reference(name)
+        with self._lock:
+            opened = self._opened.get(name)
+            if opened is not None and not _is_replaced(opened):
+                return opened.store
+            if opened is not None:
+                del self._opened[name]
+                # Searches that still use it get an error and are answered again by the new one.
+                with contextlib.suppress(Exception):
+                    opened.store.close()
+            try:
+                store = open_collection(reference)
+            except CollectionError as error:
+                _log.warning("the collection %s cannot be opened: %s", name, error)
+                raise ProblemError(
+                    503,
+                    "collection not available",
+                    f"The collection {name} cannot be opened now: the log of the service says why.",
+                ) from error
+            self._opened[name] = _Opened(store, _identity(store))
+            return store
+
+    def close(self) -> None:
+        """Close all collections."""
+        with self._lock:
+            for opened in self._opened.values():
+                opened.store.close()
+            self._opened.clear()
+
+
+def _identity(store: Store) -> tuple[int, int] | None:
+    if not isinstance(store, Collection) or is_url(str(store.path)):
+        return None
+    try:
+        status = (store.path / CATALOG_NAME).stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_dev, status.st_ino)
+
+
+def _is_replaced(opened: _Opened) -> bool:
+    if opened.identity is None:
+        return False
+    assert isinstance(opened.store, Collection)
+    return opened.identity != _identity(opened.store) or opened.store.upgraded

@@ -1,0 +1,124 @@
+"""Errors as answers: problem details for HTTP APIs (RFC 9457), with the stable `reason` of the library's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from .._text import as_unicode
+from ..errors import (
+    CollectionError,
+    CollectionLockedError,
+    EncoderError,
+    FetchError,
+    InvalidImageError,
+    NoCollectionError,
+    OutdatedCollectionError,
+    PixMatcherError,
+    QueryError,
+    SourceError,
+    StorageError,
+    UnreadableTextError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """Why a request failed (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    """The name of the status."""
+    status: int
+    detail: str
+    """One sentence that says what is wrong and what to do."""
+    reason: str
+    """A short fixed phrase to count and compare by."""
+
+
+class ProblemError(PixMatcherError):
+    """A request that the service refuses, with its status; `reason` is a short fixed phrase."""
+
+    def __init__(self, status: int, reason: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reason = reason
+        self.headers = dict(headers or {})
+
+
+_STATUS: tuple[tuple[type[PixMatcherError], int, str], ...] = (
+    (InvalidImageError, 422, ""),  # these have reasons of their own
+    (FetchError, 422, ""),
+    (UnreadableTextError, 422, "text not readable"),
+    (QueryError, 422, "query not valid"),
+    (OutdatedCollectionError, 503, "collection outdated"),
+    (EncoderError, 503, "encoder not available"),
+    (SourceError, 422, "source not valid"),
+    (NoCollectionError, 404, "no such collection"),
+    (CollectionLockedError, 409, "collection locked"),
+    (StorageError, 507, "disk full or failing"),
+    (CollectionError, 422, "not possible in this collection"),
+    (PixMatcherError, 422, "not possible"),
+)
+"""The status of an error, and the reason if the error has none. The first class that fits decides."""
+
+
+def problem_of(error: PixMatcherError) -> Problem:
+    """Return an error of the library as a problem."""
+    if isinstance(error, ProblemError):
+        status, reason = error.status, error.reason
+    else:
+        status, reason = next((code, reason) for kind, code, reason in _STATUS if isinstance(error, kind))
+        reason = reason or getattr(error, "reason", "")
+    return Problem(title=HTTPStatus(status).phrase, status=status, detail=as_unicode(str(error)), reason=reason)
+
+
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a problem as a response."""
+    return Response(problem.model_dump_json(), problem.status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the schema of a route says of the problems with these statuses."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Make an application answer every error with a problem."""
+
+    @app.exception_handler(PixMatcherError)
+    async def _(_: Request, error: PixMatcherError) -> Response:
+        headers = error.headers if isinstance(error, ProblemError) else None
+        return problem_response(problem_of(error), headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        detail = f"{place}: {first['msg']}."
+        return problem_response(
+            Problem(title=HTTPStatus(422).phrase, status=422, detail=as_unicode(detail), reason="request not valid")
+        )
+
+    @app.exception_handler(HTTPException)
+    async def _(_: Request, error: HTTPException) -> Response:
+        phrase = HTTPStatus(error.status_code).phrase
+        problem = Problem(
+            title=phrase, status=error.status_code, detail=as_unicode(str(error.detail)), reason=phrase.lower()
+        )
+        return problem_response(problem, error.headers)
+
+    @app.exception_handler(Exception)
+    async def _(_: Request, error: Exception) -> Response:
+        detail = "The service failed: this is a defect, please report it with the log of the service."
+        return problem_response(
+            Problem(title=HTTPStatus(500).phrase, status=500, detail=detail, reason="internal error")
+        )
