@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from .indexing import IndexReport, UpgradeReport, index, upgrade
     from .records import Calibration, Entry, Space
-    from .searching import Category, CategoryResult, Query, SearchOptions, SearchResult, classify, search
+    from .searching import Category, CategoryResult, Query, QueryPart, SearchOptions, SearchResult, classify, search
     from .sources import Source, Unusable
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # without it, Python itself prints warnings
@@ -96,7 +96,16 @@ _MODULES = {
     ),
     "indexing": ("IndexReport", "UpgradeReport", "index", "upgrade"),
     "records": ("Calibration", "Entry", "Space"),
-    "searching": ("Category", "CategoryResult", "Query", "SearchOptions", "SearchResult", "classify", "search"),
+    "searching": (
+        "Category",
+        "CategoryResult",
+        "Query",
+        "QueryPart",
+        "SearchOptions",
+        "SearchResult",
+        "classify",
+        "search",
+    ),
     "sources": ("Source", "Unusable"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)
@@ -127,6 +136,7 @@ __all__ = [
     "Problem",
     "Query",
     "QueryError",
+    "QueryPart",
     "Recipe",
     "Runtime",
     "SearchOptions",

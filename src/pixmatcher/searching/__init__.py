@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from .._lazy import lazy_names
 from ._filter_checks import check_filter
-from ._search import WEAK_NOTE, SearchResult, percent, search, search_embedded, search_similar
+from ._search import WEAK_NOTE, SearchResult, percent, query_as_json, search, search_embedded, search_similar
 from .embedding import EmbeddedQuery, EncoderFallback, embed_query, image_encoder, image_space, text_encoder
-from .options import SearchOptions
-from .query import MAX_TEXT_CHARACTERS, Query, parse_query, query_from_json, resolve_image
+from .options import SearchOptions, options_as_json, options_from_json
+from .query import MAX_TEXT_CHARACTERS, Query, QueryPart, name_from_json, parse_query, query_from_json, resolve_image
 
 if TYPE_CHECKING:
     from ._batch import search_batch
@@ -39,6 +39,7 @@ __all__ = [
     "EmbeddedQuery",
     "EncoderFallback",
     "Query",
+    "QueryPart",
     "SearchOptions",
     "SearchResult",
     "check_filter",
@@ -48,11 +49,15 @@ __all__ = [
     "image_encoder",
     "image_space",
     "item_picture",
+    "name_from_json",
     "nearest_categories",
+    "options_as_json",
+    "options_from_json",
     "original_file",
     "original_picture",
     "parse_query",
     "percent",
+    "query_as_json",
     "query_from_json",
     "resolve_image",
     "search",

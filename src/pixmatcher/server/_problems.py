@@ -95,9 +95,11 @@ def add_handlers(app: FastAPI) -> None:
     """Make an application answer every error with a problem."""
 
     @app.exception_handler(PixMatcherError)
-    async def _(_: Request, error: PixMatcherError) -> Response:
+    async def _(request: Request, error: PixMatcherError) -> Response:
         headers = error.headers if isinstance(error, ProblemError) else None
-        return problem_response(problem_of(error), headers)
+        problem = problem_of(error)
+        problem.detail = request.app.state.server.collections.without_paths(problem.detail)
+        return problem_response(problem, headers)
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> Response:

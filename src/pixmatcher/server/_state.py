@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from ..collection import Store
+from ._admission import Admission
 from ._collections import ServedCollections
 from .settings import ServerSettings
 
@@ -18,6 +19,10 @@ class ServerState:
 
     settings: ServerSettings
     collections: ServedCollections
+    admission: Admission
+    """Where queries are encoded and searched."""
+    fetches: Admission
+    """Where images are fetched from URLs."""
 
 
 def _state_of(request: Request) -> ServerState:

@@ -7,12 +7,17 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from .._cores import usable_cores
 from .._version import __version__
+from ._admission import Admission
 from ._collections import ServedCollections
 from ._problems import add_handlers
-from ._routes import health
+from ._routes import categories, embeddings, health, search
 from ._state import ServerState
 from .settings import ServerSettings
+
+_FETCHES = 8
+"""The most URLs that one process fetches at once."""
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
@@ -22,10 +27,19 @@ def create_app(settings: ServerSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state: ServerState = app.state.server
         yield
+        state.fetches.close()
+        state.admission.close()
         state.collections.close()
 
     app = FastAPI(title="PixMatcher", version=__version__, lifespan=lifespan)
-    app.state.server = ServerState(settings, ServedCollections(settings.collections))
+    threads = max(1, usable_cores() // settings.workers)
+    app.state.server = ServerState(
+        settings,
+        ServedCollections(settings.collections),
+        admission=Admission(threads, settings.limits.waiting, settings.limits.seconds),
+        fetches=Admission(_FETCHES, settings.limits.waiting, settings.limits.seconds),
+    )
     add_handlers(app)
-    app.include_router(health.router)
+    for routes in (health, search, categories, embeddings):
+        app.include_router(routes.router)
     return app
