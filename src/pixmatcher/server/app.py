@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 
 from .._version import __version__
 from ._collections import ServedCollections
+from ._job_runner import JobRunner
 from ._problems import add_handlers
-from ._routes import health
+from ._routes import health, jobs
 from ._state import ServerState
 from .settings import ServerSettings
 
@@ -21,11 +23,14 @@ def create_app(settings: ServerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state: ServerState = app.state.server
+        state.jobs.start()
         yield
+        await run_in_threadpool(state.jobs.close)
         state.collections.close()
 
     app = FastAPI(title="PixMatcher", version=__version__, lifespan=lifespan)
-    app.state.server = ServerState(settings, ServedCollections(settings.collections))
+    app.state.server = ServerState(settings, ServedCollections(settings.collections), JobRunner(settings))
     add_handlers(app)
     app.include_router(health.router)
+    app.include_router(jobs.router)
     return app
