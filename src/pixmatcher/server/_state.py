@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Request
 from ..collection import Store
 from ._admission import Admission
 from ._collections import ServedCollections
+from ._job_runner import JobRunner
 from .settings import ServerSettings
 
 
@@ -23,6 +24,9 @@ class ServerState:
     """Where queries are encoded and searched."""
     fetches: Admission
     """Where images are fetched from URLs."""
+    jobs: JobRunner
+    job_listeners: set[object] = field(default_factory=set)
+    """The clients that receive events of jobs now."""
 
 
 def _state_of(request: Request) -> ServerState:

@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 
 from .._cores import usable_cores
 from .._version import __version__
 from ._admission import Admission
 from ._collections import ServedCollections
+from ._job_runner import JobRunner
 from ._problems import add_handlers
-from ._routes import categories, embeddings, health, search
+from ._routes import categories, embeddings, health, jobs, search
 from ._state import ServerState
 from .settings import ServerSettings
 
@@ -26,7 +28,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state: ServerState = app.state.server
+        state.jobs.start()
         yield
+        await run_in_threadpool(state.jobs.close)
         state.fetches.close()
         state.admission.close()
         state.collections.close()
@@ -38,8 +42,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
         ServedCollections(settings.collections),
         admission=Admission(threads, settings.limits.waiting, settings.limits.seconds),
         fetches=Admission(_FETCHES, settings.limits.waiting, settings.limits.seconds),
+        jobs=JobRunner(settings),
     )
     add_handlers(app)
-    for routes in (health, search, categories, embeddings):
+    for routes in (health, search, categories, embeddings, jobs):
         app.include_router(routes.router)
     return app
