@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .._urls import is_url
 from ..errors import QueryError
+from ._answering import AnswersQueries
 
 if TYPE_CHECKING:
     from ..collection import Filter, Store
@@ -40,7 +41,7 @@ def _label_advice(collection: Store, label: str) -> str:
 def _no_folder(collection: Store, folder: str) -> str:
     """Return the message that a folder has no images of the collection."""
     where = "No image in this collection is in"
-    if is_url(folder):
+    if is_url(folder) or isinstance(collection, AnswersQueries):  # the folders of the store are on another machine
         problem = f"{where} {folder}"
     elif not os.path.lexists(folder):
         problem = f"There is no folder {folder!r}, and no image in this collection is in it"

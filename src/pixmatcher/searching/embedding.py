@@ -135,15 +135,20 @@ def _embed_image(query: Query, image: ImageSource, encoder: Encoder, space: Spac
     try:
         opened = open_image(image, min_side=encoder.recipe.min_side)
     except InvalidImageError as error:
-        name = query.known_image_name or "The image"
-        if name == "-" and isinstance(image, bytes):
-            name = "The image on standard input"
-        why = f"{error.reason}: {error.detail}" if error.detail else error.reason
-        message = f"{name} cannot be used as a query ({why}): choose another image."
-        raise InvalidImageError(error.reason, error.detail, message=message) from error
+        raise unusable_image(query, error) from error
     embeddings = encoder.encode_images(fit_image(opened, encoder.recipe)[None])[space.name]
     vector: npt.NDArray[np.float32] = embeddings[0]
     return vector
+
+
+def unusable_image(query: Query, error: InvalidImageError) -> InvalidImageError:
+    """Return the error for an image that cannot be opened as the error of the query that it belongs to."""
+    name = query.known_image_name or "The image"
+    if name == "-" and isinstance(query.image, bytes):
+        name = "The image on standard input"
+    why = f"{error.reason}: {error.detail}" if error.detail else error.reason
+    message = f"{name} cannot be used as a query ({why}): choose another image."
+    return InvalidImageError(error.reason, error.detail, message=message)
 
 
 def image_encoder(
