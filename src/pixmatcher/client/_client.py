@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
 import os
@@ -20,9 +19,18 @@ import numpy.typing as npt
 from .._text import as_unicode
 from .._urls import file_url, is_url
 from ..collection import Changes, CollectionState, Failure, Filter, Hit, Item, Neighbour, query_vector, space_named
-from ..errors import CollectionError, InvalidImageError, QueryError
+from ..encoders.texts.tokenizer import require_unicode
+from ..errors import CollectionError, InvalidImageError
 from ..records import Calibration, EncoderRecord, QueryKind, Space
-from ..searching import CategoryResult, Query, SearchOptions, SearchResult, unusable_image
+from ..searching import (
+    CategoryResult,
+    Query,
+    QueryPart,
+    SearchOptions,
+    SearchResult,
+    options_as_json,
+    unusable_image,
+)
 from . import wire
 from ._connection import Connection, parse_address
 
@@ -365,36 +373,36 @@ def _sendable_path(path: str) -> str:
 
 
 def _sendable_options(options: SearchOptions) -> dict[str, Any]:
-    values = wire.options_as_json(options)
+    values = options_as_json(options)
     if options.filter is not None and options.filter.folder is not None:
         values["filter"]["folder"] = _sendable_path(options.filter.folder)
     if options.filter is not None and options.filter.labels is not None:
         values["filter"]["labels"] = [*map(as_unicode, options.filter.labels)]
+    if isinstance(values.get("space"), str):
+        values["space"] = as_unicode(values["space"])
     return values
 
 
 def _sendable_query(query: Query) -> dict[str, Any]:
-    """Return a query in JSON, with the data of its image. Raises as `search` does for what cannot be sent."""
-    values: dict[str, Any] = {"text_weight": query.text_weight, "note": as_unicode(query.note)}
-    if query.text is not None:
-        try:
-            query.text.encode()
-        except UnicodeEncodeError:
-            raise QueryError("The text is not valid Unicode: write it in UTF-8, or set the terminal to it.") from None
-        values["text"] = query.text
-    if query.image is not None:
-        try:
-            data = _image_file(query.image)
-        except InvalidImageError as error:
-            raise unusable_image(query, error) from error
-        values["image"] = f"data:;base64,{base64.b64encode(data).decode()}"
-        name = query.known_image_name
-        values["image_name"] = None if name is None else as_unicode(name)
-    return values
+    """Return a query in JSON, with the data of its images. Raises as `search` does for what cannot be sent."""
+    for text in query.texts:
+        require_unicode(text)
+    return wire.query_as_json(query, _image_file)
 
 
-def _image_file(image: ImageSource) -> bytes:
-    """Return the bytes of the file of an image; pixels become a PNG file, which loses nothing."""
+def _image_file(part: QueryPart) -> bytes:
+    """Return the bytes of the file of an image; pixels become a PNG file, which loses nothing.
+
+    Raises `InvalidImageError` as `search` does if it cannot be read.
+    """
+    assert part.image is not None
+    try:
+        return _read_image(part.image)
+    except InvalidImageError as error:
+        raise unusable_image(part, error) from error
+
+
+def _read_image(image: ImageSource) -> bytes:
     if isinstance(image, bytes):
         return image
     if isinstance(image, (str, os.PathLike)):

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..collection import Failure, Filter, Hit, Item, Neighbour
-from ..errors import UnreadableTextError
+from .._text import as_unicode
+from .._urls import bytes_of_data_url, is_data_url
+from ..collection import Failure, Hit, Item, Neighbour
+from ..errors import QueryError, UnreadableTextError
 from ..records import Calibration, EncoderRecord, Space
-from ..searching import Category, CategoryResult, SearchOptions, SearchResult
+from ..searching import Category, CategoryResult, Query, QueryPart, SearchResult
 
 VERSION = 1
 """The version of this form. A client refuses a service of a greater one."""
@@ -188,23 +190,61 @@ def encoders_from_json(values: Any) -> tuple[EncoderRecord, ...]:
     )
 
 
-def options_as_json(options: SearchOptions) -> dict[str, Any]:
-    """Return the options of a search that are not the default ones."""
-    values = {
-        field.name: getattr(options, field.name)
-        for field in fields(SearchOptions)
-        if field.name != "filter" and getattr(options, field.name) != field.default
+def query_as_json(query: Query, file_of: Callable[[QueryPart], bytes]) -> dict[str, Any]:
+    """Return a query with the data of its images. `file_of` returns the file of the image of a part.
+
+    The names of images are for messages. Texts are in valid Unicode; `require_unicode` refuses others before.
+    """
+    values: dict[str, Any] = {"text": query.text, "text_weight": query.text_weight, "note": as_unicode(query.note)}
+    if query.image is not None:
+        values |= _image_as_json(QueryPart(image=query.image, image_name=query.image_name), file_of)
+    for key, parts in (("want", query.wanted), ("avoid", query.unwanted)):
+        values[key] = [
+            {"text": part.text, "id": part.item, "weight": part.weight}
+            | ({} if part.image is None else _image_as_json(part, file_of))
+            for part in parts
+        ]
+    return values
+
+
+def _image_as_json(part: QueryPart, file_of: Callable[[QueryPart], bytes]) -> dict[str, Any]:
+    name = part.known_image_name
+    return {
+        "image": f"data:;base64,{base64.b64encode(file_of(part)).decode()}",
+        "image_name": None if name is None else as_unicode(name),
     }
-    chosen = filter_as_json(options.filter)
-    return values | ({"filter": chosen} if chosen else {})
 
 
-def filter_as_json(filter: Filter | None) -> dict[str, Any]:
-    """Return the conditions of a filter that are given."""
-    if filter is None:
-        return {}
-    values = {field.name: getattr(filter, field.name) for field in fields(Filter)}
-    return {name: value for name, value in values.items() if value is not None}
+def query_from_json(values: Mapping[str, Any], max_bytes: int, max_pixels: int) -> Query:
+    """Return the query of checked values. An image is a data URL: nothing else is opened or fetched.
+
+    Raises `QueryError` if the query is not valid, or an image is no data URL or larger than `max_bytes`.
+    """
+
+    def image_of(url: str | None) -> bytes | None:
+        if url is None:
+            return None
+        if not is_data_url(url):
+            raise QueryError("An image of a query is sent as a data URL: data:;base64,...")
+        return bytes_of_data_url(url, max_bytes)
+
+    wanted, unwanted = (
+        tuple(
+            QueryPart(part["text"], image_of(part["image"]), part["id"], part["weight"], part["image_name"])
+            for part in values[key]
+        )
+        for key in ("want", "avoid")
+    )
+    return Query(
+        values["text"],
+        image_of(values["image"]),
+        values["text_weight"],
+        values["image_name"],
+        values["note"],
+        wanted,
+        unwanted,
+        max_pixels,
+    )
 
 
 def vector_as_text(vector: npt.ArrayLike) -> str:

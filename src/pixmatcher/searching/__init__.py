@@ -22,8 +22,8 @@ from .embedding import (
     text_encoder,
     unusable_image,
 )
-from .options import SearchOptions
-from .query import MAX_TEXT_CHARACTERS, Query, parse_query, query_from_json, resolve_image
+from .options import SearchOptions, options_as_json, options_from_json
+from .query import MAX_TEXT_CHARACTERS, Query, QueryPart, parse_query, query_from_json, resolve_image
 
 if TYPE_CHECKING:
     from ._batch import search_batch
@@ -49,6 +49,7 @@ __all__ = [
     "EmbeddedQuery",
     "EncoderFallback",
     "Query",
+    "QueryPart",
     "SearchOptions",
     "SearchResult",
     "check_filter",
@@ -59,6 +60,8 @@ __all__ = [
     "image_space",
     "item_picture",
     "nearest_categories",
+    "options_as_json",
+    "options_from_json",
     "original_file",
     "original_picture",
     "parse_query",

@@ -27,7 +27,7 @@ def search_batch(
 ) -> Iterator[dict[str, Any]]:
     """Answer one query a line, in order: a result as JSON, or `{"query": ..., "error": ...}` if the line fails.
 
-    A line is the path of a file or a URL, which is an image, a JSON object with `text`, `image` or both, or else a
+    A line is the path of a file or a URL, which is an image, a JSON object as `query_from_json` reads it, or else a
     text. Blank lines are passed over, and a byte order mark before the first line is ignored. With `allow_private`,
     image URLs may have private addresses.
     """

@@ -87,7 +87,7 @@ def classify(
     """
     if query.note:
         raise QueryError(f"The file {query.text!r} does not exist: check the path.")
-    if query.text is not None or query.image is None:
+    if query.text is not None or query.image is None or query.wanted or query.unwanted:
         raise QueryError("Categories are found for an image only: give the path or the URL of one image, and no text.")
     if k < 1:
         raise QueryError(f"The number of categories must be 1 or more, not {k}.")

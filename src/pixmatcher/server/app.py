@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from .._version import __version__
 from ._collections import ServedCollections
 from ._problems import add_handlers
-from ._routes import health
+from ._routes import health, store
 from ._state import ServerState
 from .settings import ServerSettings
 
@@ -28,4 +28,5 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.server = ServerState(settings, ServedCollections(settings.collections))
     add_handlers(app)
     app.include_router(health.router)
+    app.include_router(store.router)
     return app

@@ -11,18 +11,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...client import wire
-from ...collection import CollectionState, Filter
+from ...collection import CollectionState, Filter, Store, query_vector, space_named
 from ...errors import CollectionError
 from ...searching import (
     SearchOptions,
-    check_filter,
     classify,
     item_picture,
-    query_from_json,
+    options_from_json,
     search,
     search_similar,
 )
@@ -64,19 +65,32 @@ class OptionsBody(_Strict):
 
     k: _Count = 12
     min_score: float | None = None
+    min_probability: float | None = None
     space: str | None = None
     filter: FilterBody | None = None
     exact: bool = False
 
 
-class QueryBody(_Strict):
-    """A query; its image is a data URL."""
+class PartBody(_Strict):
+    """A part of a query: a text, an image or the id of an item."""
 
     text: str | None = None
     image: str | None = None
-    text_weight: float = 0.5
     image_name: str | None = None
+    id: int | None = None
+    weight: float = 1.0
+
+
+class QueryBody(_Strict):
+    """A query; its images are data URLs, and their names are for messages."""
+
+    text: str | None = None
+    image: str | None = None
+    image_name: str | None = None
+    text_weight: float = 0.5
     note: str = ""
+    want: list[PartBody] = []
+    avoid: list[PartBody] = []
 
 
 class QueryRequest(_Strict):
@@ -166,7 +180,7 @@ def describe(store: ServedStore) -> Response:
 @router.post("/query", **_JSON)
 def answer_query(store: ServedStore, state: State, request: QueryRequest) -> Response:
     """Answer a query."""
-    return _answer(wire.result_as_json(search(store, _query(request.query), _options(request.options, state))))
+    return _answer(wire.result_as_json(search(store, _query(request.query, state), _options(request.options, state))))
 
 
 @router.post("/similar", **_JSON)
@@ -180,7 +194,7 @@ def answer_categories(store: ServedStore, state: State, request: CategoriesReque
     """Return the most likely labels of an image."""
     _check_count(request.k, state)
     return _answer(
-        wire.categories_as_json(classify(store, _query(request.query), k=request.k, space=request.space))
+        wire.categories_as_json(classify(store, _query(request.query, state), k=request.k, space=request.space))
     )
 
 
@@ -329,12 +343,37 @@ def _picture(data: bytes | None) -> Response:
     return Response(data, media_type="image/jpeg", headers=headers)
 
 
-def _method(store: ServedStore, name: str) -> Callable[..., Any]:
+def _method(store: Store, name: str) -> Callable[..., Any]:
     method: Callable[..., Any] | None = getattr(store, name, None)
     if method is None:
         raise CollectionError("The store of this collection cannot list that: ask the author of its package.")
     return method
 
 
-def _query(body: QueryBody) -> SearchQuery:
-    raise NotImplementedError
+def _query(body: QueryBody, state: State) -> SearchQuery:
+    limits = state.settings.limits
+    if len(body.want) + len(body.avoid) > limits.parts:
+        raise ProblemError(422, "too many parts", f"A query has at most {limits.parts} texts and images.")
+    return wire.query_from_json(body.model_dump(), limits.body_bytes, limits.image_pixels)
+
+
+def _options(body: OptionsBody, state: State) -> SearchOptions:
+    _check_count(body.k, state)
+    return options_from_json(body.model_dump(exclude_none=True))
+
+
+def _check_count(count: int, state: State) -> None:
+    most = state.settings.limits.results
+    if count > most:
+        raise ProblemError(422, "too many results", f"A search has at most {most:,} results, not {count:,}.")
+
+
+def _vector(store: Store, text: str, space: str) -> npt.NDArray[np.float32]:
+    dimension = space_named(store.spaces, space).dimension
+    try:
+        rows = wire.vectors_from_text(text, dimension)
+    except ValueError:
+        rows = np.empty((0, dimension), np.float32)
+    if len(rows) != 1:
+        raise CollectionError(f"The embedding must have {dimension} values of the space {space}, in base64.")
+    return query_vector(rows[0], space_named(store.spaces, space))
