@@ -62,10 +62,14 @@ def parse_address(url: str) -> Address:
         parts = urlsplit(url)
         parts.port  # noqa: B018 (raises ValueError if it is no number)
     except ValueError as error:
-        raise CollectionError(f"{shown} is not a valid URL ({error})", "write it like http://HOST:8600/c/NAME.") from None
+        raise CollectionError(
+            f"{shown} is not a valid URL ({error})", "write it like http://HOST:8600/c/NAME."
+        ) from None
     match = _ADDRESS.fullmatch(parts.path)
     if parts.scheme not in ("http", "https") or not parts.hostname or match is None:
-        raise CollectionError(f"{shown} does not name a collection of a service", "write it like http://HOST:8600/c/NAME.")
+        raise CollectionError(
+            f"{shown} does not name a collection of a service", "write it like http://HOST:8600/c/NAME."
+        )
     if "@" in parts.netloc:
         raise CollectionError(
             f"The URL {shown} has a user name or password", f"give a token in the variable {TOKEN_VARIABLE} instead."
@@ -74,7 +78,9 @@ def parse_address(url: str) -> Address:
         raise CollectionError(f"The URL {shown} goes on after the name", "write it like http://HOST:8600/c/NAME.")
     name = unquote(match["name"])
     if name in (".", "..") or "/" in name or not name.isprintable():
-        raise CollectionError(f"{shown} does not name a collection of a service", "write it like http://HOST:8600/c/NAME.")
+        raise CollectionError(
+            f"{shown} does not name a collection of a service", "write it like http://HOST:8600/c/NAME."
+        )
     return Address(f"{parts.scheme}://{parts.netloc}{match['prefix']}", name)
 
 
@@ -153,8 +159,10 @@ class Connection:
                     answer = Answer(response.status_code, response.headers, self._content(response, limit))
             except httpx.TransportError as error:
                 # A connection that was refused was not used; of other methods than GET, nobody knows what was done.
-                if last or isinstance(error, httpx.TimeoutException) or not (
-                    method == "GET" or isinstance(error, httpx.ConnectError)
+                if (
+                    last
+                    or isinstance(error, httpx.TimeoutException)
+                    or not (method == "GET" or isinstance(error, httpx.ConnectError))
                 ):
                     raise self._unreachable(error) from error
                 if isinstance(error, httpx.ConnectError) and attempt > 1:
@@ -214,7 +222,9 @@ class Connection:
         problem = _problem(answer)
         if status == 401:
             if self._has_token:
-                return CollectionError(f"The service refuses the token for {url}", f"set {TOKEN_VARIABLE} to a valid one.")
+                return CollectionError(
+                    f"The service refuses the token for {url}", f"set {TOKEN_VARIABLE} to a valid one."
+                )
             return CollectionError(f"The service wants a token for {url}", f"set {TOKEN_VARIABLE} to one.")
         if status == 403 and "error" not in problem:
             return CollectionError(f"The service does not allow this for {url}", _detail(problem, "ask who runs it."))

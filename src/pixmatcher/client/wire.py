@@ -36,6 +36,7 @@ _ITEM_FIELDS: dict[str, tuple[type, ...]] = {
     "id": (int,),
 }
 _FAILURE_FIELDS = dict.fromkeys((field.name for field in fields(Failure)), (str,))
+_DATA = "data:;base64,"
 _FLOAT, _INTEGER = np.dtype("<f4"), np.dtype("<i8")
 
 
@@ -70,9 +71,7 @@ def hits_as_json(hits: Sequence[Hit]) -> list[dict[str, Any]]:
 def hits_from_json(values: Any) -> list[Hit]:
     """Return the hits of these values."""
     rows = [of_type(each, dict) for each in of_type(values, list)]
-    return [
-        Hit(rank, float(row["score"]), item_from_json(row["item"])) for rank, row in enumerate(rows, start=1)
-    ]
+    return [Hit(rank, float(row["score"]), item_from_json(row["item"])) for rank, row in enumerate(rows, start=1)]
 
 
 def neighbours_as_json(neighbours: Sequence[Neighbour]) -> list[dict[str, Any]]:
@@ -210,7 +209,7 @@ def query_as_json(query: Query, file_of: Callable[[QueryPart], bytes]) -> dict[s
 def _image_as_json(part: QueryPart, file_of: Callable[[QueryPart], bytes]) -> dict[str, Any]:
     name = part.known_image_name
     return {
-        "image": f"data:;base64,{base64.b64encode(file_of(part)).decode()}",
+        "image": _DATA + base64.b64encode(file_of(part)).decode(),
         "image_name": None if name is None else as_unicode(name),
     }
 
@@ -226,7 +225,7 @@ def query_from_json(values: Mapping[str, Any], max_bytes: int, max_pixels: int) 
             return None
         if not is_data_url(url):
             raise QueryError("An image of a query is sent as a data URL: data:;base64,...")
-        return bytes_of_data_url(url, max_bytes)
+        return b"" if url == _DATA else bytes_of_data_url(url, max_bytes)  # an empty file has an error of its own
 
     wanted, unwanted = (
         tuple(

@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ...client import wire
 from ...collection import CollectionState, Filter, Store, query_vector, space_named
 from ...errors import CollectionError
+from ...records import Calibrations
+from ...searching import Query as SearchQuery
 from ...searching import (
     SearchOptions,
     classify,
@@ -27,7 +29,6 @@ from ...searching import (
     search,
     search_similar,
 )
-from ...searching import Query as SearchQuery
 from .._problems import ProblemError, problem_responses
 from .._state import ServedStore, State
 
@@ -247,7 +248,7 @@ def ids(store: ServedStore) -> Response:
 @router.get("/labels", **_JSON)
 def labels(store: ServedStore) -> Response:
     """Return the number of items of each label, and the names of labels, in their order."""
-    counts = getattr(store, "label_counts", dict)()
+    counts: dict[str, int] = getattr(store, "label_counts", dict)()
     return _answer({"counts": [*counts.items()], "names": [*store.label_names().items()]})
 
 
@@ -260,7 +261,7 @@ def labels_called(store: ServedStore, request: TextsRequest) -> Response:
 @router.get("/calibrations", **_JSON)
 def calibrations(store: ServedStore) -> Response:
     """Return the calibrations of scores of the collection."""
-    found = getattr(store, "calibrations", dict)()
+    found: Calibrations = getattr(store, "calibrations", dict)()
     return _answer(
         {space: {kind: wire.calibration_as_json(one) for kind, one in kinds.items()} for space, kinds in found.items()}
     )
