@@ -17,6 +17,7 @@ from ._lazy import lazy_names
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .client import Client
     from .collection import Collection, Failure, Filter, Hit, Item, Problem, Store, WritableStore, open_collection
     from .encoders import Encoder, Runtime, load_encoder, register_encoder
     from .encoders.torch.features import FeatureExtractor, text_to_vector
@@ -57,6 +58,7 @@ if os.environ.get("PIXMATCHER_LOG"):
 
 # Names are imported when they are first used, so that `import pixmatcher` costs next to nothing.
 _MODULES = {
+    "client": ("Client",),
     "collection": (
         "Collection",
         "Failure",
@@ -115,6 +117,7 @@ __all__ = [
     "Calibration",
     "Category",
     "CategoryResult",
+    "Client",
     "Collection",
     "CollectionError",
     "CollectionLockedError",

@@ -10,9 +10,18 @@ May import `images`, `net`, `encoders`, `sources` and `collection`.
 from typing import TYPE_CHECKING
 
 from .._lazy import lazy_names
+from ._answering import AnswersQueries
 from ._filter_checks import check_filter
 from ._search import WEAK_NOTE, SearchResult, percent, query_as_json, search, search_embedded, search_similar
-from .embedding import EmbeddedQuery, EncoderFallback, embed_query, image_encoder, image_space, text_encoder
+from .embedding import (
+    EmbeddedQuery,
+    EncoderFallback,
+    embed_query,
+    image_encoder,
+    image_space,
+    text_encoder,
+    unusable_image,
+)
 from .options import SearchOptions, options_as_json, options_from_json
 from .query import MAX_TEXT_CHARACTERS, Query, QueryPart, name_from_json, parse_query, query_from_json, resolve_image
 
@@ -34,6 +43,7 @@ __getattr__, __dir__ = lazy_names(__name__, _MODULES)
 __all__ = [
     "MAX_TEXT_CHARACTERS",
     "WEAK_NOTE",
+    "AnswersQueries",
     "Category",
     "CategoryResult",
     "EmbeddedQuery",
@@ -65,4 +75,5 @@ __all__ = [
     "search_embedded",
     "search_similar",
     "text_encoder",
+    "unusable_image",
 ]

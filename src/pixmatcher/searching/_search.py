@@ -15,6 +15,7 @@ from ..collection import Filter, Hit, Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import QueryError, UnreadableTextError
 from ..records import Calibration
+from ._answering import AnswersQueries
 from ._calibrations import calibration_of
 from ._filter_checks import check_filter
 from ._reopening import on_current
@@ -115,7 +116,7 @@ def search(
     in the first space for images only, a text in the first space that supports text. If the encoder of that space
     cannot be used on this machine, the next one is used, and the `note` of the result says why. A text that no encoder
     can read has no hits, and the `note` says so. A collection that was made with encoder objects needs them again:
-    `encoders`.
+    `encoders`. A store that is an `AnswersQueries` embeds the query itself, and uses neither these nor `runtime`.
 
     A collection that was upgraded after it was opened is opened again for each query. Raises `QueryError`,
     `InvalidImageError` or `EncoderError` if the query cannot be answered, `OutdatedCollectionError` if the collection
@@ -125,6 +126,8 @@ def search(
     options = with_k(options, k)
     if isinstance(query, str):
         query = Query(query)
+    if isinstance(collection, AnswersQueries):
+        return collection.answer_query(query, options)
     runtime = with_encoders(runtime, encoders)
     try:
         find = partial(_embed_and_search, query, options, runtime, started)
@@ -229,6 +232,8 @@ def search_similar(
     """
     started = time.perf_counter()
     options = with_k(options, k)
+    if isinstance(collection, AnswersQueries):
+        return collection.answer_similar(item_id, options)
     find = partial(_search_near_item, item_id, options, with_encoders(None, encoders), started)
     result = on_current(collection, find)
     logger.debug(

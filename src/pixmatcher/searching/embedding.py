@@ -200,15 +200,20 @@ def _embed_image(part: QueryPart, encoder: Encoder, space: Space, max_pixels: in
     try:
         opened = open_image(image, min_side=encoder.recipe.min_side, max_pixels=max_pixels)
     except InvalidImageError as error:
-        name = part.known_image_name or "The image"
-        if name == "-" and isinstance(image, bytes):
-            name = "The image on standard input"
-        why = f"{error.reason}: {error.detail}" if error.detail else error.reason
-        message = f"{name} cannot be used as a query ({why}): choose another image."
-        raise InvalidImageError(error.reason, error.detail, message=message) from error
+        raise unusable_image(part, error) from error
     embeddings = encoder.encode_images(fit_image(opened, encoder.recipe)[None])[space.name]
     vector: Vector = embeddings[0]
     return vector
+
+
+def unusable_image(part: QueryPart, error: InvalidImageError) -> InvalidImageError:
+    """Return the error for an image that cannot be opened as the error of the query that it is a part of."""
+    name = part.known_image_name or "The image"
+    if name == "-" and isinstance(part.image, bytes):
+        name = "The image on standard input"
+    why = f"{error.reason}: {error.detail}" if error.detail else error.reason
+    message = f"{name} cannot be used as a query ({why}): choose another image."
+    return InvalidImageError(error.reason, error.detail, message=message)
 
 
 def image_encoder(
