@@ -22,6 +22,7 @@ _MODULES = {
     "search": ("search", "categories"),
     "maps": ("map",),
     "web_app": ("app",),
+    "mcp": ("mcp",),
     "collection": ("info", "verify", "forget", "tune"),
     "upgrade": ("upgrade",),
     "export": ("export",),

@@ -38,10 +38,10 @@ def open_folder_collection(reference: str | None) -> Iterator[Collection]:
         yield store
 
 
-def runtime_of(backend: str | None, device: str | None, offline: bool, bars: ProgressBars) -> Runtime:
+def runtime_of(backend: str | None, device: str | None, offline: bool, bars: ProgressBars | None = None) -> Runtime:
     """Return how to run encoders: as the options say, or as the environment says where an option is missing."""
     from ..encoders import Runtime
 
     given: dict[str, Any] = {"backend": backend, "device": device, "offline": offline or None}
-    given["progress"] = bars.callback
+    given["progress"] = bars and bars.callback
     return Runtime(**{name: value for name, value in given.items() if value is not None})
