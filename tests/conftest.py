@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from command_line import cli as cli  # tests import it from here
 from pixmatcher import encoders
 from pixmatcher.images import Recipe
 from pixmatcher.net import stream
@@ -77,19 +78,6 @@ def paint(path: str | os.PathLike[str], seed: int, size: tuple[int, int] = (40, 
 
 def paint_many(folder: Path, count: int, first: int = 0) -> list[Path]:
     return [paint(folder / f"{seed:05}.png", seed) for seed in range(first, first + count)]
-
-
-def cli(*arguments: str | os.PathLike[str], timeout: float = 60, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a new process."""
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [sys.executable, "-m", "pixmatcher", *map(os.fspath, arguments)],
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-        **options,
-    )
 
 
 def bound_by_permissions() -> Callable[[], None] | None:

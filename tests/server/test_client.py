@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from live_service import live_app, live_service
 from PIL import Image
 
-from conftest import cli
-from live_service import live_app, live_service
+from command_line import cli
 from pixmatcher import (
     Client,
     Collection,
