@@ -14,7 +14,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._text import printable
+from .._text import printable, values_as_unicode
 
 if TYPE_CHECKING:
     from ..collection import Failure, Item
