@@ -16,7 +16,6 @@ import pytest
 from live_service import live_app, live_service
 from PIL import Image
 
-from command_line import cli
 from pixmatcher import (
     Client,
     Collection,
@@ -37,6 +36,7 @@ from pixmatcher import (
 from pixmatcher.records import Calibration
 from pixmatcher.searching import check_filter, item_picture, search_batch, search_similar
 from pixmatcher.server import Limits
+from support import cli
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
