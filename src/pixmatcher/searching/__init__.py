@@ -19,15 +19,17 @@ from .query import MAX_TEXT_CHARACTERS, Query, parse_query, query_from_json, res
 if TYPE_CHECKING:
     from ._batch import search_batch
     from ._example_texts import example_texts
+    from ._items import item_by_id
     from .categories import Category, CategoryResult, classify, nearest_categories
-    from .pictures import item_picture, original_file, original_picture
+    from .pictures import OriginalFile, item_picture, open_original, original_file, original_picture
 
 # A single search does not need these modules, so they are imported when one of their names is first used.
 _MODULES = {
     "_batch": ("search_batch",),
     "_example_texts": ("example_texts",),
+    "_items": ("item_by_id",),
     "categories": ("Category", "CategoryResult", "classify", "nearest_categories"),
-    "pictures": ("item_picture", "original_file", "original_picture"),
+    "pictures": ("OriginalFile", "item_picture", "open_original", "original_file", "original_picture"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
@@ -38,6 +40,7 @@ __all__ = [
     "CategoryResult",
     "EmbeddedQuery",
     "EncoderFallback",
+    "OriginalFile",
     "Query",
     "SearchOptions",
     "SearchResult",
@@ -47,8 +50,10 @@ __all__ = [
     "example_texts",
     "image_encoder",
     "image_space",
+    "item_by_id",
     "item_picture",
     "nearest_categories",
+    "open_original",
     "original_file",
     "original_picture",
     "parse_query",

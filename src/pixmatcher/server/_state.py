@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
 from ..collection import Store
 from ._collections import ServedCollections
+from ._readiness import Readiness
+from ._thumbnail_cache import ThumbnailCache
 from .settings import ServerSettings
 
 
@@ -18,6 +20,8 @@ class ServerState:
 
     settings: ServerSettings
     collections: ServedCollections
+    thumbnails: ThumbnailCache = field(default_factory=ThumbnailCache)
+    readiness: Readiness = field(default_factory=Readiness)
 
 
 def _state_of(request: Request) -> ServerState:

@@ -9,8 +9,9 @@ from fastapi import FastAPI
 
 from .._version import __version__
 from ._collections import ServedCollections
+from ._metrics import MetricsMiddleware
 from ._problems import add_handlers
-from ._routes import health
+from ._routes import collections, health, items
 from ._state import ServerState
 from .settings import ServerSettings
 
@@ -27,5 +28,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app = FastAPI(title="PixMatcher", version=__version__, lifespan=lifespan)
     app.state.server = ServerState(settings, ServedCollections(settings.collections))
     add_handlers(app)
+    app.add_middleware(MetricsMiddleware)
     app.include_router(health.router)
+    app.include_router(collections.router)
+    app.include_router(items.router)
     return app
