@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
 from ..collection import Store
 from ._collections import ServedCollections
+from ._job_runner import JobRunner
 from .settings import ServerSettings
 
 
@@ -18,6 +19,9 @@ class ServerState:
 
     settings: ServerSettings
     collections: ServedCollections
+    jobs: JobRunner
+    job_listeners: set[object] = field(default_factory=set)
+    """The clients that receive events of jobs now."""
 
 
 def _state_of(request: Request) -> ServerState:

@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 
 from .._version import __version__
 from ._collections import ServedCollections
+from ._job_runner import JobRunner
 from ._problems import add_handlers
-from ._routes import health, store
+from ._routes import health, jobs, store
+from ._routes import health, jobs, store
 from ._state import ServerState
 from .settings import ServerSettings
 
@@ -21,12 +24,15 @@ def create_app(settings: ServerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state: ServerState = app.state.server
+        state.jobs.start()
         yield
+        await run_in_threadpool(state.jobs.close)
         state.collections.close()
 
     app = FastAPI(title="PixMatcher", version=__version__, lifespan=lifespan)
-    app.state.server = ServerState(settings, ServedCollections(settings.collections))
+    app.state.server = ServerState(settings, ServedCollections(settings.collections), JobRunner(settings))
     add_handlers(app)
     app.include_router(health.router)
+    app.include_router(jobs.router)
     app.include_router(store.router)
     return app
