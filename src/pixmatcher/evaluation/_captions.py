@@ -14,7 +14,7 @@ import numpy as np
 
 from .._cores import usable_cores
 from .._progress import ProgressCallback
-from ..collection import ReadableStore, Failure, Item
+from ..collection import Failure, Item, ReadableStore
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import QueryError, SourceError
 from ..records import Space

@@ -15,7 +15,7 @@ import numpy as np
 
 from .._cores import usable_cores
 from .._progress import ProgressCallback
-from ..collection import ReadableStore, Failure
+from ..collection import Failure, ReadableStore
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import QueryError
 from ..indexing import AnySource

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from .._files import replacing_both
-from ..collection import ReadableStore, Item
+from ..collection import Item, ReadableStore
 from ..errors import NO_ROOM, CollectionError, PixMatcherError, StorageError
 from ..indexing.reading import in_batches
 from ..sources.embedding_card import EMBEDDINGS, SavedSpace

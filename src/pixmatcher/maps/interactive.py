@@ -24,7 +24,7 @@ from .projection import Projection
 from .titles import map_title
 
 if TYPE_CHECKING:
-    from ..collection import ReadableStore, Item
+    from ..collection import Item, ReadableStore
 
 MOST_THUMBNAILS = 3_000
 """Pictures in a page, of about 3 KB each."""

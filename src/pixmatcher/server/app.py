@@ -13,7 +13,6 @@ from ._collections import ServedCollections
 from ._job_runner import JobRunner
 from ._problems import add_handlers
 from ._routes import health, jobs, store
-from ._routes import health, jobs, store
 from ._state import ServerState
 from .settings import ServerSettings
 

@@ -157,6 +157,12 @@ class FolderRequest(_Strict):
     folder: str
 
 
+class SourceRequest(_Strict):
+    """A source, or a folder or file of one."""
+
+    source: str
+
+
 class ChangesRequest(_Strict):
     """A state of the collection: its generation, number of items, greatest id and number of rows."""
 
@@ -302,6 +308,12 @@ def has_items_in(store: ServedStore, request: FolderRequest) -> Response:
     """Return whether an item is in a folder or below it."""
     folder = Filter(folder=request.folder).folder
     return _answer({"found": _method(store, "has_items_in")(folder)})
+
+
+@router.post("/count-to-forget", **_JSON)
+def count_to_forget(store: ServedStore, request: SourceRequest) -> Response:
+    """Return how many items would be removed with a source, or with a folder or file of one."""
+    return _answer({"count": _method(store, "count_to_forget")(request.source)})
 
 
 @router.post("/changes", **_JSON)
