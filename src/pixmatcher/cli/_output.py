@@ -18,6 +18,7 @@ from .._text import as_unicode, printable
 
 if TYPE_CHECKING:
     from ..collection import Failure, Item
+    from ..indexing import IndexReport
     from ..searching import SearchResult
 
 _MOST_INCOMPLETE = 5
@@ -118,6 +119,19 @@ def _wrapped(words: Sequence[str], width: int) -> list[str]:
 def print_ranking(rows: Sequence[tuple[str, str, str, str]]) -> None:
     """Print rows of a rank, a score and two texts; the first row is the header."""
     print_columns(rows, ">><<")
+
+
+def report_counts(report: IndexReport, *, unchanged: bool = True) -> str:
+    """Return what an indexing run did, such as "3 added, 1 failed"; "" if it found nothing."""
+    counts = [
+        (report.added, "added"),
+        (report.changed, "changed"),
+        (report.moved, "moved"),
+        (report.removed, "removed"),
+        (report.unchanged if unchanged else 0, "unchanged"),
+        (len(report.failures), "failed"),
+    ]
+    return ", ".join(f"{count:,} {what}" for count, what in counts if count)
 
 
 def print_failures(failures: Sequence[Failure]) -> None:
