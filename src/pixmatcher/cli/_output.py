@@ -14,7 +14,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._text import as_unicode, printable
+from .._text import printable, values_as_unicode
 
 if TYPE_CHECKING:
     from ..collection import Failure, Item
@@ -58,15 +58,7 @@ def _quote(argument: str) -> str:
 
 def print_json(value: object) -> None:
     """Print a value as one line of JSON that is valid Unicode, at once."""
-    print(json.dumps(_in_unicode(value)), flush=True)
-
-
-def _in_unicode(value: object) -> object:
-    if isinstance(value, str):
-        return as_unicode(value)
-    if isinstance(value, Mapping):
-        return {as_unicode(str(name)): _in_unicode(part) for name, part in value.items()}
-    return [*map(_in_unicode, value)] if isinstance(value, (list, tuple)) else value
+    print(json.dumps(values_as_unicode(value)), flush=True)
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:

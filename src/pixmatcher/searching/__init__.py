@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 from ._answering import AnswersQueries
 from ._filter_checks import check_filter
-from ._search import WEAK_NOTE, SearchResult, percent, search, search_embedded, search_similar
+from ._search import WEAK_NOTE, SearchResult, percent, query_as_json, search, search_embedded, search_similar
 from .embedding import (
     EmbeddedQuery,
     EncoderFallback,
@@ -23,7 +23,7 @@ from .embedding import (
     unusable_image,
 )
 from .options import SearchOptions, options_as_json, options_from_json
-from .query import MAX_TEXT_CHARACTERS, Query, QueryPart, parse_query, query_from_json, resolve_image
+from .query import MAX_TEXT_CHARACTERS, Query, QueryPart, name_from_json, parse_query, query_from_json, resolve_image
 
 if TYPE_CHECKING:
     from ._batch import search_batch
@@ -59,6 +59,7 @@ __all__ = [
     "image_encoder",
     "image_space",
     "item_picture",
+    "name_from_json",
     "nearest_categories",
     "options_as_json",
     "options_from_json",
@@ -66,6 +67,7 @@ __all__ = [
     "original_picture",
     "parse_query",
     "percent",
+    "query_as_json",
     "query_from_json",
     "resolve_image",
     "search",

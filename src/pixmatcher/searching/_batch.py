@@ -12,7 +12,7 @@ from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import PixMatcherError, QueryError
 from ._search import query_as_json, search
 from .options import SearchOptions, with_k
-from .query import image_name_of, parse_line, query_from_json
+from .query import image_name_of, name_from_json, parse_line, query_from_json
 
 
 def search_batch(
@@ -41,9 +41,7 @@ def search_batch(
         try:
             if text.startswith("{"):
                 values = _json_object(text)
-                name = values.get("text") or values.get("image") or text
-                if isinstance(name, str):
-                    name = image_name_of(name)
+                name = name_from_json(values)
                 query = query_from_json(values, allow_private=allow_private)
             else:
                 query = parse_line(text, allow_private=allow_private)

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -340,6 +340,12 @@ def query_from_json(
         unwanted=unwanted,
         max_pixels=max_pixels,
     )
+
+
+def name_from_json(values: Mapping[str, Any]) -> Any:
+    """Return the name of a query in JSON that failed: its text or its image, or else all of it."""
+    name = values.get("text") or values.get("image")
+    return image_name_of(name) if isinstance(name, str) else name or dict(values)
 
 
 def _parts_from_json(values: dict[str, Any], key: str, image_of: Callable[[str], ImageSource]) -> tuple[QueryPart, ...]:

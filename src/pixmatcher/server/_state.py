@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from ..collection import Store
+from ._admission import Admission
 from ._collections import ServedCollections
 from ._job_runner import JobRunner
 from .settings import ServerSettings
@@ -20,6 +21,10 @@ class ServerState:
     settings: ServerSettings
     collections: ServedCollections
     jobs: JobRunner
+    admission: Admission
+    """Where queries are encoded and searched."""
+    fetches: Admission
+    """Where images are fetched from URLs."""
     job_listeners: set[object] = field(default_factory=set)
     """The clients that receive events of jobs now."""
 

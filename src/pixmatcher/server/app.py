@@ -8,13 +8,18 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
+from .._cores import usable_cores
 from .._version import __version__
+from ._admission import Admission
 from ._collections import ServedCollections
 from ._job_runner import JobRunner
 from ._problems import add_handlers
-from ._routes import health, jobs, store
+from ._routes import categories, embeddings, health, jobs, search, store
 from ._state import ServerState
 from .settings import ServerSettings
+
+_FETCHES = 8
+"""The most URLs that one process fetches at once."""
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
@@ -26,12 +31,20 @@ def create_app(settings: ServerSettings) -> FastAPI:
         state.jobs.start()
         yield
         await run_in_threadpool(state.jobs.close)
+        state.fetches.close()
+        state.admission.close()
         state.collections.close()
 
     app = FastAPI(title="PixMatcher", version=__version__, lifespan=lifespan)
-    app.state.server = ServerState(settings, ServedCollections(settings.collections), JobRunner(settings))
+    threads = max(1, usable_cores() // settings.workers)
+    app.state.server = ServerState(
+        settings,
+        ServedCollections(settings.collections),
+        JobRunner(settings),
+        admission=Admission(threads, settings.limits.waiting, settings.limits.seconds),
+        fetches=Admission(_FETCHES, settings.limits.waiting, settings.limits.seconds),
+    )
     add_handlers(app)
-    app.include_router(health.router)
-    app.include_router(jobs.router)
-    app.include_router(store.router)
+    for routes in (health, search, categories, embeddings, jobs, store):
+        app.include_router(routes.router)
     return app
