@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from conftest import TinyEncoder, paint, paint_many
 from pixmatcher.collection import Collection
 from pixmatcher.errors import CollectionError, CollectionLockedError
 from pixmatcher.indexing import IndexReport, index
 from pixmatcher.indexing.watching import retry_while_locked, watch
 from pixmatcher.sources.folder import FolderSource
+from support import TinyEncoder, paint, paint_many
 
 PATIENCE = 60.0
 LONG = 3600.0

@@ -1,12 +1,9 @@
-"""A service that answers on loopback, in a thread of the test; and the command line in a new process."""
+"""A service that answers on loopback, in a thread of the test."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -45,9 +42,3 @@ def live_service(collections: dict[str, Path], limits: Limits | None = None, **s
     references = {name: str(path) for name, path in collections.items()}
     with live_app(create_app(ServerSettings(references, limits=limits or Limits(), **settings))) as url:
         yield url
-
-
-def run_command(*arguments: str | os.PathLike[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a new process."""
-    command = [sys.executable, "-m", "pixmatcher", *map(os.fspath, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, **options)

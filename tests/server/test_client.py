@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live_service import live_app, live_service, run_command
+from live_service import live_app, live_service
 from PIL import Image
 
 from pixmatcher import (
@@ -37,6 +37,7 @@ from pixmatcher import (
 from pixmatcher.records import Calibration
 from pixmatcher.searching import check_filter, item_picture, search_batch, search_similar
 from pixmatcher.server import Limits
+from support import cli
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -393,7 +394,7 @@ def both_ways(service: str, folder: Path, *arguments: str) -> tuple[Any, Any]:
     """Return the JSON that a command prints for the service, and for the same collection in its folder."""
     answers = []
     for collection in (f"{service}/c/photos", str(folder)):
-        done = run_command(*arguments, "-c", collection)
+        done = cli(*arguments, "-c", collection)
         assert done.returncode == 0, done.stderr
         answers.append([{**json.loads(line), "took_ms": 0} for line in done.stdout.splitlines()])
     return answers[0], answers[1]
@@ -415,7 +416,7 @@ def test_search_and_categories_print_the_same(service: str, folder: Path, tmp_pa
 def test_exports_and_evaluations_are_those_of_a_local_collection(service: str, folder: Path, tmp_path: Path) -> None:
     url, saved = f"{service}/c/photos", []
     for name, collection in (("remote", url), ("local", str(folder))):
-        done = run_command("export", "arrays", "--to", tmp_path / name, "-c", collection)
+        done = cli("export", "arrays", "--to", tmp_path / name, "-c", collection)
         assert done.returncode == 0, done.stderr
         saved.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.suffix == ".npy"})
     assert saved[0] == saved[1] != {}
@@ -423,7 +424,7 @@ def test_exports_and_evaluations_are_those_of_a_local_collection(service: str, f
     captions.write_text("image,caption\ncat.jpg,a cat\ncoins.jpg,some coins\n")
     found = []
     for collection in (url, str(folder)):
-        done = run_command("evaluate", "--captions", captions, "--json", "-c", collection)
+        done = cli("evaluate", "--captions", captions, "--json", "-c", collection)
         assert done.returncode == 0, done.stderr
         values = json.loads(done.stdout)["captions"]
         found.append({key: value for key, value in values.items() if key not in ("took_s", "collection")})
@@ -432,10 +433,10 @@ def test_exports_and_evaluations_are_those_of_a_local_collection(service: str, f
 
 def test_a_map_and_a_contact_sheet_of_a_service(service: str, tmp_path: Path) -> None:
     url = f"{service}/c/photos"
-    done = run_command("map", tmp_path / "map.html", "--method", "pca", "-c", url, cwd=tmp_path)
+    done = cli("map", tmp_path / "map.html", "--method", "pca", "-c", url, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "data:image/jpeg" in (tmp_path / "map.html").read_text()
-    done = run_command("search", "a cat", "--top", "4", "--save-grid", tmp_path / "grid.png", "-c", url, cwd=tmp_path)
+    done = cli("search", "a cat", "--top", "4", "--save-grid", tmp_path / "grid.png", "-c", url, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "grid.png") as sheet:
         assert len(sheet.convert("RGB").getcolors(1 << 24) or ()) > 1000
@@ -444,7 +445,7 @@ def test_a_map_and_a_contact_sheet_of_a_service(service: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("command", ["verify", "tune", "upgrade"])
 def test_commands_that_need_the_files_say_where_to_run_them(service: str, command: str) -> None:
-    done = run_command(command, "-c", f"{service}/c/photos")
+    done = cli(command, "-c", f"{service}/c/photos")
     assert done.returncode == 2
     assert "on the machine of the service" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -480,7 +481,7 @@ def test_a_job_indexes_and_forgets_with_the_report_of_a_local_run(growing: Path,
         assert report.passed_over["document"] == {"": 1}
         assert made
         assert len(client) == 2
-        done = run_command("index", other, "-c", f"{url}/c/photos")
+        done = cli("index", other, "-c", f"{url}/c/photos")
         assert done.returncode == 0, done.stderr
         assert f"3 images in {url}/c/photos" in done.stdout
         assert "1 added" in done.stdout
@@ -488,7 +489,7 @@ def test_a_job_indexes_and_forgets_with_the_report_of_a_local_run(growing: Path,
         with pytest.raises(PixMatcherError) as raised:
             index([tmp_path / "elsewhere"], client)
         assert "\n" not in str(raised.value)
-        done = run_command("forget", other, "-c", f"{url}/c/photos")
+        done = cli("forget", other, "-c", f"{url}/c/photos")
         assert done.returncode == 0, done.stderr
         assert "1 image of" in done.stdout
         assert len(client) == 2

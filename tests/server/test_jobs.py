@@ -17,7 +17,6 @@ import pytest
 from fastapi.testclient import TestClient
 from job_service import ENDED, Service, kill_process, running_service, wait_until
 
-from conftest import fill_up, paint, paint_many
 from pixmatcher._progress import Progress
 from pixmatcher.collection import Collection
 from pixmatcher.indexing import index
@@ -26,6 +25,7 @@ from pixmatcher.server import _jobs as jobs_module
 from pixmatcher.server._jobs import MOST_CRASHES, MOST_WAITING, JobRecords
 from pixmatcher.server._problems import Problem, ProblemError
 from pixmatcher.server._source_check import check_new_source
+from support import fill_up, paint, paint_many
 
 KILLS = int(os.environ.get("PIXMATCHER_KILLS", "5"))
 """How often a process is killed in the test of kills."""

@@ -73,10 +73,10 @@ def _not_supported(reference: str | None) -> QueryError:
     return QueryError(f"This command works only with a collection in a folder, which {reference} is not.")
 
 
-def runtime_of(backend: str | None, device: str | None, offline: bool, bars: ProgressBars) -> Runtime:
+def runtime_of(backend: str | None, device: str | None, offline: bool, bars: ProgressBars | None = None) -> Runtime:
     """Return how to run encoders: as the options say, or as the environment says where an option is missing."""
     from ..encoders import Runtime
 
     given: dict[str, Any] = {"backend": backend, "device": device, "offline": offline or None}
-    given["progress"] = bars.callback
+    given["progress"] = bars and bars.callback
     return Runtime(**{name: value for name, value in given.items() if value is not None})

@@ -12,10 +12,10 @@ THUMBNAIL_SIDE = 256
 """The longest side of a thumbnail in pixels."""
 
 
-def make_thumbnail(image: Image.Image) -> bytes:
-    """Return a JPEG of an RGB image, its long side at most `THUMBNAIL_SIDE` pixels, without any metadata."""
+def make_thumbnail(image: Image.Image, side: int = THUMBNAIL_SIDE) -> bytes:
+    """Return a JPEG of an RGB image, its long side at most `side` pixels, without any metadata."""
     thumbnail = image.copy()
-    thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    thumbnail.thumbnail((side, side))
     encoded = io.BytesIO()
     thumbnail.info.clear()  # the metadata of the camera
     thumbnail.save(encoded, "JPEG", quality=80)

@@ -28,6 +28,7 @@ from .query import MAX_TEXT_CHARACTERS, Query, QueryPart, name_from_json, parse_
 if TYPE_CHECKING:
     from ._batch import search_batch
     from ._example_texts import example_texts
+    from ._items import item_by_id
     from .categories import Category, CategoryResult, classify, nearest_categories
     from .pictures import item_picture, original_file, original_picture
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "_batch": ("search_batch",),
     "_example_texts": ("example_texts",),
+    "_items": ("item_by_id",),
     "categories": ("Category", "CategoryResult", "classify", "nearest_categories"),
     "pictures": ("item_picture", "original_file", "original_picture"),
 }
@@ -58,6 +60,7 @@ __all__ = [
     "example_texts",
     "image_encoder",
     "image_space",
+    "item_by_id",
     "item_picture",
     "name_from_json",
     "nearest_categories",

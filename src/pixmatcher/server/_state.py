@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -20,13 +21,15 @@ class ServerState:
 
     settings: ServerSettings
     collections: ServedCollections
-    jobs: JobRunner
     admission: Admission
     """Where queries are encoded and searched."""
     fetches: Admission
     """Where images are fetched from URLs."""
+    jobs: JobRunner
     job_listeners: set[object] = field(default_factory=set)
     """The clients that receive events of jobs now."""
+    streams: set[Callable[[], None]] = field(default_factory=set)
+    """What ends each answer that lasts as long as its client listens."""
 
 
 def _state_of(request: Request) -> ServerState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from .._cores import usable_cores
@@ -13,9 +13,11 @@ from .._version import __version__
 from ._admission import Admission
 from ._collections import ServedCollections
 from ._job_runner import JobRunner
-from ._problems import add_handlers
-from ._routes import categories, embeddings, health, jobs, search, store
+from ._middleware import add_protection
+from ._problems import add_handlers, problem_responses
+from ._routes import categories, docs, embeddings, health, jobs, search, store
 from ._state import ServerState
+from ._tokens import reads
 from .settings import ServerSettings
 
 _FETCHES = 8
@@ -23,7 +25,10 @@ _FETCHES = 8
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
-    """Return the application of a service with these settings."""
+    """Return the application of a service with these settings.
+
+    Raises `PixMatcherError` if the token file cannot be used.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -35,16 +40,28 @@ def create_app(settings: ServerSettings) -> FastAPI:
         state.admission.close()
         state.collections.close()
 
-    app = FastAPI(title="PixMatcher", version=__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="PixMatcher",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's page loads scripts from the network
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     threads = max(1, usable_cores() // settings.workers)
     app.state.server = ServerState(
         settings,
         ServedCollections(settings.collections),
-        JobRunner(settings),
         admission=Admission(threads, settings.limits.waiting, settings.limits.seconds),
         fetches=Admission(_FETCHES, settings.limits.waiting, settings.limits.seconds),
+        jobs=JobRunner(settings),
     )
     add_handlers(app)
-    for routes in (health, search, categories, embeddings, jobs, store):
-        app.include_router(routes.router)
+    add_protection(app, settings, app.state.server.streams)
+    for open_routes in (health, docs):
+        app.include_router(open_routes.router)
+    for routes in (search, categories, embeddings, jobs, store):
+        app.include_router(
+            routes.router, dependencies=[Depends(reads)], responses=problem_responses(400, 401, 403, 408, 413, 421, 503)
+        )
     return app

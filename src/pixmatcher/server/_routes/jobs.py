@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -21,6 +21,7 @@ from .._jobs import ENDED, Job
 from .._problems import ProblemError, problem_responses
 from .._source_check import check_new_source, full_spec
 from .._state import CollectionName, ServedStore, State
+from .._tokens import writes
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -119,6 +120,7 @@ def list_sources(store: ServedStore) -> CollectionSources:
     "/collections/{collection}/sources",
     status_code=202,
     responses={**_JOB_HEADERS, **problem_responses(403, 404, 422, 429, 503, 507)},
+    dependencies=[Depends(writes)],
 )
 def index_sources(
     collection: CollectionName, store: ServedStore, state: State, response: Response, request: IndexRequest
@@ -142,6 +144,7 @@ def index_sources(
     "/collections/{collection}/sources",
     status_code=202,
     responses={**_JOB_HEADERS, **problem_responses(404, 422, 429, 503, 507)},
+    dependencies=[Depends(writes)],
 )
 def forget_source(
     collection: CollectionName,
@@ -166,6 +169,7 @@ def forget_source(
     "/collections/{collection}/watch",
     status_code=202,
     responses={**_JOB_HEADERS, **problem_responses(404, 422, 429, 503, 507)},
+    dependencies=[Depends(writes)],
 )
 def watch_collection(
     collection: CollectionName,
@@ -194,7 +198,7 @@ def show_job(job_id: JobId, state: State) -> Job:
     return state.jobs.find(job_id).job
 
 
-@router.delete("/jobs/{job_id}", responses=problem_responses(404, 422, 503, 507))
+@router.delete("/jobs/{job_id}", responses=problem_responses(404, 422, 503, 507), dependencies=[Depends(writes)])
 def stop_job(job_id: JobId, state: State) -> Job:
     """Stop a job. What it has stored stays stored. A job that runs has the state `running` until its process ends."""
     return state.jobs.stop(job_id)
