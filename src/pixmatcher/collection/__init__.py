@@ -13,7 +13,17 @@ from ._spaces import query_vector, space_named
 from .collection import Collection
 from .filters import Filter
 from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
-from .stores import Comparison, KeepsFolderNotes, PendingWork, Store, WritableStore, open_collection, open_named_store
+from .stores import (
+    Comparison,
+    ForgetsSources,
+    KeepsFolderNotes,
+    PendingWork,
+    ReadableStore,
+    Store,
+    WritableStore,
+    open_collection,
+    open_named_store,
+)
 
 if TYPE_CHECKING:
     from ._comparison import ComparisonResult, SourceComparison, StoredItems
@@ -42,6 +52,7 @@ __all__ = [
     "ComparisonResult",
     "Failure",
     "Filter",
+    "ForgetsSources",
     "Hit",
     "IndexDescription",
     "Item",
@@ -50,6 +61,7 @@ __all__ = [
     "Neighbour",
     "PendingWork",
     "Problem",
+    "ReadableStore",
     "Reencoding",
     "SourceComparison",
     "SpaceIndexes",
