@@ -102,7 +102,15 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Make an application answer every error with a problem."""
+    """Make an application answer every error with a problem, and describe problems in its schema."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = describe()  # made once, then the same object
+        schema.setdefault("components", {}).setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
     @app.exception_handler(PixMatcherError)
     async def _(request: Request, error: PixMatcherError) -> Response:
