@@ -32,7 +32,7 @@ class ServerState:
     """What ends each answer that lasts as long as its client listens."""
 
 
-def _state_of(request: Request) -> ServerState:
+async def _state_of(request: Request) -> ServerState:  # async, since FastAPI would start other functions in a thread
     state: ServerState = request.app.state.server
     return state
 
