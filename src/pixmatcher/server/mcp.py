@@ -17,10 +17,12 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from .._cores import usable_cores
 from .._version import __version__
+from ..collection import open_collection
 from ..errors import PixMatcherError
 from ._collections import ServedCollections
 from ._mcp_tools import INSTRUCTIONS, ToolSettings, call_tool, failure, list_tools
@@ -34,7 +36,7 @@ MOST_CALLS = 64
 """The most calls at once, with those that wait for a thread; with more, clients are asked to try again later."""
 _BODY_BYTES = 36 << 20
 """The most bytes of a request: an image of the greatest size in base64, and the rest."""
-_NAME = "collection"
+_NAME = "served"  # as it is in "the collection served"
 
 _log = logging.getLogger("pixmatcher.server")
 
@@ -45,8 +47,8 @@ class CollectionTools:
     def __init__(self, reference: str, settings: ToolSettings) -> None:
         """Open the collection: a folder, or NAME:REST. Raises `CollectionError` if that is not possible."""
         self._settings = settings
+        open_collection(reference).close()  # what is wrong is reported here, and to clients only that it is not there
         self._collections = ServedCollections({_NAME: reference})
-        self._collections.get(_NAME)
         self._limiter = anyio.CapacityLimiter(max(2, usable_cores()))
         self._calls = 0
 
@@ -130,6 +132,7 @@ def create_http_app(tools: CollectionTools, settings: ServerSettings) -> ASGIApp
     Hosts, origins, tokens and limits are checked as the service does, by the settings; their collections are not used.
     Raises `PixMatcherError` if the token file cannot be used.
     """
+    logging.getLogger("mcp.server.streamable_http").addFilter(_is_worth_logging)
     # Tools remember nothing between calls, so a client needs no session, and one that disappears leaves nothing.
     app = create_server(tools).streamable_http_app(
         streamable_http_path=PATH,
@@ -139,6 +142,11 @@ def create_http_app(tools: CollectionTools, settings: ServerSettings) -> ASGIApp
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # the guard checks more
     )
     return RequestGuard(app, settings, set())
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Return False for the traceback that the package mcp logs when a client has left before its request was read."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ClientDisconnect))
 
 
 def serve_http(
