@@ -1,7 +1,8 @@
 """The command line: one module for each group of commands; they read options and print, and hold no logic.
 
 Only the module of the command that is called is imported, and modules of other packages are imported inside the
-commands, so that each command starts fast. May import all packages but `web`, which only the command `app` starts.
+commands, so that each command starts fast. May import all packages but the other faces, which the commands `app` and
+`serve` start.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _MODULES = {
     "evaluate": ("evaluate",),
     "models": ("models",),
     "datasets": ("datasets",),
+    "serve": ("serve", "tokens"),
 }
 """The commands that each module registers when it is imported, in the order in which the help shows them."""
 

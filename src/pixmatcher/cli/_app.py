@@ -21,7 +21,7 @@ from ..errors import PixMatcherError
 logger = logging.getLogger("pixmatcher.cli")
 
 INDEX, SEARCH, MAINTENANCE = "Index", "Search", "Look after a collection"
-EVALUATION, DOWNLOADS = "Evaluate", "Models and data sets"
+EVALUATION, DOWNLOADS, SERVICE = "Evaluate", "Models and data sets", "Serve other programs"
 """The groups of commands in the help."""
 
 _EXAMPLES = (
@@ -52,6 +52,10 @@ datasets_app = typer.Typer(
     help="Download public data sets to index.", epilog=_help_examples("pixmatcher datasets list")
 )
 app.add_typer(datasets_app, name="datasets", rich_help_panel=DOWNLOADS)
+tokens_app = typer.Typer(
+    help="Manage who may call the service.", epilog=_help_examples("pixmatcher tokens list --file tokens.txt")
+)
+app.add_typer(tokens_app, name="tokens", rich_help_panel=SERVICE)
 
 _P = ParamSpec("_P")
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # Typer exports no name for it

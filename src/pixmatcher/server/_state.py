@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -18,6 +19,8 @@ class ServerState:
 
     settings: ServerSettings
     collections: ServedCollections
+    streams: set[Callable[[], None]] = field(default_factory=set)
+    """What ends each answer that lasts as long as its client listens."""
 
 
 def _state_of(request: Request) -> ServerState:
