@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +24,10 @@ from ..collection import open_collection
 from ..errors import PixMatcherError
 from ._collections import ServedCollections
 from ._mcp_tools import INSTRUCTIONS, ToolSettings, call_tool, failure, list_tools
-from ._middleware import LOOPBACK_HOSTS, RequestGuard
+from ._middleware import RequestGuard
+from ._protocol import limited_protocol
+from ._tokens import TokenFile
+from .serve import LOOPBACK_HOSTS, is_loopback, open_socket
 from .settings import Limits, ServerSettings
 
 __all__ = ["PATH", "CollectionTools", "ToolSettings", "create_http_app", "create_server", "serve_http", "serve_stdio"]
@@ -141,7 +142,8 @@ def create_http_app(tools: CollectionTools, settings: ServerSettings) -> ASGIApp
         max_request_body_size=settings.limits.body_bytes,
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # the guard checks more
     )
-    return RequestGuard(app, settings, set())
+    tokens = None if settings.token_file is None else TokenFile(settings.token_file)
+    return RequestGuard(app, settings, tokens, set())
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
@@ -168,7 +170,7 @@ def serve_http(
     """
     import uvicorn
 
-    loopback = _is_loopback(host)
+    loopback = is_loopback(host)
     if token_file is None and not loopback:
         raise PixMatcherError(
             f"Without tokens, only this machine is served: add --token-file FILE to serve {host}, or leave out --host."
@@ -178,29 +180,19 @@ def serve_http(
     tools = CollectionTools(reference, settings)
     try:
         app = create_http_app(tools, ServerSettings({}, token_file, limits, hosts=hosts))
-        with _listen(host, port) as listener:
-            address, port = listener.getsockname()[:2]
-            shown = f"[{address}]" if ":" in address else address
-            on_ready(f"http://{shown}:{port}{PATH}")
-            config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-            uvicorn.Server(config).run(sockets=[listener])
+        with open_socket(host, port) as listening:
+            name = f"[{host}]" if ":" in host else host
+            config = uvicorn.Config(
+                app,
+                http=limited_protocol(limits),
+                ws="none",
+                log_level="warning",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=round(limits.seconds),
+            )
+            on_ready(f"http://{name}:{listening.getsockname()[1]}{PATH}")
+            uvicorn.Server(config).run(sockets=[listening])
     finally:
         tools.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises `PixMatcherError` if the address or the port cannot be used."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        raise PixMatcherError(
-            f"Port {port} of {host} cannot be used ({error.strerror}): choose another one with --port."
-        ) from error
