@@ -17,12 +17,14 @@ from .stores import Comparison, KeepsFolderNotes, PendingWork, Store, WritableSt
 
 if TYPE_CHECKING:
     from ._comparison import ComparisonResult, SourceComparison, StoredItems
+    from ._description import CollectionDescription, IndexDescription, describe_collection
     from ._reencoding import Reencoding
     from ._summary import MEGAPIXEL_LIMITS, ItemSummary, summarize_items
 
 # A search does not need these modules, so they are imported when one of their names is first used.
 _MODULES = {
     "_comparison": ("ComparisonResult", "SourceComparison", "StoredItems"),
+    "_description": ("CollectionDescription", "IndexDescription", "describe_collection"),
     "_reencoding": ("Reencoding",),
     "_summary": ("MEGAPIXEL_LIMITS", "ItemSummary", "summarize_items"),
 }
@@ -34,12 +36,14 @@ __all__ = [
     "MEGAPIXEL_LIMITS",
     "Changes",
     "Collection",
+    "CollectionDescription",
     "CollectionState",
     "Comparison",
     "ComparisonResult",
     "Failure",
     "Filter",
     "Hit",
+    "IndexDescription",
     "Item",
     "ItemSummary",
     "KeepsFolderNotes",
@@ -53,6 +57,7 @@ __all__ = [
     "StoredItems",
     "WritableStore",
     "delete_collection",
+    "describe_collection",
     "open_collection",
     "open_named_store",
     "query_vector",

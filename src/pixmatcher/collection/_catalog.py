@@ -176,6 +176,12 @@ class Catalog(Database):
             yield from items
             last = items[-1].id
 
+    def items_page(self, after_id: int, limit: int, conditions: Sequence[str], values: Sequence[object]) -> list[Item]:
+        """Return the next items after an id that meet conditions in SQL, in the order of their ids."""
+        where = " AND ".join(["id > ?", *conditions])
+        sql = f"SELECT {self._columns} FROM items WHERE {where} ORDER BY id LIMIT ?"
+        return [*map(self._item_of_row, self.query(sql, after_id, *values, limit))]
+
     def items_by_row(self, rows: Sequence[int]) -> dict[int, Item]:
         """Return the items of those of these rows that an item has, by row."""
         found = self.query(
