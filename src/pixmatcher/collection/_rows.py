@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ._catalog import Catalog
 
 _MOST_MASKS = 8
+_SMALL_FOLDER = 5000
+"""A folder of up to so many items is small."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,15 @@ def page_conditions(catalog: Catalog, filter: Filter, source: str | None) -> tup
 
     Raises `CollectionError` if there is no such source.
     """
-    conditions, values = filter_conditions(catalog, filter)
+    conditions, values = filter_conditions(catalog, replace(filter, folder=None))
+    if filter.folder is not None:
+        condition, places = catalog.uris_below(os.path.join(filter.folder, ""))
+        # SQLite would walk past all items in the order of their ids, to find those of a small folder.
+        found = catalog.query(f"SELECT id FROM items WHERE {condition} LIMIT ?", *places, _SMALL_FOLDER + 1)
+        if len(found) <= _SMALL_FOLDER:
+            condition, places = "id IN (SELECT value FROM json_each(?))", [json.dumps([each for (each,) in found])]
+        conditions.append(condition)
+        values += places
     if filter.labels is not None:
         conditions.append("label IN (SELECT value FROM json_each(?))")
         values.append(json.dumps(sorted(catalog.labels_called(filter.labels))))

@@ -183,7 +183,7 @@ class Collection:
         after_id, limit = whole_number(after_id, "id"), whole_number(limit, "number of items")
         with self._catalog.transaction_for_reading():
             conditions, values = page_conditions(self._catalog, filter or Filter(), source)
-            return self._catalog.items_page(after_id, limit, conditions, values)
+        return self._catalog.items_page(after_id, limit, conditions, values)
 
     def items_by_id(self, ids: Iterable[int]) -> dict[int, Item]:
         """Return the items of these ids by their id; an id that does not exist is left out."""

@@ -94,14 +94,16 @@ class ItemFilter(BaseModel):
     min_height: Annotated[int | None, Field(ge=0, le=_GREATEST_ID, description="Pixels.")] = None
     source: Annotated[str | None, Field(description="A source, as the collection lists it.")] = None
     cursor: Annotated[str | None, Field(description="The value `next` of the page before.")] = None
-    limit: Annotated[int, Field(ge=1, le=_GREATEST_ID, description="The most items of the page.")] = 100
+    limit: Annotated[int | None, Field(ge=1, le=_GREATEST_ID, description="The most items of the page: 100.")] = None
 
 
 @router.get("", responses={200: {"model": ItemPage}, **problem_responses(404, 422, 501, 503)})
 def list_items(collection: CollectionName, state: State, asked: Annotated[ItemFilter, Query()]) -> Response:
     """List the items in the order of their ids, a page at a time."""
-    if asked.limit > state.settings.limits.results:
-        raise ProblemError(422, "limit too high", f"A page has at most {state.settings.limits.results} items.")
+    most = state.settings.limits.results
+    limit = min(100, most) if asked.limit is None else asked.limit
+    if limit > most:
+        raise ProblemError(422, "limit too high", f"A page has at most {most} items.")
     after = 0 if asked.cursor is None else _id_of_cursor(asked.cursor)
     try:
         wanted = Filter(
@@ -120,10 +122,10 @@ def list_items(collection: CollectionName, state: State, asked: Annotated[ItemFi
         if asked.source is not None and asked.source not in method_of(store, "sources")():
             raise ProblemError(422, "no such source", "The collection has no such source: name one that it lists.")
         # One more than asked for says whether another page follows.
-        items: list[Item] = page(after, asked.limit + 1, filter=wanted, source=asked.source)
+        items: list[Item] = page(after, limit + 1, filter=wanted, source=asked.source)
         names = store.label_names()
-        more = len(items) > asked.limit
-        items = items[: asked.limit]
+        more = len(items) > limit
+        items = items[:limit]
         return {
             "items": [_described(collection, item, names) for item in items],
             "next": _cursor_of(items[-1].id) if more else None,
@@ -162,12 +164,11 @@ def describe_item(collection: CollectionName, item_id: ItemId, state: State) -> 
 _PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/*": {}}}, 304: {"description": "Not Modified"}}
 
 
-@router.api_route(
+@router.head("/{item_id}/image", include_in_schema=False)
+@router.get(
     "/{item_id}/image",
-    methods=["GET", "HEAD"],
     response_class=Response,
     responses={**_PICTURE, 206: {"content": {"image/*": {}}}, **problem_responses(404, 416, 422, 503)},
-    operation_id="item_image",
 )
 def item_image(collection: CollectionName, item_id: ItemId, state: State, request: Request) -> Response:
     """Return the original file of an item, or a range of its bytes. Nothing is fetched for a remote image."""
@@ -193,12 +194,11 @@ def item_image(collection: CollectionName, item_id: ItemId, state: State, reques
     return FileResponse(request, original.file, original.size, media_type, headers, f'"{original.tag}"')
 
 
-@router.api_route(
+@router.head("/{item_id}/thumbnail", include_in_schema=False)
+@router.get(
     "/{item_id}/thumbnail",
-    methods=["GET", "HEAD"],
     response_class=Response,
     responses={**_PICTURE, **problem_responses(404, 422, 429, 503)},
-    operation_id="item_thumbnail",
 )
 async def item_thumbnail(
     collection: CollectionName, item_id: ItemId, state: State, request: Request, size: ThumbnailSide = 256
