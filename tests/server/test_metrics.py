@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from pixmatcher import Collection
+from pixmatcher import Collection, Query
 from pixmatcher.collection import Item
 from pixmatcher.records import Space
 from pixmatcher.server import ServerSettings, create_app
-from pixmatcher.server._metrics import ENCODES_WAITING, count_query
+from pixmatcher.server._admission import Admission
+from pixmatcher.server._metrics import query_kind
 
 
 class Described:
@@ -104,15 +105,36 @@ def test_clients_cannot_make_series(client: TestClient) -> None:
     assert after[requests_of("none", 404)] - before[requests_of("none", 404)] == 50
 
 
-def test_queries_and_encodes_are_counted(client: TestClient) -> None:
-    before = scraped(client).get('pixmatcher_queries_total{kind="text",space="visual"}', 0)
-    count_query("text", "visual")
-    ENCODES_WAITING.inc(2)
-    after = scraped(client)
-    ENCODES_WAITING.dec(2)
-    assert after['pixmatcher_queries_total{kind="text",space="visual"}'] - before == 1
-    assert after["pixmatcher_encodes_waiting{}"] == 2
-    assert scraped(client)["pixmatcher_encodes_waiting{}"] == 0
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [
+        ("vector", {"vector": [1, 0, 0, 0]}),
+        ("item", {"want": [{"id": 1}]}),
+        ("item", {"want": [{"id": 1}], "avoid": [{"id": 2}]}),
+    ],
+)
+def test_queries_are_counted(client: TestClient, kind: str, asked: dict[str, object]) -> None:
+    series = f'pixmatcher_queries_total{{kind="{kind}",space="visual"}}'
+    before = scraped(client).get(series, 0)
+    assert client.post("/v1/collections/mine/search", json=asked).status_code == 200
+    assert scraped(client)[series] - before == 1
+
+
+def test_kinds_of_queries() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert query_kind(Query(text="a")) == "text"
+    assert query_kind(Query(image=image)) == "image"
+    assert query_kind(Query(text="a", image=image)) == "mixture"
+
+
+def test_work_in_the_pools_is_counted(client: TestClient) -> None:
+    work: Admission = client.app.state.server.admission  # type: ignore[attr-defined]
+    with work.place():
+        during = scraped(client)
+    assert during['pixmatcher_work{pool="work"}'] == 1
+    assert during['pixmatcher_work_running{pool="work"}'] == 0
+    assert during['pixmatcher_work{pool="fetch"}'] == 0
+    assert scraped(client)['pixmatcher_work{pool="work"}'] == 0
 
 
 def test_health_and_readiness(client: TestClient, stored: Path) -> None:
@@ -156,25 +178,23 @@ WORKER = """
 import sys
 from fastapi.testclient import TestClient
 from pixmatcher.server import ServerSettings, create_app
-from pixmatcher.server._metrics import ENCODES_RUNNING, count_query
+from pixmatcher.server._metrics import count_query, work_gauges
 
 with TestClient(create_app(ServerSettings({"mine": sys.argv[1]}))) as client:
     for _ in range(int(sys.argv[2])):
         client.get("/healthz")
     count_query("image", "visual")
-    ENCODES_RUNNING.inc()
+    work_gauges("work")[0].inc()
     print("ready", flush=True)
     sys.stdin.readline()
     print(client.get("/metrics").text, flush=True)
 """
 
 SERVICE = """
-import subprocess, sys
-from pathlib import Path
-from pixmatcher.server._metrics_folder import forget_worker, share_metrics
+import os, subprocess, sys
+from prometheus_client.multiprocess import mark_process_dead
 
-assert "prometheus_client" not in sys.modules
-share_metrics(Path(sys.argv[1]))
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
 
 def start(count):
     command = [sys.executable, "-c", sys.argv[3], sys.argv[2], count]
@@ -185,7 +205,7 @@ for worker in workers:
     assert worker.stdout.readline() == "ready\\n"
 workers[1].kill()
 workers[1].communicate()
-forget_worker(workers[1].pid)
+mark_process_dead(workers[1].pid)
 print(workers[0].communicate("go\\n")[0])
 """
 
@@ -194,14 +214,13 @@ print(workers[0].communicate("go\\n")[0])
 def test_several_workers_count_together(stored: Path, tmp_path: Path) -> None:
     folder = tmp_path / "counts"
     folder.mkdir()
-    (folder / "counter_1.db").write_bytes(b"of an earlier run")
     command = [sys.executable, "-c", SERVICE, str(folder), str(stored), WORKER]
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert outcome.returncode == 0, outcome.stderr
     found = values(outcome.stdout.strip())
     assert found[requests_of("/healthz", 200)] == 7, "of both workers, the killed one too"
     assert found['pixmatcher_queries_total{kind="image",space="visual"}'] == 2
-    assert found["pixmatcher_encodes_running{}"] == 1, "of the worker that lives"
+    assert found['pixmatcher_work{pool="work"}'] == 1, "of the worker that lives"
     assert found["pixmatcher_workers{}"] == 1
     assert found["process_resident_memory_bytes{}"] > 1e6
     assert found['pixmatcher_items{collection="mine"}'] == 3

@@ -20,16 +20,13 @@ from types import FrameType
 
 from .._logging import VARIABLE as LOG_VARIABLE
 from ..errors import PixMatcherError
-from .settings import ServerSettings
+from .settings import METRICS_VARIABLE, ServerSettings
 from .tokens import read_tokens
 
 _log = logging.getLogger("pixmatcher.server")
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 """The host names of this machine, for a service that only this machine can reach."""
-
-METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Where prometheus-client finds the folder in which the workers count together."""
 
 _BACKLOG = 1024
 """How many connections the system keeps that no worker has accepted yet."""
