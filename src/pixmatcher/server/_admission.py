@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
+from ._metrics import work_gauges
 from ._problems import ProblemError
 
 _T = TypeVar("_T")
@@ -22,8 +23,9 @@ _RETRY_SECONDS = 1
 class Admission:
     """A pool of threads with a limit on the work that waits for them."""
 
-    def __init__(self, threads: int, waiting: int, seconds: float) -> None:
-        """`seconds` is the longest time for a request, with all its work."""
+    def __init__(self, name: str, threads: int, waiting: int, seconds: float) -> None:
+        """`name` is the one in metrics; `seconds` is the longest time for a request, with all its work."""
+        self._all_work, self._running_work = work_gauges(name)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pixmatcher-work")
         self.threads = threads
         self._most = threads + waiting
@@ -62,7 +64,7 @@ class Admission:
     async def _run(
         self, work: Callable[[], _T], request: Request, until: float, release: Callable[[], None] | None
     ) -> _T:
-        future = self._pool.submit(work)
+        future = self._pool.submit(self._counted, work)
         if release is not None:
             # Not when the client stops waiting: the thread works on.
             future.add_done_callback(lambda _: release())
@@ -70,6 +72,10 @@ class Admission:
             return await self._result(future, request, until, watch=self._admitted > self.threads)
         finally:
             future.cancel()  # without effect on work that has begun
+
+    def _counted(self, work: Callable[[], _T]) -> _T:
+        with self._running_work.track_inprogress():
+            return work()
 
     def _admit(self) -> None:
         with self._lock:
@@ -81,10 +87,12 @@ class Admission:
                     {"Retry-After": str(_RETRY_SECONDS)},
                 )
             self._admitted += 1
+        self._all_work.inc()
 
     def _release(self) -> None:
         with self._lock:
             self._admitted -= 1
+        self._all_work.dec()
 
     async def _result(self, future: Future[_T], request: Request, until: float, watch: bool) -> _T:
         """Return the result of the work; with `watch`, stop waiting when the client is gone."""

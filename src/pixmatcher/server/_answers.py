@@ -1,12 +1,11 @@
-"""Answers: JSON, and files with validators and ranges (RFC 9110)."""
+"""Answers that are files, with validators and ranges (RFC 9110)."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -26,11 +25,6 @@ PICTURE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; sandbox",
 }
 """A browser shows the file as an image and as nothing else, whatever it contains besides."""
-
-
-def json_response(value: Any, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a value as a JSON response; its texts are valid Unicode."""
-    return Response(json.dumps(value), headers=dict(headers or {}), media_type="application/json")
 
 
 def inline_disposition(name: str) -> str:

@@ -85,6 +85,18 @@ class ServedCollections:
                 raise
             return work(current)
 
+    def read(self, name: str, work: Callable[[Store], _T]) -> _T:
+        """Return what `use` returns, for work that only fails where the collection cannot be read.
+
+        Raises `ProblemError` if no collection has this name, or it cannot be read now, and `NoItemError` as `work`.
+        """
+        try:
+            return self.use(name, work)
+        except (ProblemError, NoItemError):
+            raise
+        except (CollectionError, OSError) as error:
+            raise _not_available(name, error) from error
+
     def without_paths(self, message: str) -> str:
         """Return a message with the names of the collections instead of their folders, which clients need not know."""
         folders = {os.path.abspath(reference): name for name, reference in self._references.items()}

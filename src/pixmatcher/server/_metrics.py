@@ -1,7 +1,7 @@
 """Metrics for Prometheus, of one process or of several workers together. No value of a label is chosen by clients.
 
-With several workers, each keeps its counts in files of one folder: call `share_metrics` before anything imports this
-module, and `forget_worker` when a worker has ended.
+With several workers, each keeps its counts in files of one folder. prometheus-client reads the environment variable
+that names it when it is imported.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import PixMatcherError
+from ..searching import Query
 from ._collections import ServedCollections
-from ._metrics_folder import FOLDER_VARIABLE
+from .settings import METRICS_VARIABLE
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 
@@ -58,17 +59,38 @@ _sent = Counter("pixmatcher_sent_bytes", "Bytes of the bodies of answers.", regi
 _refused = Counter("pixmatcher_refused", "Requests that were refused because of the load (429).", registry=_registry)
 _queries = Counter("pixmatcher_queries", "Queries that were answered.", ("kind", "space"), registry=_registry)
 
-ENCODES_RUNNING = Gauge(
-    "pixmatcher_encodes_running", "Queries that are encoded now.", multiprocess_mode="livesum", registry=_registry
+_work = Gauge(
+    "pixmatcher_work",
+    "Queries and thumbnails (work), or images of URLs (fetch), that threads are at or that wait for one.",
+    ("pool",),
+    multiprocess_mode="livesum",
+    registry=_registry,
 )
-ENCODES_WAITING = Gauge(
-    "pixmatcher_encodes_waiting", "Queries that wait for an encoder.", multiprocess_mode="livesum", registry=_registry
+_work_running = Gauge(
+    "pixmatcher_work_running",
+    "Those of them that threads are at.",
+    ("pool",),
+    multiprocess_mode="livesum",
+    registry=_registry,
 )
+
+
+def work_gauges(pool: str) -> tuple[Gauge, Gauge]:
+    """Return the gauge of the work that was admitted to a pool of threads, and that of the work under way."""
+    return _work.labels(pool), _work_running.labels(pool)
 
 
 def count_query(kind: str, space: str) -> None:
-    """Count an answered query. `kind` is a fixed word such as text or image; the space is one of the collection's."""
+    """Count an answered query. `kind` is vector or that of `query_kind`; the space is one of a collection."""
     _queries.labels(kind, space).inc()
+
+
+def query_kind(query: Query) -> str:
+    """Return text, image or item for a query that consists of such parts, else mixture."""
+    kinds = {
+        "text" if part.text is not None else "item" if part.item is not None else "image" for part, _ in query.parts
+    }
+    return kinds.pop() if len(kinds) == 1 else "mixture"
 
 
 class MetricsMiddleware:
@@ -138,10 +160,10 @@ def metrics_text(state: HasCollections) -> bytes:
     """Return all metrics in the format of Prometheus: those of all workers, and those of the collections and jobs."""
     now = CollectorRegistry()
     now.register(_StateCollector(state))
-    if os.environ.get(FOLDER_VARIABLE):
+    if os.environ.get(METRICS_VARIABLE):
         counted = CollectorRegistry()
         multiprocess.MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
-        now.register(_WorkersCollector(Path(os.environ[FOLDER_VARIABLE])))
+        now.register(_WorkersCollector(Path(os.environ[METRICS_VARIABLE])))
     else:
         counted = _registry
         ProcessCollector(registry=now)

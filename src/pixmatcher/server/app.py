@@ -53,8 +53,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.server = ServerState(
         settings,
         ServedCollections(settings.collections),
-        admission=Admission(threads, settings.limits.waiting, settings.limits.seconds),
-        fetches=Admission(_FETCHES, settings.limits.waiting, settings.limits.seconds),
+        admission=Admission("work", threads, settings.limits.waiting, settings.limits.seconds),
+        fetches=Admission("fetch", _FETCHES, settings.limits.waiting, settings.limits.seconds),
         jobs=JobRunner(settings),
     )
     add_handlers(app)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from .._logging import VARIABLE as LOG_VARIABLE
 from ..errors import PixMatcherError
-from .settings import Limits, ServerSettings
+from .settings import METRICS_VARIABLE, Limits, ServerSettings
 from .tokens import read_tokens
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ _log = logging.getLogger("pixmatcher.server")
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 """The host names of this machine, for a service that only this machine can reach."""
-
-METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Where prometheus-client finds the folder in which the workers count together."""
 
 _STOPPED_AT_ONCE = 130
 """The exit status after a second signal."""

@@ -14,6 +14,9 @@ from ..collection import Collection, open_collection
 from ..errors import QueryError
 from ..records import FOLDER_NAME
 
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Where prometheus-client finds the folder in which the workers count together."""
+
 
 @dataclass(frozen=True)
 class Limits:

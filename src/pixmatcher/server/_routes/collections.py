@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from ..._text import as_unicode, name_as_unicode
 from ...collection import Collection, Store, WritableStore, describe_collection
-from .._answers import json_response
 from .._problems import ProblemError, problem_responses
+from .._requests import json_response
 from .._state import CollectionName, State
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])

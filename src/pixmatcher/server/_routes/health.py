@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
 from .._metrics import MEDIA_TYPE, metrics_text
 from .._problems import ProblemError, problem_responses
 from .._state import State
+from .._tokens import reads
 
 router = APIRouter(tags=["health"])
 
@@ -34,7 +35,10 @@ def is_ready(state: State) -> Health:
 
 
 @router.get(
-    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+    "/metrics",
+    dependencies=[Depends(reads)],
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problem_responses(401)},
 )
 def metrics(state: State) -> Response:
     """Return the metrics of the service for Prometheus."""

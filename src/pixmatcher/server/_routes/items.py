@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -18,8 +19,9 @@ from ...collection import Filter, Item, Store
 from ...errors import CollectionError
 from ...images import MEDIA_TYPES, make_thumbnail
 from ...searching import OriginalFile, item_by_id, item_picture, open_original
-from .._answers import PICTURE_HEADERS, FileResponse, bytes_response, inline_disposition, json_response
+from .._answers import PICTURE_HEADERS, FileResponse, bytes_response, inline_disposition
 from .._problems import ProblemError, problem_responses
+from .._requests import json_response
 from .._state import CollectionName, State
 from .collections import method_of
 
@@ -208,11 +210,13 @@ async def item_thumbnail(
     def read(store: Store) -> tuple[Item, Store]:
         return item_by_id(store, item_id), store
 
+    until = state.admission.time_limit()
     item, store = await run_in_threadpool(state.collections.read, collection, read)
     key = (collection, item.uri, item.content_hash, item.version, size)
     entry = state.thumbnails.get(key)
     if entry is None:
-        jpeg = await _beside_the_loop(_thumbnail, item, store, size, state.settings.limits.image_pixels)
+        make = partial(_thumbnail, item, store, size, state.settings.limits.image_pixels)
+        jpeg = await state.admission.run(make, request, until)
         if jpeg is None:
             detail = "There is no picture of this item: its file is missing, or cannot be read as an image now."
             raise ProblemError(404, "image not available", detail)
@@ -220,10 +224,6 @@ async def item_thumbnail(
     return bytes_response(
         request, entry[0], "image/jpeg", {**PICTURE_HEADERS, "Cache-Control": "private, max-age=300"}, entry[1]
     )
-
-
-_beside_the_loop = run_in_threadpool
-"""Runs what takes time and processors outside the event loop."""
 
 
 def _thumbnail(item: Item, store: Store, side: int, max_pixels: int) -> bytes | None:

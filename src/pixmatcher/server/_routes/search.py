@@ -22,6 +22,7 @@ from ...searching import (
     search,
     search_embedded,
 )
+from .._metrics import count_query, query_kind
 from .._problems import ProblemError, problem_of, problem_responses
 from .._requests import (
     BatchBody,
@@ -106,9 +107,9 @@ async def search_collection(collection: CollectionName, request: Request, state:
         vector = body.vector
 
         def answer() -> bytes:
-            return json_bytes(
-                state.collections.use(collection, lambda store: _search_vector(store, vector, options)).as_json()
-            )
+            result = state.collections.use(collection, lambda store: _search_vector(store, vector, options))
+            count_query("vector", result.space)
+            return json_bytes(result.as_json())
     else:
         check_query(body, state)
         make_query = await load_query(body, read.uploads, request, state, until)
@@ -170,4 +171,6 @@ def _answer(
     state: ServerState, collection: str, make_query: Callable[[], Query], options: SearchOptions
 ) -> dict[str, Any]:
     query = make_query()
-    return state.collections.use(collection, lambda store: search(store, query, options)).as_json()
+    result = state.collections.use(collection, lambda store: search(store, query, options))
+    count_query(query_kind(query), result.space)
+    return result.as_json()
