@@ -17,8 +17,8 @@ CollectionOption = Annotated[
         "-c",
         metavar="COLLECTION",
         help="The folder of the collection, or the folder that contains it; or http://HOST:8600/c/NAME, a collection "
-        "of a service; or NAME:REST, one in the store of an installed package. By default, the nearest collection in or "
-        "above the current folder.",
+        "of a service; or NAME:REST, one in the store of an installed package. By default, the nearest collection in "
+        "or above the current folder.",
         show_default=False,
     ),
 ]
