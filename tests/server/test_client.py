@@ -34,9 +34,11 @@ from pixmatcher import (
     open_collection,
     search,
 )
+from pixmatcher.indexing.watching import watch
 from pixmatcher.records import Calibration
 from pixmatcher.searching import check_filter, item_picture, search_batch, search_similar
 from pixmatcher.server import Limits
+from pixmatcher.web.collection_list import locate_all
 from support import cli
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
@@ -413,6 +415,7 @@ def test_search_and_categories_print_the_same(service: str, folder: Path, tmp_pa
         assert remote == local
 
 
+@pytest.mark.slow
 def test_exports_and_evaluations_are_those_of_a_local_collection(service: str, folder: Path, tmp_path: Path) -> None:
     url, saved = f"{service}/c/photos", []
     for name, collection in (("remote", url), ("local", str(folder))):
@@ -431,6 +434,7 @@ def test_exports_and_evaluations_are_those_of_a_local_collection(service: str, f
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_map_and_a_contact_sheet_of_a_service(service: str, tmp_path: Path) -> None:
     url = f"{service}/c/photos"
     done = cli("map", tmp_path / "map.html", "--method", "pca", "-c", url, cwd=tmp_path)
@@ -467,6 +471,7 @@ def growing(tmp_path: Path) -> Path:
     return photos
 
 
+@pytest.mark.slow
 def test_a_job_indexes_and_forgets_with_the_report_of_a_local_run(growing: Path, tmp_path: Path) -> None:
     other = growing.parent / "other"
     other.mkdir()
@@ -507,6 +512,52 @@ def test_an_exception_of_the_progress_stops_the_job(growing: Path, tmp_path: Pat
         assert job["kind"] == "index"
     with pytest.raises(CollectionError, match="cannot be reached"):
         Client(f"{url}/c/photos")
+
+
+@pytest.mark.slow
+def test_a_watched_collection_reports_each_run(growing: Path, tmp_path: Path) -> None:
+    reports = []
+
+    def note(report: Any) -> None:
+        reports.append(report)
+        raise KeyboardInterrupt
+
+    with live_service({"photos": growing}, state_folder=tmp_path / "state") as url:
+        with pytest.raises(KeyboardInterrupt):
+            watch(f"{url}/c/photos", every=3600, on_report=note)
+        with Client(f"{url}/c/photos") as client:
+            jobs = client._connection.json("GET", "/v1/jobs")["jobs"]
+            assert [job["kind"] for job in jobs] == ["watch"]
+            assert len(client) == reports[0].total == 2
+
+
+@pytest.mark.slow
+def test_the_scope_of_a_token_decides(growing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = tmp_path / "tokens"
+    made = {
+        scope: cli("tokens", "add", scope, "--scope", scope, "--file", tokens).stdout.split()
+        for scope in ("read", "write")
+    }
+    read, write = (next(word for word in made[scope] if word.startswith("pxm_")) for scope in ("read", "write"))
+    with live_service({"photos": growing}, token_file=tokens, state_folder=tmp_path / "state") as url:
+        with pytest.raises(CollectionError, match="wants a token"):
+            Client(f"{url}/c/photos")
+        with pytest.raises(CollectionError, match="refuses the token"):
+            Client(f"{url}/c/photos", "pxm_wrong")
+        with Client(f"{url}/c/photos", read) as client:
+            assert search(client, "a cat", k=1).hits
+            assert client.count_to_forget(str(growing)) == 1
+            with pytest.raises(CollectionError, match="does not allow this") as raised:
+                index(None, client)
+            assert read not in str(raised.value)
+        monkeypatch.setenv("PIXMATCHER_TOKEN", write)
+        done = cli("index", "-c", f"{url}/c/photos")
+        assert "1 added" in done.stdout, done.stderr
+
+
+def test_the_web_app_says_where_to_run_it() -> None:
+    with pytest.raises(CollectionError, match="on the machine of the service"):
+        locate_all([Path("http://127.0.0.1:1/c/photos")])
 
 
 def test_events_of_a_job_are_read_in_any_pieces_and_after_a_break() -> None:

@@ -16,8 +16,9 @@ CollectionOption = Annotated[
         "--collection",
         "-c",
         metavar="COLLECTION",
-        help="The folder of the collection, or the folder that contains it; or NAME:REST, a collection in the store of "
-        "an installed package. By default, the nearest collection in or above the current folder.",
+        help="The folder of the collection, or the folder that contains it; or http://HOST:8600/c/NAME, a collection "
+        "of a service; or NAME:REST, one in the store of an installed package. By default, the nearest collection in "
+        "or above the current folder.",
         show_default=False,
     ),
 ]

@@ -329,6 +329,29 @@ class Client:
         report.seconds = time.monotonic() - started
         return report
 
+    def watch_sources(
+        self,
+        *,
+        every: float,
+        on_report: Callable[[IndexReport], object] = lambda report: None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Watch the sources by a job of the service until an interrupt (Ctrl-C), which stops the job.
+
+        `on_report` is called with the report of a run. If the service watches the collection already, that job is
+        followed, and goes on after an interrupt.
+        """
+        runs = 0
+
+        def report_run(found: dict[str, Any]) -> None:
+            nonlocal runs
+            number = self._parsed(found, lambda values: wire.of_type(values["runs"], int))
+            if number != runs:
+                runs = number
+                on_report(self._parsed(found, lambda values: wire.report_from_json(values["last"], self.path)))
+
+        run_job(self._connection, "POST", "/watch", {"every": every}, progress, report_run)
+
     def forget(self, source: str | os.PathLike[str]) -> int:
         """Remove a source, or a part of a folder, and all its items by a job of the service; return how many."""
         route = f"/sources?source={quote(_sendable_path(os.fspath(source)), safe='')}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args
 
 import httpx
@@ -25,25 +25,33 @@ _ENDED = ("done", "failed", "stopped")
 
 
 def run_job(
-    connection: Connection, method: str, route: str, values: Any, progress: ProgressCallback | None
+    connection: Connection,
+    method: str,
+    route: str,
+    values: Any,
+    progress: ProgressCallback | None,
+    on_report: Callable[[dict[str, Any]], object] = lambda report: None,
 ) -> dict[str, Any]:
-    """Start a job, wait for its end, and return its report.
+    """Start a job, wait for its end, and return its report. `on_report` is called with each report before the end.
 
-    An exception of `progress`, and Ctrl-C, stop the job; a service that is away does not. Raises the error of the job,
-    and `CollectionError` if somebody else stopped it or the service is away for long.
+    An exception of the callbacks, and Ctrl-C, stop the job, unless it was running before; a service that is away does
+    not. Raises the error of the job, and `CollectionError` if somebody else stopped it or the service is away for long.
     """
     job = _checked(connection, connection.json(method, route, values))
-    job_id = job["id"]
+    job_id, is_new = job["id"], job["state"] == "waiting"
     try:
         for job in _states(connection, job_id):
             made = _progress_of(job)
             if progress is not None and made is not None:
                 progress(made)
+            if job["state"] not in _ENDED and job.get("report"):
+                on_report(job["report"])
     except CollectionError:
         raise
     except BaseException:
-        with contextlib.suppress(CollectionError, KeyboardInterrupt):
-            connection.json("DELETE", f"/v1/jobs/{job_id}")
+        if is_new:
+            with contextlib.suppress(CollectionError, KeyboardInterrupt):
+                connection.json("DELETE", f"/v1/jobs/{job_id}")
         raise
     state, url = job["state"], connection.address.url
     if state == "failed":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -43,7 +43,7 @@ def collection_path(sources: Sequence[Source], collection: str | os.PathLike[str
 
 @runtime_checkable
 class IndexesSources(Store, Protocol):
-    """What a store may have too: it indexes sources itself, such as the client of a service, and reports it."""
+    """What a store may have too: it indexes and watches sources itself, such as the client of a service."""
 
     def index_sources(
         self,
@@ -55,6 +55,15 @@ class IndexesSources(Store, Protocol):
         progress: ProgressCallback | None = None,
     ) -> IndexReport:
         """Do what `index` does with these arguments, and return its report."""
+
+    def watch_sources(
+        self,
+        *,
+        every: float,
+        on_report: Callable[[IndexReport], object] = lambda report: None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Do what `watch` does with these arguments, until an interrupt."""
 
 
 def open_writable_store(reference: str | os.PathLike[str]) -> WritableStore | IndexesSources | None:

@@ -24,6 +24,7 @@ from ..sources import open_source
 from ..sources.folder import FolderSource
 from ._pipeline import index
 from ._report import IndexReport
+from ._target import IndexesSources
 
 _log = logging.getLogger("pixmatcher.indexing")
 
@@ -88,7 +89,7 @@ def watch(
 
     Arguments:
         collection: The folder of a collection that exists, or NAME:REST of an installed package; by default the nearest
-            collection in or above the current folder.
+            collection in or above the current folder. A service watches its collection by a job of its own.
         max_pixels, allow_private, runtime, progress: As for `index`.
         on_report: Called with the report of each run.
         on_note: Called with a sentence when something prevents a run, or when changes are not reported; not again while
@@ -100,6 +101,10 @@ def watch(
     cannot begin.
     """
     reference = os.fspath(collection if collection is not None else Collection.find())
+    with closing(open_collection(reference)) as store:
+        if isinstance(store, IndexesSources):  # its folders are on another machine
+            store.watch_sources(every=every, on_report=on_report, progress=progress)
+            return
     stop = stop or threading.Event()
     changes = _Changes(stop)
     watcher = _Watcher(changes, on_note)

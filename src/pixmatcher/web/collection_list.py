@@ -59,6 +59,10 @@ def locate_all(named: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in named:
+        if path.parts[:1] in (("http:",), ("https:",)):
+            raise CollectionError(
+                "The web app shows collections in folders: run it on the machine of the service, and name the folder."
+            )
         folder = Collection.locate(path)
         if folder is None:
             raise CollectionError(f"There is no collection in {path}: create one with `pixmatcher index FOLDER`.")
