@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from ...collection import Store
 from ...errors import PixMatcherError, QueryError
 from ...searching import (
+    CategoryResult,
     EmbeddedQuery,
     Query,
     SearchOptions,
@@ -106,9 +107,8 @@ async def search_collection(collection: CollectionName, request: Request, state:
         vector = body.vector
 
         def answer() -> bytes:
-            return json_bytes(
-                state.collections.use(collection, lambda store: _search_vector(store, vector, options)).as_json()
-            )
+            result = state.collections.use(collection, lambda store: _search_vector(store, vector, options))
+            return json_bytes(shown_result(state, result))
     else:
         check_query(body, state)
         make_query = await load_query(body, read.uploads, request, state, until)
@@ -170,4 +170,12 @@ def _answer(
     state: ServerState, collection: str, make_query: Callable[[], Query], options: SearchOptions
 ) -> dict[str, Any]:
     query = make_query()
-    return state.collections.use(collection, lambda store: search(store, query, options)).as_json()
+    return shown_result(state, state.collections.use(collection, lambda store: search(store, query, options)))
+
+
+def shown_result(state: ServerState, result: SearchResult | CategoryResult) -> dict[str, Any]:
+    """Return a result as JSON; its note, which may quote an error, has no path of a collection."""
+    values = result.as_json()
+    if "note" in values:
+        values["note"] = state.collections.without_paths(values["note"])
+    return values
