@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import shutil
 import sqlite3
@@ -28,7 +29,7 @@ from pixmatcher.evaluation.calibration import (
 )
 from pixmatcher.evaluation.tuning import save_plot, tune
 from pixmatcher.records import WEAK_BELOW, Calibration, Calibrations
-from pixmatcher.searching import WEAK_NOTE, SearchOptions, embed_query, percent, search_batch, search_similar
+from pixmatcher.searching import WEAK_NOTE, QueryPart, SearchOptions, embed_query, percent, search_batch, search_similar
 from support import cli, paint
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -134,6 +135,13 @@ def test_the_fit_ends_for_any_scores() -> None:
 
 def test_the_probability_is_exact_for_extreme_scores() -> None:
     assert Calibration(1000.0, 0.0).probability([-1e6, 0.0, 1e6]).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_the_score_of_a_probability() -> None:
+    calibration = Calibration(12.0, -3.0)
+    scores = [calibration.score(probability) for probability in (0.01, 0.5, 0.9)]
+    assert calibration.probability(scores) == pytest.approx([0.01, 0.5, 0.9])
+    assert [calibration.score(0), calibration.score(1)] == [-math.inf, math.inf]
 
 
 def test_no_probability_is_shown_as_certain() -> None:
@@ -482,6 +490,10 @@ def test_a_text_that_cannot_be_read_has_a_note_and_no_hits(photos: Path, text: s
         alone = search(collection, Query(image=photos / "cat.jpg"))
         assert (beside.hits, beside.space, beside.calibration) == (alone.hits, alone.space, alone.calibration)
         assert beside.note.startswith("Only the image was searched for. The encoder lite cannot read this text")
+        parts = Query("a cat", wanted=(QueryPart("картинка"),), unwanted=(QueryPart("собака"),))
+        rest = search(collection, parts)
+        assert rest.hits == search(collection, "a cat").hits
+        assert rest.note.startswith("Only the rest of the query was searched for. The encoder lite cannot read this")
 
 
 def test_the_command_line_says_that_it_cannot_read_a_text(photos: Path) -> None:

@@ -171,6 +171,19 @@ def test_the_table_is_complete_however_long_a_path_is(photos: Path, tmp_path: Pa
     assert row.endswith("cat.jpg")
 
 
+def test_min_probability(photos: Path) -> None:
+    full = json.loads(run("search", "a cat", "--json", cwd=photos).stdout)["hits"]
+    border = (full[0]["probability"] + full[1]["probability"]) / 2
+    done = run("search", "a cat", "--json", "--min-probability", str(border), cwd=photos)
+    assert done.returncode == 0, done.stderr
+    some = json.loads(done.stdout)["hits"]
+    assert some == full[:1]
+    assert json.loads(run("search", "a cat", "--json", "--min-probability", "1", cwd=photos).stdout)["hits"] == []
+    assert json.loads(run("search", "a cat", "--json", "--min-probability", "0", cwd=photos).stdout)["hits"] == full
+    mixed = run("search", "a cat", "cat.jpg", "--min-probability", "0.5", cwd=photos)
+    assert "no probabilities" in one_line_error(mixed, 2)
+
+
 def test_min_score(photos: Path) -> None:
     full = json.loads(run("search", "cat.jpg", "--json", cwd=photos).stdout)["hits"]
     border = full[2]["score"]

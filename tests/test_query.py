@@ -27,6 +27,7 @@ from pixmatcher import (
     PixMatcherError,
     Query,
     QueryError,
+    QueryPart,
     SearchOptions,
     encoders,
     index,
@@ -36,7 +37,15 @@ from pixmatcher import (
 from pixmatcher.images import ImageSource, fit_image
 from pixmatcher.net.fetch import MAX_BYTES
 from pixmatcher.records import EncoderRecord, Space
-from pixmatcher.searching import parse_query, search_batch, search_similar
+from pixmatcher.searching import (
+    embed_query,
+    options_as_json,
+    options_from_json,
+    parse_query,
+    query_from_json,
+    search_batch,
+    search_similar,
+)
 from pixmatcher.searching.query import parse_line
 from support import TinyEncoder, paint, paint_many
 
@@ -290,3 +299,117 @@ def test_any_text_is_a_query_or_an_error_of_one_sentence(text: str) -> None:
         with contextlib.suppress(PixMatcherError):
             query = parse(text)
         assert query is None or query.text is not None or query.image is not None
+
+
+# ---- Queries of several parts ----
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
+
+
+def test_the_parts_of_a_query_are_added_by_weight(collection: Collection) -> None:
+    (item,) = collection.embeddings([2], "semantic")
+    text, other = (embed_query(Query(text), collection.encoders).vector for text in ("a cat", "dogs"))
+    image = embed_query(Query(image="photos/00000.png"), collection.encoders, space="semantic").vector
+    query = Query(
+        "a cat",
+        "photos/00000.png",
+        0.25,
+        wanted=(QueryPart(item=2, weight=3),),
+        unwanted=(QueryPart("dogs", weight=0.5),),
+    )
+    embedded = embed_query(query, collection.encoders, stored=collection.embeddings)
+    expected = unit(0.25 * unit(text) + 0.75 * unit(image) + 3 * unit(item) - 0.5 * unit(other))
+    assert embedded.space == "semantic"
+    assert embedded.kind is None
+    np.testing.assert_allclose(embedded.vector, expected, atol=1e-6)
+    for scale in (1e-300, 1e300):
+        wanted = (QueryPart("a cat", weight=scale), QueryPart("dogs", weight=scale))
+        vector = embed_query(Query(wanted=wanted), collection.encoders).vector
+        np.testing.assert_allclose(vector, unit(unit(text) + unit(other)), atol=1e-6)
+
+
+def test_one_wanted_part_is_the_query_itself(collection: Collection) -> None:
+    for part, query in (
+        (QueryPart("a cat", weight=2), Query("a cat")),
+        (QueryPart(image="photos/00001.png"), Query(image="photos/00001.png")),
+    ):
+        found, expected = (search(collection, each) for each in (Query(wanted=(part,)), query))
+        assert (found.space, found.hits, found.calibration) == (expected.space, expected.hits, expected.calibration)
+    found = search(collection, Query(wanted=(QueryPart(item=2),)))
+    assert found.hits == search_similar(collection, 2).hits
+
+
+def test_what_is_unwanted_is_further_away(collection: Collection) -> None:
+    best = search(collection, Query(wanted=(QueryPart(item=1), QueryPart(item=2)))).hits
+    assert {hit.item.id for hit in best[:2]} == {1, 2}
+    avoided = search(collection, Query(wanted=(QueryPart(item=1),), unwanted=(QueryPart(item=2),))).hits
+    assert [avoided[0].item.id, avoided[-1].item.id] == [1, 2]
+
+
+def test_items_alone_need_no_encoder(collection: Collection) -> None:
+    gone = EncoderRecord("gone", "", collection.encoders[0].spaces)
+    query = Query(wanted=(QueryPart(item=1), QueryPart(item=2)))
+    assert embed_query(query, [gone], stored=collection.embeddings).space == "visual"
+
+
+def test_a_query_of_parts_in_json(collection: Collection) -> None:
+    values = {
+        "text": "a cat",
+        "want": ["dogs", {"image": "photos/00001.png", "weight": 2}, {"id": 3}],
+        "avoid": [{"text": "cars", "weight": 0.5}],
+    }
+    query = query_from_json(values)
+    assert query == Query(
+        "a cat",
+        wanted=(
+            QueryPart("dogs"),
+            QueryPart(image=Path("photos/00001.png"), weight=2, image_name="photos/00001.png"),
+            QueryPart(item=3),
+        ),
+        unwanted=(QueryPart("cars", weight=0.5),),
+    )
+    (answer,) = search_batch(collection, [json.dumps(values)])
+    assert answer["query"] == values
+    assert answer["hits"] == search(collection, query).as_json()["hits"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"avoid": ["a cat"]}, "only unwanted"),
+        ({"text": " ", "avoid": ["a cat"]}, "only unwanted"),
+        ({"want": []}, "is empty"),
+        ({"want": "a cat"}, "must be a list"),
+        ({"want": [" "]}, "is empty"),
+        ({"want": ["a" * 10_001]}, "longer than"),
+        ({"want": [5]}, "A part of a query"),
+        ({"want": [{}]}, "give one of them"),
+        ({"want": [{"text": "a", "id": 1}]}, "give one of them"),
+        ({"want": [{"id": True}]}, "whole number"),
+        ({"want": [{"id": 2**63}]}, "has the id"),
+        ({"want": [{"id": -1}]}, "has the id"),
+        ({"want": [{"text": "a", "weight": 0}]}, "above 0"),
+        ({"want": [{"text": "a", "weight": float("nan")}]}, "above 0"),
+        ({"want": [{"text": "a", "weight": "2"}]}, "above 0"),
+        ({"want": [{"image": "missing.png"}]}, "does not exist"),
+        ({"want": [{"id": 1}], "avoid": [{"id": 1}]}, "cancel each other"),
+        ({"want": [{"id": 99}]}, "has the id 99"),
+    ],
+)
+def test_parts_that_are_not_valid(collection: Collection, values: dict[str, Any], words: str) -> None:
+    (answer,) = search_batch(collection, [json.dumps(values)])
+    assert words in answer["error"]
+
+
+# ---- Options in JSON ----
+
+
+def test_options_are_read_from_json() -> None:
+    options = SearchOptions(5, 0.25, "visual", Filter(("a", "b"), "/photos", "2024", min_width=10), True, 0.5)
+    assert options_from_json(json.loads(json.dumps(options_as_json(options)))) == options
+    assert options_from_json({}) == SearchOptions()
+    for values in ({"k": "5"}, {"min_probability": 2}, {"min_probability": "1"}, {"filter": []}, {"filter": {"x": 1}}):
+        with pytest.raises(QueryError):
+            options_from_json(values)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -326,3 +328,29 @@ def test_embeddings_in_the_shape_that_the_client_of_openai_sends(client: TestCli
 )
 def test_bad_requests_for_embeddings(client: TestClient, body: Any, status: int) -> None:
     problem(client.post(EMBEDDINGS, json=body), status)
+
+
+def test_a_collection_that_is_replaced_is_answered_by_the_new_one(
+    app_client: Any, photos: Path, tmp_path: Path
+) -> None:
+    served = tmp_path / "served"
+    shutil.copytree(photos, served)
+    client = app_client(collections={"photos": str(served)})
+    expected = timeless(client.post(SEARCH, json={"text": "a cat"}).json())
+    shutil.rmtree(served)
+    gone = problem(client.post(SEARCH, json={"text": "a cat"}), 503)
+    assert str(served) not in gone["detail"]
+    shutil.copytree(photos, served)
+    assert timeless(client.post(SEARCH, json={"text": "a cat"}).json()) == expected
+
+
+def test_an_encoder_that_cannot_be_used_does_not_show_the_folder(app_client: Any, photos: Path, tmp_path: Path) -> None:
+    with Collection.open(photos) as collection:
+        outdated = replace(collection.encoders[0], fingerprint="of another version")
+    with Collection.create(tmp_path / "outdated", [outdated]):
+        pass
+    client = app_client(collections={"old": str(tmp_path / "outdated")})
+    for path, body in (("search", {"text": "a cat"}), ("search/batch", {"queries": [{"text": "a cat"}]})):
+        answer = problem(client.post(f"/v1/collections/old/{path}", json=body), 503)
+        assert answer["reason"] == "collection outdated"
+        assert str(tmp_path) not in answer["detail"]

@@ -17,7 +17,7 @@ from .._requests import (
     request_schema,
 )
 from .._state import CollectionName, State
-from .search import PROBLEMS
+from .search import PROBLEMS, shown_result
 
 router = APIRouter(prefix="/v1/collections/{collection}", tags=["search"])
 
@@ -60,6 +60,6 @@ async def categories_of_image(collection: CollectionName, request: Request, stat
     def answer() -> bytes:
         query = make_query()
         result = state.collections.use(collection, lambda store: classify(store, query, k=body.k, space=body.space))
-        return json_bytes(result.as_json())
+        return json_bytes(shown_result(state, result))
 
     return Response(await state.admission.run(answer, request, until), media_type="application/json")

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from ...collection import Store
 from ...errors import PixMatcherError, QueryError
 from ...searching import (
+    CategoryResult,
     EmbeddedQuery,
     Query,
     SearchOptions,
@@ -109,7 +110,7 @@ async def search_collection(collection: CollectionName, request: Request, state:
         def answer() -> bytes:
             result = state.collections.use(collection, lambda store: _search_vector(store, vector, options))
             count_query("vector", result.space)
-            return json_bytes(result.as_json())
+            return json_bytes(shown_result(state, result))
     else:
         check_query(body, state)
         make_query = await load_query(body, read.uploads, request, state, until)
@@ -173,4 +174,12 @@ def _answer(
     query = make_query()
     result = state.collections.use(collection, lambda store: search(store, query, options))
     count_query(query_kind(query), result.space)
-    return result.as_json()
+    return shown_result(state, result)
+
+
+def shown_result(state: ServerState, result: SearchResult | CategoryResult) -> dict[str, Any]:
+    """Return a result as JSON; its note, which may quote an error, has no path of a collection."""
+    values = result.as_json()
+    if "note" in values:
+        values["note"] = state.collections.without_paths(values["note"])
+    return values
