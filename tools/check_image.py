@@ -1,6 +1,6 @@
 """Check the image of the service without a container engine: run the steps of `deploy/Dockerfile` in a plain Debian.
 
-    sudo python tools/check_image.py /var/tmp/image [--serve]
+    sudo python tools/check_image.py image-roots [--serve]
 
 It needs root, debootstrap, and a network for Debian's and Python's packages. The base image `python:3-slim` is replaced
 by a minimal Debian with its own Python, everything else is what the Dockerfile says: each stage is a copy of that root,
