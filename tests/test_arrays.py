@@ -19,7 +19,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import TinyEncoder, cli, paint, paint_many
 from pixmatcher import (
     Collection,
     CollectionError,
@@ -36,6 +35,7 @@ from pixmatcher.records import EncoderRecord, Space
 from pixmatcher.searching import search_similar
 from pixmatcher.sources import Entry, HoldsEmbeddings, Unusable, open_source
 from pixmatcher.sources.arrays import spec_of
+from support import TinyEncoder, cli, paint, paint_many
 
 HERE = str(Path(__file__).parent)
 MOBILENET, CLIP = "mobilenet_v3_large", "clip-vit-b-32"

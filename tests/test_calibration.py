@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import cli, paint
 from pixmatcher import Collection, Item, PixMatcherError, Query, QueryError, Recipe, Space, index, load_encoder, search
 from pixmatcher.encoders import load_encoders
 from pixmatcher.errors import EncoderError, UnreadableTextError
@@ -30,6 +29,7 @@ from pixmatcher.evaluation.calibration import (
 from pixmatcher.evaluation.tuning import save_plot, tune
 from pixmatcher.records import WEAK_BELOW, Calibration, Calibrations
 from pixmatcher.searching import WEAK_NOTE, SearchOptions, embed_query, percent, search_batch, search_similar
+from support import cli, paint
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 LABELS, ITEMS_OF_LABEL, DIMENSION = 30, 10, 40

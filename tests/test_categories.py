@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import TinyEncoder, cli, paint
 from pixmatcher import Collection, CollectionError, Item, Query, QueryError, classify
 from pixmatcher.images import fit_image, open_image
 from pixmatcher.searching.categories import NEIGHBOURS, TEMPERATURE
+from support import TinyEncoder, cli, paint
 
 
 @pytest.fixture

@@ -572,7 +572,7 @@ def test_from_python_a_folder_that_does_not_occur_gives_a_note(animals: Path) ->
         options = pixmatcher.SearchOptions(filter=pixmatcher.Filter(folder="/missing"))
         result = pixmatcher.search(collection, "a cat", options)
     assert result.hits == []
-    assert "There is no folder '/missing'" in result.note
+    assert "No image in this collection is in the folder '/missing'" in result.note
 
 
 # ---- What is an image and what is a text ----

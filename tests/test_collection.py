@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import TinyEncoder, bound_by_permissions, cli, fill_up
 from pixmatcher import Collection, CollectionError, CollectionLockedError, Item, StorageError
 from pixmatcher.records import Space
+from support import TinyEncoder, bound_by_permissions, cli, fill_up
 
 SPACES = {"visual": 48, "semantic": 24}
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import cli, fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
 from pixmatcher import FetchError, PixMatcherError, SourceError, datasets
 from pixmatcher.datasets import _tiny_imagenet, get_open_images, get_tiny_imagenet
 from pixmatcher.net import unzip
+from support import cli, fill_up, wait_for_lock
 
 ROOT = "tiny-imagenet-200/"
 

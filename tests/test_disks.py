@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import TinyEncoder, cli, paint, paint_many
 from pixmatcher import Collection, index
 from pixmatcher._locks import FileLock, locked_file
 from pixmatcher.collection import _disk
 from pixmatcher.collection._connections import connect_to_copied_files
+from support import TinyEncoder, cli, paint, paint_many
 
 HERE = Path(__file__).parent
 
@@ -76,7 +76,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import TinyEncoder, paint, paint_many
+from support import TinyEncoder, paint, paint_many
 from pixmatcher import Collection, index, upgrade
 from pixmatcher.collection.items import Item
 from pixmatcher.export._arrays import export_arrays
@@ -133,7 +133,7 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import TinyEncoder
+from support import TinyEncoder
 from pixmatcher import Collection
 from pixmatcher.collection.items import Item
 import numpy as np

@@ -29,8 +29,8 @@ import pytest
 import typer
 
 import pixmatcher
-from conftest import paint
 from pixmatcher.cli import complete_app
+from support import paint
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 import pixmatcher.net.stream as module
-from conftest import fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
 from pixmatcher import FetchError, PixMatcherError
 from pixmatcher._locks import locked_file
 from pixmatcher.net.download import download
 from servers import certificate
+from support import fill_up, wait_for_lock
 
 BODY = random.Random(1).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import TinyEncoder, cli, paint, paint_many
 from pixmatcher import (
     Collection,
     CollectionError,
@@ -24,6 +23,7 @@ from pixmatcher import (
 from pixmatcher.encoders import Runtime, describe_encoder, load_encoder, load_encoders, load_recorded
 from pixmatcher.encoders._cache import cache_folder, model_folder
 from pixmatcher.export import export_arrays
+from support import TinyEncoder, cli, paint, paint_many
 
 
 class OtherEncoder(TinyEncoder):

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import TinyEncoder, cli, paint
 from pixmatcher import Collection, Evaluation, Item, QueryError, evaluate, index, load_encoder
 from pixmatcher.evaluation import (
     _labelled,
@@ -37,6 +36,7 @@ from pixmatcher.evaluation._encoding import EncodedImages
 from pixmatcher.images import fit_image, open_image, open_regular_file
 from pixmatcher.records import Space
 from pixmatcher.sources import Entry, Unusable, open_source
+from support import TinyEncoder, cli, paint
 
 CLASSES = {"n01": "red thing, reddish", "n02": "green thing", "n03": "blue thing"}
 COLOURS = {"n01": (230, 40, 40), "n02": (40, 230, 40), "n03": (40, 40, 230)}

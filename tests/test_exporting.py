@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import pixmatcher
-from conftest import TinyEncoder, bound_by_permissions, cli, paint, paint_many
 from pixmatcher import (
     Collection,
     CollectionError,
@@ -28,6 +27,7 @@ from pixmatcher import (
 )
 from pixmatcher._text import name_as_unicode
 from pixmatcher.export import _arrays
+from support import TinyEncoder, bound_by_permissions, cli, paint, paint_many
 
 WORDS = {"n01443537": "goldfish, Carassius auratus", "n02124075": "Egyptian cat"}
 

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import TinyEncoder, bound_by_permissions, cli, fill_up, paint, paint_many
 from pixmatcher import Collection, encoders, index
+from support import TinyEncoder, bound_by_permissions, cli, fill_up, paint, paint_many
 
 HERE = str(Path(__file__).parent)
 
@@ -210,7 +210,7 @@ DRIVER = """
 # Runs the indexing in a child, so that only the child is killed, and starts the next one without importing again.
 import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
-from conftest import TinyEncoder
+from support import TinyEncoder
 import pixmatcher.vector_index, pixmatcher.images, PIL.PngImagePlugin
 from pixmatcher import encoders, indexing
 from pixmatcher.indexing import _store
@@ -470,7 +470,7 @@ MEMORY = """
 import re, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import TinyEncoder
+from support import TinyEncoder
 from pixmatcher import encoders, index
 encoders.register_encoder("tiny", TinyEncoder)
 assert index(sys.argv[2], encoders=["tiny"], workers=2).total == int(sys.argv[3])

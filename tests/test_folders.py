@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
-from conftest import TinyEncoder, bound_by_permissions, cli, paint, paint_many
 from pixmatcher import Collection, CollectionError, IndexReport, Item, SourceError, index, upgrade
 from pixmatcher.indexing import list_passed_over
 from pixmatcher.records import Entry, FolderNotes
 from pixmatcher.sources._ignore import IgnoreRules, _without_backtracking, is_excluded
 from pixmatcher.sources.folder import FolderSource
+from support import TinyEncoder, bound_by_permissions, cli, paint, paint_many
 from test_indexing import counts, ids
 from test_stores import MemoryStore
 from test_upgrade import NewTiny, new, release  # noqa: F401

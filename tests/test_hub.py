@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import hub_models as models
-from conftest import wait_for_lock
 from file_server import File
 from hub_models import CLIP_MEAN, CLIP_STD
 from hub_server import Hub, blob, serve_hub
@@ -29,6 +28,7 @@ from pixmatcher.encoders.onnx.external import external_files
 from pixmatcher.encoders.onnx.layout import read_layout
 from pixmatcher.images import Recipe
 from pixmatcher.records import Space
+from support import wait_for_lock
 
 REPO = "owner/model"
 WEIGHTS = random.Random(1).randbytes(300_000)

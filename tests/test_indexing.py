@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import TinyEncoder, bound_by_permissions, cli, paint, paint_many
 from pixmatcher import Collection, CollectionError, EncoderError, IndexReport, SourceError, index
 from pixmatcher.images import fit_image, open_image
 from pixmatcher.sources.folder import as_date
+from support import TinyEncoder, bound_by_permissions, cli, paint, paint_many
 
 
 @pytest.fixture
@@ -522,7 +522,7 @@ def test_an_encoder_that_fails_ends_the_run_and_finished_items_stay(run: Indexer
 BOUND = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from conftest import TinyEncoder
+from support import TinyEncoder
 from pixmatcher import encoders, index
 encoders.register_encoder("tiny", TinyEncoder)
 report = index(sys.argv[2], encoders=["tiny"])
@@ -597,7 +597,7 @@ def test_an_unreadable_source_folder(open_folder: Path) -> None:
 INTERRUPTED = """
 import os, signal, sys, threading, time
 sys.path.insert(0, sys.argv[1])
-from conftest import TinyEncoder
+from support import TinyEncoder
 from pixmatcher import encoders, indexing
 from pixmatcher.cli import main
 

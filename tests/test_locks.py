@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import pixmatcher
-from conftest import wait_for_lock
 from pixmatcher._locks import FileLock, locked_file
+from support import wait_for_lock
 
 HOLD = """
 import sys, time

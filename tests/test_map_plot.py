@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import TinyEncoder, cli, paint, paint_many
 from pixmatcher import Collection, Item, PixMatcherError, QueryError, index
 from pixmatcher.maps.groups import color_groups
 from pixmatcher.maps.interactive import map_figure
 from pixmatcher.maps.plot import draw_map, save_map_plot
 from pixmatcher.maps.projection import Projection, project
 from pixmatcher.maps.titles import map_title
+from support import TinyEncoder, cli, paint, paint_many
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">{{map}} <b>&amp;\u202e$x^2$\n"
 

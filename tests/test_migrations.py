@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import bound_by_permissions, cli, paint_many
 from pixmatcher import Collection, CollectionError, EncoderError, index, search, upgrade
 from pixmatcher.collection._migrations import MIGRATIONS, SCHEMA_VERSION
 from pixmatcher.collection._sqlite_errors import ResultCode, result_code
 from pixmatcher.maps.projection import load_projection
 from pixmatcher.searching import search_similar
+from support import bound_by_permissions, cli, paint_many
 
 SAVED = Path(__file__).parent / "data" / "collection-0.1.0.zip"
 """Made by version 0.1.0, before schemas were numbered: three images, one broken file, and a map by PCA. With it comes

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import cli, paint_many
 from pixmatcher import Collection, EncoderError, encoders, index, load_encoder
 from pixmatcher.encoders import Runtime, full_name
 from pixmatcher.encoders._cache import link_model, model_folder
 from pixmatcher.encoders.manage import export_model
 from pixmatcher.encoders.onnx.card import read_card
 from pixmatcher.indexing.calibration import calibrate_on
+from support import cli, paint_many
 from test_quantize import SIZE, mobile
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import TinyEncoder, cli, paint, paint_many
 from pixmatcher import Collection, EncoderError, Query, classify, encoders, evaluate, index, search
 from pixmatcher.encoders import check_encoder, load_encoder, load_recorded, register_encoder, unregister_encoder
 from pixmatcher.searching import SearchOptions, search_batch
+from support import TinyEncoder, cli, paint, paint_many
 
 
 class OwnEncoder(TinyEncoder):

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import TinyEncoder, bound_by_permissions, fill_up
 from pixmatcher import Collection, CollectionError, Item, PixMatcherError, QueryError
 from pixmatcher._progress import Progress
 from pixmatcher.maps.projection import load_projection, place_query, project, sample
+from support import TinyEncoder, bound_by_permissions, fill_up
 
 
 def groups(count: int, first: int = 0) -> np.ndarray:

@@ -18,7 +18,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import TinyEncoder, paint, paint_many
 from pixmatcher import (
     Collection,
     EncoderError,
@@ -39,6 +38,7 @@ from pixmatcher.net.fetch import MAX_BYTES
 from pixmatcher.records import EncoderRecord, Space
 from pixmatcher.searching import parse_query, search_batch, search_similar
 from pixmatcher.searching.query import parse_line
+from support import TinyEncoder, paint, paint_many
 
 SEARCH_STDIN = [sys.executable, "-m", "pixmatcher", "search", "-"]
 

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import TinyEncoder, cli, paint
 from pixmatcher import Collection, IndexReport, Query, evaluate, index, search, upgrade
 from pixmatcher.images import fit_image
 from pixmatcher.indexing import _compare
 from pixmatcher.net import fetch_many as fetching
 from pixmatcher.sources import open_source
 from servers import Server, serve_watched
+from support import TinyEncoder, cli, paint
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_a_remote_source_can_be_evaluated(
 KILLED = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from conftest import TinyEncoder
+from support import TinyEncoder
 from pixmatcher import encoders, index
 
 encoders.register_encoder("tiny", TinyEncoder)

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from conftest import TinyEncoder, cli, paint, paint_many
 from pixmatcher import Collection, CollectionError, Filter, Hit, Item, Query, classify, index, search
 from pixmatcher.collection import (
     ComparisonResult,
@@ -26,6 +25,7 @@ from pixmatcher.collection import (
 )
 from pixmatcher.records import EncoderRecord, Entry, Space
 from pixmatcher.searching import search_similar
+from support import TinyEncoder, cli, paint, paint_many
 
 Float32 = npt.NDArray[np.float32]
 

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import TinyEncoder, fill_up, paint
 from pixmatcher import Collection, IndexReport, Item, StorageError, index, search
 from pixmatcher.export.contact_sheet import draw_contact_sheet
 from pixmatcher.images import fit_image, make_thumbnail, open_image, open_regular_file
 from pixmatcher.searching import Query
 from pixmatcher.sources import Entry
+from support import TinyEncoder, fill_up, paint
 
 
 class GivenEntries:

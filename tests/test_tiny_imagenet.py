@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import TinyEncoder, cli, paint
 from pixmatcher import Collection, CollectionError, SourceError, index
 from pixmatcher.sources import Entry, open_source, tiny_imagenet
+from support import TinyEncoder, cli, paint
 
 CLASSES = {"n01443537": "goldfish, Carassius auratus", "n02124075": "Egyptian cat"}
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import TinyEncoder, cli, paint_many
 from pixmatcher import Collection, CollectionError, Filter, Item, upgrade
 from pixmatcher.evaluation.tuning import tune
 from pixmatcher.records import Space
@@ -24,6 +23,7 @@ from pixmatcher.vector_index._measuring import count_hits, exact_nearest, sample
 from pixmatcher.vector_index._scan import ScanIndex, scan
 from pixmatcher.vector_index.trained import TrainedIndex
 from pixmatcher.vector_index.vectors import Float32, RowMask, Rows, VectorFile
+from support import TinyEncoder, cli, paint_many
 
 DIMENSION = 32
 COUNT = 30_000

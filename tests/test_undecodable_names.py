@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import TinyEncoder, cli, paint
 from pixmatcher import Collection, Filter, QueryError, SearchOptions, index, search
 from pixmatcher._text import as_unicode, name_as_unicode
 from pixmatcher._urls import path_of_file_url
 from pixmatcher.export import export_arrays, export_parquet
 from pixmatcher.searching import parse_query, query_from_json, search_batch
+from support import TinyEncoder, cli, paint
 
 NAMES = [b"caf\xe9 100%.png", b"\xff.png", b"\xfe.png", b"plain.png", "\u732b.png".encode()]
 UNDECODABLE = 3

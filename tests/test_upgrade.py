@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import TinyEncoder, cli, fill_up, paint, paint_many
 from pixmatcher import (
     Calibration,
     Collection,
@@ -42,6 +41,7 @@ from pixmatcher.images import fit_image, open_image
 from pixmatcher.maps.projection import load_projection, place_query, project
 from pixmatcher.records import Space
 from pixmatcher.searching import search_similar
+from support import TinyEncoder, cli, fill_up, paint, paint_many
 
 HERE = str(Path(__file__).parent)
 
@@ -629,7 +629,7 @@ SEARCHER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from conftest import TinyEncoder
+from support import TinyEncoder
 from test_upgrade import NewTiny
 from pixmatcher import Collection, CollectionUpgradedError
 answers = {}

@@ -22,12 +22,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from conftest import bound_by_permissions, cli
 from pixmatcher import InvalidImageError, SourceError
 from pixmatcher.sources import Entry, Source, Unusable, open_source, urls
 from pixmatcher.sources._image_urls import normal_url, written_url
 from pixmatcher.sources.text_tables import MAX_LINE
 from pixmatcher.sources.urls import UrlListSource
+from support import bound_by_permissions, cli
 
 ROWS = [
     {"url": "https://host/a.jpg", "caption": "a cat, asleep", "label": "cat", "id": "7"},

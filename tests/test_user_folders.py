@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import bound_by_permissions, cli, paint_many
 from pixmatcher import PixMatcherError, StorageError, _user_folders
 from pixmatcher._user_folders import expanded, home_folder, private_temporary_folder, user_cache_folder
+from support import bound_by_permissions, cli, paint_many
 
 GONE = "Error: The current folder does not exist any more: change to another one with cd.\n"
 NO_HOME = "This user has no home folder for downloaded files: set PIXMATCHER_CACHE or HOME to a folder"

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import TinyEncoder, cli
 from pixmatcher import Collection, InvalidImageError, SourceError, index
 from pixmatcher.sources import Entry, Unusable, _tar, open_source
 from pixmatcher.sources.archives import open_path
+from support import TinyEncoder, cli
 
 File = tuple[str, bytes]
 

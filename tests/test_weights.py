@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import fill_up, wait_for_lock
 from file_server import File, FileServer, serve_files
 from pixmatcher import EncoderError, FetchError, PixMatcherError
 from pixmatcher.encoders import _folders as folders
@@ -27,6 +26,7 @@ from pixmatcher.encoders.onnx.card import Card, Network, StoredFile, read_card, 
 from pixmatcher.errors import StorageError
 from pixmatcher.images import Recipe
 from pixmatcher.records import Space
+from support import fill_up, wait_for_lock
 
 BODY = random.Random(1).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()

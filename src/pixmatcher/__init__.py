@@ -17,6 +17,7 @@ from ._lazy import lazy_names
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .client import Client
     from .collection import Collection, Failure, Filter, Hit, Item, Problem, Store, WritableStore, open_collection
     from .encoders import Encoder, Runtime, load_encoder, register_encoder
     from .encoders.torch.features import FeatureExtractor, text_to_vector
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     )
     from .indexing import IndexReport, UpgradeReport, index, upgrade
     from .records import Calibration, Entry, Space
-    from .searching import Category, CategoryResult, Query, SearchOptions, SearchResult, classify, search
+    from .searching import Category, CategoryResult, Query, QueryPart, SearchOptions, SearchResult, classify, search
     from .sources import Source, Unusable
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # without it, Python itself prints warnings
@@ -57,6 +58,7 @@ if os.environ.get("PIXMATCHER_LOG"):
 
 # Names are imported when they are first used, so that `import pixmatcher` costs next to nothing.
 _MODULES = {
+    "client": ("Client",),
     "collection": (
         "Collection",
         "Failure",
@@ -96,7 +98,16 @@ _MODULES = {
     ),
     "indexing": ("IndexReport", "UpgradeReport", "index", "upgrade"),
     "records": ("Calibration", "Entry", "Space"),
-    "searching": ("Category", "CategoryResult", "Query", "SearchOptions", "SearchResult", "classify", "search"),
+    "searching": (
+        "Category",
+        "CategoryResult",
+        "Query",
+        "QueryPart",
+        "SearchOptions",
+        "SearchResult",
+        "classify",
+        "search",
+    ),
     "sources": ("Source", "Unusable"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)
@@ -106,6 +117,7 @@ __all__ = [
     "Calibration",
     "Category",
     "CategoryResult",
+    "Client",
     "Collection",
     "CollectionError",
     "CollectionLockedError",
@@ -127,6 +139,7 @@ __all__ = [
     "Problem",
     "Query",
     "QueryError",
+    "QueryPart",
     "Recipe",
     "Runtime",
     "SearchOptions",

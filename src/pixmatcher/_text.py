@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 
 from ._urls import file_url, is_url
 
@@ -19,6 +20,15 @@ def as_unicode(text: str) -> str:
     Programs that read JSON refuse or replace single surrogates, which is how Python keeps such bytes.
     """
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def values_as_unicode(value: object) -> object:
+    """Return a value of JSON with all its texts as in `as_unicode`."""
+    if isinstance(value, str):
+        return as_unicode(value)
+    if isinstance(value, Mapping):
+        return {as_unicode(str(name)): values_as_unicode(part) for name, part in value.items()}
+    return [*map(values_as_unicode, value)] if isinstance(value, (list, tuple)) else value
 
 
 def name_as_unicode(name: str) -> str:

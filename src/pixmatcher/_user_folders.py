@@ -34,21 +34,30 @@ def user_cache_folder() -> Path:
 
     Raises `PixMatcherError` if the user has no home folder, and no variable names a cache folder.
     """
+    return _user_folder("XDG_CACHE_HOME", ".cache", "Caches", "downloaded files: set PIXMATCHER_CACHE or HOME")
+
+
+def user_state_folder() -> Path:
+    """Return the folder for records of PixMatcher that last from one run to the next; it may not exist.
+
+    Raises `PixMatcherError` if the user has no home folder, and no variable names a folder for state.
+    """
+    return _user_folder("XDG_STATE_HOME", ".local/state", "Application Support", "records: set XDG_STATE_HOME or HOME")
+
+
+def _user_folder(variable: str, on_unix: str, on_mac: str, remedy: str) -> Path:
     home = home_folder()
-    if home is None and not os.path.isabs(os.environ.get("XDG_CACHE_HOME", "")):
-        raise PixMatcherError(
-            "This user has no home folder for downloaded files: set PIXMATCHER_CACHE or HOME to a folder that you may "
-            "write."
-        )
-    if home is not None and not os.environ.get("HOME") and not os.environ.get("XDG_CACHE_HOME"):
+    if home is None and not os.path.isabs(os.environ.get(variable, "")):
+        raise PixMatcherError(f"This user has no home folder for {remedy} to a folder that you may write.")
+    if home is not None and not os.environ.get("HOME") and not os.environ.get(variable):
         # An empty HOME would make the root folder the home folder.
         if sys.platform == "darwin":
-            return home / "Library" / "Caches" / NAME
+            return home / "Library" / on_mac / NAME
         if sys.platform != "win32":
-            return home / ".cache" / NAME
+            return home / on_unix / NAME
     import platformdirs
 
-    return platformdirs.user_cache_path(NAME)
+    return platformdirs.user_cache_path(NAME) if variable == "XDG_CACHE_HOME" else platformdirs.user_state_path(NAME)
 
 
 def expanded(path: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
@@ -76,6 +77,15 @@ class Calibration:
         logits = self.slope * np.asarray(scores, np.float64) + self.intercept
         probabilities: npt.NDArray[np.float64] = 0.5 * (1 + np.tanh(logits / 2))  # the same, without overflow
         return probabilities
+
+    def score(self, probability: float) -> float:
+        """Return the score of a probability from 0 to 1; infinite for these two.
+
+        The slope is above 0, so higher scores are more probable.
+        """
+        if probability <= 0 or probability >= 1:
+            return math.inf if probability >= 1 else -math.inf
+        return (math.log(probability / (1 - probability)) - self.intercept) / self.slope
 
 
 Calibrations: TypeAlias = Mapping[str, Mapping[QueryKind, Calibration]]

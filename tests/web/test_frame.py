@@ -8,8 +8,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from browser_steps import at_start, first_is, no_error, settle, tile, upload
-from playwright.sync_api import Locator, Page, expect
+from browser_steps import (
+    area_of,
+    at_start,
+    becomes,
+    crop_frame,
+    drag,
+    first_is,
+    no_error,
+    point_of_image,
+    press,
+    press_button,
+    run_of_script,
+    settle,
+    steady,
+    tile,
+    upload,
+)
+from playwright.sync_api import Page, expect
 from small_collections import PHOTOS
 
 pytestmark = pytest.mark.slow
@@ -17,13 +33,9 @@ pytestmark = pytest.mark.slow
 Sides = tuple[float, float, float, float]
 
 
-def frame(page: Page) -> Locator:
-    return page.get_by_role("application")
-
-
 def sides(page: Page) -> Sides:
     """Return left, top, right and bottom of the frame on the screen, in percent of the image."""
-    style = frame(page).evaluate(
+    style = crop_frame(page).evaluate(
         "it => ['left', 'top', 'right', 'bottom'].map(s => it.style.getPropertyValue('--' + s))"
     )
     left, top, right, bottom = (float(side.rstrip("%")) for side in style)
@@ -31,23 +43,8 @@ def sides(page: Page) -> Sides:
 
 
 def are(page: Page, *expected: float) -> None:
-    assert sides(page) == pytest.approx(expected, abs=1)
-
-
-def at(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Return the coordinates in the window of a point of the image, given in percent of the image."""
-    expect(frame(page).locator("img")).to_be_visible()
-    area = frame(page).locator("img").bounding_box()
-    assert area is not None
-    return area["x"] + x * area["width"] / 100, area["y"] + y * area["height"] / 100
-
-
-def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    settle(page)
-    page.mouse.move(*at(page, *start))
-    page.mouse.down()
-    page.mouse.move(*at(page, *end), steps=5)
-    page.mouse.up()
+    """Check the sides. The page shows the results of a search first, and then the frame that was searched for."""
+    becomes(page, lambda: sides(page), pytest.approx(expected, abs=1))
 
 
 def is_part(page: Page) -> None:
@@ -81,9 +78,9 @@ def test_the_frame_is_drawn_moved_and_sized_with_the_mouse(visit: Callable[..., 
     drag(page, (2, 2), (28, 20))  # outside of it: a new one
     are(page, 2, 2, 28, 20)
     settle(page)
-    page.mouse.click(*at(page, 80, 80))  # a click draws nothing
+    page.mouse.click(*point_of_image(page, 80, 80))  # a click draws nothing
     are(page, 2, 2, 28, 20)
-    page.get_by_role("button", name="Whole image").click()
+    press_button(page, "Whole image")
     first_is(page, "temple.jpg", "1.00")
     are(page, 0, 0, 100, 100)
     no_error(page)
@@ -93,13 +90,14 @@ def test_the_frame_is_moved_and_sized_with_keys(visit: Callable[..., Page]) -> N
     page = visit()
     upload(page, PHOTOS / "temple.jpg")
     first_is(page, "temple.jpg", "1.00")
+    settle(page)
     page.get_by_role("button", name="Rotate left").focus()
     page.keyboard.press("Shift+Tab")
-    expect(frame(page)).to_be_focused()
-    expect(frame(page)).to_have_accessible_name("The part of the image to search for")
-    expect(frame(page)).to_have_accessible_description(re.compile("^Arrow keys move the frame"))
+    expect(crop_frame(page)).to_be_focused()
+    expect(crop_frame(page)).to_have_accessible_name("The part of the image to search for")
+    expect(crop_frame(page)).to_have_accessible_description(re.compile("^Arrow keys move the frame"))
     expect(page.get_by_text("Arrow keys move the frame")).to_be_visible()
-    assert frame(page).evaluate("it => getComputedStyle(it).outlineStyle") == "solid"
+    expect(crop_frame(page)).to_have_css("outline-style", "solid")
     for _ in range(20):
         page.keyboard.press("Shift+ArrowLeft")
     for _ in range(15):
@@ -109,11 +107,12 @@ def test_the_frame_is_moved_and_sized_with_keys(visit: Callable[..., Page]) -> N
         page.keyboard.press(key)
     are(page, 4, 2, 64, 72)
     expect(tile(page, 0)).to_contain_text("1.00")  # not searched for yet
-    page.keyboard.press("Enter")
+    with run_of_script(page):
+        page.keyboard.press("Enter")
     is_part(page)
     are(page, 4, 2, 64, 72)
     expect(tile(page, 0)).not_to_contain_text("1.00")
-    expect(frame(page)).to_be_focused()
+    expect(crop_frame(page)).to_be_focused()
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("Tab")  # the field is left without Enter: the current frame is shown again
     are(page, 4, 2, 64, 72)
@@ -122,7 +121,8 @@ def test_the_frame_is_moved_and_sized_with_keys(visit: Callable[..., Page]) -> N
         page.keyboard.press("Shift+ArrowLeft")
     left, _, right, _ = sides(page)
     assert right - left >= 5  # it cannot be lost
-    page.keyboard.press("Escape")
+    with run_of_script(page):
+        page.keyboard.press("Escape")
     is_whole(page)
     first_is(page, "temple.jpg", "1.00")
     are(page, 0, 0, 100, 100)
@@ -132,18 +132,19 @@ def test_the_frame_is_sized_and_moved_with_a_finger(visit: Callable[..., Page]) 
     page = visit(locale="fr-FR", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     upload(page, PHOTOS / "temple.jpg")
     first_is(page, "temple.jpg", "1.00")
-    expect(frame(page)).to_have_accessible_name("La partie de l'image à rechercher")
-    frame(page).scroll_into_view_if_needed()
-    swipe(page, (100, 100), (70, 60))
+    expect(crop_frame(page)).to_have_accessible_name("La partie de l'image à rechercher")
+    settle(page)
+    crop_frame(page).scroll_into_view_if_needed()
+    with run_of_script(page):
+        swipe(page, (100, 100), (70, 60))
     expect(page.get_by_role("button", name="Image entière")).to_be_visible()
     are(page, 0, 0, 70, 60)
-    swipe(page, (35, 30), (45, 60))
+    with run_of_script(page):
+        swipe(page, (35, 30), (45, 60))
     are(page, 10, 30, 80, 90)
-    for corner in frame(page).locator("i").all():
-        size = corner.bounding_box()
-        assert size is not None
-        assert min(size["width"], size["height"]) >= 24  # WCAG 2.2, 2.5.8
-    above = page.get_by_test_id("stMain").evaluate("it => it.scrollTop")
+    for corner in crop_frame(page).locator("i").all():
+        assert min(area_of(page, corner)[2:]) >= 24  # WCAG 2.2, 2.5.8
+    above = steady(page, lambda: page.get_by_test_id("stMain").evaluate("it => it.scrollTop"))
     swipe(page, (95, 95), (95, 15))  # outside the frame, the page is scrolled
     page.wait_for_function("at => document.querySelector('[data-testid=stMain]').scrollTop > at", arg=above)
     are(page, 10, 30, 80, 90)
@@ -152,7 +153,7 @@ def test_the_frame_is_sized_and_moved_with_a_finger(visit: Callable[..., Page]) 
 def swipe(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
     """Move a finger over the image, as a touch screen reports it to the browser."""
     devtools = page.context.new_cdp_session(page)
-    (x, y), (u, v) = at(page, *start), at(page, *end)
+    (x, y), (u, v) = point_of_image(page, *start), point_of_image(page, *end)
     steps = [(x + (u - x) * step / 8, y + (v - y) * step / 8) for step in range(9)]
     for kind, (left, top) in zip(["touchStart", *["touchMove"] * 8], steps, strict=True):
         devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": left, "y": top}]})
@@ -164,22 +165,22 @@ def test_a_part_of_an_item_is_searched_for(visit: Callable[..., Page]) -> None:
     page = visit()
     upload(page, PHOTOS / "temple.jpg")
     first_is(page, "temple.jpg", "1.00")
-    tile(page, 0).get_by_role("button", name="Similar").click()
-    expect(frame(page)).to_be_visible()
+    press(page, tile(page, 0).get_by_role("button", name="Similar"))
+    expect(crop_frame(page)).to_be_visible()
     first_is(page, "temple.jpg", "1.00")
     drag(page, (20, 20), (70, 70))
     is_part(page)
     expect(tile(page, 0)).not_to_contain_text("1.00")
     first_is(page, "temple.jpg")
-    of_item = page.locator(".score").all_inner_texts()
-    page.get_by_role("button", name="Whole image").click()
+    of_item = steady(page, page.locator(".score").all_inner_texts)
+    press_button(page, "Whole image")
     first_is(page, "temple.jpg", "1.00")
-    page.get_by_role("button", name="Rotate right").click()
+    press_button(page, "Rotate right")
     expect(tile(page, 0)).not_to_contain_text("1.00")
-    page.get_by_role("button", name="Rotate left").click()
+    press_button(page, "Rotate left")
     first_is(page, "temple.jpg", "1.00")
     # The same part of a given image and of an item has the same results.
-    page.get_by_role("button", name="Clear").click()
+    press_button(page, "Clear")
     at_start(page)
     upload(page, PHOTOS / "temple.jpg")
     first_is(page, "temple.jpg", "1.00")
@@ -197,10 +198,10 @@ def test_an_unavailable_item_is_searched_by_its_stored_embedding(
     first_is(page, "cat.jpg", "1.00")
     shutil.move(collections["passing"] / "cat.jpg", tmp_path)
     try:
-        tile(page, 0).get_by_role("button", name="Similar").click()
+        press(page, tile(page, 0).get_by_role("button", name="Similar"))
         expect(page.get_by_role("button", name="Rotate left")).to_have_count(0)
         first_is(page, "cat.jpg", "1.00")
-        expect(frame(page)).to_have_count(0)
+        expect(crop_frame(page)).to_have_count(0)
         no_error(page)
     finally:
         shutil.move(tmp_path / "cat.jpg", collections["passing"])
@@ -208,23 +209,22 @@ def test_an_unavailable_item_is_searched_by_its_stored_embedding(
 
 def test_the_camera_takes_a_picture(visit: Callable[..., Page]) -> None:
     page = visit()
-    page.get_by_text("Camera", exact=True).click()
+    press(page, page.get_by_text("Camera", exact=True))
     take_picture(page)
     expect(page.locator("video")).to_have_count(0)  # it is turned off
     drag(page, (20, 20), (70, 70))
     is_part(page)
-    page.get_by_role("button", name="Take another photo").click()
+    press_button(page, "Take another photo")
     take_picture(page)
     is_whole(page)  # of a picture of its own
-    page.get_by_role("button", name="Clear").click()
+    press_button(page, "Clear")
     at_start(page)
     take_picture(page)
 
 
 def take_picture(page: Page) -> None:
     page.wait_for_function("document.querySelector('video')?.readyState === 4")
-    settle(page)
-    page.get_by_role("button", name="Take Photo").click()
+    press_button(page, "Take Photo")
     expect(page.get_by_role("button", name="Take another photo")).to_be_visible()
     expect(tile(page, 17)).to_be_visible()
     no_error(page)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "index": ("index",),
+    "watch": ("watch",),
     "sources": ("sources",),
     "demo": ("demo",),
     "search": ("search", "categories"),

@@ -14,10 +14,11 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._text import as_unicode, printable
+from .._text import printable, values_as_unicode
 
 if TYPE_CHECKING:
     from ..collection import Failure, Item
+    from ..indexing import IndexReport
     from ..searching import SearchResult
 
 _MOST_INCOMPLETE = 5
@@ -57,15 +58,7 @@ def _quote(argument: str) -> str:
 
 def print_json(value: object) -> None:
     """Print a value as one line of JSON that is valid Unicode, at once."""
-    print(json.dumps(_in_unicode(value)), flush=True)
-
-
-def _in_unicode(value: object) -> object:
-    if isinstance(value, str):
-        return as_unicode(value)
-    if isinstance(value, Mapping):
-        return {as_unicode(str(name)): _in_unicode(part) for name, part in value.items()}
-    return [*map(_in_unicode, value)] if isinstance(value, (list, tuple)) else value
+    print(json.dumps(values_as_unicode(value)), flush=True)
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
@@ -118,6 +111,19 @@ def _wrapped(words: Sequence[str], width: int) -> list[str]:
 def print_ranking(rows: Sequence[tuple[str, str, str, str]]) -> None:
     """Print rows of a rank, a score and two texts; the first row is the header."""
     print_columns(rows, ">><<")
+
+
+def report_counts(report: IndexReport, *, unchanged: bool = True) -> str:
+    """Return what an indexing run did, such as "3 added, 1 failed"; "" if it found nothing."""
+    counts = [
+        (report.added, "added"),
+        (report.changed, "changed"),
+        (report.moved, "moved"),
+        (report.removed, "removed"),
+        (report.unchanged if unchanged else 0, "unchanged"),
+        (len(report.failures), "failed"),
+    ]
+    return ", ".join(f"{count:,} {what}" for count, what in counts if count)
 
 
 def print_failures(failures: Sequence[Failure]) -> None:

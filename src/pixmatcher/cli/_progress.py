@@ -33,6 +33,10 @@ class ProgressBars:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the bars from the terminal."""
         if self._bars is not None:
             self._bars.stop()
 

@@ -28,6 +28,7 @@ from ._output import (
     print_failures,
     print_incomplete,
     print_passed_over,
+    report_counts,
 )
 from ._progress import ProgressBars
 
@@ -164,16 +165,8 @@ def _with_array_options(
 
 def print_report(report: IndexReport) -> None:
     """Print what an indexing run did, and which images failed."""
-    counts = [
-        (report.added, "added"),
-        (report.changed, "changed"),
-        (report.moved, "moved"),
-        (report.removed, "removed"),
-        (report.unchanged, "unchanged"),
-        (len(report.failures), "failed"),
-    ]
     print(f"{report.total:,} images in {printable(str(report.collection))}, {report.seconds:.1f} s")
-    print(", ".join(f"{count:,} {what}" for count, what in counts if count) or _nothing_to_index(report))
+    print(report_counts(report) or _nothing_to_index(report))
     print_incomplete(report.incomplete)
     for note in report.notes:
         print(f"Note: {printable(note)}")

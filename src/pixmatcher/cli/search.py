@@ -50,6 +50,10 @@ def search_command(
         typer.Option(metavar="FILE", help="Answer the queries in a file, one a line, in JSON; - for standard input."),
     ] = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out hits with a lower score.")] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Leave out hits with a lower probability, from 0 to 1."),
+    ] = None,
     save_grid: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save the hits as a contact sheet (.png or .jpg).")
     ] = None,
@@ -92,7 +96,7 @@ def search_command(
     if (batch is None) == (not query):
         raise QueryError("Give either a QUERY or --batch FILE.")
     item_filter = Filter(tuple(label) if label else None, folder, after, before, min_width, min_height)
-    options = SearchOptions(k, min_score, space, item_filter, exact)
+    options = SearchOptions(k, min_score, space, item_filter, exact, min_probability)
     if batch is not None:
         if save_grid is not None:
             raise QueryError("--save-grid works with a single query only, not with --batch.")

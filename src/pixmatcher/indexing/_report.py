@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from .._text import as_unicode, name_as_unicode
 from ..collection import Failure, Item, StoredItems
+
+_MOST_LISTED = 100
+"""Failures, incomplete images and notes that `as_json` lists; their numbers count all."""
 
 
 @dataclass
@@ -42,3 +47,28 @@ class IndexReport:
         self.changed += stored.changed
         self.moved += stored.moved
         self.unchanged += stored.unchanged
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as JSON data: all numbers, and the first hundred failures, incomplete images and notes.
+
+        `failed` and `incomplete` are numbers of images, `seconds` is the time of the run.
+        """
+        return {
+            "total": self.total,
+            "added": self.added,
+            "changed": self.changed,
+            "moved": self.moved,
+            "removed": self.removed,
+            "unchanged": self.unchanged,
+            "failed": len(self.failures),
+            "remembered": self.remembered,
+            "incomplete": len(self.incomplete),
+            "failures": [
+                {"uri": name_as_unicode(each.uri), "reason": each.reason, "detail": as_unicode(each.detail)}
+                for each in self.failures[:_MOST_LISTED]
+            ],
+            "incomplete_uris": [name_as_unicode(item.uri) for item in self.incomplete[:_MOST_LISTED]],
+            "passed_over": {kind: sum(counts.values()) for kind, counts in self.passed_over.items()},
+            "notes": [as_unicode(note) for note in self.notes[:_MOST_LISTED]],
+            "seconds": round(self.seconds, 3),
+        }

@@ -10,11 +10,20 @@ May import `images`, `net`, `encoders`, `sources` and `collection`.
 from typing import TYPE_CHECKING
 
 from .._lazy import lazy_names
+from ._answering import AnswersQueries
 from ._filter_checks import check_filter
-from ._search import WEAK_NOTE, SearchResult, percent, search, search_embedded, search_similar
-from .embedding import EmbeddedQuery, EncoderFallback, embed_query, image_encoder, image_space, text_encoder
-from .options import SearchOptions
-from .query import MAX_TEXT_CHARACTERS, Query, parse_query, query_from_json, resolve_image
+from ._search import WEAK_NOTE, SearchResult, percent, query_as_json, search, search_embedded, search_similar
+from .embedding import (
+    EmbeddedQuery,
+    EncoderFallback,
+    embed_query,
+    image_encoder,
+    image_space,
+    text_encoder,
+    unusable_image,
+)
+from .options import SearchOptions, options_as_json, options_from_json
+from .query import MAX_TEXT_CHARACTERS, Query, QueryPart, name_from_json, parse_query, query_from_json, resolve_image
 
 if TYPE_CHECKING:
     from ._batch import search_batch
@@ -36,11 +45,13 @@ __getattr__, __dir__ = lazy_names(__name__, _MODULES)
 __all__ = [
     "MAX_TEXT_CHARACTERS",
     "WEAK_NOTE",
+    "AnswersQueries",
     "Category",
     "CategoryResult",
     "EmbeddedQuery",
     "EncoderFallback",
     "Query",
+    "QueryPart",
     "SearchOptions",
     "SearchResult",
     "check_filter",
@@ -51,11 +62,15 @@ __all__ = [
     "image_space",
     "item_by_id",
     "item_picture",
+    "name_from_json",
     "nearest_categories",
+    "options_as_json",
+    "options_from_json",
     "original_file",
     "original_picture",
     "parse_query",
     "percent",
+    "query_as_json",
     "query_from_json",
     "resolve_image",
     "search",
@@ -63,4 +78,5 @@ __all__ = [
     "search_embedded",
     "search_similar",
     "text_encoder",
+    "unusable_image",
 ]

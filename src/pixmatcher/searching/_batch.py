@@ -12,7 +12,7 @@ from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import PixMatcherError, QueryError
 from ._search import query_as_json, search
 from .options import SearchOptions, with_k
-from .query import image_name_of, parse_line, query_from_json
+from .query import image_name_of, name_from_json, parse_line, query_from_json
 
 
 def search_batch(
@@ -27,7 +27,7 @@ def search_batch(
 ) -> Iterator[dict[str, Any]]:
     """Answer one query a line, in order: a result as JSON, or `{"query": ..., "error": ...}` if the line fails.
 
-    A line is the path of a file or a URL, which is an image, a JSON object with `text`, `image` or both, or else a
+    A line is the path of a file or a URL, which is an image, a JSON object as `query_from_json` reads it, or else a
     text. Blank lines are passed over, and a byte order mark before the first line is ignored. With `allow_private`,
     image URLs may have private addresses.
     """
@@ -41,9 +41,7 @@ def search_batch(
         try:
             if text.startswith("{"):
                 values = _json_object(text)
-                name = values.get("text") or values.get("image") or text
-                if isinstance(name, str):
-                    name = image_name_of(name)
+                name = name_from_json(values)
                 query = query_from_json(values, allow_private=allow_private)
             else:
                 query = parse_line(text, allow_private=allow_private)

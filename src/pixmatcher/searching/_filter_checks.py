@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .._urls import is_url
 from ..errors import QueryError
+from ._answering import AnswersQueries
 
 if TYPE_CHECKING:
     from ..collection import Filter, Store
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 _NAMES_SHOWN = 3
 
 
-def check_filter(collection: Store, filter: Filter | None) -> None:
+def check_filter(collection: Store, filter: Filter | None, *, look_at_disk: bool = True) -> None:
     """Raise `QueryError` if no item of a collection has one of the labels of a filter, or is in its folder.
 
     The message suggests the most similar names that occur. In an empty collection, nothing is checked. The folder is
     not checked in a store of another package without the methods `has_items_in` and `item_folders` of `Collection`.
+    With `look_at_disk`, the message also says whether the folder exists, which is for the users of this machine alone.
     """
     if filter is None or not len(collection):
         return
@@ -28,7 +30,8 @@ def check_filter(collection: Store, filter: Filter | None) -> None:
             raise QueryError(f"No image in this collection has the label {label!r}: {_label_advice(collection, label)}")
     has_items_in: Callable[[str], bool] | None = getattr(collection, "has_items_in", None)
     if filter.folder is not None and has_items_in is not None and not has_items_in(filter.folder):
-        raise QueryError(_no_folder(collection, filter.folder))
+        here = look_at_disk and not isinstance(collection, AnswersQueries)  # else on another machine
+        raise QueryError(_no_folder(collection, filter.folder, here))
 
 
 def _label_advice(collection: Store, label: str) -> str:
@@ -37,11 +40,13 @@ def _label_advice(collection: Store, label: str) -> str:
     return f"did you mean {similar}?" if similar else "give the label or its name as the source has it."
 
 
-def _no_folder(collection: Store, folder: str) -> str:
+def _no_folder(collection: Store, folder: str, look_at_disk: bool) -> str:
     """Return the message that a folder has no images of the collection."""
     where = "No image in this collection is in"
     if is_url(folder):
         problem = f"{where} {folder}"
+    elif not look_at_disk:
+        problem = f"{where} the folder {folder!r}"
     elif not os.path.lexists(folder):
         problem = f"There is no folder {folder!r}, and no image in this collection is in it"
     elif os.path.isdir(folder):

@@ -15,6 +15,7 @@ from ..collection import Filter, Hit, Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import QueryError, UnreadableTextError
 from ..records import Calibration
+from ._answering import AnswersQueries
 from ._calibrations import calibration_of
 from ._filter_checks import check_filter
 from ._reopening import on_current
@@ -80,6 +81,8 @@ def query_as_json(query: Any) -> Any:
     """Return the name of a query, or the names of its parts, as valid Unicode."""
     if isinstance(query, Mapping):
         return {part: query_as_json(name) for part, name in query.items()}
+    if isinstance(query, list):
+        return [query_as_json(name) for name in query]
     return name_as_unicode(query) if isinstance(query, str) else query
 
 
@@ -113,7 +116,7 @@ def search(
     in the first space for images only, a text in the first space that supports text. If the encoder of that space
     cannot be used on this machine, the next one is used, and the `note` of the result says why. A text that no encoder
     can read has no hits, and the `note` says so. A collection that was made with encoder objects needs them again:
-    `encoders`.
+    `encoders`. A store that is an `AnswersQueries` embeds the query itself, and uses neither these nor `runtime`.
 
     A collection that was upgraded after it was opened is opened again for each query. Raises `QueryError`,
     `InvalidImageError` or `EncoderError` if the query cannot be answered, `OutdatedCollectionError` if the collection
@@ -123,6 +126,8 @@ def search(
     options = with_k(options, k)
     if isinstance(query, str):
         query = Query(query)
+    if isinstance(collection, AnswersQueries):
+        return collection.answer_query(query, options)
     runtime = with_encoders(runtime, encoders)
     try:
         find = partial(_embed_and_search, query, options, runtime, started)
@@ -160,16 +165,16 @@ def search_embedded(
     `name` is the query as the result shows it, `started` the value of `time.perf_counter` from which its time counts.
     """
     started = time.perf_counter() if started is None else started
+    calibration = calibration_of(collection, embedded.space, embedded.kind, runtime)
     hits = collection.search(
         embedded.vector,
         space=embedded.space,
         k=options.k,
-        min_score=options.min_score,
+        min_score=_lowest_score(options, calibration),
         filter=options.filter,
         exact=options.exact,
     )
     note = embedded.note or (_note_of_filter(collection, options.filter) if not hits else "")
-    calibration = calibration_of(collection, embedded.space, embedded.kind, runtime)
     took_ms = (time.perf_counter() - started) * 1000
     result = SearchResult(name, embedded.space, took_ms, hits, note, calibration, embedded.unreadable)
     if not result.weak:
@@ -177,10 +182,23 @@ def search_embedded(
     return replace(result, note=joined(result.note, WEAK_NOTE))
 
 
+def _lowest_score(options: SearchOptions, calibration: Calibration | None) -> float | None:
+    """Return the lowest score of a hit: that of the options, or that of their lowest probability if it is higher."""
+    if options.min_probability is None:
+        return options.min_score
+    if calibration is None:
+        raise QueryError(
+            "The scores of this query have no probabilities: search for one text or one image by an encoder with a "
+            "calibration, or give a lowest score instead."
+        )
+    least = calibration.score(options.min_probability)
+    return least if options.min_score is None else max(least, options.min_score)
+
+
 def _note_of_filter(collection: Store, filter: Filter | None) -> str:
     """Return why no item can pass a filter, if a name in it does not occur in the collection."""
     try:
-        check_filter(collection, filter)
+        check_filter(collection, filter, look_at_disk=False)
     except QueryError as error:
         return str(error)
     return ""
@@ -190,7 +208,7 @@ def _embed_and_search(
     query: Query, options: SearchOptions, runtime: Runtime | None, started: float, store: Store
 ) -> tuple[EmbeddedQuery, float, SearchResult]:
     """Return the embedded query, the time when it was embedded, and the result."""
-    embedded = embed_query(query, store.encoders, space=options.space, runtime=runtime)
+    embedded = embed_query(query, store.encoders, space=options.space, runtime=runtime, stored=store.embeddings)
     embedded_at = time.perf_counter()
     result = search_embedded(store, embedded, options, name=query.name, started=started, runtime=runtime)
     if query.note:
@@ -214,6 +232,8 @@ def search_similar(
     """
     started = time.perf_counter()
     options = with_k(options, k)
+    if isinstance(collection, AnswersQueries):
+        return collection.answer_similar(item_id, options)
     find = partial(_search_near_item, item_id, options, with_encoders(None, encoders), started)
     result = on_current(collection, find)
     logger.debug(

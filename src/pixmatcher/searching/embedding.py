@@ -1,10 +1,10 @@
-"""Turn a query into one vector of one space: choose the space, load its encoder, embed text and image."""
+"""Turn a query into one vector of one space: choose the space, load its encoder, embed the parts, combine them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..encoders import load_recorded, reads_text, text_language
 from ..errors import (
@@ -16,15 +16,17 @@ from ..errors import (
     StorageError,
     UnreadableTextError,
 )
-from .query import Query
+from .query import Query, QueryPart
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from ..encoders import Encoder, Runtime
-    from ..images import ImageSource
     from ..records import EncoderRecord, QueryKind, Space
+
+    Vector: TypeAlias = npt.NDArray[np.float32]
+    StoredEmbeddings: TypeAlias = Callable[[Iterable[int], str], Vector]
 
 
 @dataclass(frozen=True)
@@ -54,57 +56,111 @@ class EmbeddedQuery:
     fallback: EncoderFallback | None = None
     """Why another encoder was used than the preferred one; None if the preferred one was used."""
     kind: QueryKind | None = None
-    """Whether the vector is that of a text or of an image; None for a weighted sum of both."""
+    """Whether the vector is that of a text or of an image; None for a sum of several parts."""
     unreadable: UnreadableTextError | None = None
-    """Why the text beside an image was left out; None if it was not."""
+    """Why a text beside other parts was left out; None if none was."""
 
     @property
     def note(self) -> str:
         """What the user should know about the choice of the encoder and the text; empty if there is nothing."""
-        left_out = "" if self.unreadable is None else f"Only the image was searched for. {self.unreadable}"
+        rest = "the image" if self.kind == "image" else "the rest of the query"
+        left_out = "" if self.unreadable is None else f"Only {rest} was searched for. {self.unreadable}"
         return " ".join(str(part) for part in (self.fallback, left_out) if part)
 
 
 def embed_query(
-    query: Query, encoders: Sequence[EncoderRecord], *, space: str | None = None, runtime: Runtime | None = None
+    query: Query,
+    encoders: Sequence[EncoderRecord],
+    *,
+    space: str | None = None,
+    runtime: Runtime | None = None,
+    stored: StoredEmbeddings | None = None,
 ) -> EmbeddedQuery:
     """Return the vector of a query in a space of a collection with these encoders.
 
-    Without `space`, an image alone is embedded in the space that `image_encoder` chooses, a text (alone or with an
-    image) in the space that `text_encoder` chooses. If the encoder of that space cannot be used on this machine, the
-    next one is used, and the result has a `fallback`; so if it cannot read the text. A text beside an image that no
-    encoder can read is left out, and the result is `unreadable`.
+    Without `space`, a query without a text is embedded in the space that `image_encoder` chooses, one with a text in
+    the space that `text_encoder` chooses. If the encoder of that space cannot be used on this machine, the next one is
+    used, and the result has a `fallback`; so if it cannot read the text. A text beside other wanted parts that no
+    encoder can read is left out, and the result is `unreadable`. `stored` is the method `embeddings` of the collection,
+    for the parts that are items of it.
 
     Raises `UnreadableTextError` if the preferred encoder cannot read a text alone, nor can another one answer;
     `EncoderError` if the preferred encoder cannot be used otherwise, nor can another one answer; `QueryError` if no
-    space fits the query or the text is not valid Unicode; `InvalidImageError` if the image cannot be used.
+    space fits the query or the text is not valid Unicode; `InvalidImageError` if an image cannot be used;
+    `CollectionError` if an item does not exist.
     """
-    candidates = _image_spaces(encoders, space) if query.text is None else _text_spaces(encoders, space)
+    parts = query.parts
+    texts = query.texts
+    encoded = any(part.item is None for part, _ in parts)
+    unreadable_texts: list[str] = []
     errors: dict[str, PixMatcherError] = {}
-    for record, chosen in candidates:
+    for record, chosen in _text_spaces(encoders, space) if texts else _image_spaces(encoders, space):
         if record.name in errors:  # an encoder with several spaces
             continue
         try:
-            vector = _embed(query, load_recorded([record], runtime)[0], chosen)
+            encoder = load_recorded([record], runtime)[0] if encoded else None
+            if encoder is not None and (found := [text for text in texts if not reads_text(encoder, text)]):
+                unreadable_texts = unreadable_texts or found
+                raise UnreadableTextError(encoder.name, text_language(encoder))
+            vectors = _embed_parts(query, parts, encoder, chosen, stored)
         except (EncoderError, FetchError, StorageError, UnreadableTextError) as error:
             errors[record.name] = error
             continue
+        vector = combine_vectors(vectors, [weight for _, weight in parts], unit=bool(query.wanted or query.unwanted))
         fallbacks = [EncoderFallback(name, record.name, _root_error(error)) for name, error in errors.items()]
-        return EmbeddedQuery(chosen.name, vector, record.name, fallbacks[0] if fallbacks else None, _kind(query))
+        return EmbeddedQuery(chosen.name, vector, record.name, fallbacks[0] if fallbacks else None, _kind(parts))
     first, *others = errors.values()
     unreadable = next((error for error in (first, *others) if isinstance(error, UnreadableTextError)), None)
-    if unreadable is not None and query.image is not None:
-        embedded = embed_query(replace(query, text=None), encoders, space=space, runtime=runtime)
+    if unreadable is not None and (rest := query.without_texts(unreadable_texts)) is not None:
+        embedded = embed_query(rest, encoders, space=space, runtime=runtime, stored=stored)
         return replace(embedded, unreadable=unreadable)
     if not others or first is unreadable:
         raise first
     raise EncoderError(f"None of the encoders of this collection can be used here. {first}") from first
 
 
-def _kind(query: Query) -> QueryKind | None:
-    if query.text is not None and query.image is not None:
+def combine_vectors(vectors: Sequence[Vector], weights: Sequence[float], *, unit: bool) -> Vector:
+    """Return the sum of vectors (dimension,) with their weights; a single vector is returned as it is.
+
+    With `unit`, the vectors are first made of length 1, and so is the sum. Without, the sum keeps its length, on which
+    the scores of a text and an image together depend. This is the only place where the parts of a query become one
+    vector; better ways to combine them are to be measured, and belong here.
+
+    Raises `QueryError` if the parts cancel each other.
+    """
+    import numpy as np
+
+    if len(vectors) == 1:
+        return vectors[0]
+    if unit:
+        vectors = [_unit(vector) for vector in vectors]
+        largest = max(map(abs, weights))
+        weights = [weight / largest for weight in weights]
+    total = weights[0] * vectors[0]
+    for weight, vector in zip(weights[1:], vectors[1:], strict=True):
+        total = total + weight * vector
+    if not unit:
+        return total
+    if np.linalg.norm(total) < _LEAST_LENGTH:
+        raise QueryError("The wanted and the unwanted parts of the query cancel each other: change one of them.")
+    return _unit(total)
+
+
+_LEAST_LENGTH = 1e-3
+"""A shorter sum, relative to the greatest weight, consists of rounding errors."""
+
+
+def _unit(vector: Vector) -> Vector:
+    import numpy as np
+
+    scaled: Vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
+    return scaled
+
+
+def _kind(parts: Sequence[tuple[QueryPart, float]]) -> QueryKind | None:
+    if len(parts) > 1:
         return None
-    return "image" if query.text is None else "text"
+    return "image" if parts[0][0].text is None else "text"
 
 
 def _root_error(error: PixMatcherError) -> PixMatcherError:
@@ -112,38 +168,52 @@ def _root_error(error: PixMatcherError) -> PixMatcherError:
     return error.__cause__ if isinstance(error.__cause__, EncoderError) else error
 
 
-def _embed(query: Query, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:
-    """Return the vector (dimension,) of the query: of its text, of its image, or their weighted sum.
+def _embed_parts(
+    query: Query,
+    parts: Sequence[tuple[QueryPart, float]],
+    encoder: Encoder | None,
+    space: Space,
+    stored: StoredEmbeddings | None,
+) -> list[Vector]:
+    """Return the vector (dimension,) of each part. Without an encoder, all parts are items."""
+    items = [part.item for part, _ in parts if part.item is not None]
+    if items and stored is None:
+        raise QueryError("The query has items of a collection, and there is no collection here: give texts and images.")
+    of_items = iter(stored(items, space.name)) if items and stored is not None else iter(())
+    texts = [part.text for part, _ in parts if part.text is not None]
+    of_texts = iter(encoder.encode_texts(texts)[space.name]) if texts and encoder is not None else iter(())
+    vectors: list[Vector] = []
+    for part, _ in parts:
+        if part.image is not None:
+            assert encoder is not None
+            vectors.append(_embed_image(part, encoder, space, query.max_pixels))
+        else:
+            vectors.append(next(of_items if part.text is None else of_texts))
+    return vectors
 
-    Raises `UnreadableTextError` if the encoder cannot read the text.
-    """
-    if query.text is not None and not reads_text(encoder, query.text):
-        raise UnreadableTextError(encoder.name, text_language(encoder))
-    image_vector = None if query.image is None else _embed_image(query, query.image, encoder, space)
-    if query.text is None:
-        assert image_vector is not None
-        return image_vector
-    text_vector: npt.NDArray[np.float32] = encoder.encode_texts([query.text])[space.name][0]
-    if image_vector is None:
-        return text_vector
-    return query.text_weight * text_vector + (1 - query.text_weight) * image_vector
 
-
-def _embed_image(query: Query, image: ImageSource, encoder: Encoder, space: Space) -> npt.NDArray[np.float32]:
+def _embed_image(part: QueryPart, encoder: Encoder, space: Space, max_pixels: int) -> Vector:
     from ..images import fit_image, open_image
 
+    image = part.image
+    assert image is not None
     try:
-        opened = open_image(image, min_side=encoder.recipe.min_side)
+        opened = open_image(image, min_side=encoder.recipe.min_side, max_pixels=max_pixels)
     except InvalidImageError as error:
-        name = query.known_image_name or "The image"
-        if name == "-" and isinstance(image, bytes):
-            name = "The image on standard input"
-        why = f"{error.reason}: {error.detail}" if error.detail else error.reason
-        message = f"{name} cannot be used as a query ({why}): choose another image."
-        raise InvalidImageError(error.reason, error.detail, message=message) from error
+        raise unusable_image(part, error) from error
     embeddings = encoder.encode_images(fit_image(opened, encoder.recipe)[None])[space.name]
-    vector: npt.NDArray[np.float32] = embeddings[0]
+    vector: Vector = embeddings[0]
     return vector
+
+
+def unusable_image(part: QueryPart, error: InvalidImageError) -> InvalidImageError:
+    """Return the error for an image that cannot be opened as the error of the query that it is a part of."""
+    name = part.known_image_name or "The image"
+    if name == "-" and isinstance(part.image, bytes):
+        name = "The image on standard input"
+    why = f"{error.reason}: {error.detail}" if error.detail else error.reason
+    message = f"{name} cannot be used as a query ({why}): choose another image."
+    return InvalidImageError(error.reason, error.detail, message=message)
 
 
 def image_encoder(

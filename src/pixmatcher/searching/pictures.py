@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .._urls import is_url
 from ..errors import InvalidImageError
 from ..images import DEFAULT_MAX_PIXELS, open_image
+from ._answering import AnswersQueries
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,15 +21,18 @@ def item_picture(
     """Return the image of an item, upright and at most `side` pixels wide and high, or else its thumbnail.
 
     Nothing is fetched: for a remote or missing image, the result is the thumbnail in the collection, or None if there
-    is no thumbnail.
+    is no thumbnail. A store that is an `AnswersQueries` gives the picture: its paths are those of another machine.
     """
-    picture = original_picture(item, side, max_pixels=max_pixels)
+    if isinstance(collection, AnswersQueries):
+        picture, kept = None, collection.picture(item, side)
+    else:
+        picture = original_picture(item, side, max_pixels=max_pixels)
+        kept = collection.thumbnail(item.content_hash) if picture is None and collection is not None else None
     if picture is None:
-        thumbnail = collection and collection.thumbnail(item.content_hash)
-        if not thumbnail:
+        if not kept:
             return None
         try:
-            picture = open_image(thumbnail).image.copy()
+            picture = open_image(kept, max_pixels=max_pixels).image.copy()
         except InvalidImageError:
             return None
     picture.thumbnail((side, side))

@@ -1,14 +1,15 @@
-"""What to search for: a text, an image, or both; from Python, from a command line or from JSON."""
+"""What to search for: texts, images and items, wanted and unwanted; from Python, from a command line or from JSON."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._urls import (
     bytes_of_data_url,
@@ -19,7 +20,7 @@ from .._urls import (
     shown_data_url,
 )
 from ..errors import InvalidImageError, QueryError
-from ..images import is_allowed_extension
+from ..images import DEFAULT_MAX_PIXELS, is_allowed_extension
 from ..net.fetch import MAX_BYTES, fetch
 
 if TYPE_CHECKING:
@@ -28,16 +29,61 @@ if TYPE_CHECKING:
 MAX_TEXT_CHARACTERS = 10_000
 _PATH_START = re.compile(r"/|\.\.?/|~/|\\\\|[a-zA-Z]:[/\\]")
 """Matches the beginning of a path, also of one of Windows; no text begins so."""
+_MAX_ID = 2**63 - 1
+"""The greatest id that a catalog can have."""
+
+
+@dataclass(frozen=True)
+class QueryPart:
+    """One part of a query: a text, an image, or an item of the collection by its id; with its weight in the sum.
+
+    Raises `QueryError` if it is not exactly one of these, the text is blank or too long, or the weight is not a number
+    above 0.
+    """
+
+    text: str | None = None
+    image: ImageSource | None = None
+    item: int | None = None
+    weight: float = 1.0
+    image_name: str | None = None
+    """The name of the image in results; by default its path."""
+
+    def __post_init__(self) -> None:
+        if (self.text is not None) + (self.image is not None) + (self.item is not None) != 1:
+            raise QueryError("A part of a query is one text, one image or the id of one item: give one of them.")
+        if self.text is not None:
+            if not self.text.strip():
+                raise QueryError("A text of the query is empty: write what to search for, or leave it out.")
+            _check_length(self.text)
+        if self.item is not None and not 0 <= self.item <= _MAX_ID:
+            raise QueryError(f"No image of this collection has the id {self.item}.")
+        if not (self.weight > 0 and math.isfinite(self.weight)):
+            raise QueryError(f"The weight of a part must be a number above 0, not {self.weight}.")
+
+    @property
+    def name(self) -> str | dict[str, Any]:
+        """The part as results show it: a text, or an object with its image or id, and its weight if that is not 1."""
+        weight = {} if self.weight == 1 else {"weight": self.weight}
+        if self.text is not None:
+            return {"text": self.text, **weight} if weight else self.text
+        if self.item is not None:
+            return {"id": self.item, **weight}
+        return {"image": self.known_image_name or "(image)", **weight}
+
+    @property
+    def known_image_name(self) -> str | None:
+        """`image_name`, or else the path of the image; None if the image has no name."""
+        return _known_name(self.image, self.image_name)
 
 
 @dataclass(frozen=True)
 class Query:
-    """What to search for: a text, an image, or the weighted sum of both.
+    """What to search for: a text, an image, or the weighted sum of both; and further parts, wanted and unwanted.
 
-    With a text and an image, `text_weight` (0 to 1) is the share of the text in the sum. A blank text beside an image
-    is ignored.
+    With a text and an image, `text_weight` (0 to 1) is the share of the text in the sum, and the share of the image is
+    the rest. A text or an image alone has the weight 1. A blank text beside something else that is wanted is ignored.
 
-    Raises `QueryError` if there is neither a text nor an image, or the text is too long.
+    Raises `QueryError` if nothing is wanted, or the text is too long.
     """
 
     text: str | None = None
@@ -47,31 +93,82 @@ class Query:
     """The name of the image in results; by default its path."""
     note: str = ""
     """What to know about how the query was read; results show it."""
+    wanted: tuple[QueryPart, ...] = ()
+    """Further parts that results should be like."""
+    unwanted: tuple[QueryPart, ...] = ()
+    """Parts that results should not be like."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """The most pixels of an image of the query."""
 
     def __post_init__(self) -> None:
         if self.text is None or not self.text.strip():
-            if self.image is None:
+            if self.image is None and not self.wanted:
+                if self.unwanted:
+                    raise QueryError("The query has only unwanted parts: give a text, an image or an item to find too.")
                 raise QueryError("The query is empty: give a text, an image path or an image URL.")
             object.__setattr__(self, "text", None)  # the way to set a field of a frozen dataclass
-        if self.text is not None and len(self.text) > MAX_TEXT_CHARACTERS:
-            raise QueryError(f"The text is longer than {MAX_TEXT_CHARACTERS:,} characters: shorten it.")
+        if self.text is not None:
+            _check_length(self.text)
         if not 0 <= self.text_weight <= 1:
             raise QueryError(f"The weight of the text must be between 0 and 1, not {self.text_weight}.")
 
     @property
-    def name(self) -> str | dict[str, str]:
-        """The query as results show it: its text, the name of its image, or both."""
-        if self.image is None:
+    def parts(self) -> list[tuple[QueryPart, float]]:
+        """All parts with their weights in the sum; those of unwanted parts are below 0."""
+        mixed = self.text is not None and self.image is not None
+        parts = []
+        if self.text is not None:
+            parts.append((QueryPart(self.text), self.text_weight if mixed else 1.0))
+        if self.image is not None:
+            part = QueryPart(image=self.image, image_name=self.image_name)
+            parts.append((part, 1 - self.text_weight if mixed else 1.0))
+        parts += [(part, part.weight) for part in self.wanted]
+        return parts + [(part, -part.weight) for part in self.unwanted]
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts of all parts."""
+        return [part.text for part, _ in self.parts if part.text is not None]
+
+    def without_texts(self, texts: Iterable[str]) -> Query | None:
+        """Return the query without the parts that are one of these texts; None if nothing wanted remains."""
+        left_out = {*texts}
+        text = None if self.text in left_out else self.text
+        wanted = tuple(part for part in self.wanted if part.text not in left_out)
+        if text is None and self.image is None and not wanted:
+            return None
+        unwanted = tuple(part for part in self.unwanted if part.text not in left_out)
+        return replace(self, text=text, wanted=wanted, unwanted=unwanted)
+
+    @property
+    def name(self) -> str | dict[str, Any]:
+        """The query as results show it: its text, the name of its image, or an object with the names of its parts."""
+        image = None if self.image is None else self.known_image_name or "(image)"
+        if self.wanted or self.unwanted:
+            names: dict[str, Any] = {
+                "text": self.text,
+                "image": image,
+                "want": [part.name for part in self.wanted],
+                "avoid": [part.name for part in self.unwanted],
+            }
+            return {key: value for key, value in names.items() if value}
+        if image is None:
             return self.text or ""
-        image = self.known_image_name or "(image)"
         return image if self.text is None else {"text": self.text, "image": image}
 
     @property
     def known_image_name(self) -> str | None:
         """`image_name`, or else the path of the image; None if the image has no name."""
-        if self.image_name is None and isinstance(self.image, (str, os.PathLike)):
-            return os.fspath(self.image)
-        return self.image_name
+        return _known_name(self.image, self.image_name)
+
+
+def _known_name(image: ImageSource | None, name: str | None) -> str | None:
+    return os.fspath(image) if name is None and isinstance(image, (str, os.PathLike)) else name
+
+
+def _check_length(text: str) -> None:
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise QueryError(f"The text is longer than {MAX_TEXT_CHARACTERS:,} characters: shorten it.")
 
 
 def parse_query(arguments: Sequence[str], *, allow_private: bool = False) -> Query:
@@ -206,18 +303,77 @@ def _read_from_archive(path: str) -> bytes:
         raise
 
 
-def query_from_json(values: object, *, allow_private: bool = False) -> Query:
+def query_from_json(
+    values: object,
+    *,
+    allow_private: bool = False,
+    resolve: Callable[[str], ImageSource] | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Query:
     """Return the query that a JSON object describes: `text`, `image` (path or URL) or both, and `text_weight`.
 
-    Raises `QueryError` if it describes none, and as `resolve_image` does.
+    `want` and `avoid` are lists of further parts: a text, or an object with one of `text`, `image` and `id`, and
+    perhaps a `weight`. `resolve` returns the image that a string refers to, by default `resolve_image`.
+
+    Raises `QueryError` if it describes none, and as `resolve` does.
     """
-    if not isinstance(values, dict) or not {"text", "image"} & set(values):
+    if not isinstance(values, dict) or not {"text", "image", "want", "avoid"} & set(values):
         raise QueryError('A query in JSON is an object like {"text": "a cat"} or {"image": "cat.jpg"}.')
+
+    def image_of(reference: str) -> ImageSource:
+        return resolve_image(reference, allow_private) if resolve is None else resolve(reference)
+
     text, image, weight = values.get("text"), values.get("image"), values.get("text_weight", 0.5)
     if not isinstance(text, (str, type(None))) or not isinstance(image, (str, type(None))):
         raise QueryError("The text and the image of a query in JSON must be strings.")
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+    if not _is_number(weight):
         raise QueryError("text_weight must be a number between 0 and 1.")
+    wanted, unwanted = (_parts_from_json(values, key, image_of) for key in ("want", "avoid"))
     if image is None:
-        return Query(text)
-    return Query(text, resolve_image(image, allow_private), weight, image_name=image_name_of(image))
+        return Query(text, wanted=wanted, unwanted=unwanted, max_pixels=max_pixels)
+    return Query(
+        text,
+        image_of(image),
+        weight,
+        image_name=image_name_of(image),
+        wanted=wanted,
+        unwanted=unwanted,
+        max_pixels=max_pixels,
+    )
+
+
+def name_from_json(values: Mapping[str, Any]) -> Any:
+    """Return the name of a query in JSON that failed: its text or its image, or else all of it."""
+    name = values.get("text") or values.get("image")
+    return image_name_of(name) if isinstance(name, str) else name or dict(values)
+
+
+def _parts_from_json(values: dict[str, Any], key: str, image_of: Callable[[str], ImageSource]) -> tuple[QueryPart, ...]:
+    """Return the parts that the list `key` of a JSON object describes."""
+    parts = values.get(key)
+    if parts is None:
+        return ()
+    if not isinstance(parts, list):
+        raise QueryError(f'{key} must be a list of parts like "a cat", {{"image": "cat.jpg"}} or {{"id": 5}}.')
+    return tuple(_part_from_json(part, image_of) for part in parts)
+
+
+def _part_from_json(values: object, image_of: Callable[[str], ImageSource]) -> QueryPart:
+    if isinstance(values, str):
+        return QueryPart(values)
+    if not isinstance(values, dict):
+        raise QueryError('A part of a query in JSON is a text, or an object like {"image": "cat.jpg"} or {"id": 5}.')
+    text, image, item, weight = (values.get(key) for key in ("text", "image", "id", "weight"))
+    if not isinstance(text, (str, type(None))) or not isinstance(image, (str, type(None))):
+        raise QueryError("The text and the image of a part in JSON must be strings.")
+    if item is not None and (isinstance(item, bool) or not isinstance(item, int)):
+        raise QueryError("The id of a part in JSON must be a whole number.")
+    if weight is not None and not _is_number(weight):
+        raise QueryError("The weight of a part in JSON must be a number above 0.")
+    source = None if image is None else image_of(image)
+    name = None if image is None else image_name_of(image)
+    return QueryPart(text, source, item, 1.0 if weight is None else weight, image_name=name)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

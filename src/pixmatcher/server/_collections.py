@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .._urls import is_url
 from ..collection import CATALOG_NAME, Collection, Store, open_collection
 from ..errors import CollectionError
 from ._problems import ProblemError
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("pixmatcher.server")
 
@@ -71,6 +75,28 @@ class ServedCollections:
                 ) from error
             self._opened[name] = _Opened(store, _identity(store))
             return store
+
+    def use(self, name: str, work: Callable[[Store], _T]) -> _T:
+        """Return `work(store)` for the collection of this name; once more if it was replaced meanwhile.
+
+        Raises as `get` and `work` do.
+        """
+        store = self.get(name)
+        try:
+            return work(store)
+        except Exception:
+            current = self.get(name)
+            if current is store:
+                raise
+            return work(current)
+
+    def without_paths(self, message: str) -> str:
+        """Return a message with the names of the collections instead of their folders, which clients need not know."""
+        folders = {os.path.abspath(reference): name for name, reference in self._references.items()}
+        folders |= {str(opened.store.path): name for name, opened in [*self._opened.items()]}
+        for folder in sorted(folders, key=len, reverse=True):
+            message = message.replace(folder, folders[folder])
+        return message
 
     def close(self) -> None:
         """Close all collections."""

@@ -41,6 +41,10 @@ class Problem(BaseModel):
     """One sentence that says what is wrong and what to do."""
     reason: str
     """A short fixed phrase to count and compare by."""
+    error: str | None = None
+    """The class of the error in the Python library, for its client; absent for errors of the service alone."""
+    cause: str | None = None
+    """What is wrong with an image, without the sentence around it."""
 
 
 class ProblemError(PixMatcherError):
@@ -72,17 +76,23 @@ _STATUS: tuple[tuple[type[PixMatcherError], int, str], ...] = (
 
 def problem_of(error: PixMatcherError) -> Problem:
     """Return an error of the library as a problem."""
+    name = cause = None
     if isinstance(error, ProblemError):
         status, reason = error.status, error.reason
     else:
         status, reason = next((code, reason) for kind, code, reason in _STATUS if isinstance(error, kind))
         reason = reason or getattr(error, "reason", "")
-    return Problem(title=HTTPStatus(status).phrase, status=status, detail=as_unicode(str(error)), reason=reason)
+        name = type(error).__name__
+        cause = as_unicode(error.detail) if isinstance(error, (InvalidImageError, FetchError)) else None
+    title, detail = HTTPStatus(status).phrase, as_unicode(str(error))
+    return Problem(title=title, status=status, detail=detail, reason=reason, error=name, cause=cause)
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """Return a problem as a response."""
-    return Response(problem.model_dump_json(), problem.status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+    return Response(
+        problem.model_dump_json(exclude_none=True), problem.status, headers=dict(headers or {}), media_type=MEDIA_TYPE
+    )
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -95,9 +105,11 @@ def add_handlers(app: FastAPI) -> None:
     """Make an application answer every error with a problem."""
 
     @app.exception_handler(PixMatcherError)
-    async def _(_: Request, error: PixMatcherError) -> Response:
+    async def _(request: Request, error: PixMatcherError) -> Response:
         headers = error.headers if isinstance(error, ProblemError) else None
-        return problem_response(problem_of(error), headers)
+        problem = problem_of(error)
+        problem.detail = request.app.state.server.collections.without_paths(problem.detail)
+        return problem_response(problem, headers)
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> Response:

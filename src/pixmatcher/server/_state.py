@@ -9,7 +9,9 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from ..collection import Store
+from ._admission import Admission
 from ._collections import ServedCollections
+from ._job_runner import JobRunner
 from .settings import ServerSettings
 
 
@@ -19,6 +21,13 @@ class ServerState:
 
     settings: ServerSettings
     collections: ServedCollections
+    admission: Admission
+    """Where queries are encoded and searched."""
+    fetches: Admission
+    """Where images are fetched from URLs."""
+    jobs: JobRunner
+    job_listeners: set[object] = field(default_factory=set)
+    """The clients that receive events of jobs now."""
     streams: set[Callable[[], None]] = field(default_factory=set)
     """What ends each answer that lasts as long as its client listens."""
 

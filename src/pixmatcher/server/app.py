@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.concurrency import run_in_threadpool
 
+from .._cores import usable_cores
 from .._version import __version__
+from ._admission import Admission
 from ._collections import ServedCollections
+from ._job_runner import JobRunner
 from ._middleware import add_protection
-from ._problems import add_handlers
-from ._routes import docs, health
+from ._problems import add_handlers, problem_responses
+from ._routes import categories, docs, embeddings, health, jobs, search, store
 from ._state import ServerState
+from ._tokens import reads
 from .settings import ServerSettings
+
+_FETCHES = 8
+"""The most URLs that one process fetches at once."""
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
@@ -25,7 +33,11 @@ def create_app(settings: ServerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state: ServerState = app.state.server
+        state.jobs.start()
         yield
+        await run_in_threadpool(state.jobs.close)
+        state.fetches.close()
+        state.admission.close()
         state.collections.close()
 
     app = FastAPI(
@@ -36,9 +48,20 @@ def create_app(settings: ServerSettings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.server = ServerState(settings, ServedCollections(settings.collections))
+    threads = max(1, usable_cores() // settings.workers)
+    app.state.server = ServerState(
+        settings,
+        ServedCollections(settings.collections),
+        admission=Admission(threads, settings.limits.waiting, settings.limits.seconds),
+        fetches=Admission(_FETCHES, settings.limits.waiting, settings.limits.seconds),
+        jobs=JobRunner(settings),
+    )
     add_handlers(app)
     add_protection(app, settings, app.state.server.streams)
-    app.include_router(health.router)
-    app.include_router(docs.router)
+    for open_routes in (health, docs):
+        app.include_router(open_routes.router)
+    for routes in (search, categories, embeddings, jobs, store):
+        app.include_router(
+            routes.router, dependencies=[Depends(reads)], responses=problem_responses(400, 401, 403, 408, 413, 421, 503)
+        )
     return app

@@ -57,6 +57,7 @@ class FolderSource:
         self._kept = FolderNotes()
         self._scan: _Scan | None = None
         self._absent = False
+        self._watch_rules: tuple[tuple[str, ...], IgnoreRules] | None = None
         self.set_options(exclude, hidden)
 
     def set_options(self, exclude: Sequence[str] | None, hidden: bool | None) -> None:
@@ -118,6 +119,33 @@ class FolderSource:
     def note_absent(self) -> None:
         """Note that all of the folder may be absent, though `scan` could list it."""
         self._absent = True
+
+    def may_list(self, path: str) -> bool:
+        """Return whether `scan` may list something else after a change of the file or folder at `path`.
+
+        It is not sure where files `.pixmatcherignore` or the contents of files decide.
+        """
+        base = os.path.join(self.spec, "")
+        if not path.startswith(base):
+            return path == self.spec
+        options = self._options()
+        for name in path[len(base) :].split("/"):
+            if name in _SKIPPED or name == FOLDER_NAME or _is_metadata(name):
+                return False
+            if name.startswith(".") and not options.hidden and name != IGNORE_FILE:
+                return False
+        extension = os.path.splitext(path)[1].lower()
+        if (extension in KIND_OF or os.path.basename(path).lower() in JUNK) and not os.path.isdir(path):
+            return False
+        if self._watch_rules is None or self._watch_rules[0] != options.exclude:
+            self._watch_rules = (options.exclude, IgnoreRules.parse(self.spec, options.exclude))
+        rules, place = self._watch_rules[1], path
+        is_folder = bool(rules.patterns) and os.path.isdir(path)
+        while len(place) > len(base):
+            if place[len(base) :] in options.forgotten or is_excluded((rules,), place, is_folder or place != path):
+                return False
+            place = os.path.dirname(place)
+        return True
 
     def open(self, uri: str) -> AbstractContextManager[IO[bytes]]:
         return open_regular_file(uri)

@@ -43,7 +43,7 @@ class WebDatasetSource:
         self.spec = f"webdataset:{path}"
         self.folder: str | None = path if os.path.isdir(path) else None
         self.remote, self.thumbnails = False, True
-        self._shards = dict.fromkeys(_shards(path))
+        self._shards = dict.fromkeys(list_shards(path))
         if not any(os.path.lexists(shard) for shard in self._shards):
             raise SourceError(f"{path} has no tar files: name a tar file, a folder of them or a pattern.")
 
@@ -73,7 +73,7 @@ class WebDatasetSource:
         return {}
 
 
-def _shards(path: str) -> list[str]:
+def list_shards(path: str) -> list[str]:
     """Return the tar files of a path or pattern, which may not exist. Raises `SourceError` if there are too many."""
     if os.path.isdir(path):
         try:
