@@ -24,7 +24,7 @@ import httpx
 import pytest
 import trustme
 
-from conftest import cli, paint
+from support import cli, paint
 from test_docs import check_command
 
 ROOT = Path(__file__).parents[1]

@@ -209,8 +209,13 @@ def check_service(stage: Stage, work: Path) -> None:
             time.sleep(0.5)
         print("The health check passes.")
     finally:
-        service.send_signal(signal.SIGTERM)
-        service.wait(60)
+        # unshare passes no signal on, so the process in the image gets it.
+        children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGTERM)
+        status = service.wait(60)
+    assert status == 0, f"the service has ended with {status}"
+    print("The service has stopped.")
 
 
 def megabytes(folder: Path) -> float:

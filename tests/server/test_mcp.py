@@ -31,13 +31,13 @@ from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, ImageContent, TextContent
 
-from conftest import TinyEncoder, cli, paint, paint_many
 from pixmatcher import Collection, encoders, index, upgrade
 from pixmatcher.images import make_thumbnail
 from pixmatcher.server import _mcp_tools
 from pixmatcher.server._mcp_tools import MOST_PICTURES, PICTURE_SIDE, ToolSettings, call_tool
 from pixmatcher.server.mcp import MOST_CALLS, PATH, CollectionTools
 from pixmatcher.server.tokens import add_token
+from support import TinyEncoder, cli, paint, paint_many
 from test_stores import MemoryStore
 
 TOOLS = {"search_by_text", "search_by_image", "similar_to_item", "describe_collection", "get_image"}
