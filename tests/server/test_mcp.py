@@ -372,6 +372,25 @@ def test_any_store_has_all_tools(tiny: TinyEncoder, tmp_path: Path) -> None:
     assert call_tool(store, "describe_collection", {}, ToolSettings()).structured_content["images"] == 1
 
 
+@pytest.mark.slow
+def test_the_collection_of_a_service_has_all_tools(photos: Path, tmp_path: Path) -> None:
+    arguments = ["serve", "-c", f"photos={photos}", "--port", "0", "--state", str(tmp_path / "state")]
+    service = subprocess.Popen([sys.executable, "-m", "pixmatcher", *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert service.stdout is not None
+        address = service.stdout.readline().split()[-1]
+        assert address.startswith("http://"), address
+
+        async def work() -> None:
+            async with Client(over_stdio("-c", f"{address}/c/photos")) as client:
+                await use_all_tools(client)
+
+        run(work)
+    finally:
+        service.terminate()
+        service.communicate(timeout=60)
+
+
 def test_names_that_are_not_unicode_are_shown_all_the_same(tiny: TinyEncoder, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     try:
