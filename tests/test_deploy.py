@@ -1,4 +1,4 @@
-"""The files in `deploy/` fit the command line, and nginx with its example serves what the service serves."""
+"""The files in `deploy/` fit the command line, and proxies with their examples serve what the service serves."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +25,7 @@ import httpx
 import pytest
 import trustme
 
-from conftest import cli, paint
+from support import cli, paint
 from test_docs import check_command
 
 ROOT = Path(__file__).parents[1]
@@ -140,7 +141,7 @@ def test_caddy_accepts_its_example() -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=60)
 
 
-# nginx, in front of the true service
+# nginx and Caddy, in front of the true service
 
 
 @contextlib.contextmanager
@@ -163,60 +164,91 @@ def free_port() -> int:
     return port
 
 
-@pytest.fixture(scope="module")
-def behind_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, Path]]:
-    """A client of nginx with its example in front of the service, and the folder whose images are in `photos`."""
-    if shutil.which("nginx") is None:
-        pytest.skip("nginx is not installed")
+@dataclass(frozen=True)
+class Behind:
+    """A client of a proxy in front of the service, and the folder whose images are in its collection `photos`."""
+
+    client: httpx.Client
+    photos: Path
+
+
+@pytest.fixture(scope="module", params=["nginx", "caddy"])
+def behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
+    """The service behind a proxy with its example."""
+    if shutil.which(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
     pytest.importorskip("fastapi", reason="FastAPI is not installed")
-    folder = tmp_path_factory.mktemp("nginx")
+    folder = tmp_path_factory.mktemp(request.param)
     for seed in range(5):
         paint(folder / "photos" / f"{seed}.png", seed)
     assert cli("index", folder / "photos", "-c", folder / "c").returncode == 0
     token = cli("tokens", "add", "test", "--scope", "write", "--file", folder / "tokens").stdout.strip()
     port, service_port = free_port(), free_port()
-
     authority = trustme.CA()
     certificate = authority.issue_cert(NAME)
     certificate.private_key_pem.write_to_path(folder / "privkey.pem")
     certificate.cert_chain_pems[0].write_to_path(folder / "fullchain.pem")
-    example = (DEPLOY / "nginx.conf").read_text(encoding="utf-8")
-    for before, after in (
+    proxy = (nginx if request.param == "nginx" else caddy)(folder, port, service_port)
+    service = [sys.executable, "-m", "pixmatcher", "serve", "-c", f"photos={folder / 'c'}", "--port", str(service_port)]
+    service += ["--token-file", str(folder / "tokens"), "--allowed-host", NAME, "--sources", str(folder / "photos")]
+    service += ["--state", str(folder / "state")]
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with process(service, stdout=subprocess.PIPE) as serving, open(folder / "log", "w") as log:
+        assert serving.stdout is not None
+        assert any(line.startswith("Stop with") for line in serving.stdout), serving.poll()
+        environment = os.environ | {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+        with (
+            process(proxy, stdout=log, stderr=log, env=environment) as proxying,
+            httpx.Client(
+                base_url=f"https://127.0.0.1:{port}/pixmatcher",
+                headers={"Authorization": f"Bearer {token}", "Host": NAME},
+                verify=context,
+                trust_env=False,
+                timeout=60,
+            ) as client,
+        ):
+            wait_for_answer(client, proxying)
+            yield Behind(client, folder / "photos")
+        serving.stdout.close()
+
+
+def replaced(text: str, *pairs: tuple[str, str]) -> str:
+    for before, after in pairs:
+        assert before in text
+        text = text.replace(before, after)
+    return text
+
+
+def nginx(folder: Path, port: int, service_port: int) -> list[str]:
+    """Write the example for nginx with these ports; return the command that runs it."""
+    example = replaced(
+        (DEPLOY / "nginx.conf").read_text(encoding="utf-8"),
         ("listen 443 ", f"listen 127.0.0.1:{port} "),
         ("127.0.0.1:8600", f"127.0.0.1:{service_port}"),
         (f"/etc/letsencrypt/live/{NAME}", str(folder)),
-    ):
-        assert before in example
-        example = example.replace(before, after)
-    (folder / "pixmatcher.conf").write_text(example, encoding="utf-8")
-    places = "".join(
-        f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    (folder / "pixmatcher.conf").write_text(example, encoding="utf-8")
+    places = "".join(f"{n}_temp_path {folder}/{n};" for n in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     (folder / "nginx.conf").write_text(
         f"{'user root;' if os.geteuid() == 0 else ''} daemon off; worker_processes 1; pid {folder}/pid;"
         f"error_log {folder}/error.log; events {{}}"
         f"http {{ access_log off; {places} include {folder}/pixmatcher.conf; }}",
         encoding="utf-8",
     )
-    service = [sys.executable, "-m", "pixmatcher", "serve", "-c", f"photos={folder / 'c'}", "--port", str(service_port)]
-    service += ["--token-file", str(folder / "tokens"), "--allowed-host", NAME, "--sources", str(folder / "photos")]
-    service += ["--state", str(folder / "state")]
-    proxy = ["nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    with process(service, stdout=subprocess.PIPE) as serving, process(proxy) as proxying:
-        assert serving.stdout is not None
-        assert any(line.startswith("Stop with") for line in serving.stdout), serving.poll()
-        with httpx.Client(
-            base_url=f"https://127.0.0.1:{port}/pixmatcher",
-            headers={"Authorization": f"Bearer {token}", "Host": NAME},
-            verify=context,
-            trust_env=False,
-            timeout=60,
-        ) as client:
-            wait_for_answer(client, proxying)
-            yield client, folder / "photos"
-        serving.stdout.close()
+    return ["nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
+
+
+def caddy(folder: Path, port: int, service_port: int) -> list[str]:
+    """Write the example for Caddy with these ports; return the command that runs it."""
+    example = replaced(
+        (DEPLOY / "Caddyfile").read_text(encoding="utf-8"),
+        (f"\n{NAME} {{", f"\n{NAME}:{port} {{\n\ttls {folder}/fullchain.pem {folder}/privkey.pem\n\tbind 127.0.0.1"),
+        ("127.0.0.1:8600", f"127.0.0.1:{service_port}"),
+    )
+    options = "{\n\tadmin off\n\tauto_https disable_redirects\n}\n"
+    (folder / "Caddyfile").write_text(options + example, encoding="utf-8")
+    return ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
 
 
 EXTENSIONS = {"sni_hostname": NAME}
@@ -229,14 +261,14 @@ def wait_for_answer(client: httpx.Client, proxying: subprocess.Popen[str]) -> No
             if client.get("/healthz", extensions=EXTENSIONS).status_code == 200:
                 return
         except httpx.ConnectError:
-            assert proxying.poll() is None, "nginx has ended"
+            assert proxying.poll() is None, "the proxy has ended"
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
 @pytest.mark.slow
-def test_searches_and_uploads_pass_nginx(behind_nginx: tuple[httpx.Client, Path]) -> None:
-    client, photos = behind_nginx
+def test_searches_and_uploads_pass_a_proxy(behind: Behind) -> None:
+    client, photos = behind.client, behind.photos
     by_text = client.post("/v1/collections/photos/search", json={"text": "a cat", "k": 2}, extensions=EXTENSIONS)
     assert by_text.status_code == 200, by_text.text
     assert len(by_text.json()["hits"]) == 2
@@ -247,8 +279,8 @@ def test_searches_and_uploads_pass_nginx(behind_nginx: tuple[httpx.Client, Path]
 
 
 @pytest.mark.slow
-def test_nginx_passes_on_refusals_and_has_its_own_limit_of_bodies(behind_nginx: tuple[httpx.Client, Path]) -> None:
-    client, _ = behind_nginx
+def test_a_proxy_passes_on_refusals_and_limits_bodies(behind: Behind) -> None:
+    client = behind.client
     unknown = client.get("/v1/collections", headers={"Authorization": "Bearer wrong"}, extensions=EXTENSIONS)
     assert unknown.status_code == 401
     assert unknown.json()["reason"] == "token not valid"
@@ -262,9 +294,9 @@ def test_nginx_passes_on_refusals_and_has_its_own_limit_of_bodies(behind_nginx: 
 
 @pytest.mark.slow
 def test_a_job_has_its_place_under_the_prefix_and_its_events_arrive_while_it_runs(
-    behind_nginx: tuple[httpx.Client, Path],
+    behind: Behind,
 ) -> None:
-    client, photos = behind_nginx
+    client, photos = behind.client, behind.photos
     paint(photos / "new.png", 99)
     # A job that watches has no end of its own: what arrives has not waited for the end of the answer.
     started = client.post("/v1/collections/photos/watch", json={"every": 1}, extensions=EXTENSIONS)

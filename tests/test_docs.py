@@ -47,6 +47,8 @@ _NOT_RUN = re.compile(r"<!-- not run: (.+) -->\n\Z")
 _INCLUDED = re.compile(r'--8<-- "(.+)"\n')
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HARMLESS = {"cd", ".", "ruff"}
+_OF_OTHERS = {"chown", "claude", "docker", "export", "systemctl", "useradd"}
+"""Programs whose options are not checked; a command after `--` is."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +288,11 @@ def check_command(words: list[str]) -> None:
     program, arguments = words[0].rpartition("/")[2], words[1:]
     if program == "pixmatcher":
         parse(arguments)
+    elif program == "sudo":
+        check_command(arguments[2:] if arguments[0] == "-u" else arguments)
+    elif program in _OF_OTHERS:
+        if "--" in arguments:
+            check_command(arguments[arguments.index("--") + 1 :])
     elif program == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(arguments) <= set(targets)

@@ -1,6 +1,6 @@
 """Check the image of the service without a container engine: run the steps of `deploy/Dockerfile` in a plain Debian.
 
-    sudo python tools/check_image.py /var/tmp/image [--serve]
+    sudo python tools/check_image.py image-roots [--serve]
 
 It needs root, debootstrap, and a network for Debian's and Python's packages. The base image `python:3-slim` is replaced
 by a minimal Debian with its own Python, everything else is what the Dockerfile says: each stage is a copy of that root,
@@ -209,8 +209,13 @@ def check_service(stage: Stage, work: Path) -> None:
             time.sleep(0.5)
         print("The health check passes.")
     finally:
-        service.send_signal(signal.SIGTERM)
-        service.wait(60)
+        # unshare passes no signal on, so the process in the image gets it.
+        children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGTERM)
+        status = service.wait(60)
+    assert status == 0, f"the service has ended with {status}"
+    print("The service has stopped.")
 
 
 def megabytes(folder: Path) -> float:

@@ -31,13 +31,13 @@ from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, ImageContent, TextContent
 
-from conftest import TinyEncoder, cli, paint, paint_many
 from pixmatcher import Collection, encoders, index, upgrade
 from pixmatcher.images import make_thumbnail
 from pixmatcher.server import _mcp_tools
 from pixmatcher.server._mcp_tools import MOST_PICTURES, PICTURE_SIDE, ToolSettings, call_tool
 from pixmatcher.server.mcp import MOST_CALLS, PATH, CollectionTools
 from pixmatcher.server.tokens import add_token
+from support import TinyEncoder, cli, paint, paint_many
 from test_stores import MemoryStore
 
 TOOLS = {"search_by_text", "search_by_image", "similar_to_item", "describe_collection", "get_image"}
@@ -370,6 +370,25 @@ def test_any_store_has_all_tools(tiny: TinyEncoder, tmp_path: Path) -> None:
         result = call_tool(store, name, arguments, ToolSettings())
         assert len(pictures(result)) == 1, name
     assert call_tool(store, "describe_collection", {}, ToolSettings()).structured_content["images"] == 1
+
+
+@pytest.mark.slow
+def test_the_collection_of_a_service_has_all_tools(photos: Path, tmp_path: Path) -> None:
+    arguments = ["serve", "-c", f"photos={photos}", "--port", "0", "--state", str(tmp_path / "state")]
+    service = subprocess.Popen([sys.executable, "-m", "pixmatcher", *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert service.stdout is not None
+        address = service.stdout.readline().split()[-1]
+        assert address.startswith("http://"), address
+
+        async def work() -> None:
+            async with Client(over_stdio("-c", f"{address}/c/photos")) as client:
+                await use_all_tools(client)
+
+        run(work)
+    finally:
+        service.terminate()
+        service.communicate(timeout=60)
 
 
 def test_names_that_are_not_unicode_are_shown_all_the_same(tiny: TinyEncoder, tmp_path: Path) -> None:
