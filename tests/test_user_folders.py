@@ -16,7 +16,13 @@ from pathlib import Path
 import pytest
 
 from pixmatcher import PixMatcherError, StorageError, _user_folders
-from pixmatcher._user_folders import expanded, home_folder, private_temporary_folder, user_cache_folder
+from pixmatcher._user_folders import (
+    expanded,
+    home_folder,
+    private_temporary_folder,
+    user_cache_folder,
+    user_state_folder,
+)
 from support import bound_by_permissions, cli, paint_many
 
 GONE = "Error: The current folder does not exist any more: change to another one with cd.\n"
@@ -214,7 +220,9 @@ def test_commands_in_a_deleted_folder(tmp_path: Path) -> None:
 def test_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     assert home_folder() == tmp_path
+    assert user_state_folder().is_relative_to(tmp_path)
     assert user_cache_folder().is_relative_to(tmp_path)
     assert expanded("~/a") == tmp_path / "a"
     monkeypatch.setenv("HOME", "")
@@ -228,9 +236,13 @@ def test_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     with pytest.raises(PixMatcherError, match="write the path without ~"):
         expanded("~/a")
     assert expanded("a") == Path("a")
+    with pytest.raises(PixMatcherError, match="set XDG_STATE_HOME or HOME"):
+        user_state_folder()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     if sys.platform == "linux":
         assert user_cache_folder() == tmp_path / "pixmatcher"
+        assert user_state_folder() == tmp_path / "state" / "pixmatcher"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of Unix")

@@ -119,9 +119,17 @@ def running_service(service: Service) -> Iterator[Service]:
         service.close()
 
 
+def is_job_process(pid: int | None) -> bool:
+    """Return whether a process is there and is that of a job; another one may have got its number since."""
+    try:
+        return b"_job_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def kill_process(pid: int | None) -> bool:
-    """Kill a process at once; return whether it was there."""
-    if pid is None:
+    """Kill the process of a job at once; return whether it was there."""
+    if pid is None or not is_job_process(pid):
         return False
     try:
         os.kill(pid, signal.SIGKILL)

@@ -105,18 +105,6 @@ class ServedCollections:
             message = message.replace(folder, folders[folder])
         return message
 
-    def read(self, name: str, function: Callable[[Store], _T]) -> _T:
-        """Return what a function reads from a collection, as `use` does, but any error of the collection is a problem.
-
-        Raises `ProblemError` if no collection has this name, or it cannot be read now; `NoItemError` as the function.
-        """
-        try:
-            return self.use(name, function)
-        except (ProblemError, NoItemError):
-            raise
-        except (CollectionError, OSError) as error:
-            raise _not_available(name, error) from error
-
     def close(self) -> None:
         """Close all collections."""
         with self._lock:

@@ -32,6 +32,8 @@ MOST_RUNNING = 2
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_STOP = 30.0
 """A process that was asked to stop and still runs after this time is killed, which loses nothing."""
+_SECONDS_TO_CLOSE = 10.0
+"""The same for a service that stops."""
 
 
 def lock_of_job(folder: Path, job_id: str) -> FileLock:
@@ -120,7 +122,7 @@ class JobRunner:
             self._thread = None
         for process in self._processes.values():
             _say_stop(process.popen)
-        end = time.monotonic() + _SECONDS_TO_STOP
+        end = time.monotonic() + _SECONDS_TO_CLOSE
         for process in self._processes.values():
             try:
                 process.popen.wait(max(0.0, end - time.monotonic()))
