@@ -495,10 +495,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SLOW_SERVICE = """
 import asyncio, sys
+from pathlib import Path
 from pixmatcher.server import Limits, ServerSettings, create_app
 from pixmatcher.server.serve import open_socket, serve_app
 
-settings = ServerSettings({}, limits=Limits(stop_seconds=float(sys.argv[1])), state_folder=sys.argv[2])
+settings = ServerSettings({}, limits=Limits(stop_seconds=float(sys.argv[1])), state_folder=Path(sys.argv[2]))
 app = create_app(settings)
 
 @app.get("/slow")
@@ -574,8 +575,12 @@ def test_the_end_does_not_wait_for_ever(second: int | None, tmp_path: Path) -> N
         assert idle.read_all() == []  # so the first signal was seen
         if second is not None:
             process.send_signal(second)
+        else:
+            (answer,) = slow.read_all()
+            assert (answer.status, answer.reason) == (503, "service stops")
         assert process.wait(50) == (0 if second is None else 130)
-        slow.socket.close()
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
     finally:
         process.kill()
         process.communicate()
@@ -630,7 +635,7 @@ def failure(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
     def run(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:
-            complete_app()(["serve", *arguments], standalone_mode=False)
+            complete_app()(["serve", "--port", "0", *arguments], standalone_mode=False)
         assert ended.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("Error: ")
