@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,8 @@ from fastapi import FastAPI
 
 from pixmatcher.server import Limits
 from pixmatcher.server.serve import open_socket, server_of
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 PATIENCE = 60.0
 """Seconds that anything may take on a machine that is busy with other tests."""
@@ -205,10 +208,15 @@ def children_of(pid: int) -> set[int]:
 @contextmanager
 def running_service(arguments: Sequence[str], log: Path, command: Sequence[str] = ()) -> Iterator[Service]:
     """Run `pixmatcher serve` with these arguments on a free port; it must end without a traceback in its log."""
-    command = command or [sys.executable, "-m", "pixmatcher", "serve", "--port", "0"]
+    state = str(log.with_name("state"))
+    command = command or [sys.executable, "-m", "pixmatcher", "serve", "--port", "0", "--state", state]
     with log.open("w") as written:
         process = subprocess.Popen(
-            [*command, *arguments], stdout=subprocess.PIPE, stderr=written, text=True, env=os.environ | {"HOME": "/"}
+            [*command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=written,
+            text=True,
+            env=os.environ | {"HOME": str(log.parent)},
         )
     assert process.stdout is not None
     try:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from service_process import PATIENCE, serving
+from service_process import CHROMIUM, PATIENCE, serving
 
 from pixmatcher.server import ServerSettings, create_app
 from pixmatcher.server.tokens import add_token
 
 pytest.importorskip("playwright", reason="the browser is driven by Playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("Chromium is missing: install Debian's package chromium", allow_module_level=True)
 
@@ -37,7 +35,7 @@ def page() -> Iterator[Page]:
 
 def test_the_page_shows_the_routes_and_calls_them(page: Page, tmp_path: Path) -> None:
     token = add_token(tmp_path / "tokens", "browser", "read")
-    settings = ServerSettings({}, token_file=tmp_path / "tokens")
+    settings = ServerSettings({}, token_file=tmp_path / "tokens", state_folder=tmp_path / "state")
     app = create_app(settings)
 
     @app.get("/v1/hostile/{name}", tags=["hostile"], summary="<img src=x onerror=alert(1)>")

@@ -12,12 +12,12 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
-from conftest import cli
 from pixmatcher import PixMatcherError
 from pixmatcher.server import ServerSettings, create_app
 from pixmatcher.server import _tokens as server_tokens
 from pixmatcher.server._tokens import reads, writes
 from pixmatcher.server.tokens import Token, add_token, find_token, read_tokens, remove_token
+from support import cli
 
 
 @pytest.fixture
@@ -25,9 +25,10 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "tokens.txt"
 
 
-def client_of(file: Path | None) -> TestClient:
-    """Return a client of an application with a route of each scope."""
-    app: FastAPI = create_app(ServerSettings({}, token_file=file))
+def client_of(file: Path | None, folder: Path | None = None) -> TestClient:
+    """Return a client of an application with a route of each scope; its state is in a folder, or beside the file."""
+    folder = folder or (None if file is None else file.parent / "state")
+    app: FastAPI = create_app(ServerSettings({}, token_file=file, state_folder=folder))
     asked: list[str] = []
     app.state.asked = asked
 
@@ -204,8 +205,8 @@ def test_scopes(file: Path) -> None:
         assert "security" not in operations["/healthz"]["get"]
 
 
-def test_without_a_token_file_everything_is_allowed() -> None:
-    with client_of(None) as client:
+def test_without_a_token_file_everything_is_allowed(tmp_path: Path) -> None:
+    with client_of(None, tmp_path) as client:
         assert client.get("/v1/read").status_code == 200
         assert client.post("/v1/write", json={"a": 1}).status_code == 200
         assert client.post("/v1/write", json={"a": 1}, headers=bearer("any")).status_code == 200

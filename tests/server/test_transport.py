@@ -135,9 +135,10 @@ def made() -> Made:
 
 
 @pytest.fixture(scope="module")
-def port(made: Made) -> Iterator[int]:
+def port(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a server with small limits, which answers under the names of this machine only."""
-    settings = ServerSettings({}, limits=LIMITS, hosts=("localhost", "127.0.0.1", "::1"))
+    state = tmp_path_factory.mktemp("state")
+    settings = ServerSettings({}, limits=LIMITS, hosts=("localhost", "127.0.0.1", "::1"), state_folder=state)
     with serving(application(settings, made), LIMITS) as port:
         yield port
         made.wait.set()
@@ -435,8 +436,8 @@ def test_scripts_of_other_sites_change_nothing(port: int) -> None:
     assert answer.headers["cross-origin-resource-policy"] == "same-origin"
 
 
-def test_named_sites_may_use_the_service(made: Made) -> None:
-    settings = ServerSettings({}, origins=("https://team.example",))
+def test_named_sites_may_use_the_service(made: Made, tmp_path: Path) -> None:
+    settings = ServerSettings({}, origins=("https://team.example",), state_folder=tmp_path)
     with serving(application(settings, made), settings.limits) as port:
         preflight = ("Origin: https://team.example", "Access-Control-Request-Method: POST")
         answer = ask(port, "/echo", *preflight, "Access-Control-Request-Headers: authorization", method="OPTIONS")
@@ -494,10 +495,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SLOW_SERVICE = """
 import asyncio, sys
+from pathlib import Path
 from pixmatcher.server import Limits, ServerSettings, create_app
 from pixmatcher.server.serve import open_socket, serve_app
 
-settings = ServerSettings({}, limits=Limits(stop_seconds=float(sys.argv[1])))
+settings = ServerSettings({}, limits=Limits(stop_seconds=float(sys.argv[1])), state_folder=Path(sys.argv[2]))
 app = create_app(settings)
 
 @app.get("/slow")
@@ -520,9 +522,9 @@ sys.exit(serve_app(app, settings, listening, lambda: print(address, "Stop with",
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_what_is_under_way_is_answered_at_the_end(number: int) -> None:
-    command = [sys.executable, "-c", SLOW_SERVICE, "50"]
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_what_is_under_way_is_answered_at_the_end(number: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SLOW_SERVICE, "50", str(tmp_path)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdin is not None
@@ -557,10 +559,11 @@ def test_what_is_under_way_is_answered_at_the_end(number: int) -> None:
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", [None, signal.SIGINT])
-def test_the_end_does_not_wait_for_ever(second: int | None) -> None:
+def test_the_end_does_not_wait_for_ever(second: int | None, tmp_path: Path) -> None:
     """Neither after the limit of time nor after a second signal."""
-    command = [sys.executable, "-c", SLOW_SERVICE, "0.5" if second is None else "3600"]
+    command = [sys.executable, "-c", SLOW_SERVICE, "0.5" if second is None else "3600", str(tmp_path)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     try:
@@ -572,8 +575,12 @@ def test_the_end_does_not_wait_for_ever(second: int | None) -> None:
         assert idle.read_all() == []  # so the first signal was seen
         if second is not None:
             process.send_signal(second)
+        else:
+            (answer,) = slow.read_all()
+            assert (answer.status, answer.reason) == (503, "service stops")
         assert process.wait(50) == (0 if second is None else 130)
-        slow.socket.close()
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
     finally:
         process.kill()
         process.communicate()
@@ -628,7 +635,7 @@ def failure(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
     def run(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:
-            complete_app()(["serve", *arguments], standalone_mode=False)
+            complete_app()(["serve", "--port", "0", *arguments], standalone_mode=False)
         assert ended.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("Error: ")

@@ -63,8 +63,8 @@ def serve_command(
         typer.Option(
             "--allowed-host",
             metavar="HOST",
-            help="A host name under which the service may be called. By default, on loopback only this machine's "
-            "own, else all.",
+            help="A host name under which the service may be called, besides localhost. By default, any, but on "
+            "loopback only localhost.",
             show_default=False,
         ),
     ] = None,
@@ -130,7 +130,7 @@ def serve_command(
         allow_urls=allow_urls,
         allow_private=allow_private_hosts,
         origins=tuple(origins or ()),
-        hosts=tuple(hosts or (LOOPBACK_HOSTS if loopback else ())),
+        hosts=(*LOOPBACK_HOSTS, *(hosts or ())) if loopback or hosts else (),
         source_folders=tuple(folder.absolute() for folder in sources or ()),
         state_folder=None if state is None else state.absolute(),
         workers=workers,

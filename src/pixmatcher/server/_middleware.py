@@ -93,8 +93,10 @@ class RequestGuard:
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
-            if not exchange.is_ended:
-                raise
+            if not exchange.is_ended:  # the service stops, and this request has no more time
+                exchange.problem = ProblemError(
+                    503, "service stops", "The service is being stopped: try again later.", {"retry-after": "10"}
+                )
         except _BodyTooLarge:
             pass
         finally:
