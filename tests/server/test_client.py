@@ -27,6 +27,7 @@ from pixmatcher import (
     QueryError,
     QueryPart,
     SearchOptions,
+    StorageError,
     Store,
     classify,
     index,
@@ -221,7 +222,7 @@ def test_a_name_with_spaces_and_a_prefix_of_a_proxy(service: str) -> None:
     with Client(f"{service}/c/a%20b/") as client:
         assert len(client) > 5
         assert str(client.path) == f"{service}/c/a%20b"
-    with pytest.raises(CollectionError, match="is not a PixMatcher service|does not have what"):
+    with pytest.raises(CollectionError, match=r"is not a PixMatcher service|does not have what"):
         Client(f"{service}/prefix/c/photos")
 
 
@@ -332,9 +333,12 @@ def test_a_busy_service_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_answer_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pixmatcher.client._connection.MAX_ANSWER_BYTES", 1000)
     app = Scripted((200, JSON, body(**DESCRIPTION)), (200, JSON, b" " * 2000))
-    with live_app(app) as url, Client(f"{url}/c/photos") as client:
-        with pytest.raises(CollectionError, match="more than 1,000 bytes"):
-            client.failures()
+    with (
+        live_app(app) as url,
+        Client(f"{url}/c/photos") as client,
+        pytest.raises(CollectionError, match="more than 1,000 bytes"),
+    ):
+        client.failures()
 
 
 def test_the_token_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -407,3 +411,141 @@ def test_search_and_categories_print_the_same(service: str, folder: Path, tmp_pa
     ):
         remote, local = both_ways(service, folder, *arguments)
         assert remote == local
+
+
+def test_exports_and_evaluations_are_those_of_a_local_collection(service: str, folder: Path, tmp_path: Path) -> None:
+    url, saved = f"{service}/c/photos", []
+    for name, collection in (("remote", url), ("local", str(folder))):
+        done = cli("export", "arrays", "--to", tmp_path / name, "-c", collection)
+        assert done.returncode == 0, done.stderr
+        saved.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.suffix == ".npy"})
+    assert saved[0] == saved[1] != {}
+    captions = tmp_path / "captions.csv"
+    captions.write_text("image,caption\ncat.jpg,a cat\ncoins.jpg,some coins\n")
+    found = []
+    for collection in (url, str(folder)):
+        done = cli("evaluate", "--captions", captions, "--json", "-c", collection)
+        assert done.returncode == 0, done.stderr
+        values = json.loads(done.stdout)["captions"]
+        found.append({key: value for key, value in values.items() if key not in ("took_s", "collection")})
+    assert found[0] == found[1]
+
+
+def test_a_map_and_a_contact_sheet_of_a_service(service: str, tmp_path: Path) -> None:
+    url = f"{service}/c/photos"
+    done = cli("map", tmp_path / "map.html", "--method", "pca", "-c", url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "data:image/jpeg" in (tmp_path / "map.html").read_text()
+    done = cli("search", "a cat", "--top", "4", "--save-grid", tmp_path / "grid.png", "-c", url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "grid.png") as sheet:
+        assert len(sheet.convert("RGB").getcolors(1 << 24) or ()) > 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.png", "map.html"]
+
+
+@pytest.mark.parametrize("command", ["verify", "tune", "upgrade"])
+def test_commands_that_need_the_files_say_where_to_run_them(service: str, command: str) -> None:
+    done = cli(command, "-c", f"{service}/c/photos")
+    assert done.returncode == 2
+    assert "on the machine of the service" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+# ---- Jobs ----
+
+
+@pytest.fixture
+def growing(tmp_path: Path) -> Path:
+    """A collection of two photos, in a folder that a service may index."""
+    photos = tmp_path / "served" / "photos"
+    photos.mkdir(parents=True)
+    shutil.copy(CAT, photos)
+    index(photos)
+    shutil.copy(COINS, photos)
+    (photos / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    (photos / "notes.pdf").write_bytes(b"%PDF")
+    return photos
+
+
+def test_a_job_indexes_and_forgets_with_the_report_of_a_local_run(growing: Path, tmp_path: Path) -> None:
+    other = growing.parent / "other"
+    other.mkdir()
+    shutil.copy(PHOTOS / "coffee.jpg", other)
+    settings = {"source_folders": (growing.parent,), "state_folder": tmp_path / "state"}
+    with live_service({"photos": growing}, **settings) as url, Client(f"{url}/c/photos") as client:
+        made = []
+        report = index(None, client, progress=made.append)
+        assert (report.added, report.unchanged, report.total) == (1, 1, 2)
+        assert [failure.uri for failure in report.failures] == [str(growing / "damaged.jpg")]
+        assert report.failures[0].reason
+        assert report.passed_over["document"] == {"": 1}
+        assert made
+        assert len(client) == 2
+        done = cli("index", other, "-c", f"{url}/c/photos")
+        assert done.returncode == 0, done.stderr
+        assert f"3 images in {url}/c/photos" in done.stdout
+        assert "1 added" in done.stdout
+        assert client.sources() == [str(growing), str(other)]
+        with pytest.raises(PixMatcherError) as raised:
+            index([tmp_path / "elsewhere"], client)
+        assert "\n" not in str(raised.value)
+        done = cli("forget", other, "-c", f"{url}/c/photos")
+        assert done.returncode == 0, done.stderr
+        assert "1 image of" in done.stdout
+        assert len(client) == 2
+
+
+def test_an_exception_of_the_progress_stops_the_job(growing: Path, tmp_path: Path) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    settings = {"state_folder": tmp_path / "state"}
+    with live_service({"photos": growing}, **settings) as url, Client(f"{url}/c/photos") as client:
+        with pytest.raises(KeyboardInterrupt):
+            index(None, client, progress=stop)
+        (job,) = client._connection.json("GET", "/v1/jobs")["jobs"]
+        assert job["kind"] == "index"
+    with pytest.raises(CollectionError, match="cannot be reached"):
+        Client(f"{url}/c/photos")
+
+
+def test_events_of_a_job_are_read_in_any_pieces_and_after_a_break() -> None:
+    job = {
+        "id": "a1",
+        "state": "running",
+        "progress": {"stage": "Indexing\x1b", "done": 1, "total": 2, "unit": "images"},
+    }
+    ended = {**job, "state": "done", "report": {"removed": 3}}
+    events = b": hello\n\nid: 1\r\nevent: progress\r\ndata: " + json.dumps(job).encode() + b"\r\n\r\nid: 2\ndata: {"
+    app = Scripted(
+        (200, JSON, body(**DESCRIPTION)),
+        (202, JSON, json.dumps({**job, "state": "waiting"}).encode()),
+        (200, {"content-type": "text/event-stream"}, events),
+        (503, PROBLEM, b"{}"),
+        (200, {"content-type": "text/event-stream"}, b"id: 2\ndata: " + json.dumps(ended).encode() + b"\n\n"),
+    )
+    with live_app(app) as url, Client(f"{url}/c/photos") as client:
+        assert client.forget("/photos") == 3
+    assert app.asked[-1][1]["last-event-id"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "message"),
+    [
+        (
+            {"state": "failed", "error": {"error": "StorageError", "detail": "The disk is full."}},
+            StorageError,
+            "is full",
+        ),
+        ({"state": "failed"}, CollectionError, "cannot answer"),
+        ({"state": "stopped"}, CollectionError, "was stopped"),
+        ({"state": "done", "report": []}, CollectionError, "is not valid"),
+        ({"state": "done"}, CollectionError, "is not valid"),
+    ],
+)
+def test_a_job_that_does_not_end_well(end: dict[str, Any], error: type[Exception], message: str) -> None:
+    events = b"data: " + json.dumps({"id": "a1", **end}).encode() + b"\n\n"
+    started = (202, JSON, b'{"id": "a1", "state": "waiting"}')
+    app = Scripted((200, JSON, body(**DESCRIPTION)), started, (200, {"content-type": "text/event-stream"}, events))
+    with live_app(app) as url, Client(f"{url}/c/photos") as client, pytest.raises(error, match=message):
+        client.forget("/photos")

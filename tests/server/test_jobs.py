@@ -56,6 +56,25 @@ def client(photos: Path, allowed: Path, tmp_path: Path) -> Iterator[TestClient]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, Path]]:
+    """A service whose records no test changes, and the folder in which clients may index `allowed`."""
+    place = tmp_path_factory.mktemp("refusing")
+    paint_many(place / "photos", 2)
+    index(place / "photos", place / "c")
+    outside, allowed = place / "outside", place / "allowed"
+    for folder in (outside / "below", allowed / "more", allowed / "folder-of-shards"):
+        folder.mkdir(parents=True)
+    (outside / "a.tar").touch()
+    (allowed / "link").symlink_to(outside)
+    (allowed / "shard.tar").symlink_to(outside / "a.tar")
+    (allowed / "folder-of-shards" / "one.tar").symlink_to(outside / "a.tar")
+    (allowed / "list.csv").write_text("url\nhttps://example.org/a.jpg\n")
+    settings = ServerSettings({"c": str(place / "c")}, state_folder=place / "state", source_folders=(allowed,))
+    with TestClient(create_app(settings)) as opened:
+        yield opened, place
+
+
 def ended(client: TestClient, job_id: str) -> dict[str, Any]:
     wait_until(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] in ENDED)
     found: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
@@ -134,22 +153,14 @@ def test_a_new_source_is_indexed_listed_and_forgotten(
         "{allowed}\0",
     ],
 )
-def test_sources_outside_the_allowed_folders_are_refused(
-    client: TestClient, allowed: Path, photos: Path, source: str
-) -> None:
-    outside = photos.parent / "outside"
-    (outside / "below").mkdir(parents=True)
-    (outside / "a.tar").touch()
-    (allowed / "link").symlink_to(outside)
-    (allowed / "shard.tar").symlink_to(outside / "a.tar")
-    (allowed / "folder-of-shards").mkdir()
-    (allowed / "folder-of-shards" / "one.tar").symlink_to(outside / "a.tar")
-    (allowed / "list.csv").write_text("url\nhttps://example.org/a.jpg\n")
-    response = client.post("/v1/collections/c/sources", json={"sources": [source.replace("{allowed}", str(allowed))]})
+def test_sources_outside_the_allowed_folders_are_refused(refusing: tuple[TestClient, Path], source: str) -> None:
+    client, place = refusing
+    given = source.replace("{allowed}", str(place / "allowed"))
+    response = client.post("/v1/collections/c/sources", json={"sources": [given]})
     assert response.status_code in (403, 422)
     assert response.json()["reason"] in ("source not allowed", "source not valid")
     assert response.headers["content-type"] == "application/problem+json"
-    assert str(outside) not in response.text
+    assert str(place) not in response.text
     assert client.get("/v1/jobs").json() == {"jobs": []}
 
 
@@ -176,7 +187,7 @@ def test_sources_inside_the_allowed_folders_are_accepted(allowed: Path, tmp_path
             check_new_source(spec, [], False)
         with pytest.raises(ProblemError):
             check_new_source(spec, [allowed / "more" / "below"], False)
-    check_new_source(f"urls:{allowed}/list.csv?base=https://example.org/a/../b/", [alias], True)
+    check_new_source(f"urls:{allowed}/list.csv?base=https://example.org/a/b/", [alias], True)
     with pytest.raises(ProblemError):
         check_new_source("urls:/etc/list.csv", [allowed], True)
 
@@ -221,9 +232,9 @@ def test_a_source_that_became_a_link_is_refused_by_the_job(
     ],
 )
 def test_wrong_calls_get_a_problem(
-    client: TestClient, method: str, path: str, options: dict[str, Any], status: int
+    refusing: tuple[TestClient, Path], method: str, path: str, options: dict[str, Any], status: int
 ) -> None:
-    response = client.request(method, path, **options)
+    response = refusing[0].request(method, path, **options)
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["detail"]

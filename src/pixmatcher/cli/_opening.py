@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import QueryError
 
 if TYPE_CHECKING:
-    from ..collection import Collection, Store
+    from ..collection import Collection, ForgetsSources, ReadableStore, Store
     from ..encoders import Runtime
     from ._progress import ProgressBars
 
@@ -31,11 +31,46 @@ def open_store(reference: str | None) -> Iterator[Store]:
 def open_folder_collection(reference: str | None) -> Iterator[Collection]:
     """Open the collection in a folder that `-c` names. Raises `QueryError` if it names another store."""
     from ..collection import Collection
+    from ..searching import AnswersQueries
 
     with open_store(reference) as store:
+        if isinstance(store, AnswersQueries):
+            raise QueryError(
+                f"This command needs the files of the collection: run it on the machine of the service, not for "
+                f"{store.path}."
+            )
         if not isinstance(store, Collection):
-            raise QueryError(f"This command works only with a collection in a folder, which {reference} is not.")
+            raise _not_supported(reference)
         yield store
+
+
+@contextlib.contextmanager
+def open_readable_store(reference: str | None) -> Iterator[ReadableStore]:
+    """Open the collection that `-c` names, in a folder or of a service.
+
+    Raises `QueryError` if it names a store that can only be searched.
+    """
+    from ..collection import ReadableStore
+
+    with open_store(reference) as store:
+        if not isinstance(store, ReadableStore):
+            raise _not_supported(reference)
+        yield store
+
+
+@contextlib.contextmanager
+def open_store_to_forget(reference: str | None) -> Iterator[ForgetsSources]:
+    """Open the collection that `-c` names, in a folder or of a service. Raises as `open_readable_store`."""
+    from ..collection import ForgetsSources
+
+    with open_store(reference) as store:
+        if not isinstance(store, ForgetsSources):
+            raise _not_supported(reference)
+        yield store
+
+
+def _not_supported(reference: str | None) -> QueryError:
+    return QueryError(f"This command works only with a collection in a folder, which {reference} is not.")
 
 
 def runtime_of(backend: str | None, device: str | None, offline: bool, bars: ProgressBars | None = None) -> Runtime:

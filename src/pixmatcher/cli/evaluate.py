@@ -11,7 +11,7 @@ import typer
 from .._text import printable
 from ..errors import QueryError
 from ._app import EVALUATION, command
-from ._opening import open_folder_collection, runtime_of
+from ._opening import open_readable_store, runtime_of
 from ._options import (
     BackendOption,
     CollectionOption,
@@ -73,7 +73,7 @@ def evaluate_command(
 
         check_plot_path(confusions)
     source = None if queries is None else open_source(queries)
-    with open_folder_collection(collection) as opened, ProgressBars() as bars:
+    with open_readable_store(collection) as opened, ProgressBars() as bars:
         runtime = runtime_of(backend, device, offline, bars)
         captioned = evaluation = None
         if captions is not None:

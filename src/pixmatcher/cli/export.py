@@ -10,7 +10,7 @@ import typer
 from .._text import printable
 from ..errors import QueryError
 from ._app import MAINTENANCE, command
-from ._opening import open_folder_collection
+from ._opening import open_readable_store
 from ._options import CollectionOption
 
 
@@ -32,6 +32,6 @@ def export_command(
 
     if kind not in ("arrays", "parquet"):
         raise QueryError(f"Unknown export format {kind!r}: choose arrays or parquet.")
-    with open_folder_collection(collection) as opened:
+    with open_readable_store(collection) as opened:
         files = (export_arrays if kind == "arrays" else export_parquet)(opened, to, space=space)
         print(f"{len(opened):,} images saved to {', '.join(printable(str(file)) for file in files)}")

@@ -11,7 +11,7 @@ import typer
 
 from .._text import joined, printable
 from ._app import SEARCH, command
-from ._opening import open_folder_collection, runtime_of
+from ._opening import open_readable_store, runtime_of
 from ._options import (
     BackendOption,
     CollectionOption,
@@ -61,7 +61,7 @@ def map_command(
 
     check_map_path(out, color)
     parsed = None if query is None else parse_query([query], allow_private=allow_private_hosts)
-    with open_folder_collection(collection) as opened, ProgressBars() as bars:
+    with open_readable_store(collection) as opened, ProgressBars() as bars:
         marked = embedded = None
         if parsed is not None:
             runtime = runtime_of(backend, device, offline, bars)

@@ -12,16 +12,19 @@ from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
+from .._progress import ProgressCallback
 from .._text import as_unicode
 from .._urls import file_url, is_url
 from ..collection import Changes, CollectionState, Failure, Filter, Hit, Item, Neighbour, query_vector, space_named
 from ..encoders.texts.tokenizer import require_unicode
 from ..errors import CollectionError, InvalidImageError
-from ..records import Calibration, EncoderRecord, QueryKind, Space
+from ..indexing import IndexReport
+from ..records import Calibration, EncoderRecord, FolderNotes, QueryKind, Space
 from ..searching import (
     CategoryResult,
     Query,
@@ -33,6 +36,7 @@ from ..searching import (
 )
 from . import wire
 from ._connection import Connection, parse_address
+from ._jobs import run_job
 
 if TYPE_CHECKING:
     from ..images import ImageSource
@@ -83,8 +87,9 @@ class Client:
         except BaseException:
             self._connection.close()
             raise
-        self.encoders: tuple[EncoderRecord, ...] = described
-        self.spaces: dict[str, Space] = {space.name: space for record in described for space in record.spaces}
+        self.encoders: tuple[EncoderRecord, ...] = described[0]
+        self.encoded_since: int = described[1]
+        self.spaces: dict[str, Space] = {space.name: space for record in self.encoders for space in record.spaces}
         self._snapshots = threading.local()
 
     def close(self) -> None:
@@ -185,11 +190,6 @@ class Client:
     def generation(self) -> int:
         """A number that rises with each change to the rows of embeddings."""
         return self._state_values()[0]
-
-    @property
-    def encoded_since(self) -> int:
-        """The generation since which all embeddings are those of the current encoders; 0 if it was never upgraded."""
-        return self._got("/store", lambda values: wire.of_type(values["encoded_since"], int))
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[int]:
@@ -298,6 +298,55 @@ class Client:
         answer = self._connection.json("POST", "/store/categories", values)
         return self._parsed(answer, lambda found: wire.categories_from_json(found, query.name, _ms_since(started)))
 
+    # Writing
+
+    def index_sources(
+        self,
+        sources: Sequence[str] | None,
+        *,
+        retry_failed: bool = False,
+        exclude: Sequence[str] | None = None,
+        hidden: bool | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> IndexReport:
+        """Index sources by a job of the service, and return the report at its end; `index` does the same.
+
+        Paths are those of the service's machine. Ctrl-C, and an exception of `progress`, stop the job; what it has
+        stored stays stored. Raises the error of the job, and `CollectionError` if the token may not write.
+        """
+        values: dict[str, Any] = {"retry_failed": retry_failed, "exclude": exclude, "hidden": hidden}
+        if sources is not None:
+            values["sources"] = [_sendable_path(source) for source in sources]
+        started = time.monotonic()
+        found = self._ran("POST", "/sources", {k: v for k, v in values.items() if v is not None}, progress)
+        report = self._parsed(found, lambda values: wire.report_from_json(values, self.path))
+        listed = {failure.uri for failure in report.failures}
+        if (more := self._parsed(found, lambda values: wire.of_type(values["failed"], int)) - len(listed)) > 0:
+            report.failures += [failure for failure in self.failures() if failure.uri not in listed][:more]
+        if report.incomplete:
+            shares = {item.uri: item for item in self.incomplete()}
+            report.incomplete = [shares.get(item.uri, item) for item in report.incomplete]
+        report.seconds = time.monotonic() - started
+        return report
+
+    def forget(self, source: str | os.PathLike[str]) -> int:
+        """Remove a source, or a part of a folder, and all its items by a job of the service; return how many."""
+        route = f"/sources?source={quote(_sendable_path(os.fspath(source)), safe='')}"
+        found = self._ran("DELETE", route, None, None)
+        return self._parsed(found, lambda values: wire.of_type(values["removed"], int))
+
+    def count_to_forget(self, source: str | os.PathLike[str]) -> int:
+        """Return how many items `forget` would remove. Raises `CollectionError` as it does."""
+        values = {"source": _sendable_path(os.fspath(source))}
+        return self._posted("/store/count-to-forget", values, lambda found: wire.of_type(found["count"], int))
+
+    def folder_notes(self, source: str) -> FolderNotes:
+        """Return what is kept of a folder source: its options, and what was forgotten."""
+        return self._got("/sources", lambda values: wire.folder_notes_from_json(values, source))
+
+    def _ran(self, method: str, route: str, values: Any, progress: ProgressCallback | None) -> dict[str, Any]:
+        return run_job(self._connection, method, route, values, progress)
+
     # Requests
 
     def _state_values(self) -> list[int]:
@@ -333,10 +382,10 @@ def open_https(rest: str) -> Client:
     return Client(f"https:{rest}")
 
 
-def _description(values: Any) -> tuple[EncoderRecord, ...]:
+def _description(values: Any) -> tuple[tuple[EncoderRecord, ...], int]:
     if wire.of_type(values["version"], int) > wire.VERSION:
         raise ValueError(f"it is of version {values['version']}, this client of {wire.VERSION}")
-    return wire.encoders_from_json(values["encoders"])
+    return wire.encoders_from_json(values["encoders"]), wire.of_type(values["encoded_since"], int)
 
 
 def _calibrations(values: Any) -> dict[str, dict[QueryKind, Calibration]]:

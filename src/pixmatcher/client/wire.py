@@ -10,6 +10,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +20,8 @@ from .._text import as_unicode
 from .._urls import bytes_of_data_url, is_data_url
 from ..collection import Failure, Hit, Item, Neighbour
 from ..errors import QueryError, UnreadableTextError
-from ..records import Calibration, EncoderRecord, Space
+from ..indexing import IndexReport
+from ..records import Calibration, EncoderRecord, FolderNotes, Space
 from ..searching import Category, CategoryResult, Query, QueryPart, SearchResult
 
 VERSION = 1
@@ -149,6 +151,40 @@ def categories_from_json(values: Any, query: Any, took_ms: float) -> CategoryRes
         for rank, row in enumerate(of_type(values["categories"], list), start=1)
     ]
     return CategoryResult(query, of_type(values["space"], str), took_ms, categories, of_type(values["note"], str))
+
+
+def report_from_json(values: Any, collection: Path) -> IndexReport:
+    """Return the report of a job that indexed, of a collection at this place.
+
+    It lists the first failures alone, and not what is missing of incomplete images.
+    """
+    values = of_type(values, dict)
+    numbers = ("total", "added", "changed", "moved", "removed", "unchanged", "remembered")
+    failures = [
+        Failure(of_type(row["uri"], str), of_type(row["reason"], str), of_type(row["detail"], str))
+        for row in of_type(values["failures"], list)
+    ]
+    return IndexReport(
+        collection,
+        **{name: of_type(values[name], int) for name in numbers},
+        failures=failures,
+        incomplete=[Item(of_type(uri, str)) for uri in of_type(values["incomplete_uris"], list)],
+        passed_over={
+            of_type(kind, str): {"": of_type(number, int)}
+            for kind, number in of_type(values["passed_over"], dict).items()
+        },
+        notes=[of_type(note, str) for note in of_type(values["notes"], list)],
+        seconds=float(values["seconds"]),
+    )
+
+
+def folder_notes_from_json(values: Any, source: str) -> FolderNotes:
+    """Return the notes of a source from the list of all sources; empty ones if it is not listed."""
+    for row in of_type(values["sources"], list):
+        if row["source"] == source:
+            exclude, forgotten = (tuple(of_type(text, str) for text in row[name]) for name in ("exclude", "forgotten"))
+            return FolderNotes(exclude, of_type(row["hidden"], bool), forgotten)
+    return FolderNotes()
 
 
 def calibration_as_json(calibration: Calibration) -> dict[str, float]:

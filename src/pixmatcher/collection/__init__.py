@@ -13,16 +13,28 @@ from ._spaces import query_vector, space_named
 from .collection import Collection
 from .filters import Filter
 from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
-from .stores import Comparison, KeepsFolderNotes, PendingWork, Store, WritableStore, open_collection, open_named_store
+from .stores import (
+    Comparison,
+    ForgetsSources,
+    KeepsFolderNotes,
+    PendingWork,
+    ReadableStore,
+    Store,
+    WritableStore,
+    open_collection,
+    open_named_store,
+)
 
 if TYPE_CHECKING:
     from ._comparison import ComparisonResult, SourceComparison, StoredItems
+    from ._description import CollectionDescription, IndexDescription, describe_collection
     from ._reencoding import Reencoding
     from ._summary import MEGAPIXEL_LIMITS, ItemSummary, summarize_items
 
 # A search does not need these modules, so they are imported when one of their names is first used.
 _MODULES = {
     "_comparison": ("ComparisonResult", "SourceComparison", "StoredItems"),
+    "_description": ("CollectionDescription", "IndexDescription", "describe_collection"),
     "_reencoding": ("Reencoding",),
     "_summary": ("MEGAPIXEL_LIMITS", "ItemSummary", "summarize_items"),
 }
@@ -34,18 +46,22 @@ __all__ = [
     "MEGAPIXEL_LIMITS",
     "Changes",
     "Collection",
+    "CollectionDescription",
     "CollectionState",
     "Comparison",
     "ComparisonResult",
     "Failure",
     "Filter",
+    "ForgetsSources",
     "Hit",
+    "IndexDescription",
     "Item",
     "ItemSummary",
     "KeepsFolderNotes",
     "Neighbour",
     "PendingWork",
     "Problem",
+    "ReadableStore",
     "Reencoding",
     "SourceComparison",
     "SpaceIndexes",
@@ -53,6 +69,7 @@ __all__ = [
     "StoredItems",
     "WritableStore",
     "delete_collection",
+    "describe_collection",
     "open_collection",
     "open_named_store",
     "query_vector",

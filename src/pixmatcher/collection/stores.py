@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -22,7 +23,7 @@ from ..records import EncoderRecord, Entry, FolderNotes, Space
 from ._location import find_collection, locate_collection
 from .collection import Collection
 from .filters import Filter
-from .items import Failure, Hit, Item, Neighbour
+from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour
 
 if TYPE_CHECKING:
     from ._comparison import ComparisonResult, StoredItems
@@ -82,6 +83,59 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Save what is to be saved, and free what is open."""
+
+
+@runtime_checkable
+class ReadableStore(Store, Protocol):
+    """What `evaluate`, the exports and the maps need of a collection: `Collection` and `Client` have it.
+
+    Each method does what the method of `Collection` of the same name does.
+    """
+
+    @property
+    def encoded_since(self) -> int:
+        """The generation since which all embeddings are those of the current encoders; 0 if it was never upgraded."""
+
+    def items(self) -> Iterator[Item]:
+        """Yield all items in the order of their ids."""
+
+    def items_by_id(self, ids: Iterable[int]) -> dict[int, Item]:
+        """Return the items of these ids by their id; an id that does not exist is left out."""
+
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Return the ids of all items, ascending (N,) int64."""
+
+    def label_counts(self) -> dict[str, int]:
+        """Return the number of items of each label, the most frequent first."""
+
+    def labels_by_id(self, ids: Iterable[int]) -> dict[int, str | None]:
+        """Return the label, or None, of each of these ids that exists."""
+
+    def snapshot(self) -> AbstractContextManager[int]:
+        """Read one consistent state in all calls of the block, or raise `CollectionError`; yield its generation."""
+
+    def state(self) -> CollectionState:
+        """Return the current state."""
+
+    def changes_since(self, state: CollectionState) -> Changes:
+        """Count the items that were added, removed and changed since a state."""
+
+
+@runtime_checkable
+class ForgetsSources(Store, Protocol):
+    """What `pixmatcher forget` needs of a collection: `Collection` and `Client` have it."""
+
+    def sources(self) -> list[str]:
+        """Return the specs of the sources."""
+
+    def folder_notes(self, source: str) -> FolderNotes:
+        """Return the notes of a folder source, by its spec."""
+
+    def count_to_forget(self, source: str) -> int:
+        """Return how many items `forget` would remove."""
+
+    def forget(self, source: str) -> int:
+        """Remove a source, or a part of a folder, and its items; return how many were removed."""
 
 
 class PendingWork(Protocol):

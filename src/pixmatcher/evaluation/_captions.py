@@ -14,7 +14,7 @@ import numpy as np
 
 from .._cores import usable_cores
 from .._progress import ProgressCallback
-from ..collection import Collection, Failure, Item
+from ..collection import Failure, Item, ReadableStore
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import QueryError, SourceError
 from ..records import Space
@@ -32,7 +32,7 @@ _RECALL_DEPTHS = (1, 5, 10)
 
 
 def evaluate_captions(
-    collection: Collection,
+    collection: ReadableStore,
     captions: str | os.PathLike[str],
     *,
     space: str | None = None,
@@ -102,7 +102,7 @@ def _read_captions(path: Path) -> tuple[list[_CaptionRow], list[Failure]]:
 
 
 def _find_images(
-    collection: Collection, path: Path, rows: Sequence[_CaptionRow]
+    collection: ReadableStore, path: Path, rows: Sequence[_CaptionRow]
 ) -> tuple[Ints, list[int | None], list[Failure]]:
     """Find the item of each row: return all ids (N,) int64, the column of each row's item among them, and the failures.
 

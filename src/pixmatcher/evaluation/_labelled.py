@@ -15,7 +15,7 @@ import numpy as np
 
 from .._cores import usable_cores
 from .._progress import ProgressCallback
-from ..collection import Collection, Failure
+from ..collection import Failure, ReadableStore
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import QueryError
 from ..indexing import AnySource
@@ -31,7 +31,7 @@ _logger = logging.getLogger("pixmatcher.evaluation")
 
 
 def evaluate(
-    collection: Collection,
+    collection: ReadableStore,
     queries: AnySource,
     *,
     k: int = 10,
@@ -98,7 +98,7 @@ def evaluate(
     )
 
 
-def _labels_of(collection: Collection) -> set[str]:
+def _labels_of(collection: ReadableStore) -> set[str]:
     """Return the labels of a collection. Raises `QueryError` if it has none."""
     labels = set(collection.label_counts()) - {""}
     if not labels:
@@ -155,7 +155,7 @@ class _Items:
     own_columns: dict[int, list[int]]
 
 
-def _labelled_items(collection: Collection, images: EncodedImages) -> _Items:
+def _labelled_items(collection: ReadableStore, images: EncodedImages) -> _Items:
     by_uri: dict[str, list[int]] = {}
     by_content: dict[str, list[int]] = {}
     for query, (uri, content_hash) in enumerate(zip(images.uris, images.hashes, strict=True)):
@@ -185,7 +185,7 @@ class _Measured:
 
 
 def _measure(
-    collection: Collection,
+    collection: ReadableStore,
     space: Space,
     items: _Items,
     vectors: Float32,

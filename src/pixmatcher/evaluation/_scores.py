@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ..collection import Collection
+from ..collection import ReadableStore
 from ..records import Space
 from ._metrics import Ints
 
@@ -19,7 +19,7 @@ _ROWS_AT_ONCE = 16384
 
 
 def score_blocks(
-    collection: Collection, space: Space, ids: Ints, vectors: Float32, *, extra_numbers: int = 0
+    collection: ReadableStore, space: Space, ids: Ints, vectors: Float32, *, extra_numbers: int = 0
 ) -> Iterator[tuple[int, Float32]]:
     """Yield the scores (B, N) float32 of query vectors (Q, D) against the items `ids` (N,), in blocks of queries.
 
@@ -36,7 +36,7 @@ def score_blocks(
         yield start, scores[: len(block)]
 
 
-def ranks_of(collection: Collection, space: Space, ids: Ints, vectors: Float32, columns: Ints) -> Ints:
+def ranks_of(collection: ReadableStore, space: Space, ids: Ints, vectors: Float32, columns: Ints) -> Ints:
     """Return the rank (Q,), from 1, that each query (Q, D) gives to the item at its column (Q,) of `ids` (N,).
 
     Equal scores are ranked by id.

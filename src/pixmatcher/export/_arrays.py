@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .._text import name_as_unicode
 from .._version import __version__
-from ..collection import Collection
+from ..collection import ReadableStore
 from ..sources.embedding_card import CARD, CATEGORIES, URIS, SavedSpace
 from ._files import item_blocks, replaced_files, saved_spaces
 
@@ -25,7 +25,7 @@ _UNIT_TOLERANCE = 1e-2
 """The largest difference of the length of a row from 1, since its values are rounded to float16."""
 
 
-def export_arrays(collection: Collection, folder: str | os.PathLike[str], *, space: str | None = None) -> list[Path]:
+def export_arrays(collection: ReadableStore, folder: str | os.PathLike[str], *, space: str | None = None) -> list[Path]:
     """Write the embeddings as NumPy arrays, with the categories and uris of the rows; return the paths of the files.
 
     embeddings.npy (N, D) float32 holds the space that image queries use, and embeddings_SPACE.npy each other space;

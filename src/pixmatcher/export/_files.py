@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from .._files import replacing_both
-from ..collection import Collection, Item
+from ..collection import Item, ReadableStore
 from ..errors import NO_ROOM, CollectionError, PixMatcherError, StorageError
 from ..indexing.reading import in_batches
 from ..sources.embedding_card import EMBEDDINGS, SavedSpace
@@ -16,7 +16,7 @@ from ..sources.embedding_card import EMBEDDINGS, SavedSpace
 _ROWS_AT_ONCE = 2048
 
 
-def saved_spaces(collection: Collection, space: str | None) -> list[SavedSpace]:
+def saved_spaces(collection: ReadableStore, space: str | None) -> list[SavedSpace]:
     """Return the file of each space, or of the space `space`; a space without text support comes first.
 
     Raises `CollectionError` if the collection has no such space.
@@ -31,7 +31,7 @@ def saved_spaces(collection: Collection, space: str | None) -> list[SavedSpace]:
     return [SavedSpace(file, r.name, r.fingerprint, one) for file, (r, one) in zip(files, pairs, strict=True)]
 
 
-def item_blocks(collection: Collection) -> Iterator[list[Item]]:
+def item_blocks(collection: ReadableStore) -> Iterator[list[Item]]:
     """Yield the items of a collection in blocks, in the order of their ids."""
     return in_batches(collection.items(), _ROWS_AT_ONCE)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .._text import name_as_unicode
-from ..collection import Collection
+from ..collection import ReadableStore
 from ..errors import PixMatcherError
 from ._files import item_blocks, replaced_files, saved_spaces
 
@@ -35,7 +35,7 @@ _COLUMNS = {
 """The columns of an item and their Arrow types; the name of the label and the embeddings follow."""
 
 
-def export_parquet(collection: Collection, path: str | os.PathLike[str], *, space: str | None = None) -> list[Path]:
+def export_parquet(collection: ReadableStore, path: str | os.PathLike[str], *, space: str | None = None) -> list[Path]:
     """Write the items and their embeddings as one Parquet file; return a list with its path.
 
     The file is `path` if that ends in .parquet, otherwise images.parquet in the folder `path`. Each space, or only

@@ -10,6 +10,16 @@ May import `images`, `net`, `encoders`, `sources` and `collection`.
 from ._folders import add_counts, list_passed_over
 from ._pipeline import AnySource, index
 from ._report import IndexReport
+from ._target import IndexesSources
 from ._upgrade import UpgradeReport, upgrade
 
-__all__ = ["AnySource", "IndexReport", "UpgradeReport", "add_counts", "index", "list_passed_over", "upgrade"]
+__all__ = [
+    "AnySource",
+    "IndexReport",
+    "IndexesSources",
+    "UpgradeReport",
+    "add_counts",
+    "index",
+    "list_passed_over",
+    "upgrade",
+]

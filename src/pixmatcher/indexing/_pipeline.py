@@ -30,7 +30,7 @@ from ._folders import (
 )
 from ._report import IndexReport
 from ._stages import Counter, Stages, Workers
-from ._target import collection_path, open_target, open_writable_store
+from ._target import IndexesSources, collection_path, open_target, open_writable_store
 
 _log = logging.getLogger("pixmatcher.indexing")
 
@@ -40,7 +40,7 @@ AnySource: TypeAlias = "str | os.PathLike[str] | Source"
 
 def index(
     sources: AnySource | Sequence[AnySource] | None = None,
-    collection: str | os.PathLike[str] | WritableStore | None = None,
+    collection: str | os.PathLike[str] | WritableStore | IndexesSources | None = None,
     *,
     encoders: Sequence[str | Encoder] | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -59,7 +59,8 @@ def index(
         sources: Folders, specs or source objects. By default, all sources of the collection; a source that does not
             exist is reported, and its images stay.
         collection: The folder of the collection, which is created if it does not exist; or a store: NAME:REST of an
-            installed package, or an object, which the caller closes. By default `.pixmatcher` inside the only folder
+            installed package, or an object, which the caller closes. A collection of a service runs a job of its own:
+            paths are those of its machine. By default `.pixmatcher` inside the only folder
             that is indexed or, without `sources`, in the current folder or a folder above it.
         encoders: Names or encoder objects, by default `lite`. A collection that was created with an object needs the
             object again in each call.
@@ -88,6 +89,15 @@ def index(
     with ExitStack() as afterwards:
         if isinstance(collection, (str, os.PathLike)) and (store := open_writable_store(collection)) is not None:
             collection = afterwards.enter_context(closing(store))
+        if isinstance(collection, IndexesSources):
+            if encoders is not None or max_pixels != DEFAULT_MAX_PIXELS or allow_private or not thumbnails:
+                raise SourceError(
+                    f"The encoders, limits and thumbnails of {collection.path} are chosen where it is: leave these "
+                    "options out."
+                )
+            return collection.index_sources(
+                _specs(sources), retry_failed=retry_failed, exclude=exclude, hidden=hidden, progress=progress
+            )
         opened, collection = _open_sources(sources, collection, missing)
         if not opened and not missing:
             raise SourceError("No source is given: name a folder of images.")
@@ -122,6 +132,18 @@ def index(
     report.seconds = time.monotonic() - started
     _log.info("%s", _log_line(report))
     return report
+
+
+def _specs(sources: AnySource | Sequence[AnySource] | None) -> list[str] | None:
+    """Return the sources as texts, which another machine can open. Raises `SourceError` if one is an object."""
+    if sources is None:
+        return None
+    specs = []
+    for source in [sources] if isinstance(sources, (str, os.PathLike)) or hasattr(sources, "spec") else sources:
+        if not isinstance(source, (str, os.PathLike)):
+            raise SourceError("A source that is an object stays on this machine: give its path or its spec.")
+        specs.append(os.fspath(source))
+    return specs
 
 
 def _open_sources(

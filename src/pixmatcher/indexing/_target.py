@@ -8,13 +8,16 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
+from .._progress import ProgressCallback
 from .._text import command_to_upgrade
-from ..collection import CATALOG_NAME, FOLDER_NAME, Collection, WritableStore, open_named_store
+from ..collection import CATALOG_NAME, FOLDER_NAME, Collection, Store, WritableStore, open_named_store
 from ..encoders import DEFAULT_ENCODER, Encoder, Runtime, full_name, load_encoders, load_recorded
 from ..errors import CollectionError, EncoderError
 from ..records import EncoderRecord
 from ..sources import HoldsEmbeddings, Source
+from ._report import IndexReport
 
 logger = logging.getLogger("pixmatcher.indexing")
 
@@ -38,13 +41,29 @@ def collection_path(sources: Sequence[Source], collection: str | os.PathLike[str
     return path if incomplete else path / FOLDER_NAME
 
 
-def open_writable_store(reference: str | os.PathLike[str]) -> WritableStore | None:
+@runtime_checkable
+class IndexesSources(Store, Protocol):
+    """What a store may have too: it indexes sources itself, such as the client of a service, and reports it."""
+
+    def index_sources(
+        self,
+        sources: Sequence[str] | None,
+        *,
+        retry_failed: bool = False,
+        exclude: Sequence[str] | None = None,
+        hidden: bool | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> IndexReport:
+        """Do what `index` does with these arguments, and return its report."""
+
+
+def open_writable_store(reference: str | os.PathLike[str]) -> WritableStore | IndexesSources | None:
     """Open the store NAME:REST of an installed package; None if the reference is a folder.
 
     Raises `CollectionError` if the store can only be searched.
     """
     store = open_named_store(reference)
-    if store is None or isinstance(store, WritableStore):
+    if store is None or isinstance(store, (WritableStore, IndexesSources)):
         return store
     store.close()
     raise CollectionError(f"{reference} can only be searched: name another collection with -c.")

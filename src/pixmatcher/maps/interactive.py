@@ -24,7 +24,7 @@ from .projection import Projection
 from .titles import map_title
 
 if TYPE_CHECKING:
-    from ..collection import Collection, Item
+    from ..collection import Item, ReadableStore
 
 MOST_THUMBNAILS = 3_000
 """Pictures in a page, of about 3 KB each."""
@@ -106,7 +106,7 @@ def map_figure(
 
 def render_page(
     projection: Projection,
-    collection: Collection,
+    collection: ReadableStore,
     groups: Sequence[Group],
     query: tuple[str, tuple[float, float]] | None,
     progress: ProgressCallback | None,
@@ -137,7 +137,7 @@ def render_page(
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: texts[mark[1]], page)
 
 
-def _pictures(items: Sequence[Item | None], collection: Collection, progress: ProgressCallback | None) -> list[str]:
+def _pictures(items: Sequence[Item | None], collection: ReadableStore, progress: ProgressCallback | None) -> list[str]:
     """Return a small JPEG of each item as a data URL; "" without an image and, of many items, for most of them."""
     step = max(1, -(-len(items) // MOST_THUMBNAILS))
     chosen = [item if position % step == 0 else None for position, item in enumerate(items)]
@@ -157,7 +157,7 @@ def _pictures(items: Sequence[Item | None], collection: Collection, progress: Pr
     return pictures
 
 
-def _data_url(item: Item | None, collection: Collection) -> str:
+def _data_url(item: Item | None, collection: ReadableStore) -> str:
     picture = item and item_picture(item, collection, _SIDE)
     if not picture:
         return ""

@@ -20,7 +20,7 @@ from .titles import map_title
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..collection import Collection
+    from ..collection import ReadableStore
 
 COLORS = ("label", "cluster")
 
@@ -47,7 +47,7 @@ def check_map_path(path: Path, color: str | None = None) -> None:
 
 def save_map_plot(
     projection: Projection,
-    collection: Collection,
+    collection: ReadableStore,
     path: Path,
     *,
     color: str | None = None,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._progress import Progress, ProgressCallback
-from ..collection import Collection, query_vector
+from ..collection import Collection, ReadableStore, query_vector
 from ..collection.stored_maps import StoredMap, map_path, read_map, save_map
 from ..errors import CollectionError, QueryError
 from ..searching import image_space
@@ -62,7 +62,7 @@ class Projection:
 
 
 def project(
-    collection: Collection,
+    collection: ReadableStore,
     method: str = "tsne",
     *,
     space: str | None = None,
@@ -96,9 +96,10 @@ def project(
     _log.info("%d items placed by %s in %.1f s", len(ids), method, time.monotonic() - started)
     stored = StoredMap(state, now, ids, points, compute_clusters(reduced), axes)
     stored_now = False
-    with contextlib.suppress(OSError, CollectionError):
-        save_map(map_path(collection.path, chosen, method, most), stored)
-        stored_now = True
+    if isinstance(collection, Collection):  # another store has no folder for maps
+        with contextlib.suppress(OSError, CollectionError):
+            save_map(map_path(collection.path, chosen, method, most), stored)
+            stored_now = True
     found = _current_map(collection, stored, method, chosen, kept=stored_now)
     if found is None:
         raise CollectionError(f"All images of the map were removed from {collection.path} in the meantime: try again.")
@@ -111,7 +112,7 @@ def _report_steps(progress: ProgressCallback | None, done: int, total: int) -> N
 
 
 def load_projection(
-    collection: Collection, method: str = "tsne", *, space: str | None = None, most: int = MOST_ITEMS
+    collection: ReadableStore, method: str = "tsne", *, space: str | None = None, most: int = MOST_ITEMS
 ) -> Projection | None:
     """Return the stored map of a collection, stale or not; None if it is missing or damaged.
 
@@ -122,6 +123,8 @@ def load_projection(
     if most < 1:
         raise QueryError(f"The number of images on a map must be 1 or more, not {most}.")
     chosen = image_space(collection.encoders, space)
+    if not isinstance(collection, Collection):
+        return None
     stored = None
     with contextlib.suppress(OSError):
         stored = read_map(map_path(collection.path, chosen.name, method, most))
@@ -134,7 +137,7 @@ def load_projection(
     return _current_map(collection, stored, method, chosen.name, kept=True)
 
 
-def place_query(projection: Projection, collection: Collection, vector: npt.ArrayLike) -> tuple[float, float]:
+def place_query(projection: Projection, collection: ReadableStore, vector: npt.ArrayLike) -> tuple[float, float]:
     """Return the position on the map of a vector (dimension,) of the map's space.
 
     On a map by PCA the vector is projected as the items were. t-SNE and UMAP have no such projection: the position is
@@ -176,7 +179,7 @@ def sample(ids: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
 
 
 def _current_map(
-    collection: Collection, stored: StoredMap, method: str, space: str, *, kept: bool
+    collection: ReadableStore, stored: StoredMap, method: str, space: str, *, kept: bool
 ) -> Projection | None:
     """Return a stored map for the current items; None if none is left, or if the map is of a later state."""
     with collection.snapshot() as generation:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..collection import Collection
+from ..collection import ReadableStore
 from .projection import Projection
 
 _METHOD_NAMES = {"tsne": "t-SNE", "umap": "UMAP", "pca": "PCA"}
 
 
-def map_title(projection: Projection, collection: Collection) -> tuple[str, str]:
+def map_title(projection: Projection, collection: ReadableStore) -> tuple[str, str]:
     """Return the title of a map in two lines: what it shows, and how it was computed."""
     folder = collection.path.parent if collection.path.name == ".pixmatcher" else collection.path
     count = len(projection.ids)

@@ -19,6 +19,7 @@ from ..errors import (
     FetchError,
     InvalidImageError,
     NoCollectionError,
+    NoItemError,
     OutdatedCollectionError,
     PixMatcherError,
     QueryError,
@@ -65,6 +66,7 @@ _STATUS: tuple[tuple[type[PixMatcherError], int, str], ...] = (
     (OutdatedCollectionError, 503, "collection outdated"),
     (EncoderError, 503, "encoder not available"),
     (SourceError, 422, "source not valid"),
+    (NoItemError, 404, "no such item"),
     (NoCollectionError, 404, "no such collection"),
     (CollectionLockedError, 409, "collection locked"),
     (StorageError, 507, "disk full or failing"),
@@ -102,7 +104,15 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Make an application answer every error with a problem."""
+    """Make an application answer every error with a problem, and describe problems in its schema."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = describe()  # made once, then the same object
+        schema.setdefault("components", {}).setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
     @app.exception_handler(PixMatcherError)
     async def _(request: Request, error: PixMatcherError) -> Response:

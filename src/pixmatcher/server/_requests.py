@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
 from .._text import values_as_unicode
@@ -32,6 +32,14 @@ _SMALL_BODY = 1 << 16
 _GREATEST_INTEGER = 2**63 - 1
 _GREATEST_SIDE = 2**31 - 1
 
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole)]
+"""An integer as JSON Schema defines it, for which 5.0 is one too; but no text and no truth value."""
+
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS)]
 ImageReference = Annotated[
     str,
@@ -51,7 +59,7 @@ class PartBody(_Strict):
 
     text: Text | None = None
     image: ImageReference | None = None
-    id: Annotated[int, Field(ge=0, le=_GREATEST_INTEGER)] | None = None
+    id: Annotated[WholeNumber, Field(ge=0, le=_GREATEST_INTEGER)] | None = None
     """The id of an item of the collection."""
     weight: Annotated[float, Field(gt=0)] | None = None
     """The weight of the part; 1 by default."""
@@ -81,16 +89,16 @@ class FilterBody(_Strict):
     """The image was taken on that day or later: 2024, 2024-05 or 2024-05-17."""
     before: str | None = None
     """The image was taken before that day."""
-    min_width: Annotated[int, Field(ge=0, le=_GREATEST_SIDE)] | None = None
+    min_width: Annotated[WholeNumber, Field(ge=0, le=_GREATEST_SIDE)] | None = None
     """The least width in pixels."""
-    min_height: Annotated[int, Field(ge=0, le=_GREATEST_SIDE)] | None = None
+    min_height: Annotated[WholeNumber, Field(ge=0, le=_GREATEST_SIDE)] | None = None
     """The least height in pixels."""
 
 
 class OptionsBody(_Strict):
     """How to search."""
 
-    k: Annotated[int, Field(ge=1, le=_GREATEST_INTEGER)] = 12
+    k: Annotated[WholeNumber, Field(ge=1, le=_GREATEST_INTEGER)] = 12
     """The number of results."""
     min_score: float | None = None
     """The lowest score of a result."""
@@ -120,7 +128,7 @@ class CategoriesBody(_Strict):
     """An image, and how many categories of it to find."""
 
     image: ImageReference
-    k: Annotated[int, Field(ge=1, le=_GREATEST_INTEGER)] = 5
+    k: Annotated[WholeNumber, Field(ge=1, le=_GREATEST_INTEGER)] = 5
     """The number of categories."""
     space: str | None = None
     """The embedding space to search; by default, the one for images."""

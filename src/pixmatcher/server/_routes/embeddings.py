@@ -14,7 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from ...records import EncoderRecord
 from ...searching import embed_query
 from .._problems import ProblemError
-from .._requests import ImageReference, QueryBody, Text, json_response, load_query, read_body, request_schema
+from .._requests import (
+    ImageReference,
+    QueryBody,
+    Text,
+    WholeNumber,
+    json_response,
+    load_query,
+    read_body,
+    request_schema,
+)
 from .._state import ServerState, State
 from .search import PROBLEMS
 
@@ -43,7 +52,7 @@ class EmbeddingsBody(BaseModel):
     """An encoder of a served collection, or ENCODER/SPACE; by default, its first space that supports text."""
     encoding_format: Literal["float", "base64"] = "float"
     """A list of numbers, or the base64 of little-endian float32 values."""
-    dimensions: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
+    dimensions: Annotated[WholeNumber, Field(ge=1, le=1 << 31)] | None = None
     """The dimension of the space; no other one is possible."""
     user: str | None = None
     """Accepted and not used."""

@@ -38,7 +38,7 @@ from .._state import CollectionName, ServerState, State
 
 router = APIRouter(prefix="/v1/collections/{collection}", tags=["search"])
 
-PROBLEMS = problem_responses(403, 404, 408, 413, 415, 422, 429, 503)
+PROBLEMS = problem_responses(400, 403, 404, 408, 413, 415, 422, 429, 503)
 """What all routes that answer queries may fail with."""
 
 _GREATEST_VALUE = 1e6

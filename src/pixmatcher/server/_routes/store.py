@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...client import wire
@@ -30,7 +30,7 @@ from ...searching import (
     search_similar,
 )
 from .._problems import ProblemError, problem_responses
-from .._state import ServedStore, State
+from .._state import CollectionName, ServedStore, ServerState, State
 
 router = APIRouter(
     prefix="/v1/collections/{collection}/store",
@@ -157,6 +157,12 @@ class FolderRequest(_Strict):
     folder: str
 
 
+class SourceRequest(_Strict):
+    """A source, or a folder or file of one."""
+
+    source: str
+
+
 class ChangesRequest(_Strict):
     """A state of the collection: its generation, number of items, greatest id and number of rows."""
 
@@ -179,57 +185,78 @@ def describe(store: ServedStore) -> Response:
 
 
 @router.post("/query", **_JSON)
-def answer_query(store: ServedStore, state: State, request: QueryRequest) -> Response:
+async def answer_query(name: CollectionName, http: Request, state: State, request: QueryRequest) -> Response:
     """Answer a query."""
-    return _answer(wire.result_as_json(search(store, _query(request.query, state), _options(request.options, state))))
+    options = _options(request.options, state)
+
+    def work(store: Store) -> Any:
+        return wire.result_as_json(search(store, _query(request.query, state), options))
+
+    return await _worked(name, http, state, work)
 
 
 @router.post("/similar", **_JSON)
-def answer_similar(store: ServedStore, state: State, request: SimilarRequest) -> Response:
+async def answer_similar(name: CollectionName, http: Request, state: State, request: SimilarRequest) -> Response:
     """Return the items nearest to an item."""
-    return _answer(wire.result_as_json(search_similar(store, request.id, _options(request.options, state))))
+    options = _options(request.options, state)
+    return await _worked(
+        name, http, state, lambda store: wire.result_as_json(search_similar(store, request.id, options))
+    )
 
 
 @router.post("/categories", **_JSON)
-def answer_categories(store: ServedStore, state: State, request: CategoriesRequest) -> Response:
+async def answer_categories(name: CollectionName, http: Request, state: State, request: CategoriesRequest) -> Response:
     """Return the most likely labels of an image."""
     _check_count(request.k, state)
-    return _answer(
-        wire.categories_as_json(classify(store, _query(request.query, state), k=request.k, space=request.space))
-    )
+
+    def work(store: Store) -> Any:
+        return wire.categories_as_json(classify(store, _query(request.query, state), k=request.k, space=request.space))
+
+    return await _worked(name, http, state, work)
 
 
 @router.post("/search", **_JSON)
-def search_vector(store: ServedStore, state: State, request: VectorRequest) -> Response:
+async def search_vector(name: CollectionName, http: Request, state: State, request: VectorRequest) -> Response:
     """Return the items nearest to an embedding."""
     options = _options(request.options, state)
-    if options.space is None:
+    space = options.space
+    if space is None:
         raise CollectionError("The space of the embedding is missing: name one in the options.")
-    hits = store.search(
-        _vector(store, request.vector, options.space),
-        space=options.space,
-        k=options.k,
-        min_score=options.min_score,
-        filter=options.filter,
-        exact=options.exact,
-    )
-    return _answer(wire.hits_as_json(hits))
+
+    def work(store: Store) -> Any:
+        hits = store.search(
+            _vector(store, request.vector, space),
+            space=space,
+            k=options.k,
+            min_score=options.min_score,
+            filter=options.filter,
+            exact=options.exact,
+        )
+        return wire.hits_as_json(hits)
+
+    return await _worked(name, http, state, work)
 
 
 @router.post("/nearest-labelled", **_JSON)
-def nearest_labelled(store: ServedStore, state: State, request: LabelledRequest) -> Response:
+async def nearest_labelled(name: CollectionName, http: Request, state: State, request: LabelledRequest) -> Response:
     """Return the labelled items nearest to an embedding."""
     _check_count(request.k, state)
     _check_count(request.labels, state)
-    vector = _vector(store, request.vector, request.space)
-    found = store.nearest_labelled(vector, space=request.space, k=request.k, labels=request.labels)
-    return _answer(wire.neighbours_as_json(found))
+
+    def work(store: Store) -> Any:
+        vector = _vector(store, request.vector, request.space)
+        found = store.nearest_labelled(vector, space=request.space, k=request.k, labels=request.labels)
+        return wire.neighbours_as_json(found)
+
+    return await _worked(name, http, state, work)
 
 
 @router.post("/embeddings", **_JSON)
-def embeddings(store: ServedStore, request: EmbeddingsRequest) -> Response:
+async def embeddings(name: CollectionName, http: Request, state: State, request: EmbeddingsRequest) -> Response:
     """Return the embeddings of items, one row after the other."""
-    return _answer({"rows": wire.vector_as_text(store.embeddings(request.ids, request.space))})
+    return await _worked(
+        name, http, state, lambda store: {"rows": wire.vector_as_text(store.embeddings(request.ids, request.space))}
+    )
 
 
 @router.post("/items", **_JSON)
@@ -304,6 +331,12 @@ def has_items_in(store: ServedStore, request: FolderRequest) -> Response:
     return _answer({"found": _method(store, "has_items_in")(folder)})
 
 
+@router.post("/count-to-forget", **_JSON)
+def count_to_forget(store: ServedStore, request: SourceRequest) -> Response:
+    """Return how many items would be removed with a source, or with a folder or file of one."""
+    return _answer({"count": _method(store, "count_to_forget")(request.source)})
+
+
 @router.post("/changes", **_JSON)
 def changes(store: ServedStore, request: ChangesRequest) -> Response:
     """Return how many items were added, removed and changed since a state."""
@@ -332,6 +365,12 @@ def picture(
     return _picture(file.getvalue())
 
 
+async def _worked(collection: str, http: Request, state: ServerState, work: Callable[[Store], Any]) -> Response:
+    """Return as JSON what one of the threads for queries does with the collection."""
+    until = state.admission.time_limit()
+    return await state.admission.run(lambda: _answer(state.collections.use(collection, work)), http, until)
+
+
 def _answer(values: Any) -> Response:
     # Names of files that are not valid Unicode are written as escapes, which the client turns back into such names.
     return Response(json.dumps(values).encode("ascii"), media_type="application/json")
@@ -351,19 +390,19 @@ def _method(store: Store, name: str) -> Callable[..., Any]:
     return method
 
 
-def _query(body: QueryBody, state: State) -> SearchQuery:
+def _query(body: QueryBody, state: ServerState) -> SearchQuery:
     limits = state.settings.limits
     if len(body.want) + len(body.avoid) > limits.parts:
         raise ProblemError(422, "too many parts", f"A query has at most {limits.parts} texts and images.")
     return wire.query_from_json(body.model_dump(), limits.body_bytes, limits.image_pixels)
 
 
-def _options(body: OptionsBody, state: State) -> SearchOptions:
+def _options(body: OptionsBody, state: ServerState) -> SearchOptions:
     _check_count(body.k, state)
     return options_from_json(body.model_dump(exclude_none=True))
 
 
-def _check_count(count: int, state: State) -> None:
+def _check_count(count: int, state: ServerState) -> None:
     most = state.settings.limits.results
     if count > most:
         raise ProblemError(422, "too many results", f"A search has at most {most:,} results, not {count:,}.")
