@@ -83,7 +83,7 @@ class _SearchArguments(_Arguments):
     def options(self, store: Store) -> SearchOptions:
         """Return the options of the search. Raises `QueryError` if no image of the collection can pass the filter."""
         item_filter = Filter(tuple(self.labels) or None, self.folder, self.after, self.before)
-        check_filter(store, item_filter)
+        check_filter(store, item_filter, look_at_disk=False)
         return SearchOptions(self.k, filter=item_filter)
 
 
