@@ -107,8 +107,8 @@ async def use_all_tools(client: Client) -> None:
     assert next(iter(tools["search_by_image"].input_schema["properties"])) == "image"
 
     described = (await client.call_tool("describe_collection", {})).structured_content
-    assert described["images"] == 4
-    assert {"name": "semantic", "searched_by": "text and image"} in described["spaces"]
+    assert described["count"] == 4
+    assert {space["name"]: space["text"] for space in described["spaces"]} == {"semantic": True, "visual": False}
 
     by_text = await client.call_tool("search_by_text", {"text": "a horse", "k": 2})
     first, second = by_text.structured_content["hits"]
@@ -142,6 +142,9 @@ async def make_mistakes(client: Client) -> None:
         ("search_by_text", {"text": ""}, "text: "),
         ("search_by_text", {"text": "a", "colour": "red"}, "colour: "),
         ("search_by_text", {"text": "a horse", "labels": ["goldfish"]}, "has the label 'goldfish'"),
+        ("search_by_text", {"text": "a horse", "folder": "/etc"}, "No image in this collection is in"),
+        ("search_by_text", {"text": "a horse", "folder": "/etc/hostname"}, "No image in this collection is in"),
+        ("search_by_text", {"text": "a horse", "folder": "/missing"}, "No image in this collection is in"),
         ("search_by_text", {"text": "a horse", "after": "May"}, "'May' is not a date"),
         ("search_by_image", {"image": "/etc/hostname"}, "base64"),
         ("search_by_image", {"image": "file:///etc/hostname"}, "base64"),
@@ -369,7 +372,7 @@ def test_any_store_has_all_tools(tiny: TinyEncoder, tmp_path: Path) -> None:
     ):
         result = call_tool(store, name, arguments, ToolSettings())
         assert len(pictures(result)) == 1, name
-    assert call_tool(store, "describe_collection", {}, ToolSettings()).structured_content["images"] == 1
+    assert call_tool(store, "describe_collection", {}, ToolSettings()).structured_content["count"] == 1
 
 
 @pytest.mark.slow
@@ -455,7 +458,7 @@ def test_a_collection_that_is_upgraded_or_replaced_meanwhile_is_used_as_it_is_no
         await anyio.to_thread.run_sync(upgrade, path)
         assert await nearest() == "00003.png"
         shutil.rmtree(path)
-        assert "cannot be opened now" in sentence(await tools.call("describe_collection", {}))
+        assert "cannot be read now" in sentence(await tools.call("describe_collection", {}))
         paint(tmp_path / "others" / "new.png", 3)
         await anyio.to_thread.run_sync(lambda: index([tmp_path / "others"], path, encoders=["tiny"]))
         assert await nearest() == "new.png"

@@ -6,8 +6,9 @@ A tool is a plain function of a collection and its arguments. Nothing here knows
 from __future__ import annotations
 
 import base64
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from .._text import as_unicode, name_as_unicode
 from .._urls import bytes_of_data_url, is_data_url
-from ..collection import Filter, Item, Store
+from ..collection import Filter, Item, Store, describe_collection
 from ..encoders import Runtime
 from ..errors import PixMatcherError, QueryError
 from ..images import make_thumbnail
@@ -82,7 +83,7 @@ class _SearchArguments(_Arguments):
     def options(self, store: Store) -> SearchOptions:
         """Return the options of the search. Raises `QueryError` if no image of the collection can pass the filter."""
         item_filter = Filter(tuple(self.labels) or None, self.folder, self.after, self.before)
-        check_filter(store, item_filter)
+        check_filter(store, item_filter, look_at_disk=False)
         return SearchOptions(self.k, filter=item_filter)
 
 
@@ -167,23 +168,13 @@ def _similar_to_item(store: Store, arguments: SimilarToItem, _: ToolSettings) ->
 
 def _describe_collection(store: Store, _: _Arguments, __: ToolSettings) -> Answer:
     names = store.label_names()
-    counts: dict[str, int] | None = store.label_counts() if hasattr(store, "label_counts") else None
-    labels = [*counts.items()] if counts is not None else [(label, None) for label in sorted(names)]
-    values: dict[str, Any] = {
-        "images": len(store),
-        "spaces": [
-            {"name": space.name, "searched_by": "text and image" if space.text else "image"}
-            for space in store.spaces.values()
-        ],
-        "encoders": [encoder.name for encoder in store.encoders],
-        "label_count": len(labels),
-        "labels": [
-            {"label": label, "name": names.get(label), "images": count} for label, count in labels[:MOST_LABELS]
-        ],
-    }
-    if hasattr(store, "sources"):
-        values["sources"] = [name_as_unicode(source) for source in store.sources()]
-    return Answer(values)
+    counts: Mapping[str, int | None]
+    counts = store.label_counts() if hasattr(store, "label_counts") else dict.fromkeys(sorted(names))
+    labels = [
+        {"label": as_unicode(label), "name": names.get(label), "count": count}
+        for label, count in itertools.islice(counts.items(), MOST_LABELS)
+    ]
+    return Answer(describe_collection(store).as_json() | {"most_frequent_labels": labels})
 
 
 def _get_image(store: Store, arguments: GetImage, _: ToolSettings) -> Answer:
