@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +25,8 @@ from PIL import Image
 
 from pixmatcher import Collection, Filter, index
 from pixmatcher.collection import Item, delete_collection, describe_collection
-from pixmatcher.images import make_thumbnail
+from pixmatcher.images import Recipe, make_thumbnail
+from pixmatcher.records import Space
 from pixmatcher.searching import open_original
 from pixmatcher.server import Limits, ServerSettings, create_app
 from pixmatcher.server._answers import inline_disposition
@@ -42,25 +44,48 @@ def picture(seed: int, size: tuple[int, int] = (400, 300), kind: str = "PNG") ->
     return encoded.getvalue()
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A folder with images and one broken file."""
-    folder = tmp_path / "photos"
-    for label in ("cats", "dogs"):
+class Grid:
+    """An encoder of the colours of a 4 x 4 grid."""
+
+    name = "grid"
+    fingerprint = "grid-1"
+    batch_size = 4
+    spaces = (Space("visual", 48), Space("semantic", 24, text=True))
+    recipe = Recipe(16)
+
+    def load_images(self) -> None:
+        pass
+
+    def encode_images(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        visual = pixels.reshape(len(pixels), 4, 4, 4, 4, 3).mean(axis=(2, 4)).reshape(len(pixels), 48) - 127.5
+        visual = (visual / np.linalg.norm(visual, axis=1, keepdims=True)).astype(np.float32)
+        return {"visual": visual, "semantic": visual[:, ::2].copy()}
+
+    def encode_texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+
+def index_photos(photos: Path, stored: Path) -> None:
+    index(photos, collection=stored, encoders=[Grid()])
+
+
+def make_photos(root: Path) -> Path:
+    """Return a new folder with images and one broken file."""
+    folder = root / "photos"
+    for kind, label in enumerate(("cats", "dogs")):
         (folder / label).mkdir(parents=True)
         for number in range(6):
-            data = picture(hash((label, number)) % 1000, (100 * (number + 1), 300))
-            (folder / label / f"{number}.png").write_bytes(data)
-            os.utime(folder / label / f"{number}.png", (1_600_000_000 + 40_000_000 * number,) * 2)
+            path = folder / label / f"{number}.png"
+            path.write_bytes(picture(number + 10 * kind, (100 * (number + 1), 300)))
+            os.utime(path, (1_600_000_000 + 40_000_000 * number,) * 2)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
     return folder
 
 
-@pytest.fixture
-def stored(photos: Path, tmp_path: Path, tiny: Any) -> Path:
-    """A collection of the photos, and of a few items that are added by hand."""
-    folder = tmp_path / "collection"
-    index(photos, collection=folder, encoders=[tiny])
+def make_collection(photos: Path) -> Path:
+    """Return a new collection of the photos, and of a few items that are added by hand."""
+    folder = photos.with_name("collection")
+    index_photos(photos, folder)
     with Collection.open(folder) as opened:
         rng = np.random.default_rng(0)
 
@@ -75,10 +100,47 @@ def stored(photos: Path, tmp_path: Path, tiny: Any) -> Path:
     return folder
 
 
-@pytest.fixture
-def client(stored: Path) -> Iterator[TestClient]:
+@contextmanager
+def serving(stored: Path) -> Iterator[TestClient]:
     app = create_app(ServerSettings({"photos": str(stored)}, limits=LIMITS))
     with TestClient(app, raise_server_exceptions=False) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos that no test changes."""
+    return make_photos(tmp_path_factory.mktemp("items"))
+
+
+@pytest.fixture(scope="module")
+def stored(photos: Path) -> Path:
+    """A collection that no test changes."""
+    return make_collection(photos)
+
+
+@pytest.fixture(scope="module")
+def client(stored: Path) -> Iterator[TestClient]:
+    with serving(stored) as opened:
+        yield opened
+
+
+@pytest.fixture
+def own_photos(photos: Path, stored: Path, tmp_path: Path) -> Path:
+    """A copy of the photos, with a collection of them beside it."""
+    shutil.copytree(stored.parent, tmp_path / "own")
+    return tmp_path / "own" / "photos"
+
+
+@pytest.fixture
+def own(own_photos: Path) -> Path:
+    """A collection that the test may change."""
+    return own_photos.with_name("collection")
+
+
+@pytest.fixture
+def own_client(own: Path) -> Iterator[TestClient]:
+    with serving(own) as opened:
         yield opened
 
 
@@ -113,7 +175,7 @@ def test_collections_are_listed_and_described(client: TestClient, stored: Path, 
         "name": "photos",
         "state": "ready",
         "count": 15,
-        "encoders": ["tiny"],
+        "encoders": ["grid"],
         "spaces": ["visual", "semantic"],
         "writable": True,
     }
@@ -184,12 +246,12 @@ def test_pages_hold_every_item_once(client: TestClient, stored: Path, limit: int
         assert [item["id"] for item in listed] == [item.id for item in opened.items()]
 
 
-def test_items_that_are_added_and_removed_between_pages_disturb_none(client: TestClient, stored: Path) -> None:
-    first = get(client, f"{BASE}/items", params={"limit": 5})
+def test_items_that_are_added_and_removed_between_pages_disturb_none(own_client: TestClient, own: Path) -> None:
+    first = get(own_client, f"{BASE}/items", params={"limit": 5})
     ids = [item["id"] for item in first["items"]]
-    with Collection.open(stored) as opened:
+    with Collection.open(own) as opened:
         opened.remove([ids[-1], ids[-1] + 1])
-    second = get(client, f"{BASE}/items", params={"limit": 20, "cursor": first["next"]})
+    second = get(own_client, f"{BASE}/items", params={"limit": 20, "cursor": first["next"]})
     assert [item["id"] for item in second["items"]] == [*range(ids[-1] + 2, 16)]
 
 
@@ -374,22 +436,22 @@ def test_a_range_of_another_version_gets_the_whole_file(client: TestClient, stor
         assert answer.status_code == status
 
 
-def test_a_changed_file_has_another_tag(client: TestClient, stored: Path) -> None:
-    item = item_of(stored, "cats/3.png")
+def test_a_changed_file_has_another_tag(own_client: TestClient, own: Path) -> None:
+    item = item_of(own, "cats/3.png")
     for data in (picture(77), picture(78, kind="JPEG"), picture(79, (4000, 3000), "BMP")):
         Path(item.uri).write_bytes(data)
-        answer = client.get(image_path(item), headers={"If-None-Match": f'"{item.content_hash}"'})
+        answer = own_client.get(image_path(item), headers={"If-None-Match": f'"{item.content_hash}"'})
         assert (answer.status_code, answer.content) == (200, data)
-        assert client.get(image_path(item), headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
-        assert client.get(image_path(item), headers={"Range": "bytes=2-5"}).content == data[2:6]
+        assert own_client.get(image_path(item), headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+        assert own_client.get(image_path(item), headers={"Range": "bytes=2-5"}).content == data[2:6]
     assert answer.headers["content-type"] == "image/bmp"
 
 
-def test_a_large_file_is_opened_without_reading_it(stored: Path, photos: Path, tiny: Any) -> None:
+def test_a_large_file_is_opened_without_reading_it(own: Path, own_photos: Path) -> None:
     data = picture(80, (4000, 3000), "BMP")
-    (photos / "large.bmp").write_bytes(data)
-    index(photos, collection=stored, encoders=[tiny])
-    item = item_of(stored, "large.bmp")
+    (own_photos / "large.bmp").write_bytes(data)
+    index_photos(own_photos, own)
+    item = item_of(own, "large.bmp")
     opened = open_original(item)
     assert opened is not None
     with opened.file:
@@ -439,11 +501,11 @@ def replace_by_folder(path: Path) -> None:
         replace_by_folder,
     ],
 )
-def test_only_images_are_served(client: TestClient, stored: Path, change: Callable[[Path], None]) -> None:
-    item = item_of(stored, "dogs/2.png")
+def test_only_images_are_served(own_client: TestClient, own: Path, change: Callable[[Path], None]) -> None:
+    item = item_of(own, "dogs/2.png")
     change(Path(item.uri))
-    assert problem(client, image_path(item)) == (404, "image not available")
-    assert problem(client, f"{BASE}/items/{item.id}/thumbnail") == (404, "image not available")
+    assert problem(own_client, image_path(item)) == (404, "image not available")
+    assert problem(own_client, f"{BASE}/items/{item.id}/thumbnail") == (404, "image not available")
 
 
 def test_a_remote_image_is_not_fetched(client: TestClient, stored: Path) -> None:
@@ -458,7 +520,7 @@ def test_a_remote_image_is_not_fetched(client: TestClient, stored: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_images_in_archives(client: TestClient, stored: Path, tmp_path: Path, kind: str) -> None:
+def test_images_in_archives(own_client: TestClient, own: Path, tmp_path: Path, kind: str) -> None:
     archive, data = tmp_path / f"photos.{kind}", picture(90)
     if kind == "zip":
         with zipfile.ZipFile(archive, "w") as file:
@@ -470,23 +532,25 @@ def test_images_in_archives(client: TestClient, stored: Path, tmp_path: Path, ki
                 entry = tarfile.TarInfo(name)
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
-    with Collection.open(stored) as opened:
+    with Collection.open(own) as opened:
         items = [Item(f"{archive}/a/b.png", sha256(data).hexdigest()), Item(f"{archive}/a/c.txt", "00" * 32)]
         rng = np.random.default_rng(1)
         ids = opened.add(items, {name: rng.normal(size=(2, s.dimension)) for name, s in opened.spaces.items()})
-    answer = client.get(f"{BASE}/items/{ids[0]}/image", headers={"Range": "bytes=1-3"})
+    answer = own_client.get(f"{BASE}/items/{ids[0]}/image", headers={"Range": "bytes=1-3"})
     assert (answer.status_code, answer.content) == (206, b"PNG")
     assert answer.headers["etag"] == f'"{sha256(data).hexdigest()}"'
-    assert client.get(f"{BASE}/items/{ids[0]}/thumbnail").status_code == 200
-    assert problem(client, f"{BASE}/items/{ids[1]}/image") == (404, "image not available")
+    assert own_client.get(f"{BASE}/items/{ids[0]}/thumbnail").status_code == 200
+    assert problem(own_client, f"{BASE}/items/{ids[1]}/image") == (404, "image not available")
 
 
-@pytest.mark.parametrize("name", ['a"b\r\nX: y.png', "größe.png", "..\\x;y.png", os.fsdecode(b"\xff.png")])
-def test_names_of_files_do_no_harm(client: TestClient, stored: Path, photos: Path, tiny: Any, name: str) -> None:
-    (photos / name).write_bytes(picture(91))
-    index(photos, collection=stored, encoders=[tiny])
-    (item,) = [i for i in get(client, f"{BASE}/items")["items"] if i["content_hash"] == sha256(picture(91)).hexdigest()]
-    answer = client.get(item["links"]["image"])
+@pytest.mark.parametrize("name", ['a"b\r\nX: y.png', "größe.png", "a\\..\\x;y.png", os.fsdecode(b"\xff.png")])
+def test_names_of_files_do_no_harm(own_client: TestClient, own: Path, own_photos: Path, name: str) -> None:
+    (own_photos / name).write_bytes(picture(91))
+    index_photos(own_photos, own)
+    (item,) = [
+        i for i in get(own_client, f"{BASE}/items")["items"] if i["content_hash"] == sha256(picture(91)).hexdigest()
+    ]
+    answer = own_client.get(item["links"]["image"])
     assert answer.content == picture(91)
     assert "x" not in answer.headers
     shown = answer.headers["content-disposition"]
@@ -513,20 +577,20 @@ def test_no_path_leads_to_a_file(client: TestClient, path: str) -> None:
 # Thumbnails
 
 
-def test_thumbnails(client: TestClient, stored: Path) -> None:
-    item = item_of(stored, "cats/5.png")
+def test_thumbnails(own_client: TestClient, own: Path) -> None:
+    item = item_of(own, "cats/5.png")
     path = f"{BASE}/items/{item.id}/thumbnail"
     for side, size in ((None, (256, 128)), (64, (64, 32)), (500, (500, 250)), (1024, (600, 300))):
-        answer = client.get(path, params={"size": side} if side else {})
+        answer = own_client.get(path, params={"size": side} if side else {})
         assert answer.headers["content-type"] == "image/jpeg"
         assert Image.open(io.BytesIO(answer.content)).size == size
         tag = answer.headers["etag"]
-        assert client.get(path, params={"size": side or 256}, headers={"If-None-Match": tag}).status_code == 304
-    assert client.head(path).headers["content-length"] == str(len(client.get(path).content))
+        assert own_client.get(path, params={"size": side or 256}, headers={"If-None-Match": tag}).status_code == 304
+    assert own_client.head(path).headers["content-length"] == str(len(own_client.get(path).content))
     for side in ("63", "1025", "x", "-1"):
-        assert problem(client, path, params={"size": side}) == (422, "request not valid")
+        assert problem(own_client, path, params={"size": side}) == (422, "request not valid")
     Path(item.uri).unlink()
-    assert client.get(path).status_code == 200, "it is kept in memory"
+    assert own_client.get(path).status_code == 200, "it is kept in memory"
 
 
 def test_the_memory_of_thumbnails_is_bounded() -> None:
@@ -552,45 +616,45 @@ def test_the_memory_of_thumbnails_is_bounded() -> None:
 ROUTES = ["", "/labels", "/failures", "/items", "/items/1", "/items/1/image", "/items/1/thumbnail"]
 
 
-def test_a_collection_that_disappears_and_comes_back(client: TestClient, stored: Path) -> None:
-    assert get(client, "/v1/collections")["collections"][0]["state"] == "ready"
-    away = stored.with_name("away")
-    stored.rename(away)
+def test_a_collection_that_disappears_and_comes_back(own_client: TestClient, own: Path) -> None:
+    assert get(own_client, "/v1/collections")["collections"][0]["state"] == "ready"
+    away = own.with_name("away")
+    own.rename(away)
     for route in ROUTES:
-        assert problem(client, BASE + route) == (503, "collection not available")
-        answer = client.get(BASE + route)
-        assert str(stored.parent) not in answer.text
+        assert problem(own_client, BASE + route) == (503, "collection not available")
+        answer = own_client.get(BASE + route)
+        assert str(own.parent) not in answer.text
         assert int(answer.headers["retry-after"]) > 0
     asked = {"ids": [1], "space": "visual"}
-    assert client.post(f"{BASE}/items/embeddings", json=asked).status_code == 503
-    assert get(client, "/v1/collections")["collections"][0]["state"] == "not available"
-    away.rename(stored)
+    assert own_client.post(f"{BASE}/items/embeddings", json=asked).status_code == 503
+    assert get(own_client, "/v1/collections")["collections"][0]["state"] == "not available"
+    away.rename(own)
     for route in ROUTES:
-        assert client.get(BASE + route).status_code == 200
-    assert client.post(f"{BASE}/items/embeddings", json=asked).status_code == 200
+        assert own_client.get(BASE + route).status_code == 200
+    assert own_client.post(f"{BASE}/items/embeddings", json=asked).status_code == 200
 
 
-def test_a_damaged_collection_is_not_available(client: TestClient, stored: Path) -> None:
-    assert client.get(BASE).status_code == 200
-    catalog = stored / "catalog.sqlite"
-    other = stored / "other"
+def test_a_damaged_collection_is_not_available(own_client: TestClient, own: Path) -> None:
+    assert own_client.get(BASE).status_code == 200
+    catalog = own / "catalog.sqlite"
+    other = own / "other"
     other.write_bytes(b"no database" * 1000)
-    for log in stored.glob("catalog.sqlite-*"):
+    for log in own.glob("catalog.sqlite-*"):
         log.unlink()
     other.replace(catalog)
     for route in ROUTES:
-        assert problem(client, BASE + route) == (503, "collection not available")
+        assert problem(own_client, BASE + route) == (503, "collection not available")
 
 
 def test_a_collection_that_is_replaced_answers_as_the_new_one(
-    client: TestClient, stored: Path, photos: Path, tiny: Any
+    own_client: TestClient, own: Path, own_photos: Path
 ) -> None:
-    assert get(client, BASE)["count"] == 15
-    delete_collection(stored)
-    shutil.rmtree(photos / "cats")
-    index(photos, collection=stored, encoders=[tiny])
-    assert get(client, BASE)["count"] == 6
-    assert all("dogs" in item["uri"] for item in get(client, f"{BASE}/items")["items"])
+    assert get(own_client, BASE)["count"] == 15
+    delete_collection(own)
+    shutil.rmtree(own_photos / "cats")
+    index_photos(own_photos, own)
+    assert get(own_client, BASE)["count"] == 6
+    assert all("dogs" in item["uri"] for item in get(own_client, f"{BASE}/items")["items"])
 
 
 def test_items_as_json_are_valid_unicode() -> None:
