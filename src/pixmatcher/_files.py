@@ -218,3 +218,8 @@ def save_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except OSError as error:
         remedy = "make room, or name a file on another disk" if error.errno in NO_ROOM else "name another file"
         raise PixMatcherError(f"{path} cannot be written ({error.strerror or error}): {remedy}.") from error
+
+
+def file_version(status: os.stat_result) -> str:
+    """Return a text that is another one after any change of the content of a file: its length and its times."""
+    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"

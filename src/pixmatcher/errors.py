@@ -99,6 +99,13 @@ class CollectionError(PixMatcherError):
         self.remedy = remedy
 
 
+class NoItemError(CollectionError):
+    """The collection has no item with this id."""
+
+    def __init__(self, item_id: int) -> None:
+        super().__init__(f"No image of this collection has the id {item_id}.")
+
+
 class NoCollectionError(CollectionError):
     """No collection was named, and there is none at or above the current folder."""
 

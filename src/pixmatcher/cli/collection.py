@@ -32,7 +32,7 @@ from ._output import (
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
-    from ..collection import Collection
+    from ..collection import IndexDescription
     from ..evaluation.tuning import Tuning
     from ..records import Space
 
@@ -47,8 +47,10 @@ def info_command(
             help="Instead, list the files in its folders that are passed over, each with its kind.",
         ),
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what is in a collection, and which images could not be indexed."""
+    from ..collection import describe_collection
     from ..indexing import add_counts, list_passed_over
 
     with open_folder_collection(collection) as opened:
@@ -56,38 +58,39 @@ def info_command(
             for kind, path in list_passed_over(opened):
                 print(f"{kind:<8}  {printable(path)}")
             return
-        formats = opened.format_counts()
-        failures = opened.failures()
-        incomplete = opened.incomplete()
-        pairs = [
-            ("collection", str(opened.path)),
-            ("sources", ", ".join(opened.sources()) or "none yet"),
-            ("images", f"{len(opened):,}"),
-            ("failed", f"{len(failures):,}"),
-            *([("incomplete", f"{len(incomplete):,}")] if incomplete else []),
-            ("formats", ", ".join(f"{name} {count:,}" for name, count in formats.items()) or "none"),
-            ("labels", f"{len(opened.label_counts()):,}"),
-            ("encoders", ", ".join(f"{e.name} ({e.fingerprint or 'unknown version'})" for e in opened.encoders)),
-            ("spaces", ", ".join(map(_space_text, opened.spaces.values()))),
-            ("index", ", ".join(_index_text(opened, name) for name in opened.spaces)),
-            ("on disk", f"{opened.size_on_disk() / 1e6:.1f} MB"),
-        ]
-        notes = {spec: opened.folder_notes(spec) for spec in opened.sources()}
-        if counts := add_counts(each.passed_over for each in notes.values()):
-            files = extensions_text({kind: found for kind, found in counts.items() if kind not in LEFT_OUT})
-            listed = ", ".join(text for text in (files, left_out_text(counts)) if text)
-            pairs.append(("passed over", f"{listed}; add --passed-over to list them"))
-        for spec, each in notes.items():
-            options = [f"--exclude {shlex.quote(pattern)}" for pattern in each.exclude]
-            options += ["--hidden"] if each.hidden else []
-            if options:
-                pairs.append(("options", f"{' '.join(options)} for {spec}"))
-            if each.forgotten:
-                pairs.append(("forgotten", f"{', '.join(each.forgotten)} in {spec}"))
-        if unfinished := opened.unfinished_encoders():
-            names = ", ".join(record.name for record in unfinished)
-            command = command_to_upgrade(opened.path)
-            pairs.append(("upgrade", f"to {names}, not finished: run `{command}` again"))
+        described = describe_collection(opened)
+        if as_json:
+            print_json(described.as_json())
+            return
+        failures, incomplete = opened.failures(), opened.incomplete()
+    pairs = [
+        ("collection", str(opened.path)),
+        ("sources", ", ".join(described.sources) or "none yet"),
+        ("images", f"{described.count:,}"),
+        ("failed", f"{described.failed:,}"),
+        *([("incomplete", f"{described.incomplete:,}")] if described.incomplete else []),
+        ("formats", ", ".join(f"{name} {count:,}" for name, count in described.formats.items()) or "none"),
+        ("labels", f"{described.labels:,}"),
+        ("encoders", ", ".join(f"{e.name} ({e.fingerprint or 'unknown version'})" for e in described.encoders)),
+        ("spaces", ", ".join(map(_space_text, described.spaces.values()))),
+        ("index", ", ".join(_index_text(space, index) for space, index in described.indexes.items())),
+        ("on disk", f"{(described.bytes or 0) / 1e6:.1f} MB"),
+    ]
+    if counts := add_counts(each.passed_over for each in described.sources.values()):
+        files = extensions_text({kind: found for kind, found in counts.items() if kind not in LEFT_OUT})
+        listed = ", ".join(text for text in (files, left_out_text(counts)) if text)
+        pairs.append(("passed over", f"{listed}; add --passed-over to list them"))
+    for spec, each in described.sources.items():
+        options = [f"--exclude {shlex.quote(pattern)}" for pattern in each.exclude]
+        options += ["--hidden"] if each.hidden else []
+        if options:
+            pairs.append(("options", f"{' '.join(options)} for {spec}"))
+        if each.forgotten:
+            pairs.append(("forgotten", f"{', '.join(each.forgotten)} in {spec}"))
+    if described.unfinished_encoders:
+        names = ", ".join(record.name for record in described.unfinished_encoders)
+        command = command_to_upgrade(opened.path)
+        pairs.append(("upgrade", f"to {names}, not finished: run `{command}` again"))
     print_pairs(pairs)
     print_incomplete(incomplete)
     print_failures(failures)
@@ -97,12 +100,11 @@ def _space_text(space: Space) -> str:
     return f"{space.name} ({space.dimension} values, {'text and image' if space.text else 'image'})"
 
 
-def _index_text(opened: Collection, space: str) -> str:
-    name, recall = opened.indexes.kind(space), opened.indexes.recall(space)
-    if name == "exact":
-        return f"{name} ({space})"
-    found = "not built yet" if recall is None else f"finds {recall:.1%} of the 10 nearest"
-    return f"{name} ({space}: too many values to compare all in 10 ms; {found})"
+def _index_text(space: str, index: IndexDescription) -> str:
+    if index.kind == "exact":
+        return f"{index.kind} ({space})"
+    found = "not built yet" if index.recall is None else f"finds {index.recall:.1%} of the 10 nearest"
+    return f"{index.kind} ({space}: too many values to compare all in 10 ms; {found})"
 
 
 @command("verify", example="pixmatcher verify --repair", panel=MAINTENANCE)

@@ -27,12 +27,14 @@ from .stores import (
 
 if TYPE_CHECKING:
     from ._comparison import ComparisonResult, SourceComparison, StoredItems
+    from ._description import CollectionDescription, IndexDescription, describe_collection
     from ._reencoding import Reencoding
     from ._summary import MEGAPIXEL_LIMITS, ItemSummary, summarize_items
 
 # A search does not need these modules, so they are imported when one of their names is first used.
 _MODULES = {
     "_comparison": ("ComparisonResult", "SourceComparison", "StoredItems"),
+    "_description": ("CollectionDescription", "IndexDescription", "describe_collection"),
     "_reencoding": ("Reencoding",),
     "_summary": ("MEGAPIXEL_LIMITS", "ItemSummary", "summarize_items"),
 }
@@ -44,6 +46,7 @@ __all__ = [
     "MEGAPIXEL_LIMITS",
     "Changes",
     "Collection",
+    "CollectionDescription",
     "CollectionState",
     "Comparison",
     "ComparisonResult",
@@ -51,6 +54,7 @@ __all__ = [
     "Filter",
     "ForgetsSources",
     "Hit",
+    "IndexDescription",
     "Item",
     "ItemSummary",
     "KeepsFolderNotes",
@@ -65,6 +69,7 @@ __all__ = [
     "StoredItems",
     "WritableStore",
     "delete_collection",
+    "describe_collection",
     "open_collection",
     "open_named_store",
     "query_vector",

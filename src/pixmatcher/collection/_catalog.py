@@ -30,6 +30,9 @@ _ITEM_VALUES = attrgetter(*_ITEM_COLUMNS[1:-1])
 _KIND = re.compile(r"[a-z][a-z0-9-]+:/")
 """Matches the beginning of the spec of a source that is not a folder."""
 
+_STEP = 50_000
+"""How many ids `items_page` walks past at once."""
+
 
 class Catalog(Database):
     """The tables of a collection. Paths below `home` are stored relative to it, so that both can be moved together."""
@@ -175,6 +178,21 @@ class Catalog(Database):
                 return
             yield from items
             last = items[-1].id
+
+    def items_page(self, after_id: int, limit: int, conditions: Sequence[str], values: Sequence[object]) -> list[Item]:
+        """Return the next items after an id that meet conditions in SQL, in the order of their ids.
+
+        A walk past many other items is made in steps, between which other threads can read.
+        """
+        items = list[Item]()
+        last_id = self.number("SELECT coalesce(max(id), 0) FROM items")
+        where = " AND ".join(["id > ?", "id <= ?", *conditions])
+        sql = f"SELECT {self._columns} FROM items WHERE {where} ORDER BY id LIMIT ?"
+        while after_id < last_id and len(items) < limit:
+            found = self.query(sql, after_id, after_id + _STEP, *values, limit - len(items))
+            items += map(self._item_of_row, found)
+            after_id += _STEP
+        return items
 
     def items_by_row(self, rows: Sequence[int]) -> dict[int, Item]:
         """Return the items of those of these rows that an item has, by row."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import CollectionError
 from .filters import Filter
 
 if TYPE_CHECKING:
     from ._catalog import Catalog
 
 _MOST_MASKS = 8
+_SMALL_FOLDER = 5000
+"""A folder of up to so many items is small."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class RowProperties:
 
     def _read_mask(self, filter: Filter) -> npt.NDArray[np.bool_]:
         mask = np.zeros(self._catalog.row_count(), np.bool_)
-        conditions, values = self._conditions(filter)
+        conditions, values = filter_conditions(self._catalog, filter)
         if conditions or filter.labels is None:
             sql = f"SELECT row FROM items WHERE {' AND '.join(['1', *conditions])}"
             mask[self._catalog.numbers(sql, *values)] = True
@@ -80,23 +84,50 @@ class RowProperties:
             mask &= np.isin(labels.codes, [code for code, name in enumerate(labels.names) if name in allowed])
         return mask
 
-    def _conditions(self, filter: Filter) -> tuple[list[str], list[object]]:
-        """Return the conditions of a filter in SQL, without those for labels, and their values."""
-        conditions, values = list[str](), list[object]()
-        for condition, value in (
-            ("coalesce(taken, modified) >= ?", _comparable(filter.after)),
-            ("coalesce(taken, modified) < ?", _comparable(filter.before)),
-            ("width >= ?", filter.min_width),
-            ("height >= ?", filter.min_height),
-        ):
-            if value is not None:
-                conditions.append(condition)
-                values.append(value)
-        if filter.folder is not None:
-            condition, places = self._catalog.uris_below(os.path.join(filter.folder, ""))
+
+def filter_conditions(catalog: Catalog, filter: Filter) -> tuple[list[str], list[object]]:
+    """Return the conditions of a filter in SQL, without those for labels, and their values."""
+    conditions, values = list[str](), list[object]()
+    for condition, value in (
+        ("coalesce(taken, modified) >= ?", _comparable(filter.after)),
+        ("coalesce(taken, modified) < ?", _comparable(filter.before)),
+        ("width >= ?", filter.min_width),
+        ("height >= ?", filter.min_height),
+    ):
+        if value is not None:
             conditions.append(condition)
-            values += places
-        return conditions, values
+            values.append(value)
+    if filter.folder is not None:
+        condition, places = catalog.uris_below(os.path.join(filter.folder, ""))
+        conditions.append(condition)
+        values += places
+    return conditions, values
+
+
+def page_conditions(catalog: Catalog, filter: Filter, source: str | None) -> tuple[list[str], list[object]]:
+    """Return the conditions in SQL of a filter, with those for labels, and of a source by its spec, and their values.
+
+    Raises `CollectionError` if there is no such source.
+    """
+    conditions, values = filter_conditions(catalog, replace(filter, folder=None))
+    if filter.folder is not None:
+        condition, places = catalog.uris_below(os.path.join(filter.folder, ""))
+        # SQLite would walk past all items in the order of their ids, to find those of a small folder.
+        found = catalog.query(f"SELECT id FROM items WHERE {condition} LIMIT ?", *places, _SMALL_FOLDER + 1)
+        if len(found) <= _SMALL_FOLDER:
+            condition, places = "id IN (SELECT value FROM json_each(?))", [json.dumps([each for (each,) in found])]
+        conditions.append(condition)
+        values += places
+    if filter.labels is not None:
+        conditions.append("label IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(sorted(catalog.labels_called(filter.labels))))
+    if source is not None:
+        source_id = catalog.sources().get(source)
+        if source_id is None:
+            raise CollectionError(f"The collection has no source {source}: name one that it lists.")
+        conditions.append("source_id = ?")
+        values.append(source_id)
+    return conditions, values
 
 
 def _comparable(date: str | None) -> str | None:

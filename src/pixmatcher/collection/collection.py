@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .._files import write_error
 from .._progress import ProgressCallback
-from ..errors import CollectionError, CollectionLockedError, PixMatcherError
+from ..errors import CollectionError, CollectionLockedError, NoItemError, PixMatcherError
 from ..records import (
     CATALOG_NAME,
     COLLECTION_NAMES,
@@ -38,7 +38,7 @@ from ._location import advice_without_collection, find_collection, locate_collec
 from ._lock import WriterLock
 from ._manifest import Manifest, records_of
 from ._names import size_of_files, start_again
-from ._rows import RowProperties
+from ._rows import RowProperties, page_conditions
 from ._search import nearest_items, nearest_labelled_items
 from ._spaces import query_vector, space_named, whole_number
 from ._storing import check_item, store_items, stored_embeddings, with_content_of
@@ -171,6 +171,19 @@ class Collection:
     def items(self) -> Iterator[Item]:
         """Yield all items in the order of their ids; items may be added or removed meanwhile."""
         return self._catalog.items()
+
+    def items_page(
+        self, after_id: int = 0, limit: int = 100, *, filter: Filter | None = None, source: str | None = None
+    ) -> list[Item]:
+        """Return up to `limit` items whose id is greater than `after_id`, in the order of their ids.
+
+        Only items that pass the filter, and of the source with this spec, are returned. The id of the last one begins
+        the next page. Raises `CollectionError` if the collection has no such source.
+        """
+        after_id, limit = whole_number(after_id, "id"), whole_number(limit, "number of items")
+        with self._catalog.transaction_for_reading():
+            conditions, values = page_conditions(self._catalog, filter or Filter(), source)
+        return self._catalog.items_page(after_id, limit, conditions, values)
 
     def items_by_id(self, ids: Iterable[int]) -> dict[int, Item]:
         """Return the items of these ids by their id; an id that does not exist is left out."""
@@ -307,7 +320,7 @@ class Collection:
         with self._catalog.reading():
             rows = self._catalog.rows_of(requested)
             if unknown := [item_id for item_id in requested if item_id not in rows]:
-                raise CollectionError(f"No image of this collection has the id {unknown[0]}.")
+                raise NoItemError(unknown[0])
             found = self._vectors[space_named(self.spaces, space).name].read([rows[item_id] for item_id in requested])
         return found.astype(np.float32)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+from .._text import as_unicode, name_as_unicode
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class Item:
     details: Mapping[str, str] = field(default_factory=dict)
     added: str | None = None
     id: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all fields as a JSON object; its texts are valid Unicode, and the uri still names the file."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        details = {as_unicode(name): as_unicode(text) for name, text in self.details.items()}
+        return {"id": self.id, **values, "uri": name_as_unicode(self.uri), "details": details}
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from ._recipe import IMAGENET_RECIPE, Recipe
 if TYPE_CHECKING:
     from ._dates import date_in_name
     from ._decoders import decoder_versions
-    from ._formats import ALLOWED_EXTENSIONS, has_image_content, is_allowed_extension
+    from ._formats import ALLOWED_EXTENSIONS, MEDIA_TYPES, has_image_content, is_allowed_extension
     from ._open import ImageSource, OpenedImage, open_image
     from ._preprocess import preprocess_image, preprocess_images
-    from ._read import open_regular_file, read_head
+    from ._read import open_regular_file, open_unread_file, read_head
     from ._resize import fit_image, normalize_pixels
     from ._thumbnails import THUMBNAIL_SIDE, make_thumbnail
 
@@ -34,6 +34,7 @@ _MODULES = {
     "_decoders": ("decoder_versions",),
     "_formats": (
         "ALLOWED_EXTENSIONS",
+        "MEDIA_TYPES",
         "has_image_content",
         "is_allowed_extension",
     ),
@@ -46,7 +47,7 @@ _MODULES = {
         "preprocess_image",
         "preprocess_images",
     ),
-    "_read": ("open_regular_file", "read_head"),
+    "_read": ("open_regular_file", "open_unread_file", "read_head"),
     "_resize": (
         "fit_image",
         "normalize_pixels",
@@ -62,6 +63,7 @@ __all__ = [
     "ALLOWED_EXTENSIONS",
     "DEFAULT_MAX_PIXELS",
     "IMAGENET_RECIPE",
+    "MEDIA_TYPES",
     "THUMBNAIL_SIDE",
     "ImageSource",
     "OpenedImage",
@@ -75,6 +77,7 @@ __all__ = [
     "normalize_pixels",
     "open_image",
     "open_regular_file",
+    "open_unread_file",
     "preprocess_image",
     "preprocess_images",
     "read_head",

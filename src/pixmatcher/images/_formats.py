@@ -72,6 +72,28 @@ ALLOWED_EXTENSIONS: frozenset[str] = frozenset(e for f in FORMATS for e in f.ext
 """Extensions, lower case with the dot, of the files worth opening; the content then decides."""
 
 
+MEDIA_TYPES: dict[str, str] = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+    "BMP": "image/bmp",
+    "DIB": "image/bmp",
+    "TIFF": "image/tiff",
+    "JPEG2000": "image/jp2",
+    "PPM": "image/x-portable-anymap",
+    "AVIF": "image/avif",
+    "HEIF": "image/heif",
+    "JXL": "image/jxl",
+    "ICO": "image/vnd.microsoft.icon",
+    "PSD": "image/vnd.adobe.photoshop",
+    "TGA": "image/x-tga",
+    "PCX": "image/vnd.zbrush.pcx",
+    "DDS": "image/vnd-ms.dds",
+}
+"""The media type of files of a format, by its name; the other formats have none that programs know."""
+
+
 def is_allowed_extension(path: str | os.PathLike[str]) -> bool:
     """Return whether the file name has the extension of an image, in upper or lower case. The file is not read."""
     return PurePath(path).suffix.lower() in ALLOWED_EXTENSIONS

@@ -14,6 +14,7 @@ from ._limits import MAX_ENCODED_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
 _READ_AT_ONCE = 16 << 20
 """Files up to this many bytes are read in one go: faster than the many small reads of the plugins."""
@@ -36,18 +37,8 @@ def read_head(path: str, count: int = 512) -> bytes:
 @contextmanager
 def open_regular_file(path: str) -> Iterator[IO[bytes]]:
     """Open a file for reading without ever waiting for it. Raises InvalidImageError, for a fifo or a device as well."""
-    try:
-        descriptor = os.open(path, _NEVER_WAITING)
-    except OSError as error:
-        raise InvalidImageError(*_open_failure(path, error)) from error
-    except ValueError as error:  # a null character in the name
-        raise InvalidImageError("missing", str(error)) from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise InvalidImageError("not a regular file", _kind_of_file(status.st_mode))
-    with open(descriptor, "rb") as file:
-        if status.st_size > _READ_AT_ONCE:
+    with open_unread_file(path) as file:
+        if os.fstat(file.fileno()).st_size > _READ_AT_ONCE:
             yield file
             return
         try:
@@ -55,6 +46,21 @@ def open_regular_file(path: str) -> Iterator[IO[bytes]]:
         except OSError as error:
             raise InvalidImageError("cannot be read", os_message(error)) from error
     yield io.BytesIO(content)
+
+
+def open_unread_file(path: str) -> BufferedReader:
+    """Open a file as `open_regular_file` does, but read nothing of it."""
+    try:
+        descriptor = os.open(path, _NEVER_WAITING)
+    except OSError as error:
+        raise InvalidImageError(*_open_failure(path, error)) from error
+    except ValueError as error:  # a null character in the name
+        raise InvalidImageError("missing", str(error)) from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise InvalidImageError("not a regular file", _kind_of_file(mode))
+    return open(descriptor, "rb")
 
 
 def read_all(file: IO[bytes]) -> bytes:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ._example_texts import example_texts
     from ._items import item_by_id
     from .categories import Category, CategoryResult, classify, nearest_categories
-    from .pictures import item_picture, original_file, original_picture
+    from .pictures import OriginalFile, item_picture, open_original, original_file, original_picture
 
 # A single search does not need these modules, so they are imported when one of their names is first used.
 _MODULES = {
@@ -38,7 +38,7 @@ _MODULES = {
     "_example_texts": ("example_texts",),
     "_items": ("item_by_id",),
     "categories": ("Category", "CategoryResult", "classify", "nearest_categories"),
-    "pictures": ("item_picture", "original_file", "original_picture"),
+    "pictures": ("OriginalFile", "item_picture", "open_original", "original_file", "original_picture"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
@@ -50,6 +50,7 @@ __all__ = [
     "CategoryResult",
     "EmbeddedQuery",
     "EncoderFallback",
+    "OriginalFile",
     "Query",
     "QueryPart",
     "SearchOptions",
@@ -64,6 +65,7 @@ __all__ = [
     "item_picture",
     "name_from_json",
     "nearest_categories",
+    "open_original",
     "options_as_json",
     "options_from_json",
     "original_file",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from ..errors import CollectionError
+from ..errors import NoItemError
 
 if TYPE_CHECKING:
     from ..collection import Item, Store
@@ -14,7 +14,7 @@ _NEAREST = 100
 
 
 def item_by_id(store: Store, item_id: int) -> Item:
-    """Return the item with an id. Raises `CollectionError` if there is none.
+    """Return the item with an id. Raises `NoItemError` if there is none.
 
     A store of another package without the method `items_by_id` of `Collection` is searched with the embedding of the
     item, which finds it unless very many items have the same one.
@@ -28,5 +28,5 @@ def item_by_id(store: Store, item_id: int) -> Item:
         hits = store.search(vector, space=space, k=_NEAREST, exact=True)
         found = next((hit.item for hit in hits if hit.item.id == item_id), None)
     if found is None:
-        raise CollectionError(f"No image of this collection has the id {item_id}.")
+        raise NoItemError(item_id)
     return found

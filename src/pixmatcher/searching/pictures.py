@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import IO, TYPE_CHECKING
 
+from .._files import file_version
 from .._urls import is_url
 from ..errors import InvalidImageError
-from ..images import DEFAULT_MAX_PIXELS, open_image
+from ..images import DEFAULT_MAX_PIXELS, open_image, open_unread_file
 from ._answering import AnswersQueries
 
 if TYPE_CHECKING:
@@ -56,18 +61,71 @@ def original_picture(item: Item, side: int, *, max_pixels: int = DEFAULT_MAX_PIX
 
 
 def original_file(item: Item, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes | None:
-    """Return the file of an item, or None if it is not on this machine or is not an image that can be read.
+    """Return the file of an item; None as `open_original`."""
+    opened = open_original(item, max_pixels=max_pixels)
+    if opened is None:
+        return None
+    try:
+        with opened.file:
+            return opened.file.read()
+    except OSError:
+        return None
 
-    The check keeps a face from sending any other file: the path of an item comes from the collection.
+
+@dataclass(frozen=True)
+class OriginalFile:
+    """The file of an item, open at its first byte. Whoever has it closes `file`."""
+
+    file: IO[bytes]
+    size: int
+    """Its length in bytes."""
+    format: str
+    """The name of its image format."""
+    tag: str
+    """A text of letters, digits and dashes that is another one if the bytes are."""
+
+
+def open_original(item: Item, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> OriginalFile | None:
+    """Open the file of an item; None if it is not on this machine or is not an image that can be read.
+
+    The check keeps a face from sending any other file: the path of an item comes from the collection. A file that has
+    not changed since it was indexed was checked then, and nothing of it is read here.
     """
     from ..sources.archives import open_path
 
     if is_url(item.uri):
         return None
     try:
-        with open_path(item.uri) as file:
-            data = file.read()
-        open_image(data, min_side=64, max_pixels=max_pixels)
+        file = open_unread_file(item.uri)
     except InvalidImageError:
+        # It may be inside an archive.
+        try:
+            with open_path(item.uri) as member:
+                return _checked_original(item, member.read(), max_pixels)
+        except (InvalidImageError, OSError):
+            return None
+    try:
+        status = os.fstat(file.fileno())
+        if file_version(status) == item.version and item.format:
+            return OriginalFile(file, status.st_size, item.format, item.content_hash[:64])
+        if status.st_size <= _MOST_BYTES_TO_HASH:
+            with file:
+                return _checked_original(item, file.read(), max_pixels)
+        opened = open_image(file, min_side=64, max_pixels=max_pixels)
+        file.seek(0)
+        return OriginalFile(file, status.st_size, opened.format, f"{status.st_ino}-{file_version(status)}")
+    except (InvalidImageError, OSError):
+        file.close()
         return None
-    return data
+
+
+_MOST_BYTES_TO_HASH = 16 << 20
+"""A changed file of more bytes is identified by its length and times."""
+
+
+def _checked_original(item: Item, data: bytes, max_pixels: int) -> OriginalFile:
+    """Return bytes as the file of an item. Raises `InvalidImageError` if they are not an image that can be read."""
+    digest = sha256(data).hexdigest()
+    image_format = item.format if digest == item.content_hash[:64] else None
+    image_format = image_format or open_image(data, min_side=64, max_pixels=max_pixels).format
+    return OriginalFile(io.BytesIO(data), len(data), image_format, digest)

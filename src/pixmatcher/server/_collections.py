@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from .._urls import is_url
 from ..collection import CATALOG_NAME, Collection, Store, open_collection
-from ..errors import CollectionError
+from ..errors import CollectionError, NoItemError
 from ._problems import ProblemError
 
 _T = TypeVar("_T")
@@ -66,13 +66,8 @@ class ServedCollections:
                     opened.store.close()
             try:
                 store = open_collection(reference)
-            except CollectionError as error:
-                _log.warning("the collection %s cannot be opened: %s", name, error)
-                raise ProblemError(
-                    503,
-                    "collection not available",
-                    f"The collection {name} cannot be opened now: the log of the service says why.",
-                ) from error
+            except (CollectionError, OSError) as error:
+                raise _not_available(name, error) from error
             self._opened[name] = _Opened(store, _identity(store))
             return store
 
@@ -98,12 +93,49 @@ class ServedCollections:
             message = message.replace(folder, folders[folder])
         return message
 
+    def read(self, name: str, function: Callable[[Store], _T]) -> _T:
+        """Return what a function reads from a collection. It is called again if the collection was replaced meanwhile.
+
+        Raises `ProblemError` if no collection has this name, or it cannot be read now.
+        """
+        store = self.get(name)
+        try:
+            return function(store)
+        except (ProblemError, NoItemError):
+            raise
+        except (CollectionError, OSError) as error:
+            store = self._after(error, name, store)
+        try:
+            return function(store)
+        except (ProblemError, NoItemError):
+            raise
+        except (CollectionError, OSError) as error:
+            raise _not_available(name, error) from error
+
+    def _after(self, error: Exception, name: str, store: Store) -> Store:
+        """Return the collection that replaced one that raised an error; raise a `ProblemError` if none did."""
+        replaced = self.get(name)
+        if replaced is store:
+            raise _not_available(name, error) from error
+        return replaced
+
     def close(self) -> None:
         """Close all collections."""
         with self._lock:
             for opened in self._opened.values():
                 opened.store.close()
             self._opened.clear()
+
+
+def _not_available(name: str, error: Exception) -> ProblemError:
+    """Return the problem of a collection that cannot be read. The error names folders of this machine: it is logged."""
+    _log.warning("the collection %s cannot be read: %s", name, error)
+    return ProblemError(
+        503,
+        "collection not available",
+        f"The collection {name} cannot be read now: try again later; the log of the service says why.",
+        {"Retry-After": "5"},
+    )
 
 
 def _identity(store: Store) -> tuple[int, int] | None:

@@ -12,6 +12,8 @@ from ..collection import Store
 from ._admission import Admission
 from ._collections import ServedCollections
 from ._job_runner import JobRunner
+from ._readiness import Readiness
+from ._thumbnail_cache import ThumbnailCache
 from .settings import ServerSettings
 
 
@@ -30,6 +32,8 @@ class ServerState:
     """The clients that receive events of jobs now."""
     streams: set[Callable[[], None]] = field(default_factory=set)
     """What ends each answer that lasts as long as its client listens."""
+    thumbnails: ThumbnailCache = field(default_factory=ThumbnailCache)
+    readiness: Readiness = field(default_factory=Readiness)
 
 
 def _state_of(request: Request) -> ServerState:

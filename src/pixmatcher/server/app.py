@@ -13,9 +13,10 @@ from .._version import __version__
 from ._admission import Admission
 from ._collections import ServedCollections
 from ._job_runner import JobRunner
+from ._metrics import MetricsMiddleware
 from ._middleware import add_protection
 from ._problems import add_handlers, problem_responses
-from ._routes import categories, docs, embeddings, health, jobs, search, store
+from ._routes import categories, collections, docs, embeddings, health, items, jobs, search, store
 from ._state import ServerState
 from ._tokens import reads
 from .settings import ServerSettings
@@ -58,9 +59,10 @@ def create_app(settings: ServerSettings) -> FastAPI:
     )
     add_handlers(app)
     add_protection(app, settings, app.state.server.streams)
+    app.add_middleware(MetricsMiddleware)
     for open_routes in (health, docs):
         app.include_router(open_routes.router)
-    for routes in (search, categories, embeddings, jobs, store):
+    for routes in (search, categories, embeddings, collections, items, jobs, store):
         app.include_router(
             routes.router, dependencies=[Depends(reads)], responses=problem_responses(400, 401, 403, 408, 413, 421, 503)
         )

@@ -12,6 +12,7 @@ from functools import cached_property
 from stat import S_ISDIR, S_ISREG
 from typing import IO
 
+from .._files import file_version
 from ..errors import SourceError
 from ..images import ALLOWED_EXTENSIONS, has_image_content, open_regular_file, read_head
 from ..records import CATALOG_NAME, COLLECTION_NAMES, FOLDER_NAME, MANIFEST_NAME, Entry, FolderNotes
@@ -308,7 +309,7 @@ class _Scan:
             return None
         if not S_ISREG(status.st_mode):
             return Unusable(child.path, "not a regular file") if likely else None
-        version = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+        version = file_version(status)
         if not likely and (extension in KIND_OF or not self._is_image(child.path, status.st_size, version)):
             self._pass_over(child, extension)
             return None

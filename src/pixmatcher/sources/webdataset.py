@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import IO, Any
 
+from .._files import file_version
 from .._urls import is_url
 from ..errors import InvalidImageError, SourceError
 from ..records import Entry
@@ -128,7 +129,7 @@ def _scan_shard(shard: str, descriptor: int, found: list[InvalidImageError]) -> 
 
     status = os.fstat(descriptor)
     # A change of the file may have changed any image in it; then the content decides.
-    state = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+    state = file_version(status)
     seen: set[str] = set()
     for _, sample in groupby(until_damage(), lambda member: _key_and_ending(member.name)[0]):
         images: list[Member] = []

@@ -1,0 +1,204 @@
+"""Metrics for Prometheus, of one process or of several workers together. No value of a label is chosen by clients.
+
+With several workers, each keeps its counts in files of one folder: call `share_metrics` before anything imports this
+module, and `forget_worker` when a worker has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+    multiprocess,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import PixMatcherError
+from ._collections import ServedCollections
+from ._metrics_folder import FOLDER_VARIABLE
+
+MEDIA_TYPE = CONTENT_TYPE_LATEST
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_NO_ROUTE = "none"
+"""Stands for the route of a request that fits none, so that the paths of clients make no labels."""
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the times of creation double the answer
+_registry = CollectorRegistry()
+_requests = Counter(
+    "pixmatcher_requests", "Requests that were answered.", ("route", "method", "status"), registry=_registry
+)
+_request_seconds = Histogram(
+    "pixmatcher_request_seconds",
+    "Time from the first byte of a request to the end of its answer.",
+    ("route",),
+    buckets=_SECONDS,
+    registry=_registry,
+)
+_requests_running = Gauge(
+    "pixmatcher_requests_running", "Requests under way.", multiprocess_mode="livesum", registry=_registry
+)
+_received = Counter("pixmatcher_received_bytes", "Bytes of the bodies of requests.", registry=_registry)
+_sent = Counter("pixmatcher_sent_bytes", "Bytes of the bodies of answers.", registry=_registry)
+_refused = Counter("pixmatcher_refused", "Requests that were refused because of the load (429).", registry=_registry)
+_queries = Counter("pixmatcher_queries", "Queries that were answered.", ("kind", "space"), registry=_registry)
+
+ENCODES_RUNNING = Gauge(
+    "pixmatcher_encodes_running", "Queries that are encoded now.", multiprocess_mode="livesum", registry=_registry
+)
+ENCODES_WAITING = Gauge(
+    "pixmatcher_encodes_waiting", "Queries that wait for an encoder.", multiprocess_mode="livesum", registry=_registry
+)
+
+
+def count_query(kind: str, space: str) -> None:
+    """Count an answered query. `kind` is a fixed word such as text or image; the space is one of the collection's."""
+    _queries.labels(kind, space).inc()
+
+
+class MetricsMiddleware:
+    """Counts requests, their time and their bytes. It is the outermost one, so that it sees every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        # Looking up a label takes longer than counting.
+        self._counters: dict[tuple[str, str, int], Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        received = sent = status = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        async def send_counted(message: Message) -> None:
+            nonlocal sent, status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                sent += len(message.get("body", b""))
+            await send(message)
+
+        _requests_running.inc()
+        try:
+            await self._app(scope, receive_counted, send_counted)
+        finally:
+            _requests_running.dec()
+            self._count(scope, status, time.perf_counter() - started)
+            _received.inc(received)
+            _sent.inc(sent)
+
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", _NO_ROUTE)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        key = (route, method, status)
+        counter = self._counters.get(key)
+        if counter is None:
+            # 0 stands for a request that was given up before its answer began.
+            counter = self._counters[key] = _requests.labels(route, method, str(status))
+        counter.inc()
+        histogram = self._histograms.get(route)
+        if histogram is None:
+            histogram = self._histograms[route] = _request_seconds.labels(route)
+        histogram.observe(seconds)
+        if status == 429:
+            _refused.inc()
+
+
+class HasCollections(Protocol):
+    """What the metrics of the service's state are made from."""
+
+    collections: ServedCollections
+
+
+def metrics_text(state: HasCollections) -> bytes:
+    """Return all metrics in the format of Prometheus: those of all workers, and those of the collections and jobs."""
+    now = CollectorRegistry()
+    now.register(_StateCollector(state))
+    if os.environ.get(FOLDER_VARIABLE):
+        counted = CollectorRegistry()
+        multiprocess.MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
+        now.register(_WorkersCollector(Path(os.environ[FOLDER_VARIABLE])))
+    else:
+        counted = _registry
+        ProcessCollector(registry=now)
+    return generate_latest(counted) + generate_latest(now)
+
+
+class _StateCollector:
+    """The numbers of items and jobs, which are read when they are asked for."""
+
+    def __init__(self, state: HasCollections) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        collections = self._state.collections
+        available = GaugeMetricFamily(
+            "pixmatcher_collection_available", "Whether a collection can be read now.", labels=("collection",)
+        )
+        items = GaugeMetricFamily("pixmatcher_items", "Items of a collection.", labels=("collection",))
+        for name in collections.names:
+            try:
+                items.add_metric((name,), collections.read(name, len))
+                available.add_metric((name,), 1)
+            except PixMatcherError:
+                available.add_metric((name,), 0)
+        yield available
+        yield items
+        jobs = getattr(self._state, "jobs", None)
+        if jobs is not None:
+            counts: dict[str, int] = {}
+            for job in jobs.jobs():
+                counts[job.state] = counts.get(job.state, 0) + 1
+            family = GaugeMetricFamily("pixmatcher_jobs", "Jobs that are known, by state.", labels=("state",))
+            for name, count in sorted(counts.items()):
+                family.add_metric((name,), count)
+            yield family
+
+
+class _WorkersCollector:
+    """Memory and processor time of all workers together, under the names that one process has."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics; on systems without /proc, the number of workers only."""
+        workers = {int(file.stem.rpartition("_")[2]) for file in self._folder.glob("counter_*.db")}
+        memory = seconds = 0.0
+        alive = 0
+        for pid in workers:
+            with suppress(OSError, ValueError, IndexError):
+                # The name of the program in brackets may hold anything.
+                fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
+                alive += 1
+                seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                memory += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+        yield GaugeMetricFamily("pixmatcher_workers", "Processes that answer requests.", alive or len(workers))
+        if alive:
+            yield GaugeMetricFamily("process_resident_memory_bytes", "Memory of all workers, in bytes.", memory)
+            yield CounterMetricFamily("process_cpu_seconds", "Processor time of all workers, in seconds.", seconds)

@@ -1,0 +1,263 @@
+"""The items of a collection: pages of them, their embeddings, files and thumbnails."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+
+from ..._text import as_unicode
+from ..._urls import is_url
+from ...collection import Filter, Item, Store
+from ...errors import CollectionError
+from ...images import MEDIA_TYPES, make_thumbnail
+from ...searching import OriginalFile, item_by_id, item_picture, open_original
+from .._answers import PICTURE_HEADERS, FileResponse, bytes_response, inline_disposition, json_response
+from .._problems import ProblemError, problem_responses
+from .._state import CollectionName, State
+from .collections import method_of
+
+router = APIRouter(prefix="/v1/collections/{collection}/items", tags=["items"])
+
+_GREATEST_ID = 2**63 - 1
+
+ItemId = Annotated[int, Path(description="The id of an item.", ge=1, le=_GREATEST_ID)]
+ThumbnailSide = Annotated[int, Query(description="The most pixels of its longer side.", ge=64, le=1024)]
+
+
+class ItemLinks(BaseModel):
+    """The paths of the pictures of an item."""
+
+    image: str
+    thumbnail: str
+
+
+class ItemDescription(BaseModel):
+    """An item of a collection; null stands for what is not known."""
+
+    id: int
+    uri: str
+    content_hash: str
+    version: str
+    bytes: int | None
+    width: int | None
+    height: int | None
+    format: str | None
+    label: str | None
+    label_name: str | None
+    caption: str | None
+    modified: str | None
+    taken: str | None
+    missing: float | None
+    """The greatest share of the picture that can be missing, if the end of its file is."""
+    details: dict[str, str]
+    added: str | None
+    links: ItemLinks
+
+
+class ItemPage(BaseModel):
+    """Items in the order of their ids, and the cursor of the next page; null after the last one."""
+
+    items: list[ItemDescription]
+    next: str | None
+
+
+class EmbeddingsRequest(BaseModel):
+    """Which embeddings to return."""
+
+    ids: list[Annotated[int, Field(ge=1, le=_GREATEST_ID, strict=True)]]
+    space: str
+
+
+class EmbeddingsAnswer(BaseModel):
+    """Embeddings in the order of the ids: rows of little-endian float32 numbers, in Base64."""
+
+    space: str
+    dimension: int
+    data: str
+
+
+class ItemFilter(BaseModel):
+    """Which items are listed: those that meet all conditions that are given. Dates are ISO 8601."""
+
+    label: Annotated[list[str] | None, Field(description="A label or its name; one of several is enough.")] = None
+    folder: Annotated[str | None, Field(description="A folder or URL that the item is in or below.")] = None
+    after: Annotated[str | None, Field(description="Taken, or else modified, on that day or later.")] = None
+    before: Annotated[str | None, Field(description="Taken, or else modified, before that day.")] = None
+    min_width: Annotated[int | None, Field(ge=0, le=_GREATEST_ID, description="Pixels.")] = None
+    min_height: Annotated[int | None, Field(ge=0, le=_GREATEST_ID, description="Pixels.")] = None
+    source: Annotated[str | None, Field(description="A source, as the collection lists it.")] = None
+    cursor: Annotated[str | None, Field(description="The value `next` of the page before.")] = None
+    limit: Annotated[int | None, Field(ge=1, le=_GREATEST_ID, description="The most items of the page: 100.")] = None
+
+
+@router.get("", responses={200: {"model": ItemPage}, **problem_responses(404, 422, 501, 503)})
+def list_items(collection: CollectionName, state: State, asked: Annotated[ItemFilter, Query()]) -> Response:
+    """List the items in the order of their ids, a page at a time."""
+    most = state.settings.limits.results
+    limit = min(100, most) if asked.limit is None else asked.limit
+    if limit > most:
+        raise ProblemError(422, "limit too high", f"A page has at most {most} items.")
+    after = 0 if asked.cursor is None else _id_of_cursor(asked.cursor)
+    try:
+        wanted = Filter(
+            labels=None if asked.label is None else tuple(asked.label),
+            folder=asked.folder,
+            after=asked.after,
+            before=asked.before,
+            min_width=asked.min_width,
+            min_height=asked.min_height,
+        )
+    except CollectionError as error:
+        raise ProblemError(422, "filter not valid", str(error)) from error
+
+    def read(store: Store) -> dict[str, Any]:
+        page = method_of(store, "items_page")
+        if asked.source is not None and asked.source not in method_of(store, "sources")():
+            raise ProblemError(422, "no such source", "The collection has no such source: name one that it lists.")
+        # One more than asked for says whether another page follows.
+        items: list[Item] = page(after, limit + 1, filter=wanted, source=asked.source)
+        names = store.label_names()
+        more = len(items) > limit
+        items = items[:limit]
+        return {
+            "items": [_described(collection, item, names) for item in items],
+            "next": _cursor_of(items[-1].id) if more else None,
+        }
+
+    return json_response(state.collections.read(collection, read))
+
+
+@router.post("/embeddings", responses={200: {"model": EmbeddingsAnswer}, **problem_responses(404, 422, 503)})
+def read_embeddings(collection: CollectionName, state: State, asked: EmbeddingsRequest) -> Response:
+    """Return the embeddings of items in a space."""
+    if len(asked.ids) > state.settings.limits.results:
+        raise ProblemError(422, "too many ids", f"Name at most {state.settings.limits.results} ids.")
+
+    def read(store: Store) -> dict[str, Any]:
+        if asked.space not in store.spaces:
+            names = ", ".join(store.spaces)
+            raise ProblemError(422, "no such space", f"The collection has no such space: choose one of {names}.")
+        rows = store.embeddings(asked.ids, asked.space).astype("<f4")
+        data = base64.b64encode(rows.tobytes()).decode()
+        return {"space": asked.space, "dimension": store.spaces[asked.space].dimension, "data": data}
+
+    return json_response(state.collections.read(collection, read))
+
+
+@router.get("/{item_id}", responses={200: {"model": ItemDescription}, **problem_responses(404, 422, 503)})
+def describe_item(collection: CollectionName, item_id: ItemId, state: State) -> Response:
+    """Return all that is known of an item."""
+
+    def read(store: Store) -> dict[str, Any]:
+        return _described(collection, item_by_id(store, item_id), store.label_names())
+
+    return json_response(state.collections.read(collection, read))
+
+
+_PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/*": {}}}, 304: {"description": "Not Modified"}}
+
+
+@router.head("/{item_id}/image", include_in_schema=False)
+@router.get(
+    "/{item_id}/image",
+    response_class=Response,
+    responses={**_PICTURE, 206: {"content": {"image/*": {}}}, **problem_responses(404, 416, 422, 503)},
+)
+def item_image(collection: CollectionName, item_id: ItemId, state: State, request: Request) -> Response:
+    """Return the original file of an item, or a range of its bytes. Nothing is fetched for a remote image."""
+
+    def read(store: Store) -> tuple[Item, OriginalFile | None]:
+        item = item_by_id(store, item_id)
+        return item, open_original(item, max_pixels=state.settings.limits.image_pixels)
+
+    item, original = state.collections.read(collection, read)
+    thumbnail = _links(collection, item)["thumbnail"]
+    if is_url(item.uri):
+        detail = f"The image is not on this server, and it is not fetched: use its thumbnail, {thumbnail}."
+        raise ProblemError(404, "image is remote", detail)
+    if original is None:
+        detail = f"The file of the image is missing, or cannot be read as an image now: try its thumbnail, {thumbnail}."
+        raise ProblemError(404, "image not available", detail)
+    headers = {
+        **PICTURE_HEADERS,
+        "Cache-Control": "private, no-cache",
+        "Content-Disposition": inline_disposition(os.path.basename(item.uri)),
+    }
+    media_type = MEDIA_TYPES.get(original.format, "application/octet-stream")
+    return FileResponse(request, original.file, original.size, media_type, headers, f'"{original.tag}"')
+
+
+@router.head("/{item_id}/thumbnail", include_in_schema=False)
+@router.get(
+    "/{item_id}/thumbnail",
+    response_class=Response,
+    responses={**_PICTURE, **problem_responses(404, 422, 429, 503)},
+)
+async def item_thumbnail(
+    collection: CollectionName, item_id: ItemId, state: State, request: Request, size: ThumbnailSide = 256
+) -> Response:
+    """Return a small JPEG of an item."""
+
+    def read(store: Store) -> tuple[Item, Store]:
+        return item_by_id(store, item_id), store
+
+    item, store = await run_in_threadpool(state.collections.read, collection, read)
+    key = (collection, item.uri, item.content_hash, item.version, size)
+    entry = state.thumbnails.get(key)
+    if entry is None:
+        jpeg = await _beside_the_loop(_thumbnail, item, store, size, state.settings.limits.image_pixels)
+        if jpeg is None:
+            detail = "There is no picture of this item: its file is missing, or cannot be read as an image now."
+            raise ProblemError(404, "image not available", detail)
+        entry = state.thumbnails.put(key, jpeg)
+    return bytes_response(
+        request, entry[0], "image/jpeg", {**PICTURE_HEADERS, "Cache-Control": "private, max-age=300"}, entry[1]
+    )
+
+
+_beside_the_loop = run_in_threadpool
+"""Runs what takes time and processors outside the event loop."""
+
+
+def _thumbnail(item: Item, store: Store, side: int, max_pixels: int) -> bytes | None:
+    picture = item_picture(item, store, side, max_pixels=max_pixels)
+    return None if picture is None else make_thumbnail(picture, side)
+
+
+def _described(collection: str, item: Item, label_names: dict[str, str]) -> dict[str, Any]:
+    name = label_names.get(item.label) if item.label is not None else None
+    return {
+        **item.as_json(),
+        "label_name": None if name is None else as_unicode(name),
+        "links": _links(collection, item),
+    }
+
+
+def _links(collection: str, item: Item) -> dict[str, str]:
+    base = f"/v1/collections/{quote(collection, safe='')}/items/{item.id}"
+    return {"image": f"{base}/image", "thumbnail": f"{base}/thumbnail"}
+
+
+def _cursor_of(item_id: int) -> str:
+    return base64.urlsafe_b64encode(b"after:%d" % item_id).decode().rstrip("=")
+
+
+def _id_of_cursor(cursor: str) -> int:
+    """Return the id after which a page begins. Raises `ProblemError`."""
+    try:
+        text = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), b"-_", validate=True)
+        start, _, number = text.decode("ascii").partition(":")
+        if start != "after" or not number.isdigit() or not 0 <= int(number[:20]) <= _GREATEST_ID:
+            raise ValueError
+        return int(number)
+    except (ValueError, binascii.Error) as error:
+        raise ProblemError(
+            422, "cursor not valid", "The cursor is not valid: take it from the page before, or leave it out."
+        ) from error
