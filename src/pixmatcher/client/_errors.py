@@ -41,7 +41,11 @@ def error_of(problem: Mapping[str, Any], url: str) -> errors.PixMatcherError:
         return errors.FetchError(message, reason, cause)
     if kind is None or kind is errors.UnreadableTextError:
         kind = _OF_STATUS.get(status, errors.CollectionError) if isinstance(status, int) else errors.CollectionError
-    return kind(message)
+    error = kind.__new__(kind)  # some classes make their message from other values
+    error.args = (message,)
+    if isinstance(error, errors.CollectionError):
+        error.problem, error.remedy = message, ""
+    return error
 
 
 def _text(value: Any) -> str:
