@@ -34,7 +34,6 @@ from ..collection import (
 )
 from ..encoders.texts.tokenizer import require_unicode
 from ..errors import CollectionError, InvalidImageError
-from ..indexing import IndexReport
 from ..records import Calibration, EncoderRecord, FolderNotes, QueryKind, Space
 from ..searching import (
     CategoryResult,
@@ -51,6 +50,7 @@ from ._jobs import run_job
 
 if TYPE_CHECKING:
     from ..images import ImageSource
+    from ..indexing import IndexReport
 
 _T = TypeVar("_T")
 

@@ -11,7 +11,7 @@ import binascii
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,11 @@ from .._text import as_unicode
 from .._urls import bytes_of_data_url, is_data_url
 from ..collection import CollectionDescription, Failure, Hit, IndexDescription, Item, Neighbour
 from ..errors import QueryError, UnreadableTextError
-from ..indexing import IndexReport
 from ..records import Calibration, EncoderRecord, FolderNotes, Space
 from ..searching import Category, CategoryResult, Query, QueryPart, SearchResult
+
+if TYPE_CHECKING:
+    from ..indexing import IndexReport
 
 VERSION = 1
 """The version of this form. A client refuses a service of a greater one."""
@@ -158,6 +160,8 @@ def report_from_json(values: Any, collection: Path) -> IndexReport:
 
     It lists the first failures alone, and not what is missing of incomplete images.
     """
+    from ..indexing import IndexReport  # most commands do not need it
+
     values = of_type(values, dict)
     numbers = ("total", "added", "changed", "moved", "removed", "unchanged", "remembered")
     failures = [
