@@ -74,7 +74,7 @@ def original_file(item: Item, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes 
 
 @dataclass(frozen=True)
 class OriginalFile:
-    """The file of an item, open at its first byte. Whoever has it closes `file`."""
+    """The file of an item, open at its first byte. The caller closes `file`."""
 
     file: IO[bytes]
     size: int
