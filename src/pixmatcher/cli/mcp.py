@@ -45,13 +45,15 @@ def mcp_command(
     offline: OfflineOption = False,
 ) -> None:
     """Offer a collection to language models as tools (Model Context Protocol): search, and see images."""
-    if find_spec("mcp") is None or find_spec("fastapi") is None:
-        raise PixMatcherError("This needs the package mcp: install it with pip install 'pixmatcher[mcp]'.")
+    if any(find_spec(name) is None for name in ("mcp", "fastapi", "httptools")):
+        raise PixMatcherError("The tools need more packages: install them with pip install 'pixmatcher[mcp]'.")
     if not http and (token_file is not None or allowed_host):
         raise QueryError("--token-file and --allowed-host work with --http only.")
+    from .._logging import show_log
     from ..collection import Collection
     from ..server.mcp import ToolSettings, serve_http, serve_stdio
 
+    show_log()
     reference = collection if collection is not None else str(Collection.find())
     settings = ToolSettings(runtime_of(backend, device, offline), allow_urls)
     if http:

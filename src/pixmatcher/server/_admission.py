@@ -25,7 +25,7 @@ class Admission:
     def __init__(self, threads: int, waiting: int, seconds: float) -> None:
         """`seconds` is the longest time for a request, with all its work."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pixmatcher-work")
-        self._threads = threads
+        self.threads = threads
         self._most = threads + waiting
         self._seconds = seconds
         self._admitted = 0
@@ -67,7 +67,7 @@ class Admission:
             # Not when the client stops waiting: the thread works on.
             future.add_done_callback(lambda _: release())
         try:
-            return await self._result(future, request, until, watch=self._admitted > self._threads)
+            return await self._result(future, request, until, watch=self._admitted > self.threads)
         finally:
             future.cancel()  # without effect on work that has begun
 

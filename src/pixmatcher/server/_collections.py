@@ -94,30 +94,16 @@ class ServedCollections:
         return message
 
     def read(self, name: str, function: Callable[[Store], _T]) -> _T:
-        """Return what a function reads from a collection. It is called again if the collection was replaced meanwhile.
+        """Return what a function reads from a collection, as `use` does, but any error of the collection is a problem.
 
-        Raises `ProblemError` if no collection has this name, or it cannot be read now.
+        Raises `ProblemError` if no collection has this name, or it cannot be read now; `NoItemError` as the function.
         """
-        store = self.get(name)
         try:
-            return function(store)
-        except (ProblemError, NoItemError):
-            raise
-        except (CollectionError, OSError) as error:
-            store = self._after(error, name, store)
-        try:
-            return function(store)
+            return self.use(name, function)
         except (ProblemError, NoItemError):
             raise
         except (CollectionError, OSError) as error:
             raise _not_available(name, error) from error
-
-    def _after(self, error: Exception, name: str, store: Store) -> Store:
-        """Return the collection that replaced one that raised an error; raise a `ProblemError` if none did."""
-        replaced = self.get(name)
-        if replaced is store:
-            raise _not_available(name, error) from error
-        return replaced
 
     def close(self) -> None:
         """Close all collections."""

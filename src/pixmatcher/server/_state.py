@@ -36,7 +36,7 @@ class ServerState:
     readiness: Readiness = field(default_factory=Readiness)
 
 
-def _state_of(request: Request) -> ServerState:
+async def _state_of(request: Request) -> ServerState:  # async, since FastAPI would start other functions in a thread
     state: ServerState = request.app.state.server
     return state
 

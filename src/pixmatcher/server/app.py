@@ -59,10 +59,10 @@ def create_app(settings: ServerSettings) -> FastAPI:
     )
     add_handlers(app)
     add_protection(app, settings, app.state.server.streams)
-    app.add_middleware(MetricsMiddleware)
+    app.add_middleware(MetricsMiddleware)  # around the others, so that their refusals count
     for open_routes in (health, docs):
         app.include_router(open_routes.router)
-    for routes in (search, categories, embeddings, collections, items, jobs, store):
+    for routes in (collections, items, search, categories, embeddings, jobs, store):
         app.include_router(
             routes.router, dependencies=[Depends(reads)], responses=problem_responses(400, 401, 403, 408, 413, 421, 503)
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,14 +15,19 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from .._cores import usable_cores
 from .._version import __version__
+from ..collection import open_collection
 from ..errors import PixMatcherError
 from ._collections import ServedCollections
 from ._mcp_tools import INSTRUCTIONS, ToolSettings, call_tool, failure, list_tools
-from ._middleware import LOOPBACK_HOSTS, RequestGuard
+from ._middleware import RequestGuard
+from ._protocol import limited_protocol
+from ._tokens import TokenFile
+from .serve import LOOPBACK_HOSTS, is_loopback, open_socket
 from .settings import Limits, ServerSettings
 
 __all__ = ["PATH", "CollectionTools", "ToolSettings", "create_http_app", "create_server", "serve_http", "serve_stdio"]
@@ -34,7 +37,7 @@ MOST_CALLS = 64
 """The most calls at once, with those that wait for a thread; with more, clients are asked to try again later."""
 _BODY_BYTES = 36 << 20
 """The most bytes of a request: an image of the greatest size in base64, and the rest."""
-_NAME = "collection"
+_NAME = "served"  # as it is in "the collection served"
 
 _log = logging.getLogger("pixmatcher.server")
 
@@ -45,8 +48,8 @@ class CollectionTools:
     def __init__(self, reference: str, settings: ToolSettings) -> None:
         """Open the collection: a folder, or NAME:REST. Raises `CollectionError` if that is not possible."""
         self._settings = settings
+        open_collection(reference).close()  # what is wrong is reported here, and to clients only that it is not there
         self._collections = ServedCollections({_NAME: reference})
-        self._collections.get(_NAME)
         self._limiter = anyio.CapacityLimiter(max(2, usable_cores()))
         self._calls = 0
 
@@ -130,6 +133,7 @@ def create_http_app(tools: CollectionTools, settings: ServerSettings) -> ASGIApp
     Hosts, origins, tokens and limits are checked as the service does, by the settings; their collections are not used.
     Raises `PixMatcherError` if the token file cannot be used.
     """
+    logging.getLogger("mcp.server.streamable_http").addFilter(_is_worth_logging)
     # Tools remember nothing between calls, so a client needs no session, and one that disappears leaves nothing.
     app = create_server(tools).streamable_http_app(
         streamable_http_path=PATH,
@@ -138,7 +142,13 @@ def create_http_app(tools: CollectionTools, settings: ServerSettings) -> ASGIApp
         max_request_body_size=settings.limits.body_bytes,
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # the guard checks more
     )
-    return RequestGuard(app, settings, set())
+    tokens = None if settings.token_file is None else TokenFile(settings.token_file)
+    return RequestGuard(app, settings, tokens, set())
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Return False for the traceback that the package mcp logs when a client has left before its request was read."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ClientDisconnect))
 
 
 def serve_http(
@@ -160,7 +170,7 @@ def serve_http(
     """
     import uvicorn
 
-    loopback = _is_loopback(host)
+    loopback = is_loopback(host)
     if token_file is None and not loopback:
         raise PixMatcherError(
             f"Without tokens, only this machine is served: add --token-file FILE to serve {host}, or leave out --host."
@@ -170,29 +180,19 @@ def serve_http(
     tools = CollectionTools(reference, settings)
     try:
         app = create_http_app(tools, ServerSettings({}, token_file, limits, hosts=hosts))
-        with _listen(host, port) as listener:
-            address, port = listener.getsockname()[:2]
-            shown = f"[{address}]" if ":" in address else address
-            on_ready(f"http://{shown}:{port}{PATH}")
-            config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-            uvicorn.Server(config).run(sockets=[listener])
+        with open_socket(host, port) as listening:
+            name = f"[{host}]" if ":" in host else host
+            config = uvicorn.Config(
+                app,
+                http=limited_protocol(limits),
+                ws="none",
+                log_level="warning",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=round(limits.seconds),
+            )
+            on_ready(f"http://{name}:{listening.getsockname()[1]}{PATH}")
+            uvicorn.Server(config).run(sockets=[listening])
     finally:
         tools.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises `PixMatcherError` if the address or the port cannot be used."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        raise PixMatcherError(
-            f"Port {port} of {host} cannot be used ({error.strerror}): choose another one with --port."
-        ) from error

@@ -17,11 +17,16 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from .._logging import VARIABLE as LOG_VARIABLE
 from ..errors import PixMatcherError
-from .settings import ServerSettings
+from .settings import Limits, ServerSettings
 from .tokens import read_tokens
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
 
 _log = logging.getLogger("pixmatcher.server")
 
@@ -31,6 +36,8 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Where prometheus-client finds the folder in which the workers count together."""
 
+_STOPPED_AT_ONCE = 130
+"""The exit status after a second signal."""
 _BACKLOG = 1024
 """How many connections the system keeps that no worker has accepted yet."""
 _UNSENT_BYTES = 128 << 10
@@ -96,29 +103,27 @@ def run_service(settings: ServerSettings, listening: socket.socket, ready: Calla
     if settings.workers > 1:
         return _Supervisor(settings, listening, ready).run()
     os.environ.update(_MEMORY | os.environ)  # for processes that run jobs
-    return _serve(settings, listening, ready)
+    from .app import create_app
+
+    return serve_app(create_app(settings), settings, listening, ready)
 
 
-def _serve(settings: ServerSettings, listening: socket.socket, ready: Callable[[], object]) -> int:
+def serve_app(app: FastAPI, settings: ServerSettings, listening: socket.socket, ready: Callable[[], object]) -> int:
+    """Serve an application in this process, as `run_service` does."""
+    server = server_of(app, settings.limits, ready)
+    _show_server_log()
+    try:
+        server.run([listening])
+    except SystemExit:  # uvicorn's way to say that the start has failed, which it has logged
+        raise PixMatcherError("The service could not start: the message above says why.") from None
+    return 0
+
+
+def server_of(app: FastAPI, limits: Limits, ready: Callable[[], object]) -> uvicorn.Server:
+    """Return a server that runs an application of `create_app` within limits, and calls `ready` when it answers."""
     import uvicorn
 
     from ._protocol import limited_protocol
-    from .app import create_app
-
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        http=limited_protocol(settings.limits),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=settings.limits.idle_seconds,  # type: ignore[arg-type]
-        timeout_graceful_shutdown=settings.limits.stop_seconds,  # type: ignore[arg-type]
-    )
-    _show_server_log()
 
     class Server(uvicorn.Server):
         """A server that reports when it answers, ends streams of events when it stops, and stops in any case."""
@@ -135,19 +140,27 @@ def _serve(settings: ServerSettings, listening: socket.socket, ready: Callable[[
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             if self.should_exit:
-                os._exit(0 if sig == signal.SIGTERM else 130)
+                os._exit(_STOPPED_AT_ONCE)
             self.should_exit = True
             # Threads that are still at work would keep the process alive.
-            end = threading.Timer(settings.limits.stop_seconds + 5, os._exit, [0])
+            end = threading.Timer(limits.stop_seconds + 5, os._exit, [0])
             end.daemon = True
             end.start()
 
-    server = Server(config)
-    try:
-        server.run([listening])
-    except SystemExit:  # uvicorn's way to say that the start has failed, which it has logged
-        raise PixMatcherError("The service could not start: the message above says why.") from None
-    return 0
+    return Server(
+        uvicorn.Config(
+            app,
+            http=limited_protocol(limits),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=limits.idle_seconds,  # type: ignore[arg-type]
+            timeout_graceful_shutdown=limits.stop_seconds,  # type: ignore[arg-type]
+        )
+    )
 
 
 class _OurLog(logging.Handler):
@@ -257,7 +270,7 @@ class _Supervisor:
                 raise PixMatcherError("The service could not start: the message above says why.")
             _log.error("a worker process has ended (status %s) and is replaced", status)
             worker.close()
-            mark_process_dead(worker.process.pid, self._metrics_folder)
+            mark_process_dead(worker.process.pid, self._metrics_folder)  # type: ignore[no-untyped-call]
             self._workers[place] = self._start()
 
     def _end(self) -> int:
@@ -272,7 +285,7 @@ class _Supervisor:
             time.sleep(0.02)
         for worker in self._workers:
             worker.close()
-        return 130 if self._signals[1:] and self._signals[1] == signal.SIGINT else 0
+        return _STOPPED_AT_ONCE if len(self._signals) > 1 else 0
 
     def _kill(self) -> None:
         for worker in self._workers:
@@ -295,7 +308,9 @@ def _run_worker() -> None:
     threading.Thread(target=end_with_supervisor, daemon=True).start()
     listening = socket.socket(fileno=int(sys.argv[1]))
     try:
-        sys.exit(_serve(settings, listening, lambda: os.write(sys.stdout.fileno(), b"R")))
+        from .app import create_app
+
+        sys.exit(serve_app(create_app(settings), settings, listening, lambda: os.write(sys.stdout.fileno(), b"R")))
     except PixMatcherError as error:
         _log.error("%s", error)
         sys.exit(2)
