@@ -416,6 +416,20 @@ def test_search_and_categories_print_the_same(service: str, folder: Path, tmp_pa
 
 
 @pytest.mark.slow
+def test_info_prints_the_same(service: str, folder: Path) -> None:
+    url = f"{service}/c/photos"
+    remote, local = (cli("info", "-c", collection) for collection in (url, str(folder)))
+    assert remote.returncode == 0, remote.stderr
+    assert remote.stdout.splitlines()[1:] == local.stdout.splitlines()[1:] != []
+    assert url in remote.stdout.splitlines()[0]
+    remote, local = (cli("info", "--json", "-c", collection) for collection in (url, str(folder)))
+    assert json.loads(remote.stdout) == json.loads(local.stdout)
+    done = cli("info", "--passed-over", "-c", url)
+    assert done.returncode == 2
+    assert "on the machine of the service" in done.stderr
+
+
+@pytest.mark.slow
 def test_exports_and_evaluations_are_those_of_a_local_collection(service: str, folder: Path, tmp_path: Path) -> None:
     url, saved = f"{service}/c/photos", []
     for name, collection in (("remote", url), ("local", str(folder))):

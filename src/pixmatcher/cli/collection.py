@@ -14,7 +14,7 @@ from .._text import command_to_upgrade, printable
 from .._urls import is_file_url, path_of_file_url
 from ..errors import QueryError
 from ._app import MAINTENANCE, command
-from ._opening import open_folder_collection, open_store_to_forget, runtime_of
+from ._opening import open_folder_collection, open_readable_store, open_store_to_forget, runtime_of
 from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
 from ._output import (
     LEFT_OUT,
@@ -53,11 +53,12 @@ def info_command(
     from ..collection import describe_collection
     from ..indexing import add_counts, list_passed_over
 
-    with open_folder_collection(collection) as opened:
-        if passed_over:
-            for kind, path in list_passed_over(opened):
+    if passed_over:
+        with open_folder_collection(collection) as folder:
+            for kind, path in list_passed_over(folder):
                 print(f"{kind:<8}  {printable(path)}")
-            return
+        return
+    with open_readable_store(collection) as opened:
         described = describe_collection(opened)
         if as_json:
             print_json(described.as_json())

@@ -20,10 +20,20 @@ import numpy.typing as npt
 from .._progress import ProgressCallback
 from .._text import as_unicode
 from .._urls import file_url, is_url
-from ..collection import Changes, CollectionState, Failure, Filter, Hit, Item, Neighbour, query_vector, space_named
+from ..collection import (
+    Changes,
+    CollectionDescription,
+    CollectionState,
+    Failure,
+    Filter,
+    Hit,
+    Item,
+    Neighbour,
+    query_vector,
+    space_named,
+)
 from ..encoders.texts.tokenizer import require_unicode
 from ..errors import CollectionError, InvalidImageError
-from ..indexing import IndexReport
 from ..records import Calibration, EncoderRecord, FolderNotes, QueryKind, Space
 from ..searching import (
     CategoryResult,
@@ -40,6 +50,7 @@ from ._jobs import run_job
 
 if TYPE_CHECKING:
     from ..images import ImageSource
+    from ..indexing import IndexReport
 
 _T = TypeVar("_T")
 
@@ -158,6 +169,10 @@ class Client:
     def format_counts(self) -> dict[str, int]:
         """Return the number of items of each image format, the most frequent first."""
         return self._got("/store/formats", _counts)
+
+    def describe(self) -> CollectionDescription:
+        """Return what is in the collection, as `describe_collection` does."""
+        return self._got("", lambda values: wire.description_from_json(values, self.encoders))
 
     # Labels
 

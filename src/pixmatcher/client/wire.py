@@ -11,18 +11,20 @@ import binascii
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .._text import as_unicode
 from .._urls import bytes_of_data_url, is_data_url
-from ..collection import Failure, Hit, Item, Neighbour
+from ..collection import CollectionDescription, Failure, Hit, IndexDescription, Item, Neighbour
 from ..errors import QueryError, UnreadableTextError
-from ..indexing import IndexReport
 from ..records import Calibration, EncoderRecord, FolderNotes, Space
 from ..searching import Category, CategoryResult, Query, QueryPart, SearchResult
+
+if TYPE_CHECKING:
+    from ..indexing import IndexReport
 
 VERSION = 1
 """The version of this form. A client refuses a service of a greater one."""
@@ -158,6 +160,8 @@ def report_from_json(values: Any, collection: Path) -> IndexReport:
 
     It lists the first failures alone, and not what is missing of incomplete images.
     """
+    from ..indexing import IndexReport  # most commands do not need it
+
     values = of_type(values, dict)
     numbers = ("total", "added", "changed", "moved", "removed", "unchanged", "remembered")
     failures = [
@@ -182,9 +186,50 @@ def folder_notes_from_json(values: Any, source: str) -> FolderNotes:
     """Return the notes of a source from the list of all sources; empty ones if it is not listed."""
     for row in of_type(values["sources"], list):
         if row["source"] == source:
-            exclude, forgotten = (tuple(of_type(text, str) for text in row[name]) for name in ("exclude", "forgotten"))
-            return FolderNotes(exclude, of_type(row["hidden"], bool), forgotten)
+            return _notes_of(row)
     return FolderNotes()
+
+
+def description_from_json(values: Any, encoders: Sequence[EncoderRecord]) -> CollectionDescription:
+    """Return the description of a collection with these encoders."""
+    numbers = {name: _count_or_none(values[name]) for name in ("failed", "incomplete", "labels", "bytes")}
+    spaces = {space.name: space for record in encoders for space in record.spaces}
+    unfinished = [
+        EncoderRecord(of_type(row["name"], str), of_type(row["fingerprint"], str), ())
+        for row in of_type(values["unfinished_encoders"], list)
+    ]
+    return CollectionDescription(
+        of_type(values["count"], int),
+        tuple(encoders),
+        spaces,
+        {of_type(row["source"], str): _notes_of(row) for row in of_type(values["sources"], list)},
+        formats={of_type(name, str): of_type(n, int) for name, n in of_type(values["formats"], dict).items()},
+        indexes={
+            of_type(row["name"], str): IndexDescription(
+                of_type(row["index"], str), None if row["recall"] is None else float(row["recall"])
+            )
+            for row in of_type(values["spaces"], list)
+            if row["index"] is not None and row["name"] in spaces
+        },
+        unfinished_encoders=tuple(unfinished),
+        **numbers,
+    )
+
+
+def _count_or_none(value: Any) -> int | None:
+    return None if value is None else of_type(value, int)
+
+
+def _notes_of(row: Mapping[str, Any]) -> FolderNotes:
+    """Return the notes of a source; those that are not given are empty."""
+    exclude, forgotten = (
+        tuple(of_type(text, str) for text in row.get(name) or ()) for name in ("exclude", "forgotten")
+    )
+    passed_over = {
+        of_type(kind, str): {of_type(extension, str): of_type(n, int) for extension, n in counts.items()}
+        for kind, counts in (row.get("passed_over") or {}).items()
+    }
+    return FolderNotes(exclude, bool(row.get("hidden")), forgotten, passed_over=passed_over)
 
 
 def calibration_as_json(calibration: Calibration) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from .._text import as_unicode, name_as_unicode
 from ..records import EncoderRecord, FolderNotes, Space
@@ -61,11 +61,21 @@ class CollectionDescription:
         }
 
 
+@runtime_checkable
+class DescribesItself(Protocol):
+    """What a store may have too: it knows what `describe_collection` returns, such as the client of a service."""
+
+    def describe(self) -> CollectionDescription:
+        """Return what is in the collection."""
+
+
 def describe_collection(store: Store) -> CollectionDescription:
     """Return what is in a collection, or what a store of another package can say of it.
 
     Raises `CollectionError` if it cannot be read.
     """
+    if isinstance(store, DescribesItself):
+        return store.describe()
     # The methods that `Collection` has and `Store` does not require; a store may have some of them.
     known = {name: method() for name in _OPTIONAL if callable(method := getattr(store, name, None))}
     sources: list[str] = known.get("sources", [])

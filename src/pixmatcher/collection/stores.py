@@ -87,7 +87,7 @@ class Store(Protocol):
 
 @runtime_checkable
 class ReadableStore(Store, Protocol):
-    """What `evaluate`, the exports and the maps need of a collection: `Collection` and `Client` have it.
+    """What `info`, `evaluate`, the exports and the maps need of a collection: `Collection` and `Client` have it.
 
     Each method does what the method of `Collection` of the same name does.
     """
@@ -110,6 +110,12 @@ class ReadableStore(Store, Protocol):
 
     def labels_by_id(self, ids: Iterable[int]) -> dict[int, str | None]:
         """Return the label, or None, of each of these ids that exists."""
+
+    def failures(self) -> list[Failure]:
+        """Return the images that could not be indexed and still exist."""
+
+    def incomplete(self) -> list[Item]:
+        """Return the items of files whose end is missing."""
 
     def snapshot(self) -> AbstractContextManager[int]:
         """Read one consistent state in all calls of the block, or raise `CollectionError`; yield its generation."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
+
+from ..collection import Collection
 
 if TYPE_CHECKING:
-    from ..collection import Item
+    from ..collection import Item, Store
     from ._search import SearchResult
     from .categories import CategoryResult
     from .options import SearchOptions
@@ -31,3 +33,8 @@ class AnswersQueries(Protocol):
 
     def picture(self, item: Item, side: int) -> bytes | None:
         """Return the image of an item as a file, upright and about `side` pixels wide or high; None if it has none."""
+
+
+def answers_queries(store: Store) -> TypeGuard[AnswersQueries]:
+    """Return whether a store is an `AnswersQueries`. A `Collection` is none, which is known without a look at it."""
+    return not isinstance(store, Collection) and isinstance(store, AnswersQueries)

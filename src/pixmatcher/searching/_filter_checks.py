@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .._urls import is_url
 from ..errors import QueryError
-from ._answering import AnswersQueries
+from ._answering import answers_queries
 
 if TYPE_CHECKING:
     from ..collection import Filter, Store
@@ -30,7 +30,7 @@ def check_filter(collection: Store, filter: Filter | None, *, look_at_disk: bool
             raise QueryError(f"No image in this collection has the label {label!r}: {_label_advice(collection, label)}")
     has_items_in: Callable[[str], bool] | None = getattr(collection, "has_items_in", None)
     if filter.folder is not None and has_items_in is not None and not has_items_in(filter.folder):
-        here = look_at_disk and not isinstance(collection, AnswersQueries)  # else on another machine
+        here = look_at_disk and not answers_queries(collection)  # else on another machine
         raise QueryError(_no_folder(collection, filter.folder, here))
 
 

@@ -15,7 +15,7 @@ from ..collection import Filter, Hit, Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import QueryError, UnreadableTextError
 from ..records import Calibration
-from ._answering import AnswersQueries
+from ._answering import answers_queries
 from ._calibrations import calibration_of
 from ._filter_checks import check_filter
 from ._reopening import on_current
@@ -126,7 +126,7 @@ def search(
     options = with_k(options, k)
     if isinstance(query, str):
         query = Query(query)
-    if isinstance(collection, AnswersQueries):
+    if answers_queries(collection):
         return collection.answer_query(query, options)
     runtime = with_encoders(runtime, encoders)
     try:
@@ -232,7 +232,7 @@ def search_similar(
     """
     started = time.perf_counter()
     options = with_k(options, k)
-    if isinstance(collection, AnswersQueries):
+    if answers_queries(collection):
         return collection.answer_similar(item_id, options)
     find = partial(_search_near_item, item_id, options, with_encoders(None, encoders), started)
     result = on_current(collection, find)

@@ -20,7 +20,7 @@ from .._text import as_unicode, name_as_unicode
 from ..collection import Item, Neighbour, Store
 from ..encoders import Encoder, Runtime, with_encoders
 from ..errors import CollectionError, QueryError
-from ._answering import AnswersQueries
+from ._answering import answers_queries
 from ._reopening import on_current
 from ._search import query_as_json
 from .embedding import EmbeddedQuery, embed_query
@@ -91,7 +91,7 @@ def classify(
         raise QueryError("Categories are found for an image only: give the path or the URL of one image, and no text.")
     if k < 1:
         raise QueryError(f"The number of categories must be 1 or more, not {k}.")
-    if isinstance(collection, AnswersQueries):
+    if answers_queries(collection):
         return collection.answer_categories(query, k=k, space=space)
     started = time.perf_counter()
     runtime = with_encoders(runtime, encoders)

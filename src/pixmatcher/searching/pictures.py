@@ -12,7 +12,7 @@ from .._files import file_version
 from .._urls import is_url
 from ..errors import InvalidImageError
 from ..images import DEFAULT_MAX_PIXELS, open_image, open_unread_file
-from ._answering import AnswersQueries
+from ._answering import answers_queries
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,7 +28,7 @@ def item_picture(
     Nothing is fetched: for a remote or missing image, the result is the thumbnail in the collection, or None if there
     is no thumbnail. A store that is an `AnswersQueries` gives the picture: its paths are those of another machine.
     """
-    if isinstance(collection, AnswersQueries):
+    if collection is not None and answers_queries(collection):
         picture, kept = None, collection.picture(item, side)
     else:
         picture = original_picture(item, side, max_pixels=max_pixels)
