@@ -289,6 +289,7 @@ def test_items_of_a_source(client: TestClient, photos: Path) -> None:
     items = get(client, f"{BASE}/items", params={"source": str(photos)})["items"]
     assert len(items) == 12
     assert all(item["uri"].startswith(str(photos)) for item in items)
+    assert problem(client, f"{BASE}/items", params={"source": "/nowhere"}) == (404, "no such source")
     sources = [source["source"] for source in get(client, BASE)["sources"]]
     (other,) = [source for source in sources if source != str(photos)]
     assert len(get(client, f"{BASE}/items", params={"source": other})["items"]) == 3
@@ -300,16 +301,15 @@ def test_items_of_a_source(client: TestClient, photos: Path) -> None:
         ({"limit": 21}, "limit too high"),
         ({"limit": 0}, "request not valid"),
         ({"limit": "many"}, "request not valid"),
-        ({"cursor": "x"}, "cursor not valid"),
-        ({"cursor": "ä"}, "cursor not valid"),
-        ({"cursor": base64.urlsafe_b64encode(b"after:-1").decode()}, "cursor not valid"),
-        ({"cursor": base64.urlsafe_b64encode(b"after:" + b"9" * 5000).decode()}, "cursor not valid"),
+        ({"cursor": "x"}, "request not valid"),
+        ({"cursor": "-1"}, "request not valid"),
+        ({"cursor": "9" * 19}, "request not valid"),
+        ({"cursor": "٣"}, "request not valid"),
         ({"after": "yesterday"}, "filter not valid"),
         ({"before": "2024-13"}, "filter not valid"),
         ({"min_width": -1}, "request not valid"),
         ({"min_width": 2**63}, "request not valid"),
-        ({"folder": ""}, "filter not valid"),
-        ({"source": "/nowhere"}, "no such source"),
+        ({"folder": ""}, "request not valid"),
     ],
 )
 def test_a_page_that_cannot_be_asked_for(client: TestClient, asked: dict[str, Any], reason: str) -> None:
@@ -327,7 +327,8 @@ def test_an_item_has_all_its_fields(client: TestClient, stored: Path) -> None:
         assert name == ("goldfish, Carassius auratus" if item.label == "n1" else None)
     assert problem(client, f"{BASE}/items/99") == (404, "no such item")
     assert problem(client, f"{BASE}/items/{2**63}") == (422, "request not valid")
-    assert problem(client, f"{BASE}/items/0x1") == (422, "request not valid")
+    assert client.get(f"{BASE}/items/0x1").json()["reason"] == "not found"
+    assert client.get(f"{BASE}/items/embeddings").json()["reason"] == "method not allowed"
     assert problem(client, "/v1/collections/other/items/1") == (404, "no such collection")
 
 
@@ -346,7 +347,7 @@ def test_embeddings_are_those_of_the_collection(client: TestClient, stored: Path
     ("asked", "status", "reason"),
     [
         ({"ids": [1], "space": "other"}, 422, "no such space"),
-        ({"ids": [1, 99], "space": "visual"}, 404, "no such item"),
+        ({"ids": [1, 99], "space": "visual"}, 422, "not possible in this collection"),
         ({"ids": [1] * 21, "space": "visual"}, 422, "too many ids"),
         ({"ids": [1.5], "space": "visual"}, 422, "request not valid"),
         ({"ids": [True], "space": "visual"}, 422, "request not valid"),

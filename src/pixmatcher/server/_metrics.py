@@ -134,7 +134,7 @@ class MetricsMiddleware:
             _sent.inc(sent)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", _NO_ROUTE)
+        route = getattr(scope.get("route"), "path_format", _NO_ROUTE)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         key = (route, method, status)
         counter = self._counters.get(key)

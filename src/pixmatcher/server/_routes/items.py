@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from functools import partial
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from ..._text import as_unicode
 from ..._urls import is_url
 from ...collection import Filter, Item, Store
-from ...errors import CollectionError
+from ...errors import CollectionError, NoItemError
 from ...images import MEDIA_TYPES, make_thumbnail
 from ...searching import OriginalFile, item_by_id, item_picture, open_original
 from .._answers import PICTURE_HEADERS, FileResponse, bytes_response, inline_disposition
@@ -89,13 +88,17 @@ class ItemFilter(BaseModel):
     """Which items are listed: those that meet all conditions that are given. Dates are ISO 8601."""
 
     label: Annotated[list[str] | None, Field(description="A label or its name; one of several is enough.")] = None
-    folder: Annotated[str | None, Field(description="A folder or URL that the item is in or below.")] = None
+    folder: Annotated[str | None, Field(min_length=1, description="A folder or URL that the item is in or below.")] = (
+        None
+    )
     after: Annotated[str | None, Field(description="Taken, or else modified, on that day or later.")] = None
     before: Annotated[str | None, Field(description="Taken, or else modified, before that day.")] = None
     min_width: Annotated[int | None, Field(ge=0, le=_GREATEST_ID, description="Pixels.")] = None
     min_height: Annotated[int | None, Field(ge=0, le=_GREATEST_ID, description="Pixels.")] = None
     source: Annotated[str | None, Field(description="A source, as the collection lists it.")] = None
-    cursor: Annotated[str | None, Field(description="The value `next` of the page before.")] = None
+    cursor: Annotated[
+        str | None, Field(pattern="^[0-9]{1,18}$", description="The value `next` of the page before.")
+    ] = None
     limit: Annotated[int | None, Field(ge=1, le=_GREATEST_ID, description="The most items of the page: 100.")] = None
 
 
@@ -106,7 +109,7 @@ def list_items(collection: CollectionName, state: State, asked: Annotated[ItemFi
     limit = min(100, most) if asked.limit is None else asked.limit
     if limit > most:
         raise ProblemError(422, "limit too high", f"A page has at most {most} items.")
-    after = 0 if asked.cursor is None else _id_of_cursor(asked.cursor)
+    after = int(asked.cursor or 0)
     try:
         wanted = Filter(
             labels=None if asked.label is None else tuple(asked.label),
@@ -122,7 +125,7 @@ def list_items(collection: CollectionName, state: State, asked: Annotated[ItemFi
     def read(store: Store) -> dict[str, Any]:
         page = method_of(store, "items_page")
         if asked.source is not None and asked.source not in method_of(store, "sources")():
-            raise ProblemError(422, "no such source", "The collection has no such source: name one that it lists.")
+            raise ProblemError(404, "no such source", "The collection has no such source: name one that it lists.")
         # One more than asked for says whether another page follows.
         items: list[Item] = page(after, limit + 1, filter=wanted, source=asked.source)
         names = store.label_names()
@@ -130,7 +133,7 @@ def list_items(collection: CollectionName, state: State, asked: Annotated[ItemFi
         items = items[:limit]
         return {
             "items": [_described(collection, item, names) for item in items],
-            "next": _cursor_of(items[-1].id) if more else None,
+            "next": str(items[-1].id) if more else None,
         }
 
     return json_response(state.collections.read(collection, read))
@@ -153,12 +156,12 @@ def read_embeddings(collection: CollectionName, state: State, asked: EmbeddingsR
     return json_response(state.collections.read(collection, read))
 
 
-@router.get("/{item_id}", responses={200: {"model": ItemDescription}, **problem_responses(404, 422, 503)})
+@router.get("/{item_id:int}", responses={200: {"model": ItemDescription}, **problem_responses(404, 422, 503)})
 def describe_item(collection: CollectionName, item_id: ItemId, state: State) -> Response:
     """Return all that is known of an item."""
 
     def read(store: Store) -> dict[str, Any]:
-        return _described(collection, item_by_id(store, item_id), store.label_names())
+        return _described(collection, _item(store, item_id), store.label_names())
 
     return json_response(state.collections.read(collection, read))
 
@@ -166,9 +169,9 @@ def describe_item(collection: CollectionName, item_id: ItemId, state: State) -> 
 _PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/*": {}}}, 304: {"description": "Not Modified"}}
 
 
-@router.head("/{item_id}/image", include_in_schema=False)
+@router.head("/{item_id:int}/image", include_in_schema=False)
 @router.get(
-    "/{item_id}/image",
+    "/{item_id:int}/image",
     response_class=Response,
     responses={**_PICTURE, 206: {"content": {"image/*": {}}}, **problem_responses(404, 416, 422, 503)},
 )
@@ -176,7 +179,7 @@ def item_image(collection: CollectionName, item_id: ItemId, state: State, reques
     """Return the original file of an item, or a range of its bytes. Nothing is fetched for a remote image."""
 
     def read(store: Store) -> tuple[Item, OriginalFile | None]:
-        item = item_by_id(store, item_id)
+        item = _item(store, item_id)
         return item, open_original(item, max_pixels=state.settings.limits.image_pixels)
 
     item, original = state.collections.read(collection, read)
@@ -196,9 +199,9 @@ def item_image(collection: CollectionName, item_id: ItemId, state: State, reques
     return FileResponse(request, original.file, original.size, media_type, headers, f'"{original.tag}"')
 
 
-@router.head("/{item_id}/thumbnail", include_in_schema=False)
+@router.head("/{item_id:int}/thumbnail", include_in_schema=False)
 @router.get(
-    "/{item_id}/thumbnail",
+    "/{item_id:int}/thumbnail",
     response_class=Response,
     responses={**_PICTURE, **problem_responses(404, 422, 429, 503)},
 )
@@ -208,7 +211,7 @@ async def item_thumbnail(
     """Return a small JPEG of an item."""
 
     def read(store: Store) -> tuple[Item, Store]:
-        return item_by_id(store, item_id), store
+        return _item(store, item_id), store
 
     until = state.admission.time_limit()
     item, store = await run_in_threadpool(state.collections.read, collection, read)
@@ -245,19 +248,9 @@ def _links(collection: str, item: Item) -> dict[str, str]:
     return {"image": f"{base}/image", "thumbnail": f"{base}/thumbnail"}
 
 
-def _cursor_of(item_id: int) -> str:
-    return base64.urlsafe_b64encode(b"after:%d" % item_id).decode().rstrip("=")
-
-
-def _id_of_cursor(cursor: str) -> int:
-    """Return the id after which a page begins. Raises `ProblemError`."""
+def _item(store: Store, item_id: int) -> Item:
+    """Return the item of a path. Raises `ProblemError` if there is none."""
     try:
-        text = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), b"-_", validate=True)
-        start, _, number = text.decode("ascii").partition(":")
-        if start != "after" or not number.isdigit() or not 0 <= int(number[:20]) <= _GREATEST_ID:
-            raise ValueError
-        return int(number)
-    except (ValueError, binascii.Error) as error:
-        raise ProblemError(
-            422, "cursor not valid", "The cursor is not valid: take it from the page before, or leave it out."
-        ) from error
+        return item_by_id(store, item_id)
+    except NoItemError as error:
+        raise ProblemError(404, "no such item", str(error)) from error
