@@ -28,14 +28,14 @@ def free_port() -> int:
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not condition():
         assert process is None or process.poll() is None, "the app has ended"
         assert time.monotonic() < end, "the app does not answer"
@@ -59,6 +59,6 @@ def running_app(arguments: Sequence[str], home: Path) -> Iterator[str]:
         assert process.poll() is None, log.read_text()
     finally:
         process.terminate()
-        status = process.wait(30)
+        status = process.wait(60)
     assert status == 0, log.read_text()
     assert not [path for path in home.rglob("*") if path.is_file()], "the app left files in the user's home"

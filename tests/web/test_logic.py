@@ -236,6 +236,12 @@ def _text_page() -> None:
     text_search.show()
 
 
+def _image_page() -> None:
+    from pixmatcher.web._pages import image_search
+
+    image_search.show()
+
+
 @pytest.fixture
 def text_app(collections: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setattr(sys, "argv", ["app.py"])
@@ -392,12 +398,30 @@ def test_the_image_of_a_public_url_is_searched_for(collections: dict[str, Path])
     done = subprocess.run(
         [*isolated, sys.executable, str(Path(__file__).with_name("visit_public_url.py")), str(image)],
         env=os.environ | {collection_list.COLLECTIONS_VARIABLE: str(collections["photos"])},
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     fetched, refused = done.stdout.splitlines()
     assert fetched == hashlib.sha256(image.read_bytes()).hexdigest()
     assert "private or reserved address" in refused
+
+
+@pytest.mark.usefixtures("text_app")
+def test_a_click_rotates_what_the_click_before_it_has_rotated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the page was not drawn between them: the second click ends the run of the first."""
+    image = QueryImage(data=(PHOTOS / "temple.jpg").read_bytes(), picture=(PHOTOS / "temple.jpg").read_bytes())
+    app = AppTest.from_function(_image_page, default_timeout=60)
+    app.session_state["query_image"] = image
+    button = app.run().button(key="rotate_right")
+    with monkeypatch.context() as ended:
+        ended.setattr("pixmatcher.web._pages.image_search._search_once", lambda *_: st.stop())
+        button.click().run()
+    button.click().run()
+    assert app.session_state["query_image"] == image.rotated(2)
+    app.session_state["query_image"] = None  # as after a click on another button
+    button.click().run()
+    assert app.session_state["query_image"] is None
+    assert not app.exception
 
 
 # Making collections
@@ -470,7 +494,7 @@ def test_an_error_of_a_job_is_logged_and_kept(caplog: pytest.LogCaptureFixture) 
 def run_app(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pixmatcher", "app", "--no-browser", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=60,
+        cwd=cwd, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
 
@@ -502,10 +526,10 @@ def test_streamlit_itself_can_start_it(collections: dict[str, Path], tmp_path: P
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}"), process)
         with pytest.raises(OSError, match="refused"):
-            socket.create_connection(("127.0.0.2", port), 5)
+            socket.create_connection(("127.0.0.2", port), 60)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def test_without_streamlit_it_says_what_to_install(collections: dict[str, Path], tmp_path: Path) -> None:
@@ -515,7 +539,7 @@ def test_without_streamlit_it_says_what_to_install(collections: dict[str, Path],
         f"sys.argv = ['pixmatcher', 'app', '-c', {str(collections['photos'])!r}]\n"
         "from pixmatcher.cli import main\nmain()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 2
     assert "pip install 'pixmatcher[app]'" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from browser_steps import first_is, no_error, settle, tile, upload
+from browser_steps import becomes, first_is, fits, no_error, press, search_text, settle, steady, tile, upload
 from playwright.sync_api import Page, expect
 from small_collections import PHOTOS
 
@@ -76,15 +76,16 @@ def check(page: Page) -> None:
         page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
         expect(page.get_by_test_id("stApp")).to_have_css("background-color", background)
         page.wait_for_function(STANDS_STILL)
-        assert page.evaluate(PALE) == [], theme
-    assert NAMELESS.findall(page.locator("body").aria_snapshot()) == []
-    assert page.locator("img:not([alt]), img[alt='']").count() == 0
-    levels = [int(heading.evaluate("it => it.tagName[1]")) for heading in page.get_by_role("heading").all()]
+        becomes(page, lambda: page.evaluate(PALE), [])
+    becomes(page, lambda: NAMELESS.findall(page.locator("body").aria_snapshot()), [])
+    expect(page.locator("img:not([alt]), img[alt='']")).to_have_count(0)
+    headings = page.get_by_role("heading")
+    levels = steady(page, lambda: headings.evaluate_all("all => all.map((it) => Number(it.tagName[1]))") or None)
     assert levels[0] == 1
     assert all(below <= above + 1 for above, below in pairwise(levels))
     for width in (1280, 768, 390):
         page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        fits(page, width)
     page.set_viewport_size({"width": 1280, "height": 900})
     no_error(page)
 
@@ -99,14 +100,13 @@ def test_all_elements_have_contrast_and_accessible_names(visit: Callable[..., Pa
     upload(page, PHOTOS / "cat.jpg")
     first_is(page, "cat.jpg", "1.00")
     check(page)
-    page.get_by_text("English", exact=True).click()
-    page.get_by_role("link", name="Text search").click()
-    page.get_by_placeholder("a dog on the beach").fill("asdkjh qwe zzx")
-    page.keyboard.press("Enter")
+    press(page, page.get_by_text("English", exact=True))
+    press(page, page.get_by_role("link", name="Text search"))
+    search_text(page, "asdkjh qwe zzx")
     expect(page.get_by_text("Nothing here is quite like that")).to_be_visible()
     expect(tile(page, 3)).to_be_visible()
     check(page)
     for name, heading in (("Collection", "Formats"), ("About", "How it works")):
-        page.get_by_role("link", name=name).click()
+        press(page, page.get_by_role("link", name=name))
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
         check(page)

@@ -98,6 +98,16 @@ def set_query_image(image: QueryImage | None) -> None:
     st.session_state.pop(PROBLEM, None)
 
 
+def rotate_query_image(quarter_turns: int) -> None:
+    """Rotate the visitor's query image by more steps of 90 degrees, without its crop, if it has a picture now.
+
+    A second click may come before the page is drawn after the first: it must rotate what the first click has rotated.
+    """
+    found = st.session_state.get(_KEY)
+    if isinstance(found, QueryImage) and found.picture is not None:
+        set_query_image(found.rotated(quarter_turns))
+
+
 def set_query_item(collection: Collection, item_id: int, open_image_page: bool = False) -> None:
     """Make an item the query image. With `open_image_page`, also open the page of the image search."""
     set_query_image(QueryImage(item_id, collection.path))

@@ -24,7 +24,7 @@ from .._controls import choose_collection, choose_options
 from .._image_input import show_examples, show_image_input, take_pasted_image, turn_camera_on
 from .._open_collections import item_of, labels
 from .._pictures import as_jpeg, tiles
-from .._query_image import QueryImage, query_image, set_query_image, with_picture
+from .._query_image import QueryImage, query_image, rotate_query_image, set_query_image, with_picture
 from .._results import file_name, show_result
 from .._texts import as_markdown, as_plain_text, error_text, t
 
@@ -82,11 +82,11 @@ def _show_query_image(collection: Collection, image: QueryImage) -> None:
         st.text(as_plain_text(file_name(item)), wrap=False)
     with st.container(horizontal=True, gap="xsmall"):
         if image.picture is not None:
-            for key, icon, changed in (
-                ("rotate_left", ":material/rotate_left:", image.rotated(-1)),
-                ("rotate_right", ":material/rotate_right:", image.rotated(1)),
+            for key, icon, turns in (
+                ("rotate_left", ":material/rotate_left:", -1),
+                ("rotate_right", ":material/rotate_right:", 1),
             ):
-                st.button(t(key), key=key, icon=icon, on_click=set_query_image, args=(changed,), type="tertiary")
+                st.button(t(key), key=key, icon=icon, on_click=rotate_query_image, args=(turns,), type="tertiary")
             if image.box != WHOLE:
                 st.button(
                     t("whole_image"),
