@@ -315,7 +315,9 @@ def test_the_command_line_killed_during_indexing(tmp_path: Path) -> None:
         process.kill()
     assert cli("search", paths[0], "-c", folder).returncode == 0
     done = cli("index", folder)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    # On a busy machine, lines of progress are written too.
+    assert all(line.startswith("Indexing: ") for line in done.stderr.splitlines()), done.stderr
     assert uris(folder) == {str(path) for path in paths}
     with Collection.open(folder) as collection:
         assert collection.verify() == []
