@@ -61,7 +61,9 @@ def paint_many(folder: Path, count: int, first: int = 0) -> list[Path]:
     return [paint(folder / f"{seed:05}.png", seed) for seed in range(first, first + count)]
 
 
-def cli(*arguments: str | os.PathLike[str], timeout: float = 60, **options: object) -> subprocess.CompletedProcess[str]:
+def cli(
+    *arguments: str | os.PathLike[str], timeout: float = 120, **options: object
+) -> subprocess.CompletedProcess[str]:
     """Run the command line in a new process."""
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
         [sys.executable, "-m", "pixmatcher", *map(os.fspath, arguments)],

@@ -565,20 +565,20 @@ def test_a_search_does_not_release_the_lock_of_a_writing_thread(folder: Path, mo
 
     def slow(*arguments: object) -> None:
         saving.set()
-        go_on.wait(10)
+        go_on.wait(60)
         save(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(index, "save_index", slow)
     with Collection.open(path) as collection, Collection.open(path) as second:
         searching = threading.Thread(target=collection.search, args=(np.ones(48),), kwargs={"space": "visual"})
         searching.start()
-        assert saving.wait(10)
+        assert saving.wait(60)
         writing = threading.Thread(target=collection.begin_writing)
         writing.start()
         writing.join(0.2)
         go_on.set()
-        searching.join(10)
-        writing.join(10)
+        searching.join(60)
+        writing.join(60)
         with pytest.raises(CollectionLockedError):
             second.begin_writing()
 

@@ -567,7 +567,7 @@ def test_ctrl_c_keeps_what_was_received(server: FileServer, tmp_path: Path) -> N
             assert process.poll() is None
             time.sleep(0.002)
         process.send_signal(signal.SIGINT)
-        output, error = process.communicate(timeout=30)
+        output, error = process.communicate(timeout=120)
     assert (process.returncode, output, error.count("\n")) == (130, "", 1)
     assert "run the same command again to continue" in error
     server.files["/tiny.zip"].hold_after = None

@@ -550,7 +550,7 @@ def test_a_killed_download_continues(server: FileServer, tmp_path: Path, how: si
         while not (part := tmp_path / "file.bin.part").exists() or part.stat().st_size < 120_000:
             assert process.poll() is None
         process.send_signal(how)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     assert process.returncode not in (0, None)
     assert not path.exists()
     server.requests.clear()
@@ -613,7 +613,7 @@ def test_a_lock_is_on_the_file_that_has_the_name_now(tmp_path: Path) -> None:
     with locked_file(path) as file:
         thread = threading.Thread(target=wait)
         thread.start()
-        assert waits.wait(30)
+        assert waits.wait(120)
         file.write(b"first")
         path.rename(tmp_path / "elsewhere")
         assert not done.is_set()

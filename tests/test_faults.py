@@ -154,7 +154,7 @@ def test_files_deleted_or_changed_during_indexing(tiny: TinyEncoder, tmp_path: P
     started = threading.Event()
 
     def disturb() -> None:
-        started.wait(30)
+        started.wait(120)
         if what == "folder removed":
             shutil.rmtree(folder / "below")
             return
@@ -255,7 +255,7 @@ def test_indexing_killed_repeatedly_loses_no_item(tmp_path: Path) -> None:
             return int(driver.stdout.readline())  # type: ignore[union-attr]
 
         longest = 0.2
-        while killed < 40:
+        while killed < 40 or stored_after_a_kill <= 5:
             code = run(chance.uniform(0.0, longest))
             assert code in (0, -signal.SIGKILL)
             killed += code != 0
@@ -292,8 +292,7 @@ def test_indexing_killed_repeatedly_loses_no_item(tmp_path: Path) -> None:
                     number += 1
         assert run(-1) == 0
         driver.stdin.close()
-        assert driver.wait(30) == 0
-    assert stored_after_a_kill > 5
+        assert driver.wait(120) == 0
     with Collection.open(folder) as collection:
         assert collection.verify() == []
         found = list(collection.items())
@@ -316,7 +315,9 @@ def test_the_command_line_killed_during_indexing(tmp_path: Path) -> None:
         process.kill()
     assert cli("search", paths[0], "-c", folder).returncode == 0
     done = cli("index", folder)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    # On a busy machine, lines of progress are written too.
+    assert all(line.startswith("Indexing: ") for line in done.stderr.splitlines()), done.stderr
     assert uris(folder) == {str(path) for path in paths}
     with Collection.open(folder) as collection:
         assert collection.verify() == []

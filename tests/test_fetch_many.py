@@ -103,7 +103,7 @@ def test_fast_images_arrive_before_slow_ones(server: Server) -> None:
     urls = [f"{server.url}/trickle", *(f"{server.url}/image.jpg?{number}" for number in range(20))]
     requests = [(number, [url]) for number, url in enumerate(urls)]
     batches = list(fetch_all(requests, batch_size=20, allow_private=True, seconds=3))
-    assert {key for key, _ in batches[0]} == set(range(1, 21))
+    assert {key for key, _ in next(batch for batch in batches if batch)} == set(range(1, 21))
     assert [] in batches  # so that the caller has a chance to store what it has
     ((key, outcome),) = batches[-1]
     assert (key, failure(outcome).reason) == (0, "took too long")
@@ -319,7 +319,7 @@ def test_the_first_url_that_gives_an_image_is_the_last_tried(server: Server, ima
 
 
 def test_a_url_that_takes_too_long_leaves_time_for_the_next(server: Server, image: bytes) -> None:
-    assert fetch_one(f"{server.url}/trickle", f"{server.url}/image.jpg", seconds=1) == image
+    assert fetch_one(f"{server.url}/trickle", f"{server.url}/image.jpg", seconds=4) == image
 
 
 def test_if_all_urls_fail_the_last_error_is_reported(server: Server) -> None:
@@ -344,8 +344,8 @@ def test_each_bad_url_is_reported_and_none_ends_the_run(server: Server, image: b
         f"{server.url}/no-http": ("cannot be fetched", ""),
         f"{server.url}/endless": ("too large", "1 MB"),
         f"{server.url}/large": ("too large", "1 MB"),
-        f"{server.url}/trickle": ("took too long", "longer than 0.7 seconds"),
-        f"{server.url}/trickle-header": ("took too long", "longer than 0.7 seconds"),
+        f"{server.url}/trickle": ("took too long", "longer than 3 seconds"),
+        f"{server.url}/trickle-header": ("took too long", "longer than 3 seconds"),
         f"{CLOSED}/image.jpg": ("host does not answer", "refused"),
         "ftp://a.example/b.jpg": ("not an http URL", ""),
         "file:///etc/hostname": ("not an http URL", ""),
@@ -358,7 +358,7 @@ def test_each_bad_url_is_reported_and_none_ends_the_run(server: Server, image: b
         f"{server.url}/image.jpg": None,
         f"{server.url}/called-a-page.jpg": None,
     }
-    outcomes = fetch_urls(*expected, seconds=0.7, max_bytes=1 << 20)
+    outcomes = fetch_urls(*expected, seconds=3, max_bytes=1 << 20)
     for (url, expected_error), outcome in zip(expected.items(), outcomes, strict=True):
         if expected_error is None:
             assert outcome == image
@@ -463,7 +463,7 @@ for batch in fetch_all(requests, batch_size=10, allow_private=True, seconds=600)
         assert process.stdout.readline() == b"waiting\n"
         process.send_signal(signal.SIGINT)
         try:
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=120)
         finally:
             process.kill()
     assert errors.strip().endswith(b"KeyboardInterrupt")

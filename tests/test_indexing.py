@@ -617,14 +617,14 @@ def test_finished_items_stay_after_an_interrupt(run: Indexer, tmp_path: Path) ->
     paint_many(folder, 800)
     command = [sys.executable, "-c", INTERRUPTED, str(Path(__file__).parent), str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         vectors = folder / ".pixmatcher" / "vectors" / "visual.f16"
         while not (vectors.exists() and vectors.stat().st_size):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=120)
     stored = len(ids(folder))
     assert 0 < stored < 800
     report = run(folder)

@@ -158,7 +158,7 @@ def test_the_app_without_a_home_folder(homeless: dict[str, str], tmp_path: Path,
     ) as process:
         try:
             answer = b""
-            end = time.monotonic() + 60
+            end = time.monotonic() + 120
             while process.poll() is None and not answer and time.monotonic() < end:
                 try:
                     with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5) as response:
@@ -168,7 +168,7 @@ def test_the_app_without_a_home_folder(homeless: dict[str, str], tmp_path: Path,
             assert answer == b"ok"
         finally:
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=120)
     assert errors == ""
     assert os.listdir(tmp_path) == ["photos"]
 

@@ -418,10 +418,10 @@ def test_two_processes_create_a_folder_one_after_the_other(tmp_path: Path) -> No
             assert second.stdout.readline() == "started\n"
             wait_for_lock(second)
             assert not target.exists()
-            first.communicate("\n", timeout=30)
+            first.communicate("\n", timeout=120)
             assert second.stdout.readline() == "making\n"
             assert (target / "visual.onnx").read_bytes() == b"first"
-            second.communicate("\n", timeout=30)
+            second.communicate("\n", timeout=120)
     assert (first.returncode, second.returncode) == (0, 0)
     assert (target / "visual.onnx").read_bytes() == b"second"
     assert listing(target.parent) == ["model"]
