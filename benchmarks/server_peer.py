@@ -90,7 +90,9 @@ def measure_peer(collection: Path, python: Path, workers: Sequence[int], rounds:
         try:
             _wait(port, process, folder / "log")
             same = _agreement(port, theirs[:50], described, queries[:50], vectors)
-            print(f"peer: clip-retrieval has made {made.split()[-2]}; its results agree with an exact search to {100 * same:.0f} %")
+            print(
+                f"peer: clip-retrieval has made {made.split()[-2]}; its results agree with an exact search to {100 * same:.0f} %"
+            )
             for count in workers:
                 with running_service(collection, "--workers", str(count)) as service:
                     for clients in CLIENTS:
