@@ -55,19 +55,142 @@ SEARCH = f"/v1/collections/{NAME}/search"
 CLIENTS = 32
 RESULTS = 12
 
-_COLOURS = "red blue green white black yellow brown grey orange pink purple golden silver dark bright".split()
-_KINDS = "small large old new wet wooden metal young tall round broken shiny dirty quiet famous".split()
-_THINGS = (
-    "dog cat car boat house tree bird fish horse apple bridge bus train chair table lamp clock bottle cup plate pizza cake "
-    "flower mountain river lake beach tower castle church statue umbrella bicycle truck plane kite ball bear cow sheep "
-    "elephant lion tiger monkey spider bee butterfly snake frog turtle crab shark whale shoe hat coat dress shirt sofa bed "
-    "door window road fence barn tent camera phone computer keyboard drum guitar piano violin book pencil box basket"
-).split()
-_PLACES = (
-    "on a beach,in the snow,near a lake,at night,on a street,in a kitchen,under a tree,in the rain,on a hill,by a window,in "
-    "a garden,at the market,beside a road,in front of a house,on a table,in the forest,at sunset,in an empty room,on grass,"
-    "with a child"
-).split(",")
+_COLOURS = [
+    "red",
+    "blue",
+    "green",
+    "white",
+    "black",
+    "yellow",
+    "brown",
+    "grey",
+    "orange",
+    "pink",
+    "purple",
+    "golden",
+    "silver",
+    "dark",
+    "bright",
+]
+_KINDS = [
+    "small",
+    "large",
+    "old",
+    "new",
+    "wet",
+    "wooden",
+    "metal",
+    "young",
+    "tall",
+    "round",
+    "broken",
+    "shiny",
+    "dirty",
+    "quiet",
+    "famous",
+]
+_THINGS = [
+    "dog",
+    "cat",
+    "car",
+    "boat",
+    "house",
+    "tree",
+    "bird",
+    "fish",
+    "horse",
+    "apple",
+    "bridge",
+    "bus",
+    "train",
+    "chair",
+    "table",
+    "lamp",
+    "clock",
+    "bottle",
+    "cup",
+    "plate",
+    "pizza",
+    "cake",
+    "flower",
+    "mountain",
+    "river",
+    "lake",
+    "beach",
+    "tower",
+    "castle",
+    "church",
+    "statue",
+    "umbrella",
+    "bicycle",
+    "truck",
+    "plane",
+    "kite",
+    "ball",
+    "bear",
+    "cow",
+    "sheep",
+    "elephant",
+    "lion",
+    "tiger",
+    "monkey",
+    "spider",
+    "bee",
+    "butterfly",
+    "snake",
+    "frog",
+    "turtle",
+    "crab",
+    "shark",
+    "whale",
+    "shoe",
+    "hat",
+    "coat",
+    "dress",
+    "shirt",
+    "sofa",
+    "bed",
+    "door",
+    "window",
+    "road",
+    "fence",
+    "barn",
+    "tent",
+    "camera",
+    "phone",
+    "computer",
+    "keyboard",
+    "drum",
+    "guitar",
+    "piano",
+    "violin",
+    "book",
+    "pencil",
+    "box",
+    "basket",
+]
+_PLACES = [
+    "on a beach",
+    "in the snow",
+    "near a lake",
+    "at night",
+    "on a street",
+    "in a kitchen",
+    "under a tree",
+    "in the rain",
+    "on a hill",
+    "by a window",
+    "in a garden",
+    "at the market",
+    "beside a road",
+    "in front of a house",
+    "on a table",
+    "in the forest",
+    "at sunset",
+    "in an empty room",
+    "on grass",
+    "with a child",
+]
 
 
 def distinct_texts() -> Iterator[str]:
@@ -401,7 +524,9 @@ def expected_answers(snapshot: Path, stable: Path, pictures: Sequence[Path]) -> 
             checks.append(
                 ("data URL", json_post(SEARCH, {"image": data_url(file)} | more), expected({"image": data_url(file)}))
             )
-        items = sorted((item for item in collection.items() if item.uri.startswith(str(stable))), key=lambda each: each.id)
+        items = sorted(
+            (item for item in collection.items() if item.uri.startswith(str(stable))), key=lambda each: each.id
+        )
         ids = [item.id for item in items]
         for item in items[:200]:
             values = {"want": [{"id": item.id}]}
@@ -413,7 +538,9 @@ def expected_answers(snapshot: Path, stable: Path, pictures: Sequence[Path]) -> 
         for place in range(0, min(len(ids), 1000), 50):
             path = f"/v1/collections/{NAME}/items?limit=50&folder={stable}"
             page = ids[:50]
-            checks.append(("items", get(path), lambda body, page=page: [each["id"] for each in json.loads(body)["items"]] == page))
+            checks.append(
+                ("items", get(path), lambda body, page=page: [each["id"] for each in json.loads(body)["items"]] == page)
+            )
             path = f"/v1/collections/{NAME}/items/{ids[place]}"
             uri = items[place].uri
             checks.append(("item", get(path), lambda body, uri=uri: json.loads(body)["uri"] == uri))

@@ -74,6 +74,14 @@ _STATUS: tuple[tuple[type[PixMatcherError], int, str], ...] = (
 """The status of an error, and the reason if the error has none. The first class that fits decides."""
 
 
+_SENTENCES = {
+    400: "The body of the request cannot be read: check it and its Content-Type.",
+    404: "Nothing has this address: /docs lists the routes.",
+    405: "This address has no such method: /docs lists the routes.",
+}
+"""What an error of the framework means, which it says in two words."""
+
+
 def problem_of(error: PixMatcherError) -> Problem:
     """Return an error of the library as a problem."""
     name = cause = None
@@ -131,9 +139,8 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _(_: Request, error: HTTPException) -> Response:
         phrase = HTTPStatus(error.status_code).phrase
-        problem = Problem(
-            title=phrase, status=error.status_code, detail=as_unicode(str(error.detail)), reason=phrase.lower()
-        )
+        detail = _SENTENCES.get(error.status_code, as_unicode(str(error.detail)))
+        problem = Problem(title=phrase, status=error.status_code, detail=detail, reason=phrase.lower())
         return problem_response(problem, error.headers)
 
     @app.exception_handler(Exception)

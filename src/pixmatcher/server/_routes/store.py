@@ -47,7 +47,7 @@ _JSON: dict[str, Any] = {"response_class": Response}
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class FilterBody(_Strict):
