@@ -346,7 +346,10 @@ def test_an_entry_point_opens_a_store(photos: Path, tiny: TinyEncoder) -> None:
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("unknown:x", r"no installed package declares a store 'unknown' \(declared: absent, failing, http, https, memory, other, "),
+        (
+            "unknown:x",
+            r"no installed package declares a store 'unknown' \(declared: absent, failing, http, https, memory, other, ",
+        ),
         ("absent:x", "memory-store declares 'absent' .* cannot be imported .*: repair or uninstall the package"),
         ("failing:x", r"The store 'failing' cannot open 'x' \(ConnectionError: no server there\)"),
         ("other:x", "lacks __len__, embeddings, label_names, labels_called, nearest_labelled, search, thumbnail"),
