@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -25,6 +27,7 @@ from pixmatcher.server import ServerSettings, create_app
 from pixmatcher.server import _jobs as jobs_module
 from pixmatcher.server._jobs import MOST_CRASHES, MOST_WAITING, JobRecords
 from pixmatcher.server._problems import Problem, ProblemError
+from pixmatcher.server._routes.jobs import _MOST_LISTENERS
 from pixmatcher.server._source_check import check_new_source
 from support import fill_up, paint, paint_many
 
@@ -479,6 +482,30 @@ def read_events(lines: Iterator[str]) -> Iterator[tuple[str, int, dict[str, Any]
             if "data" in fields:
                 yield fields["event"], int(fields["id"]), json.loads(fields["data"])
             fields = {}
+
+
+@pytest.mark.slow
+def test_listeners_are_few_and_are_forgotten_when_they_leave(service: Service) -> None:
+    job_id = service.client.post("/v1/collections/c/watch", json={"every": 3600}).json()["id"]
+    address = f"{service.client.base_url}/v1/jobs/{job_id}/events"
+    limits = httpx.Limits(max_connections=None)
+    with httpx.Client(timeout=60, trust_env=False, limits=limits) as listener, ExitStack() as stack:
+        for _ in range(_MOST_LISTENERS):
+            response = stack.enter_context(listener.stream("GET", address))
+            assert response.status_code == 200
+            lines = response.iter_lines()  # kept, as the stream ends when it is deleted
+            stack.callback(lines.close)
+            next(lines)
+        refused = service.client.get(address)
+        assert (refused.status_code, refused.json()["reason"]) == (429, "too many listeners")
+        assert int(refused.headers["retry-after"]) > 0
+        assert service.job(job_id)["id"] == job_id
+
+    def accepted() -> bool:
+        with service.client.stream("GET", address) as response:
+            return response.status_code == 200
+
+    wait_until(accepted)
 
 
 @pytest.mark.slow
