@@ -119,8 +119,8 @@ def _report(workers: int, clients: int, both: Sequence[tuple[Load, Load]]) -> No
     statuses = [dict(sum((load.statuses for load in side[1:]), side[0].statuses)) for side in zip(*both, strict=True)]
     print(
         f"peer: {workers} worker(s), {clients} clients: {spread(first)} vectors/s, clip-retrieval {spread(second)}: "
-        f"{statistics.median(ratios):.1f} times ({min(ratios):.1f} to {max(ratios):.1f}; target: 10); statuses {statuses[0]}, "
-        f"{statuses[1]}"
+        f"{statistics.median(ratios):.1f} times ({min(ratios):.1f} to {max(ratios):.1f}; target: 10); statuses "
+        f"{statuses[0]}, {statuses[1]}"
     )
 
 
