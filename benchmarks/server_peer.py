@@ -91,7 +91,8 @@ def measure_peer(collection: Path, python: Path, workers: Sequence[int], rounds:
             _wait(port, process, folder / "log")
             same = _agreement(port, theirs[:50], described, queries[:50], vectors)
             print(
-                f"peer: clip-retrieval has made {made.split()[-2]}; its results agree with an exact search to {100 * same:.0f} %"
+                f"peer: clip-retrieval has made {made.split()[-2]}; {100 * same:.0f} % of its results "
+                "are those of an exact search"
             )
             for count in workers:
                 with running_service(collection, "--workers", str(count)) as service:
