@@ -291,7 +291,7 @@ def measure_over(collection: Path, workers: int, seconds: float) -> None:
         times = [*load.times, *load.refused_times]
         late = sum(each > limit for each in times)
         print(
-            f"over load: {workers} worker(s), {name}: {load.rate:.0f} good answers/s ({100 * load.rate / highest:.0f} % "
+            f"over load: {workers} worker(s), {name}: {load.rate:.0f} good answers/s ({load.rate / highest:.0%} "
             f"of the highest load), {100 * load.statuses[429] / total:.0f} % refused with 429, other statuses "
             f"{ {status: count for status, count in load.statuses.items() if status not in (200, 429)} }; good answers "
             f"p99 {1000 * load.at(0.99):.0f} ms, refusals p99 {_p99(load.refused_times):.0f} ms, slowest "
@@ -392,7 +392,7 @@ def measure_mixed(archive: Path, workers: int, minutes: float, count: int) -> No
     print(
         f"mixed: {workers} worker(s), {minutes:g} minutes: {dict(counted.answers)}; statuses {dict(counted.statuses)}; "
         f"jobs {dict(counted.jobs)}; {len(counted.wrong)} wrong answers (target: 0); memory after warm-up "
-        f"{first[0]:.0f} MB, at the end {last[0]:.0f} MB: growth {last[0] - first[0]:+.0f} MB (target: at most "
+        f"{first[0]:.0f} MB, at the end {last[0]:.0f} MB: growth {last[0] - first[0]:+.0f} MB (target: "
         f"50), of it not mapped from files {last[1] - first[1]:+.0f} MB; highest {max(each[1] for each in memory):.0f} MB"
     )
     for each in counted.wrong[:10]:
