@@ -1,4 +1,4 @@
-"""A client that loads an HTTP service and costs little of the processor: plain asyncio (uvloop) and its own reading of answers.
+"""A client that loads an HTTP service and costs little of the processor: plain asyncio on uvloop.
 
 `run_load` runs it in a process of its own, so that it shares no lock of Python with what it measures.
 """

@@ -91,7 +91,8 @@ def measure_peer(collection: Path, python: Path, workers: Sequence[int], rounds:
             _wait(port, process, folder / "log")
             same = _agreement(port, theirs[:50], described, queries[:50], vectors)
             print(
-                f"peer: clip-retrieval has made {made.split()[-2]}; its results agree with an exact search to {100 * same:.0f} %"
+                f"peer: clip-retrieval has made {made.split()[-2]}; {100 * same:.0f} % of its results "
+                "are those of an exact search"
             )
             for count in workers:
                 with running_service(collection, "--workers", str(count)) as service:
@@ -119,8 +120,8 @@ def _report(workers: int, clients: int, both: Sequence[tuple[Load, Load]]) -> No
     statuses = [dict(sum((load.statuses for load in side[1:]), side[0].statuses)) for side in zip(*both, strict=True)]
     print(
         f"peer: {workers} worker(s), {clients} clients: {spread(first)} vectors/s, clip-retrieval {spread(second)}: "
-        f"{statistics.median(ratios):.1f} times ({min(ratios):.1f} to {max(ratios):.1f}; target: 10); statuses {statuses[0]}, "
-        f"{statuses[1]}"
+        f"{statistics.median(ratios):.1f} times ({min(ratios):.1f} to {max(ratios):.1f}; target: 10); statuses "
+        f"{statuses[0]}, {statuses[1]}"
     )
 
 
