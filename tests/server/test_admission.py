@@ -34,7 +34,7 @@ def run(steps: Callable[[Admission], Awaitable[None]], **settings: Any) -> None:
     """Run the steps of a test with an admission."""
 
     async def inner() -> None:
-        admission = Admission(**{"threads": 1, "waiting": 1, "seconds": PATIENCE} | settings)
+        admission = Admission(**{"name": "work", "threads": 1, "waiting": 1, "seconds": PATIENCE} | settings)
         try:
             await asyncio.wait_for(steps(admission), PATIENCE)
         finally:
