@@ -49,7 +49,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    threads = max(1, usable_cores() // settings.workers)
+    threads = usable_cores()
     app.state.server = ServerState(
         settings,
         ServedCollections(settings.collections),

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from .._cores import share_cores
 from .._logging import VARIABLE as LOG_VARIABLE
 from ..errors import PixMatcherError
 from .settings import METRICS_VARIABLE, Limits, ServerSettings
@@ -297,6 +298,7 @@ def _run_worker() -> None:
     _logging.show_log()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = ServerSettings.from_json(sys.stdin.readline())
+    share_cores(settings.workers)
 
     def end_with_supervisor() -> None:
         os.read(sys.stdin.fileno(), 1)

@@ -22,7 +22,7 @@ import numpy as np
 
 from .._cores import usable_cores
 from .._files import Writer
-from ._scoring import scale_near_one, scan_pool, top_k, true_scores
+from ._scoring import scale_near_one, scan_parts, top_k, true_scores
 from .vectors import Float32, RowMask, Rows, VectorFile
 
 _MAX_CODE = 127
@@ -168,8 +168,7 @@ class ExactIndex:
             found = positions[0] >= 0
             return scores[0][found], ids[positions[0][found]]
 
-        parts = list(itertools.pairwise(bounds))
-        found = list(scan_pool().map(scan, parts))
+        found = scan_parts(scan, list(itertools.pairwise(bounds)))
         scores = np.concatenate([scores for scores, _ in found])
         rows = np.concatenate([rows for _, rows in found])
         if len(scores) > count:

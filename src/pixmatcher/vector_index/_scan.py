@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 
 from .._cores import usable_cores
-from ._scoring import scale_near_one, scan_pool, top_k, true_scores
+from ._scoring import scale_near_one, scan_parts, top_k, true_scores
 from .vectors import Float32, RowMask, Rows, VectorFile
 
 _BLOCK_ROWS = 8192
@@ -87,7 +87,7 @@ def _compare(vectors: VectorFile, rows: Rows, query: Float32, count: int) -> tup
             # Without the sign bit, float16 numbers have the same order as their bits.
             yield scores[0], block[places[0]], int((stored.view(np.uint16) & 0x7FFF).max())
 
-    found = [each for done in scan_pool().map(lambda part: list(compare(part)), parts) for each in done]
+    found = [each for done in scan_parts(lambda part: list(compare(part)), parts) for each in done]
     scores, numbers = np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found])
     kept = np.argpartition(scores, -count)[-count:]
     greatest = np.array(max(each[2] for each in found), np.uint16).view(np.float16)

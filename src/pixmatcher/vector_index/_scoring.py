@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TypeVar
 
 import faiss
 import numpy as np
 
 from .._cores import usable_cores
 from .vectors import Float16, Float32, Rows, VectorFile
+
+_Part = TypeVar("_Part")
+_Found = TypeVar("_Found")
 
 _SORT_ALL_UP_TO = 128
 """So few scores are sorted faster than the best of them are selected first."""
@@ -47,8 +52,20 @@ def top_k(scores: Float32, rows: Rows, k: int) -> tuple[Float32, Rows]:
     return scores[order], rows[order]
 
 
+def scan_parts(scan: Callable[[_Part], _Found], parts: Sequence[_Part]) -> list[_Found]:
+    """Return `scan(part)` for each part of the rows; several parts are scanned at once, each on one core."""
+    if len(parts) > 1:
+        return list(_scan_pool().map(scan, parts))
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        return [scan(part) for part in parts]
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
 @cache
-def scan_pool() -> ThreadPoolExecutor:
+def _scan_pool() -> ThreadPoolExecutor:
     """Return the threads that scan parts of the rows, one for each core."""
     # FAISS divides queries among threads of its own. A single query cannot use them, and would wait for them.
     return ThreadPoolExecutor(usable_cores(), "pixmatcher-scan", faiss.omp_set_num_threads, (1,))
