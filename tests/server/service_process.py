@@ -182,6 +182,7 @@ class Service:
     process: subprocess.Popen[str]
     port: int
     output: str
+    log: Path
 
     def workers(self) -> set[int]:
         """Return the ids of the worker processes."""
@@ -227,7 +228,7 @@ def running_service(arguments: Sequence[str], log: Path, command: Sequence[str] 
             output += line
         found = re.search(r"http://127\.0\.0\.1:(\d+)", output)
         assert found
-        yield Service(process, int(found[1]), output)
+        yield Service(process, int(found[1]), output, log)
     finally:
         if process.poll() is None:
             process.terminate()

@@ -606,6 +606,7 @@ def test_a_worker_that_is_killed_is_replaced(two_workers: Service) -> None:
         os.kill(min(before), signal.SIGKILL)
         wait_until(lambda before=before: len(two_workers.workers() - before) == 1)
         assert ask(two_workers.port, "/readyz").status == 200
+    assert two_workers.log.read_text().count("a worker process has ended (status -9) and is replaced") == 2
     workers = two_workers.workers()
     assert two_workers.stop() == 0
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from .._cores import share_cores
 from .._logging import VARIABLE as LOG_VARIABLE
+from .._logging import show_log
 from ..errors import PixMatcherError
 from .settings import METRICS_VARIABLE, Limits, ServerSettings
 from .tokens import read_tokens
@@ -96,6 +97,7 @@ def run_service(settings: ServerSettings, listening: socket.socket, ready: Calla
     `ready` is called when it answers. SIGTERM or Ctrl-C ends it: what is under way is answered first, but a second
     signal ends it at once. Raises `PixMatcherError` if the service cannot start.
     """
+    show_log()
     if settings.token_file is not None:
         read_tokens(settings.token_file)
     if settings.workers > 1:
@@ -293,9 +295,7 @@ class _Supervisor:
 
 def _run_worker() -> None:
     """Serve in this process with the settings on standard input, until the signal of the supervisor or its end."""
-    from .. import _logging
-
-    _logging.show_log()
+    show_log()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = ServerSettings.from_json(sys.stdin.readline())
     share_cores(settings.workers)
