@@ -8,11 +8,15 @@ from typing import Annotated
 
 import typer
 
+from .._cores import usable_cores
 from .._text import printable
 from ..errors import PixMatcherError, QueryError
 from ._app import SERVICE, command, tokens_app
 from ._options import MegapixelsOption, PrivateHostsOption, pixels_of
 from ._output import print_pairs
+
+_MOST_WORKERS = 8
+"""The most processes that answer requests if their number is not given: each needs some 250 MB."""
 
 TokenFileOption = Annotated[Path, typer.Option("--file", metavar="FILE", help="The token file.")]
 
@@ -43,8 +47,15 @@ def serve_command(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, max=64, metavar="N", help="The number of processes that answer requests.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="N",
+            help="The number of processes that answer requests; by default one for each core, but at most 8.",
+            show_default=False,
+        ),
+    ] = None,
     allow_urls: Annotated[
         bool, typer.Option("--allow-urls", help="Fetch the image URLs that clients give as queries.")
     ] = False,
@@ -133,7 +144,7 @@ def serve_command(
         hosts=(*LOOPBACK_HOSTS, *(hosts or ())) if loopback or hosts else (),
         source_folders=tuple(folder.absolute() for folder in sources or ()),
         state_folder=None if state is None else state.absolute(),
-        workers=workers,
+        workers=workers or min(usable_cores(), _MOST_WORKERS),
     )
     with open_socket(host, port) as listening:
         name = f"[{host}]" if ":" in host else host
