@@ -393,7 +393,8 @@ def measure_mixed(archive: Path, workers: int, minutes: float, count: int) -> No
         f"mixed: {workers} worker(s), {minutes:g} minutes: {dict(counted.answers)}; statuses {dict(counted.statuses)}; "
         f"jobs {dict(counted.jobs)}; {len(counted.wrong)} wrong answers (target: 0); memory after warm-up "
         f"{first[0]:.0f} MB, at the end {last[0]:.0f} MB: growth {last[0] - first[0]:+.0f} MB (target: "
-        f"50), of it not mapped from files {last[1] - first[1]:+.0f} MB; highest {max(each[1] for each in memory):.0f} MB"
+        f"50), of it not mapped from files {last[1] - first[1]:+.0f} MB; "
+        f"highest {max(each[1] for each in memory):.0f} MB"
     )
     for each in counted.wrong[:10]:
         print("  wrong:", each)

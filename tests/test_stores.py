@@ -348,7 +348,7 @@ def test_an_entry_point_opens_a_store(photos: Path, tiny: TinyEncoder) -> None:
     [
         (
             "unknown:x",
-            r"no installed package declares a store 'unknown' \(declared: absent, failing, http, https, memory, other, ",
+            r"no installed package declares a store 'unknown' \(declared: absent, failing, http, https, memory, ",
         ),
         ("absent:x", "memory-store declares 'absent' .* cannot be imported .*: repair or uninstall the package"),
         ("failing:x", r"The store 'failing' cannot open 'x' \(ConnectionError: no server there\)"),
