@@ -350,19 +350,26 @@ def thumbnail(store: ServedStore, content_hash: Annotated[str, Path(max_length=1
 
 
 @router.get("/pictures/{id}", **_JSON)
-def picture(
-    store: ServedStore,
+async def picture(
+    name: CollectionName,
+    http: Request,
+    state: State,
     item_id: Annotated[_Id, Path(alias="id")],
     side: Annotated[int, Query(ge=16, le=2048)] = 256,
 ) -> Response:
     """Return the image of an item as a JPEG of at most `side` pixels; or else its thumbnail."""
-    found = _method(store, "items_by_id")([item_id])
-    image = item_picture(found[item_id], store, side) if item_id in found else None
-    if image is None:
-        return _picture(None)
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "JPEG", quality=90)
-    return _picture(file.getvalue())
+
+    def work(store: Store) -> Response:
+        found = _method(store, "items_by_id")([item_id])
+        image = item_picture(found[item_id], store, side) if item_id in found else None
+        if image is None:
+            return _picture(None)
+        file = io.BytesIO()
+        image.convert("RGB").save(file, "JPEG", quality=90)
+        return _picture(file.getvalue())
+
+    until = state.admission.time_limit()
+    return await state.admission.run(lambda: state.collections.use(name, work), http, until)
 
 
 async def _worked(collection: str, http: Request, state: ServerState, work: Callable[[Store], Any]) -> Response:
@@ -392,7 +399,8 @@ def _method(store: Store, name: str) -> Callable[..., Any]:
 
 def _query(body: QueryBody, state: ServerState) -> SearchQuery:
     limits = state.settings.limits
-    if len(body.want) + len(body.avoid) > limits.parts:
+    parts = (body.text is not None) + (body.image is not None) + len(body.want) + len(body.avoid)
+    if parts > limits.parts:
         raise ProblemError(422, "too many parts", f"A query has at most {limits.parts} texts and images.")
     return wire.query_from_json(body.model_dump(), limits.body_bytes, limits.image_pixels)
 
