@@ -207,10 +207,10 @@ def children_of(pid: int) -> set[int]:
 
 
 @contextmanager
-def running_service(arguments: Sequence[str], log: Path, command: Sequence[str] = ()) -> Iterator[Service]:
+def running_service(arguments: Sequence[str], log: Path) -> Iterator[Service]:
     """Run `pixmatcher serve` with these arguments on a free port; it must end without a traceback in its log."""
     state = str(log.with_name("state"))
-    command = command or [sys.executable, "-m", "pixmatcher", "serve", "--port", "0", "--state", state]
+    command = [sys.executable, "-m", "pixmatcher", "serve", "--port", "0", "--state", state]
     with log.open("w") as written:
         process = subprocess.Popen(
             [*command, *arguments],

@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from service_process import (
     CLOSE,
+    PATIENCE,
     Client,
     Service,
     ask,
@@ -32,9 +35,10 @@ from service_process import (
     wait_until,
 )
 
-from pixmatcher import QueryError, index
+from pixmatcher import PixMatcherError, QueryError, index
 from pixmatcher.cli import complete_app
 from pixmatcher.server import Limits, ServerSettings, create_app
+from pixmatcher.server.serve import open_socket
 from pixmatcher.server.settings import locate_collections
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
@@ -594,6 +598,27 @@ def two_workers(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     log = tmp_path_factory.mktemp("workers") / "log"
     with running_service(["-c", str(pictures), "--workers", "2"], log) as service:
         yield service
+
+
+@needs_proc
+@pytest.mark.slow
+def test_workers_share_the_connections_and_no_other_service_takes_the_port(two_workers: Service) -> None:
+    def open_sockets(pid: int) -> int:
+        links = (os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir())
+        return sum(link.startswith("socket:") for link in links)
+
+    before = {pid: open_sockets(pid) for pid in two_workers.workers()}
+    with ExitStack() as opened:
+        for _ in range(64):
+            connection = HTTPConnection("127.0.0.1", two_workers.port, timeout=PATIENCE)
+            opened.callback(connection.close)
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read()
+        gained = [open_sockets(pid) - count for pid, count in before.items()]
+    assert sum(gained) >= 64
+    assert min(gained) >= 8
+    with pytest.raises(PixMatcherError, match=r"^Port \d+ of 127\.0\.0\.1 cannot be used \(Address already in use\)"):
+        open_socket("127.0.0.1", two_workers.port)
 
 
 @needs_proc

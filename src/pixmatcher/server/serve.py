@@ -69,9 +69,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     listening = socket.socket(family, kind, protocol)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            with contextlib.suppress(OSError):
-                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+        _limit_unsent(listening)
         listening.bind(address)
         listening.listen(_BACKLOG)
     except OSError as error:
@@ -81,6 +79,34 @@ def open_socket(host: str, port: int) -> socket.socket:
             "--host."
         ) from error
     return listening
+
+
+def _sockets_of_workers(listening: socket.socket, count: int) -> list[socket.socket]:
+    """Return a socket for each of `count` workers, the first of which is `listening`.
+
+    Of several sockets of one port, Linux chooses one for each connection by a hash. One socket would not do: the worker
+    that wakes up first would take nearly all connections. Elsewhere, all workers share the socket.
+    """
+    sockets = [listening]
+    if sys.platform != "linux":
+        return sockets * count
+    # Not before the port was bound: a second service could then use the same one.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    for _ in range(count - 1):
+        another = socket.socket(listening.family, listening.type, listening.proto)
+        another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _limit_unsent(another)
+        another.bind(listening.getsockname())
+        another.listen(_BACKLOG)
+        sockets.append(another)
+    return sockets
+
+
+def _limit_unsent(listening: socket.socket) -> None:
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        with contextlib.suppress(OSError):
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def is_loopback(host: str) -> bool:
@@ -216,11 +242,12 @@ class _Worker:
 
 
 class _Supervisor:
-    """Runs worker processes that accept connections of one socket, and replaces those that end."""
+    """Runs worker processes that accept connections of one port, and replaces those that end."""
 
     def __init__(self, settings: ServerSettings, listening: socket.socket, ready: Callable[[], object]) -> None:
         self._settings = settings
-        self._listening = listening
+        self._sockets = _sockets_of_workers(listening, settings.workers)
+        """The socket of each worker. They stay open here, so that connections wait for a worker that is replaced."""
         self._ready = ready
         self._stop = threading.Event()
         self._signals: list[int] = []
@@ -238,7 +265,7 @@ class _Supervisor:
         wake, woken = os.pipe()
         os.set_blocking(woken, False)
         signal.set_wakeup_fd(woken)
-        self._workers = [self._start() for _ in range(self._settings.workers)]
+        self._workers = [self._start(place) for place in range(self._settings.workers)]
         is_ready = False
         while not self._signals:
             select.select([wake], [], [], 0.2)
@@ -248,8 +275,8 @@ class _Supervisor:
             self._replace_ended(is_ready)
         return self._end()
 
-    def _start(self) -> _Worker:
-        return _Worker(self._settings, self._listening, self._metrics_folder)
+    def _start(self, place: int) -> _Worker:
+        return _Worker(self._settings, self._sockets[place], self._metrics_folder)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._signals.append(number)
@@ -271,11 +298,12 @@ class _Supervisor:
             _log.error("a worker process has ended (status %s) and is replaced", status)
             worker.close()
             mark_process_dead(worker.process.pid, self._metrics_folder)  # type: ignore[no-untyped-call]
-            self._workers[place] = self._start()
+            self._workers[place] = self._start(place)
 
     def _end(self) -> int:
         """Let the workers answer what is under way, unless a second signal comes."""
-        self._listening.close()
+        for listening in self._sockets:
+            listening.close()
         for worker in self._workers:
             worker.process.terminate()
         end = time.monotonic() + self._settings.limits.stop_seconds + 10
