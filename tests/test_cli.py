@@ -431,7 +431,7 @@ def test_help_and_version(tmp_path: Path) -> None:
 def test_shell_completion(tmp_path: Path) -> None:
     done = subprocess.run(
         [Path(sys.executable).with_name("pixmatcher")],
-        env={**os.environ, "_PIXMATCHER_COMPLETE": "complete_bash", "COMP_WORDS": "pixmatcher se", "COMP_CWORD": "1"},
+        env={**os.environ, "_PIXMATCHER_COMPLETE": "complete_bash", "COMP_WORDS": "pixmatcher sea", "COMP_CWORD": "1"},
         capture_output=True,
         timeout=60,
         cwd=tmp_path,
@@ -546,7 +546,8 @@ def test_a_store_of_another_package(photos: Path, tmp_path: Path, monkeypatch: p
     assert json.loads(found.stdout)["hits"][0]["uri"].startswith("//")
     batch = run("search", "--batch", "-", "-c", reference, "-k", "3", cwd=tmp_path, stdin=b"a cat\n")
     assert json.loads(batch.stdout)["hits"] == json.loads(found.stdout)["hits"]
-    not_here = one_line_error(run("info", "-c", f"wrapped:{photos}", cwd=tmp_path), 2)
+    assert b"JPEG" in run("info", "-c", reference, cwd=tmp_path).stdout
+    not_here = one_line_error(run("verify", "-c", f"wrapped:{photos}", cwd=tmp_path), 2)
     assert "only with a collection in a folder" in not_here
     assert "unknown" in one_line_error(run("search", "a cat", "-c", "unknown:x", cwd=tmp_path), 2)
 
