@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ._problems import ProblemError, problem_of, problem_response
@@ -97,8 +98,8 @@ class RequestGuard:
                 exchange.problem = ProblemError(
                     503, "service stops", "The service is being stopped: try again later.", {"retry-after": "10"}
                 )
-        except _BodyTooLarge:
-            pass
+        except (_BodyTooLarge, ClientDisconnect):
+            pass  # who has gone before the body was complete gets no answer
         finally:
             exchange.timer.cancel()
             self._streams.discard(exchange.end_stream)

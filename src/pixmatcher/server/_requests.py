@@ -245,11 +245,14 @@ def check_results(k: int, state: ServerState) -> None:
 def options_of(body: OptionsBody, state: ServerState) -> SearchOptions:
     """Return the options of a search. Raises `ProblemError` and as `options_from_json` if they are not valid."""
     check_results(body.k, state)
-    folder = None if body.filter is None else body.filter.folder
-    if folder is not None and not (folder.startswith("/") or is_url(folder)):
-        # The current folder of the service is no business of clients.
-        raise QueryError("The folder of the filter must be an absolute path or a URL.")
+    check_folder(None if body.filter is None else body.filter.folder)
     return options_from_json(body.model_dump(exclude_none=True))
+
+
+def check_folder(folder: str | None) -> None:
+    """Raise `QueryError` if the folder of a filter is relative: the current folder of the service is its own."""
+    if folder is not None and not (folder.startswith("/") or is_url(folder)):
+        raise QueryError("The folder of the filter must be an absolute path or a URL.")
 
 
 async def load_query(

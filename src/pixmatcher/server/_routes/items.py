@@ -11,19 +11,28 @@ from urllib.parse import quote
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import IntegerConvertor, register_url_convertor
 
 from ..._text import as_unicode
 from ..._urls import is_url
 from ...collection import Filter, Item, Store
-from ...errors import CollectionError, NoItemError
+from ...errors import CollectionError, NoItemError, QueryError
 from ...images import MEDIA_TYPES, make_thumbnail
 from ...searching import OriginalFile, item_by_id, item_picture, open_original
 from .._answers import PICTURE_HEADERS, FileResponse, bytes_response, inline_disposition
 from .._problems import ProblemError, problem_responses
-from .._requests import json_response
+from .._requests import check_folder, json_response
 from .._state import CollectionName, State
 from .collections import method_of
 
+
+class _ItemIdConvertor(IntegerConvertor):
+    """Item ids in paths. Python refuses to read a number of thousands of digits; such a path leads nowhere."""
+
+    regex = "[0-9]{1,100}"
+
+
+register_url_convertor("item_id", _ItemIdConvertor())
 router = APIRouter(prefix="/v1/collections/{collection}/items", tags=["items"])
 
 _GREATEST_ID = 2**63 - 1
@@ -111,6 +120,7 @@ def list_items(collection: CollectionName, state: State, asked: Annotated[ItemFi
         raise ProblemError(422, "limit too high", f"A page has at most {most} items.")
     after = int(asked.cursor or 0)
     try:
+        check_folder(asked.folder)
         wanted = Filter(
             labels=None if asked.label is None else tuple(asked.label),
             folder=asked.folder,
@@ -119,7 +129,7 @@ def list_items(collection: CollectionName, state: State, asked: Annotated[ItemFi
             min_width=asked.min_width,
             min_height=asked.min_height,
         )
-    except CollectionError as error:
+    except (CollectionError, QueryError) as error:
         raise ProblemError(422, "filter not valid", str(error)) from error
 
     def read(store: Store) -> dict[str, Any]:
@@ -156,7 +166,7 @@ def read_embeddings(collection: CollectionName, state: State, asked: EmbeddingsR
     return json_response(state.collections.read(collection, read))
 
 
-@router.get("/{item_id:int}", responses={200: {"model": ItemDescription}, **problem_responses(404, 422, 503)})
+@router.get("/{item_id:item_id}", responses={200: {"model": ItemDescription}, **problem_responses(404, 422, 503)})
 def describe_item(collection: CollectionName, item_id: ItemId, state: State) -> Response:
     """Return all that is known of an item."""
 
@@ -169,9 +179,9 @@ def describe_item(collection: CollectionName, item_id: ItemId, state: State) -> 
 _PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/*": {}}}, 304: {"description": "Not Modified"}}
 
 
-@router.head("/{item_id:int}/image", include_in_schema=False)
+@router.head("/{item_id:item_id}/image", include_in_schema=False)
 @router.get(
-    "/{item_id:int}/image",
+    "/{item_id:item_id}/image",
     response_class=Response,
     responses={**_PICTURE, 206: {"content": {"image/*": {}}}, **problem_responses(404, 416, 422, 503)},
 )
@@ -199,9 +209,9 @@ def item_image(collection: CollectionName, item_id: ItemId, state: State, reques
     return FileResponse(request, original.file, original.size, media_type, headers, f'"{original.tag}"')
 
 
-@router.head("/{item_id:int}/thumbnail", include_in_schema=False)
+@router.head("/{item_id:item_id}/thumbnail", include_in_schema=False)
 @router.get(
-    "/{item_id:int}/thumbnail",
+    "/{item_id:item_id}/thumbnail",
     response_class=Response,
     responses={**_PICTURE, **problem_responses(404, 422, 429, 503)},
 )

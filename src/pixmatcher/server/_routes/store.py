@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ...client import wire
 from ...collection import CollectionState, Filter, Store, query_vector, space_named
@@ -30,6 +31,7 @@ from ...searching import (
     search_similar,
 )
 from .._problems import ProblemError, problem_responses
+from .._requests import check_folder
 from .._state import CollectionName, ServedStore, ServerState, State
 
 router = APIRouter(
@@ -43,6 +45,25 @@ _Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Ids = Annotated[list[_Id], Field(max_length=_MOST_ROWS)]
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
 _Vector = Annotated[str, Field(max_length=1 << 20, description="float32 values, little-endian, in base64.")]
+
+
+def _encodable(text: str) -> str:
+    """Return a text as it is. Raises `ValueError` if it has a lone surrogate that stands for no byte of a file name."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError("the text is not valid Unicode") from None
+    return text
+
+
+def _without_null(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("a path has no null character")
+    return path
+
+
+_Text = Annotated[str, AfterValidator(_encodable)]
+_Path = Annotated[_Text, AfterValidator(_without_null)]
 _JSON: dict[str, Any] = {"response_class": Response}
 
 
@@ -53,10 +74,10 @@ class _Strict(BaseModel):
 class FilterBody(_Strict):
     """The conditions of a filter."""
 
-    labels: list[str] | None = None
-    folder: str | None = None
-    after: str | None = None
-    before: str | None = None
+    labels: list[_Text] | None = None
+    folder: _Path | None = None
+    after: _Text | None = None
+    before: _Text | None = None
     min_width: int | None = None
     min_height: int | None = None
 
@@ -67,7 +88,7 @@ class OptionsBody(_Strict):
     k: _Count = 12
     min_score: float | None = None
     min_probability: float | None = None
-    space: str | None = None
+    space: _Text | None = None
     filter: FilterBody | None = None
     exact: bool = False
 
@@ -75,9 +96,9 @@ class OptionsBody(_Strict):
 class PartBody(_Strict):
     """A part of a query: a text, an image or the id of an item."""
 
-    text: str | None = None
+    text: _Text | None = None
     image: str | None = None
-    image_name: str | None = None
+    image_name: _Text | None = None
     id: int | None = None
     weight: float = 1.0
 
@@ -85,11 +106,11 @@ class PartBody(_Strict):
 class QueryBody(_Strict):
     """A query; its images are data URLs, and their names are for messages."""
 
-    text: str | None = None
+    text: _Text | None = None
     image: str | None = None
-    image_name: str | None = None
+    image_name: _Text | None = None
     text_weight: float = 0.5
-    note: str = ""
+    note: _Text = ""
     want: list[PartBody] = []
     avoid: list[PartBody] = []
 
@@ -113,7 +134,7 @@ class CategoriesRequest(_Strict):
 
     query: QueryBody
     k: _Count = 5
-    space: str | None = None
+    space: _Text | None = None
 
 
 class VectorRequest(_Strict):
@@ -127,7 +148,7 @@ class LabelledRequest(_Strict):
     """An embedding whose labelled neighbours are asked for."""
 
     vector: _Vector
-    space: str
+    space: _Text
     k: _Count
     labels: _Count
 
@@ -136,7 +157,7 @@ class EmbeddingsRequest(_Strict):
     """The items whose embeddings are asked for."""
 
     ids: _Ids
-    space: str
+    space: _Text
 
 
 class ItemsRequest(_Strict):
@@ -148,19 +169,19 @@ class ItemsRequest(_Strict):
 class TextsRequest(_Strict):
     """The texts that labels are compared with."""
 
-    texts: Annotated[list[str], Field(max_length=_MOST_ROWS)]
+    texts: Annotated[list[_Text], Field(max_length=_MOST_ROWS)]
 
 
 class FolderRequest(_Strict):
     """A folder of the service's machine."""
 
-    folder: str
+    folder: _Path
 
 
 class SourceRequest(_Strict):
     """A source, or a folder or file of one."""
 
-    source: str
+    source: _Path
 
 
 class ChangesRequest(_Strict):
@@ -327,6 +348,7 @@ def folders(store: ServedStore) -> Response:
 @router.post("/has-items-in", **_JSON)
 def has_items_in(store: ServedStore, request: FolderRequest) -> Response:
     """Return whether an item is in a folder or below it."""
+    check_folder(request.folder)
     folder = Filter(folder=request.folder).folder
     return _answer({"found": _method(store, "has_items_in")(folder)})
 
@@ -358,10 +380,11 @@ async def picture(
     side: Annotated[int, Query(ge=16, le=2048)] = 256,
 ) -> Response:
     """Return the image of an item as a JPEG of at most `side` pixels; or else its thumbnail."""
+    most = state.settings.limits.image_pixels
 
     def work(store: Store) -> Response:
         found = _method(store, "items_by_id")([item_id])
-        image = item_picture(found[item_id], store, side) if item_id in found else None
+        image = item_picture(found[item_id], store, side, max_pixels=most) if item_id in found else None
         if image is None:
             return _picture(None)
         file = io.BytesIO()
@@ -407,6 +430,7 @@ def _query(body: QueryBody, state: ServerState) -> SearchQuery:
 
 def _options(body: OptionsBody, state: ServerState) -> SearchOptions:
     _check_count(body.k, state)
+    check_folder(None if body.filter is None else body.filter.folder)
     return options_from_json(body.model_dump(exclude_none=True))
 
 
