@@ -155,6 +155,14 @@ def test_without_a_token_only_what_is_open_answers(file: Path) -> None:
             assert answer.headers["www-authenticate"] == 'Bearer realm="PixMatcher"'
 
 
+def test_two_tokens_in_one_request_are_refused(file: Path) -> None:
+    read, write = add_token(file, "website", "read"), add_token(file, "boss", "write")
+    with client_of(file) as client:
+        headers = [("Authorization", f"Bearer {read}"), ("Authorization", f"Bearer {write}")]
+        assert client.get("/v1/read", headers=headers).status_code == 400
+        assert client.get("/v1/read", headers=headers[:1]).status_code == 200
+
+
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Bearer ", "Basic cHhtXzE6eA==", "pxm_abc", "Bearer\tx", "Token pxm_abc"]
 )

@@ -114,6 +114,8 @@ class RequestGuard:
         if self._tokens is None:
             self._check_origin(scope["method"], headers)
         elif scope["path"] not in OPEN_PATHS:
+            if _count(scope, b"authorization") > 1:  # a proxy might have checked another one
+                raise ProblemError(400, "token not valid", "The request must have one header Authorization.")
             scope[SCOPE_KEY] = self._tokens.authenticate(headers).scope
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
