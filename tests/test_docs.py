@@ -200,10 +200,20 @@ def session(page: Path, folder: Path) -> str:
     return "\n".join(lines)
 
 
+def marks_of(page: Path) -> list[pytest.MarkDecorator]:
+    """Return the marks of the test of a page."""
+    marks = [] if page.name in QUICK else [pytest.mark.slow]
+    if any("pixmatcher demo" in block.code for block in blocks(page)):
+        marks.append(
+            pytest.mark.xdist_group("demo")
+        )  # all tests of a checkout share the collection of the demonstration
+    return marks
+
+
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=[] if page.name in QUICK else pytest.mark.slow, id=str(page.relative_to(ROOT)))
+        pytest.param(page, marks=marks_of(page), id=str(page.relative_to(ROOT)))
         for page in PAGES
         if any(map(is_run, blocks(page)))
     ],

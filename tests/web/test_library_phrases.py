@@ -36,6 +36,7 @@ FROM_OTHER_ERRORS = {
     "host.given_up.reason",
     "*fault",
     "*rest",
+    "of_type(row['reason'], str)",  # of a service
 }
 """Reasons that come from another error."""
 
