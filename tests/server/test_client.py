@@ -265,6 +265,8 @@ def test_a_search_for_more_results_than_the_service_allows(folder: Path) -> None
         Client(f"{url}/c/photos") as client,
     ):
         assert len(search(client, "a cat", k=5).hits) == 5
+        assert len([*client.items()]) == len(client) > 5  # in several requests
+        assert len(client.embeddings(client.ids(), next(iter(client.spaces)))) == len(client)
         with pytest.raises(QueryError, match="at most 5 results"):
             search(client, "a cat", k=6)
         with pytest.raises(QueryError):
@@ -290,7 +292,7 @@ class Scripted:
 
 JSON = {"content-type": "application/json"}
 PROBLEM = {"content-type": "application/problem+json"}
-DESCRIPTION = {"version": 1, "encoders": [], "encoded_since": 0}
+DESCRIPTION = {"version": 1, "encoders": [], "encoded_since": 0, "most_rows": 1000}
 
 
 def body(**values: Any) -> bytes:

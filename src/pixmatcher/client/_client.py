@@ -54,8 +54,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_ROWS_AT_ONCE = 1000
-"""The most items of one request; services allow this many."""
 _TEXTS_AT_ONCE = 200
 _MAX_IMAGE_BYTES = 1 << 30
 _HERE: type[Path] = type(Path())
@@ -100,6 +98,7 @@ class Client:
             raise
         self.encoders: tuple[EncoderRecord, ...] = described[0]
         self.encoded_since: int = described[1]
+        self._rows_at_once = described[2]
         self.spaces: dict[str, Space] = {space.name: space for record in self.encoders for space in record.spaces}
         self._snapshots = threading.local()
 
@@ -123,13 +122,13 @@ class Client:
 
     def items(self) -> Iterator[Item]:
         """Yield all items in the order of their ids; items may be added or removed meanwhile."""
-        for block in _blocks(self.ids().tolist(), _ROWS_AT_ONCE):
+        for block in _blocks(self.ids().tolist(), self._rows_at_once):
             yield from self.items_by_id(block).values()
 
     def items_by_id(self, ids: Iterable[int]) -> dict[int, Item]:
         """Return the items of these ids by their id; an id that does not exist is left out."""
         found: dict[int, Item] = {}
-        for block in _blocks([*map(int, ids)], _ROWS_AT_ONCE):
+        for block in _blocks([*map(int, ids)], self._rows_at_once):
             items = self._posted("/store/items", {"ids": block}, _list_of(wire.item_from_json))
             found |= {item.id: item for item in items}
         return found
@@ -242,7 +241,7 @@ class Client:
         """
         dimension = space_named(self.spaces, space).dimension
         rows = [np.empty((0, dimension), np.float32)]
-        for block in _blocks([*map(int, ids)], _ROWS_AT_ONCE):
+        for block in _blocks([*map(int, ids)], self._rows_at_once):
             values = {"ids": block, "space": space}
             found = self._posted(
                 "/store/embeddings", values, lambda answer: wire.vectors_from_text(answer["rows"], dimension)
@@ -420,10 +419,13 @@ def open_https(rest: str) -> Client:
     return Client(f"https:{rest}")
 
 
-def _description(values: Any) -> tuple[tuple[EncoderRecord, ...], int]:
+def _description(values: Any) -> tuple[tuple[EncoderRecord, ...], int, int]:
     if wire.of_type(values["version"], int) > wire.VERSION:
         raise ValueError(f"it is of version {values['version']}, this client of {wire.VERSION}")
-    return wire.encoders_from_json(values["encoders"]), wire.of_type(values["encoded_since"], int)
+    most_rows = wire.of_type(values["most_rows"], int)
+    if most_rows < 1:
+        raise ValueError("it allows no rows")
+    return wire.encoders_from_json(values["encoders"]), wire.of_type(values["encoded_since"], int), most_rows
 
 
 def _calibrations(values: Any) -> dict[str, dict[QueryKind, Calibration]]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
 from .._text import values_as_unicode
@@ -29,6 +30,9 @@ UPLOAD = "upload:"
 """What begins the name of an image that is a file of the same form."""
 _SMALL_BODY = 1 << 16
 """Bodies up to this many bytes are read in the event loop: that is faster than to give them to a thread."""
+_MOST_PARTS = 1000
+"""The most parts of a list that are read at all. Without it, one body of millions of parts holds up all clients of a
+process for seconds, before the limit of the service is looked at."""
 _GREATEST_INTEGER = 2**63 - 1
 _GREATEST_SIDE = 2**31 - 1
 
@@ -39,6 +43,26 @@ def _whole(value: object) -> object:
 
 WholeNumber = Annotated[int, BeforeValidator(_whole)]
 """An integer as JSON Schema defines it, for which 5.0 is one too; but no text and no truth value."""
+
+
+def _encodable(text: str) -> str:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError("the text is not valid Unicode") from None
+    return text
+
+
+def _without_null(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("a path has no null character")
+    return path
+
+
+NamedText = Annotated[str, AfterValidator(_encodable)]
+"""A text that may be the name of a file; a lone surrogate stands for a byte of it, or is refused."""
+PathText = Annotated[NamedText, AfterValidator(_without_null)]
+"""The path of a file or folder, or a URL."""
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS)]
 ImageReference = Annotated[
@@ -72,9 +96,9 @@ class QueryBody(_Strict):
     image: ImageReference | None = None
     text_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """With a text and an image, the share of the text."""
-    want: list[Text | PartBody] | None = None
+    want: Annotated[list[Text | PartBody], Field(max_length=_MOST_PARTS)] | None = None
     """Further texts, images and items that results should be like."""
-    avoid: list[Text | PartBody] | None = None
+    avoid: Annotated[list[Text | PartBody], Field(max_length=_MOST_PARTS)] | None = None
     """Texts, images and items that results should not be like."""
 
 
@@ -83,7 +107,7 @@ class FilterBody(_Strict):
 
     labels: list[str] | None = None
     """The item has one of these labels."""
-    folder: str | None = None
+    folder: PathText | None = None
     """The absolute path of a folder, or the beginning of a URL, that the item is in."""
     after: str | None = None
     """The image was taken on that day or later: 2024, 2024-05 or 2024-05-17."""
@@ -229,9 +253,13 @@ async def _read_form(request: Request, state: ServerState, model: type[Body]) ->
 
 def check_query(body: QueryBody, state: ServerState) -> None:
     """Raise `ProblemError` if a query has more parts than the service allows."""
-    parts = (body.text is not None) + (body.image is not None) + len(body.want or ()) + len(body.avoid or ())
+    check_parts((body.text, body.image, *(body.want or ()), *(body.avoid or ())), state)
+
+
+def check_parts(parts: Sequence[object], state: ServerState) -> None:
+    """Raise `ProblemError` if more of the parts of a query are given, and not None, than the service allows."""
     most = state.settings.limits.parts
-    if parts > most:
+    if sum(part is not None for part in parts) > most:
         raise ProblemError(422, "too many parts", f"A query may have at most {most} texts, images and items.")
 
 
@@ -239,7 +267,7 @@ def check_results(k: int, state: ServerState) -> None:
     """Raise `ProblemError` if more results are asked for than the service allows."""
     most = state.settings.limits.results
     if k > most:
-        raise ProblemError(422, "too many results", f"k may be at most {most}.")
+        raise ProblemError(422, "too many results", f"A search has at most {most:,} results, not {k:,}.")
 
 
 def options_of(body: OptionsBody, state: ServerState) -> SearchOptions:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import io
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from ...client import wire
 from ...collection import CollectionState, Filter, Store, query_vector, space_named
@@ -23,16 +22,17 @@ from ...errors import CollectionError
 from ...records import Calibrations
 from ...searching import Query as SearchQuery
 from ...searching import (
-    SearchOptions,
     classify,
     item_picture,
-    options_from_json,
     search,
     search_similar,
 )
+from .._answers import PICTURE_HEADERS
+from .._metrics import count_query, query_kind
 from .._problems import ProblemError, problem_responses
-from .._requests import check_folder
-from .._state import CollectionName, ServedStore, ServerState, State
+from .._requests import NamedText, OptionsBody, PathText, check_folder, check_parts, check_results, options_of
+from .._state import CollectionName, ServerState, State
+from .collections import method_of
 
 router = APIRouter(
     prefix="/v1/collections/{collection}/store",
@@ -45,25 +45,6 @@ _Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Ids = Annotated[list[_Id], Field(max_length=_MOST_ROWS)]
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
 _Vector = Annotated[str, Field(max_length=1 << 20, description="float32 values, little-endian, in base64.")]
-
-
-def _encodable(text: str) -> str:
-    """Return a text as it is. Raises `ValueError` if it has a lone surrogate that stands for no byte of a file name."""
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        raise ValueError("the text is not valid Unicode") from None
-    return text
-
-
-def _without_null(path: str) -> str:
-    if "\0" in path:
-        raise ValueError("a path has no null character")
-    return path
-
-
-_Text = Annotated[str, AfterValidator(_encodable)]
-_Path = Annotated[_Text, AfterValidator(_without_null)]
 _JSON: dict[str, Any] = {"response_class": Response}
 
 
@@ -71,48 +52,29 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class FilterBody(_Strict):
-    """The conditions of a filter."""
-
-    labels: list[_Text] | None = None
-    folder: _Path | None = None
-    after: _Text | None = None
-    before: _Text | None = None
-    min_width: int | None = None
-    min_height: int | None = None
-
-
-class OptionsBody(_Strict):
-    """The options of a search."""
-
-    k: _Count = 12
-    min_score: float | None = None
-    min_probability: float | None = None
-    space: _Text | None = None
-    filter: FilterBody | None = None
-    exact: bool = False
-
-
 class PartBody(_Strict):
     """A part of a query: a text, an image or the id of an item."""
 
-    text: _Text | None = None
+    text: NamedText | None = None
     image: str | None = None
-    image_name: _Text | None = None
+    image_name: NamedText | None = None
     id: int | None = None
     weight: float = 1.0
+
+
+_Parts = Annotated[list[PartBody], Field(max_length=_MOST_ROWS)]
 
 
 class QueryBody(_Strict):
     """A query; its images are data URLs, and their names are for messages."""
 
-    text: _Text | None = None
+    text: NamedText | None = None
     image: str | None = None
-    image_name: _Text | None = None
+    image_name: NamedText | None = None
     text_weight: float = 0.5
-    note: _Text = ""
-    want: list[PartBody] = []
-    avoid: list[PartBody] = []
+    note: NamedText = ""
+    want: _Parts = []
+    avoid: _Parts = []
 
 
 class QueryRequest(_Strict):
@@ -134,7 +96,7 @@ class CategoriesRequest(_Strict):
 
     query: QueryBody
     k: _Count = 5
-    space: _Text | None = None
+    space: NamedText | None = None
 
 
 class VectorRequest(_Strict):
@@ -148,7 +110,7 @@ class LabelledRequest(_Strict):
     """An embedding whose labelled neighbours are asked for."""
 
     vector: _Vector
-    space: _Text
+    space: NamedText
     k: _Count
     labels: _Count
 
@@ -157,7 +119,7 @@ class EmbeddingsRequest(_Strict):
     """The items whose embeddings are asked for."""
 
     ids: _Ids
-    space: _Text
+    space: NamedText
 
 
 class ItemsRequest(_Strict):
@@ -169,19 +131,19 @@ class ItemsRequest(_Strict):
 class TextsRequest(_Strict):
     """The texts that labels are compared with."""
 
-    texts: Annotated[list[_Text], Field(max_length=_MOST_ROWS)]
+    texts: Annotated[list[NamedText], Field(max_length=_MOST_ROWS)]
 
 
 class FolderRequest(_Strict):
     """A folder of the service's machine."""
 
-    folder: _Path
+    folder: PathText
 
 
 class SourceRequest(_Strict):
     """A source, or a folder or file of one."""
 
-    source: _Path
+    source: PathText
 
 
 class ChangesRequest(_Strict):
@@ -190,56 +152,79 @@ class ChangesRequest(_Strict):
     state: Annotated[list[_Id], Field(min_length=4, max_length=4)]
 
 
+async def _run_of(name: CollectionName, http: Request, state: State) -> Callable[[Callable[[Store], Any]], Any]:
+    until = state.admission.time_limit()
+
+    async def run(work: Callable[[Store], Any]) -> Response:
+        return await state.admission.run(lambda: _answer(state.collections.use(name, work)), http, until)
+
+    return run
+
+
+Run = Annotated[Callable[[Callable[[Store], Any]], Awaitable[Response]], Depends(_run_of)]
+"""Answers with what one of the threads for queries does with the collection that the path names."""
+
+
 @router.get("", **_JSON)
-def describe(store: ServedStore) -> Response:
-    """Return the encoders and the state of the collection."""
-    known = getattr(store, "state", None)
-    state = asdict(known()) if known else {"generation": 0, "items": len(store), "last_id": 0, "row_count": 0}
-    return _answer(
-        {
+async def describe(run: Run, state: State) -> Response:
+    """Return the encoders and the state of the collection, and the most rows of a request."""
+
+    def work(store: Store) -> dict[str, Any]:
+        known = getattr(store, "state", None)
+        return {
             "version": wire.VERSION,
             "encoders": wire.encoders_as_json(store.encoders),
             "encoded_since": getattr(store, "encoded_since", 0),
-            "state": state,
+            "state": asdict(known() if known else CollectionState(0, len(store), 0, 0)),
+            "most_rows": _most_rows(state),
         }
-    )
+
+    return await run(work)
 
 
 @router.post("/query", **_JSON)
-async def answer_query(name: CollectionName, http: Request, state: State, request: QueryRequest) -> Response:
+async def answer_query(run: Run, state: State, request: QueryRequest) -> Response:
     """Answer a query."""
-    options = _options(request.options, state)
+    options = options_of(request.options, state)
 
     def work(store: Store) -> Any:
-        return wire.result_as_json(search(store, _query(request.query, state), options))
+        query = _query(request.query, state)
+        result = search(store, query, options)
+        count_query(query_kind(query), result.space)
+        return wire.result_as_json(result)
 
-    return await _worked(name, http, state, work)
+    return await run(work)
 
 
 @router.post("/similar", **_JSON)
-async def answer_similar(name: CollectionName, http: Request, state: State, request: SimilarRequest) -> Response:
+async def answer_similar(run: Run, state: State, request: SimilarRequest) -> Response:
     """Return the items nearest to an item."""
-    options = _options(request.options, state)
-    return await _worked(
-        name, http, state, lambda store: wire.result_as_json(search_similar(store, request.id, options))
-    )
+    options = options_of(request.options, state)
+
+    def work(store: Store) -> Any:
+        result = search_similar(store, request.id, options)
+        count_query("item", result.space)
+        return wire.result_as_json(result)
+
+    return await run(work)
 
 
 @router.post("/categories", **_JSON)
-async def answer_categories(name: CollectionName, http: Request, state: State, request: CategoriesRequest) -> Response:
+async def answer_categories(run: Run, state: State, request: CategoriesRequest) -> Response:
     """Return the most likely labels of an image."""
-    _check_count(request.k, state)
+    check_results(request.k, state)
 
     def work(store: Store) -> Any:
-        return wire.categories_as_json(classify(store, _query(request.query, state), k=request.k, space=request.space))
+        result = classify(store, _query(request.query, state), k=request.k, space=request.space)
+        return wire.categories_as_json(result)
 
-    return await _worked(name, http, state, work)
+    return await run(work)
 
 
 @router.post("/search", **_JSON)
-async def search_vector(name: CollectionName, http: Request, state: State, request: VectorRequest) -> Response:
+async def search_vector(run: Run, state: State, request: VectorRequest) -> Response:
     """Return the items nearest to an embedding."""
-    options = _options(request.options, state)
+    options = options_of(request.options, state)
     space = options.space
     if space is None:
         raise CollectionError("The space of the embedding is missing: name one in the options.")
@@ -253,128 +238,142 @@ async def search_vector(name: CollectionName, http: Request, state: State, reque
             filter=options.filter,
             exact=options.exact,
         )
+        count_query("vector", space)
         return wire.hits_as_json(hits)
 
-    return await _worked(name, http, state, work)
+    return await run(work)
 
 
 @router.post("/nearest-labelled", **_JSON)
-async def nearest_labelled(name: CollectionName, http: Request, state: State, request: LabelledRequest) -> Response:
+async def nearest_labelled(run: Run, state: State, request: LabelledRequest) -> Response:
     """Return the labelled items nearest to an embedding."""
-    _check_count(request.k, state)
-    _check_count(request.labels, state)
+    check_results(request.k, state)
+    check_results(request.labels, state)
 
     def work(store: Store) -> Any:
         vector = _vector(store, request.vector, request.space)
         found = store.nearest_labelled(vector, space=request.space, k=request.k, labels=request.labels)
         return wire.neighbours_as_json(found)
 
-    return await _worked(name, http, state, work)
+    return await run(work)
 
 
 @router.post("/embeddings", **_JSON)
-async def embeddings(name: CollectionName, http: Request, state: State, request: EmbeddingsRequest) -> Response:
+async def embeddings(run: Run, state: State, request: EmbeddingsRequest) -> Response:
     """Return the embeddings of items, one row after the other."""
-    return await _worked(
-        name, http, state, lambda store: {"rows": wire.vector_as_text(store.embeddings(request.ids, request.space))}
-    )
+    _check_ids(request.ids, state)
+    return await run(lambda store: {"rows": wire.vector_as_text(store.embeddings(request.ids, request.space))})
 
 
 @router.post("/items", **_JSON)
-def items_by_id(store: ServedStore, request: ItemsRequest) -> Response:
+async def items_by_id(run: Run, state: State, request: ItemsRequest) -> Response:
     """Return the items of these ids, in the order of the ids; ids that do not exist are left out."""
-    found = _method(store, "items_by_id")(request.ids)
-    return _answer([wire.item_as_json(found[item_id]) for item_id in dict.fromkeys(request.ids) if item_id in found])
+    _check_ids(request.ids, state)
+
+    def work(store: Store) -> Any:
+        found = method_of(store, "items_by_id")(request.ids)
+        return [wire.item_as_json(found[item_id]) for item_id in dict.fromkeys(request.ids) if item_id in found]
+
+    return await run(work)
 
 
 @router.get("/ids", **_JSON)
-def ids(store: ServedStore) -> Response:
+async def ids(run: Run) -> Response:
     """Return the ids of all items, ascending, as 64-bit integers, little-endian."""
-    return Response(wire.ids_as_bytes(_method(store, "ids")()), media_type="application/octet-stream")
-
-
-@router.get("/labels", **_JSON)
-def labels(store: ServedStore) -> Response:
-    """Return the number of items of each label, and the names of labels, in their order."""
-    counts: dict[str, int] = getattr(store, "label_counts", dict)()
-    return _answer({"counts": [*counts.items()], "names": [*store.label_names().items()]})
-
-
-@router.post("/labels-called", **_JSON)
-def labels_called(store: ServedStore, request: TextsRequest) -> Response:
-    """Return the labels that equal one of the texts or have it as their name."""
-    return _answer(sorted(store.labels_called(request.texts)))
-
-
-@router.get("/calibrations", **_JSON)
-def calibrations(store: ServedStore) -> Response:
-    """Return the calibrations of scores of the collection."""
-    found: Calibrations = getattr(store, "calibrations", dict)()
-    return _answer(
-        {space: {kind: wire.calibration_as_json(one) for kind, one in kinds.items()} for space, kinds in found.items()}
+    return await run(
+        lambda store: Response(wire.ids_as_bytes(method_of(store, "ids")()), media_type="application/octet-stream")
     )
 
 
+@router.get("/labels", **_JSON)
+async def labels(run: Run) -> Response:
+    """Return the number of items of each label, and the names of labels, in their order."""
+
+    def work(store: Store) -> Any:
+        counts: dict[str, int] = getattr(store, "label_counts", dict)()
+        return {"counts": [*counts.items()], "names": [*store.label_names().items()]}
+
+    return await run(work)
+
+
+@router.post("/labels-called", **_JSON)
+async def labels_called(run: Run, request: TextsRequest) -> Response:
+    """Return the labels that equal one of the texts or have it as their name."""
+    return await run(lambda store: sorted(store.labels_called(request.texts)))
+
+
+@router.get("/calibrations", **_JSON)
+async def calibrations(run: Run) -> Response:
+    """Return the calibrations of scores of the collection."""
+
+    def work(store: Store) -> Any:
+        found: Calibrations = getattr(store, "calibrations", dict)()
+        return {
+            space: {kind: wire.calibration_as_json(one) for kind, one in kinds.items()}
+            for space, kinds in found.items()
+        }
+
+    return await run(work)
+
+
 @router.get("/failures", **_JSON)
-def failures(store: ServedStore) -> Response:
+async def failures(run: Run) -> Response:
     """Return the images that could not be indexed."""
-    return _answer([*map(wire.failure_as_json, _method(store, "failures")())])
+    return await run(lambda store: [*map(wire.failure_as_json, method_of(store, "failures")())])
 
 
 @router.get("/incomplete", **_JSON)
-def incomplete(store: ServedStore) -> Response:
+async def incomplete(run: Run) -> Response:
     """Return the items of files whose end is missing."""
-    return _answer([*map(wire.item_as_json, _method(store, "incomplete")())])
+    return await run(lambda store: [*map(wire.item_as_json, method_of(store, "incomplete")())])
 
 
 @router.get("/sources", **_JSON)
-def sources(store: ServedStore) -> Response:
+async def sources(run: Run) -> Response:
     """Return the specs of the sources."""
-    return _answer(_method(store, "sources")())
+    return await run(lambda store: method_of(store, "sources")())
 
 
 @router.get("/formats", **_JSON)
-def formats(store: ServedStore) -> Response:
+async def formats(run: Run) -> Response:
     """Return the number of items of each image format, in their order."""
-    return _answer([*_method(store, "format_counts")().items()])
+    return await run(lambda store: [*method_of(store, "format_counts")().items()])
 
 
 @router.get("/folders", **_JSON)
-def folders(store: ServedStore) -> Response:
+async def folders(run: Run) -> Response:
     """Return the folders that contain items directly."""
-    return _answer(sorted(_method(store, "item_folders")()))
+    return await run(lambda store: sorted(method_of(store, "item_folders")()))
 
 
 @router.post("/has-items-in", **_JSON)
-def has_items_in(store: ServedStore, request: FolderRequest) -> Response:
+async def has_items_in(run: Run, request: FolderRequest) -> Response:
     """Return whether an item is in a folder or below it."""
     check_folder(request.folder)
-    folder = Filter(folder=request.folder).folder
-    return _answer({"found": _method(store, "has_items_in")(folder)})
+    return await run(lambda store: {"found": method_of(store, "has_items_in")(Filter(folder=request.folder).folder)})
 
 
 @router.post("/count-to-forget", **_JSON)
-def count_to_forget(store: ServedStore, request: SourceRequest) -> Response:
+async def count_to_forget(run: Run, request: SourceRequest) -> Response:
     """Return how many items would be removed with a source, or with a folder or file of one."""
-    return _answer({"count": _method(store, "count_to_forget")(request.source)})
+    return await run(lambda store: {"count": method_of(store, "count_to_forget")(request.source)})
 
 
 @router.post("/changes", **_JSON)
-def changes(store: ServedStore, request: ChangesRequest) -> Response:
+async def changes(run: Run, request: ChangesRequest) -> Response:
     """Return how many items were added, removed and changed since a state."""
-    return _answer([*_method(store, "changes_since")(CollectionState(*request.state))])
+    return await run(lambda store: [*method_of(store, "changes_since")(CollectionState(*request.state))])
 
 
 @router.get("/thumbnails/{content_hash}", **_JSON)
-def thumbnail(store: ServedStore, content_hash: Annotated[str, Path(max_length=100)]) -> Response:
+async def thumbnail(run: Run, content_hash: Annotated[str, Path(max_length=100)]) -> Response:
     """Return the thumbnail that is stored for a content, a small JPEG."""
-    return _picture(store.thumbnail(content_hash))
+    return await run(lambda store: _picture(store.thumbnail(content_hash)))
 
 
 @router.get("/pictures/{id}", **_JSON)
 async def picture(
-    name: CollectionName,
-    http: Request,
+    run: Run,
     state: State,
     item_id: Annotated[_Id, Path(alias="id")],
     side: Annotated[int, Query(ge=16, le=2048)] = 256,
@@ -383,7 +382,7 @@ async def picture(
     most = state.settings.limits.image_pixels
 
     def work(store: Store) -> Response:
-        found = _method(store, "items_by_id")([item_id])
+        found = method_of(store, "items_by_id")([item_id])
         image = item_picture(found[item_id], store, side, max_pixels=most) if item_id in found else None
         if image is None:
             return _picture(None)
@@ -391,17 +390,13 @@ async def picture(
         image.convert("RGB").save(file, "JPEG", quality=90)
         return _picture(file.getvalue())
 
-    until = state.admission.time_limit()
-    return await state.admission.run(lambda: state.collections.use(name, work), http, until)
-
-
-async def _worked(collection: str, http: Request, state: ServerState, work: Callable[[Store], Any]) -> Response:
-    """Return as JSON what one of the threads for queries does with the collection."""
-    until = state.admission.time_limit()
-    return await state.admission.run(lambda: _answer(state.collections.use(collection, work)), http, until)
+    return await run(work)
 
 
 def _answer(values: Any) -> Response:
+    """Return values as JSON, and a response as it is."""
+    if isinstance(values, Response):
+        return values
     # Names of files that are not valid Unicode are written as escapes, which the client turns back into such names.
     return Response(json.dumps(values).encode("ascii"), media_type="application/json")
 
@@ -409,35 +404,24 @@ def _answer(values: Any) -> Response:
 def _picture(data: bytes | None) -> Response:
     if data is None:
         raise ProblemError(404, "no picture", "There is no picture of this item or content.")
-    headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+    headers = {**PICTURE_HEADERS, "Cache-Control": "private, max-age=3600"}
     return Response(data, media_type="image/jpeg", headers=headers)
 
 
-def _method(store: Store, name: str) -> Callable[..., Any]:
-    method: Callable[..., Any] | None = getattr(store, name, None)
-    if method is None:
-        raise CollectionError("The store of this collection cannot list that: ask the author of its package.")
-    return method
+def _most_rows(state: ServerState) -> int:
+    return min(_MOST_ROWS, state.settings.limits.results)
+
+
+def _check_ids(ids: list[int], state: ServerState) -> None:
+    most = _most_rows(state)
+    if len(ids) > most:
+        raise ProblemError(422, "too many ids", f"Name at most {most} ids.")
 
 
 def _query(body: QueryBody, state: ServerState) -> SearchQuery:
+    check_parts((body.text, body.image, *body.want, *body.avoid), state)
     limits = state.settings.limits
-    parts = (body.text is not None) + (body.image is not None) + len(body.want) + len(body.avoid)
-    if parts > limits.parts:
-        raise ProblemError(422, "too many parts", f"A query has at most {limits.parts} texts and images.")
     return wire.query_from_json(body.model_dump(), limits.body_bytes, limits.image_pixels)
-
-
-def _options(body: OptionsBody, state: ServerState) -> SearchOptions:
-    _check_count(body.k, state)
-    check_folder(None if body.filter is None else body.filter.folder)
-    return options_from_json(body.model_dump(exclude_none=True))
-
-
-def _check_count(count: int, state: ServerState) -> None:
-    most = state.settings.limits.results
-    if count > most:
-        raise ProblemError(422, "too many results", f"A search has at most {most:,} results, not {count:,}.")
 
 
 def _vector(store: Store, text: str, space: str) -> npt.NDArray[np.float32]:
