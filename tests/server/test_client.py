@@ -6,13 +6,17 @@ import io
 import json
 import shutil
 import socket
+import ssl
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import trustme
 from live_service import live_app, live_service
 from PIL import Image
 
@@ -51,6 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for photo in PHOTOS.glob("*.jpg"):
         shutil.copy(photo, folder)
     (folder / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    (folder / "notes.txt").write_text("passed over")
     index(folder)
     with Collection.open(folder) as collection:
         items = [replace(item, label=f"n{item.id % 3}") for item in collection.items() if item.id % 4]
@@ -259,6 +264,40 @@ def test_an_unknown_collection_and_a_service_that_is_away(service: str) -> None:
         Client(f"http://127.0.0.1:{port}/c/photos")
 
 
+def test_the_certificates_of_the_environment_count_on_this_machine_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    made = authority.issue_cert("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # answers 501 to everything
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://127.0.0.1:{server.server_port}/c/photos"
+        try:
+            with pytest.raises(CollectionError, match=r"certificate of .* is not valid .* SSL_CERT_FILE"):
+                Client(url)
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+            with pytest.raises(CollectionError, match=r"is not a PixMatcher service .*status 501"):
+                Client(url)
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+            with pytest.raises(CollectionError, match="certificates named in the environment cannot be used"):
+                Client(url)
+        finally:
+            server.shutdown()
+
+
+def test_a_proxy_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "wrong://proxy.example")
+    with pytest.raises(CollectionError, match="proxy or the certificates named in the environment cannot be used"):
+        Client("http://photos.example/c/photos")
+
+
 def test_a_search_for_more_results_than_the_service_allows(folder: Path) -> None:
     with (
         live_service({"photos": folder}, Limits(results=5, body_bytes=1000)) as url,
@@ -422,7 +461,9 @@ def test_info_prints_the_same(service: str, folder: Path) -> None:
     url = f"{service}/c/photos"
     remote, local = (cli("info", "-c", collection) for collection in (url, str(folder)))
     assert remote.returncode == 0, remote.stderr
-    assert remote.stdout.splitlines()[1:] == local.stdout.splitlines()[1:] != []
+    hint = "; add --passed-over to list them"
+    assert hint in local.stdout
+    assert remote.stdout.splitlines()[1:] == local.stdout.replace(hint, "").splitlines()[1:]
     assert url in remote.stdout.splitlines()[0]
     remote, local = (cli("info", "--json", "-c", collection) for collection in (url, str(folder)))
     assert json.loads(remote.stdout) == json.loads(local.stdout)

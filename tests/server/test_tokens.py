@@ -97,6 +97,11 @@ def test_comments_and_other_tokens_stay(file: Path) -> None:
     for name in ("", "two words", "a\nb write sha256:0", "#x", "x" * 65):
         with pytest.raises(PixMatcherError, match="cannot be the name"):
             add_token(file, name, "read")
+    kept = file.read_text()
+    for days in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(PixMatcherError, match="cannot be valid for"):
+            add_token(file, "late", "read", days=days)
+    assert file.read_text() == kept
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def info_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show what is in a collection, and which images could not be indexed."""
-    from ..collection import describe_collection
+    from ..collection import Collection, describe_collection
     from ..indexing import add_counts, list_passed_over
 
     if passed_over:
@@ -80,7 +80,9 @@ def info_command(
     if counts := add_counts(each.passed_over for each in described.sources.values()):
         files = extensions_text({kind: found for kind, found in counts.items() if kind not in LEFT_OUT})
         listed = ", ".join(text for text in (files, left_out_text(counts)) if text)
-        pairs.append(("passed over", f"{listed}; add --passed-over to list them"))
+        # A service counts them and does not list them.
+        hint = "; add --passed-over to list them" if isinstance(opened, Collection) else ""
+        pairs.append(("passed over", f"{listed}{hint}"))
     for spec, each in described.sources.items():
         options = [f"--exclude {shlex.quote(pattern)}" for pattern in each.exclude]
         options += ["--hidden"] if each.hidden else []

@@ -100,7 +100,7 @@ class Connection:
     """
 
     def __init__(self, address: Address, token: str | None) -> None:
-        """Raise `CollectionError` if the token can be none."""
+        """Raise `CollectionError` if the token, or a proxy or certificates of the environment, cannot be used."""
         self.address = address
         token = os.environ.get(TOKEN_VARIABLE) if token is None else token
         headers = {"User-Agent": f"pixmatcher/{__version__}", "Accept-Encoding": "identity"}
@@ -111,14 +111,22 @@ class Connection:
                 )
             headers["Authorization"] = f"Bearer {token}"
         self._has_token = bool(token)
-        host = urlsplit(address.base).hostname or ""
-        self._http = httpx.Client(
-            headers=headers,
-            timeout=httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=16),
-            follow_redirects=False,
-            trust_env=_LOOPBACK.fullmatch(host) is None,  # a proxy cannot reach this machine
-        )
+        parts = urlsplit(address.base)
+        try:
+            self._http = httpx.Client(
+                headers=headers,
+                timeout=httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS),
+                limits=httpx.Limits(max_connections=16),
+                follow_redirects=False,
+                verify=httpx.create_ssl_context() if parts.scheme == "https" else True,
+                # A proxy cannot reach this machine. The certificates of the environment count there too.
+                trust_env=_LOOPBACK.fullmatch(parts.hostname or "") is None,
+            )
+        except (ImportError, ValueError, OSError) as error:  # SOCKS without its package, an invalid URL, a missing file
+            raise CollectionError(
+                f"The proxy or the certificates named in the environment cannot be used ({printable(str(error))})",
+                "correct them.",
+            ) from error
 
     def close(self) -> None:
         """Close all connections."""
@@ -251,6 +259,11 @@ class Connection:
             why = "the connection broke"
         else:
             why = printable(str(error)) or type(error).__name__
+        if "CERTIFICATE_VERIFY_FAILED" in why:
+            return CollectionError(
+                f"The certificate of {self.address.base} is not valid for this machine ({why})",
+                "check the address; for an authority of your own, name its certificate in the variable SSL_CERT_FILE.",
+            )
         return CollectionError(
             f"The service at {self.address.base} cannot be reached ({why})",
             "check the address and that `pixmatcher serve` runs there.",

@@ -28,6 +28,7 @@ PREFIX = "pxm_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _UNTIL = "until:"
+_MAX_DAYS = 36_500
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ def find_token(tokens: Iterable[Token], secret: str) -> Token | None:
 def add_token(file: Path, name: str, scope: Scope, *, days: float | None = None) -> str:
     """Add a new token to a file, which is created if it is missing, and return the token: it is kept nowhere.
 
-    With `days`, it expires after that time. Raises `PixMatcherError` if the name is taken or not valid, or the file
-    cannot be read or written.
+    With `days`, it expires after that time. Raises `PixMatcherError` if the name is taken or not valid, the days are
+    not, or the file cannot be read or written.
     """
     if not _NAME.fullmatch(name):
         raise PixMatcherError(
@@ -111,6 +112,10 @@ def add_token(file: Path, name: str, scope: Scope, *, days: float | None = None)
     if os.path.lexists(file) and any(token.name == name for token in read_tokens(file)):
         raise PixMatcherError(
             f"The token file {file} has a token {name} already: remove it first, or choose another name."
+        )
+    if days is not None and not 0 < days <= _MAX_DAYS:
+        raise PixMatcherError(
+            f"A token cannot be valid for {days:g} days: write more than 0 and at most {_MAX_DAYS:,}."
         )
     secret = PREFIX + secrets.token_urlsafe(32)
     until = None if days is None else datetime.now(timezone.utc) + timedelta(days=days)
