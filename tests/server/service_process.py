@@ -153,7 +153,7 @@ def ask(port: int, path: str, *headers: str, method: str = "GET", host: str = "l
 def serving(app: FastAPI, limits: Limits) -> Iterator[int]:
     """Serve an application in a thread of this process, and yield the port."""
     ready = threading.Event()
-    server = server_of(app, limits, ready.set)
+    server = server_of(app, limits, ready.set, app.state.server.streams)
     with open_socket("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
         thread = threading.Thread(target=server.run, args=([listening],))

@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 
@@ -97,10 +97,10 @@ class Admission:
     async def _result(self, future: Future[_T], request: Request, until: float, watch: bool) -> _T:
         """Return the result of the work; with `watch`, stop waiting when the client is gone."""
         result = asyncio.wrap_future(future)
-        awaited: set[asyncio.Future[object]] = {result}  # type: ignore[arg-type]
+        awaited: set[asyncio.Future[Any]] = {result}
         gone = asyncio.ensure_future(_wait_until_gone(request)) if watch else None
         if gone is not None:
-            awaited.add(gone)  # type: ignore[arg-type]
+            awaited.add(gone)
         remaining = max(0.0, until - asyncio.get_running_loop().time())
         try:
             await asyncio.wait(awaited, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 from .._locks import FileLock
 from .._user_folders import user_state_folder
 from ..errors import PixMatcherError
-from ._jobs import Job, JobRecord, JobRecords
+from ._jobs import Job, JobKind, JobRecord, JobRecords
 from ._problems import ProblemError
 from .settings import ServerSettings
 
@@ -82,9 +83,9 @@ class JobRunner:
                 ) from error
         return self._records
 
-    def add(self, collection: str, kind: str, request: dict[str, object]) -> Job:
+    def add(self, collection: str, kind: JobKind, request: Mapping[str, object]) -> Job:
         """Add a job, and start it when it is its time. Raises `ProblemError` if that is impossible."""
-        job = self.records.add(collection, self._served[collection], kind, request)  # type: ignore[arg-type]
+        job = self.records.add(collection, self._served[collection], kind, request)
         self._wake.set()
         return job
 

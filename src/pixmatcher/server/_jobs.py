@@ -159,8 +159,8 @@ class JobRecords:
 
     def find_by_attempt(self, job_id: str, attempt: int) -> Job | None:
         """Return a running job of which this is the newest attempt."""
-        found = self._select("id = ? AND attempt = ? AND state = 'running'", job_id, attempt)
-        return found[0].job if found else None
+        found = self._running(job_id, attempt)
+        return None if found is None else found.job
 
     def all(self, served: Served) -> list[JobRecord]:
         """Return the jobs of these collections, the newest first."""
@@ -201,8 +201,8 @@ class JobRecords:
 
     def stop_requested(self, job_id: str, attempt: int) -> bool:
         """Return whether the process of this attempt is to stop, because it was asked to or is not the newest."""
-        found = self._select("id = ? AND attempt = ? AND state = 'running'", job_id, attempt)
-        return not found or found[0].stop
+        found = self._running(job_id, attempt)
+        return found is None or found.stop
 
     def set_progress(self, job_id: str, attempt: int, progress: Progress) -> None:
         """Store the progress of an attempt."""
@@ -255,6 +255,10 @@ class JobRecords:
             _now(),
             problem.model_dump_json(),
         )
+
+    def _running(self, job_id: str, attempt: int) -> JobRecord | None:
+        found = self._select("id = ? AND attempt = ? AND state = 'running'", job_id, attempt)
+        return found[0] if found else None
 
     def _change(self, job_id: str, attempt: int, assignments: str, *values: object) -> None:
         """Change the record of a running job, if this attempt is its newest."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter as Counts
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..errors import PixMatcherError
 from ..searching import Query
 from ._collections import ServedCollections
+from ._job_runner import JobRunner
 from .settings import METRICS_VARIABLE
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
@@ -150,13 +152,14 @@ class MetricsMiddleware:
             _refused.inc()
 
 
-class HasCollections(Protocol):
-    """What the metrics of the service's state are made from."""
+class CountedState(Protocol):
+    """What the metrics of the service's state are made from; `ServerState` is one."""
 
     collections: ServedCollections
+    jobs: JobRunner
 
 
-def metrics_text(state: HasCollections) -> bytes:
+def metrics_text(state: CountedState) -> bytes:
     """Return all metrics in the format of Prometheus: those of all workers, and those of the collections and jobs."""
     now = CollectorRegistry()
     now.register(_StateCollector(state))
@@ -173,7 +176,7 @@ def metrics_text(state: HasCollections) -> bytes:
 class _StateCollector:
     """The numbers of items and jobs, which are read when they are asked for."""
 
-    def __init__(self, state: HasCollections) -> None:
+    def __init__(self, state: CountedState) -> None:
         self._state = state
 
     def collect(self) -> Iterator[Metric]:
@@ -191,15 +194,11 @@ class _StateCollector:
                 available.add_metric((name,), 0)
         yield available
         yield items
-        jobs = getattr(self._state, "jobs", None)
-        if jobs is not None:
-            counts: dict[str, int] = {}
-            for job in jobs.jobs():
-                counts[job.state] = counts.get(job.state, 0) + 1
-            family = GaugeMetricFamily("pixmatcher_jobs", "Jobs that are known, by state.", labels=("state",))
-            for name, count in sorted(counts.items()):
-                family.add_metric((name,), count)
-            yield family
+        counts = Counts(job.state for job in self._state.jobs.jobs())
+        jobs = GaugeMetricFamily("pixmatcher_jobs", "Jobs that are known, by state.", labels=("state",))
+        for state, count in sorted(counts.items()):
+            jobs.add_metric((state,), count)
+        yield jobs
 
 
 class _WorkersCollector:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
 from .._text import values_as_unicode
@@ -43,26 +42,6 @@ def _whole(value: object) -> object:
 
 WholeNumber = Annotated[int, BeforeValidator(_whole)]
 """An integer as JSON Schema defines it, for which 5.0 is one too; but no text and no truth value."""
-
-
-def _encodable(text: str) -> str:
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        raise ValueError("the text is not valid Unicode") from None
-    return text
-
-
-def _without_null(path: str) -> str:
-    if "\0" in path:
-        raise ValueError("a path has no null character")
-    return path
-
-
-NamedText = Annotated[str, AfterValidator(_encodable)]
-"""A text that may be the name of a file; a lone surrogate stands for a byte of it, or is refused."""
-PathText = Annotated[NamedText, AfterValidator(_without_null)]
-"""The path of a file or folder, or a URL."""
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS)]
 ImageReference = Annotated[
@@ -107,7 +86,7 @@ class FilterBody(_Strict):
 
     labels: list[str] | None = None
     """The item has one of these labels."""
-    folder: PathText | None = None
+    folder: str | None = None
     """The absolute path of a folder, or the beginning of a URL, that the item is in."""
     after: str | None = None
     """The image was taken on that day or later: 2024, 2024-05 or 2024-05-17."""

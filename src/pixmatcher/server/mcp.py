@@ -25,9 +25,8 @@ from ..errors import PixMatcherError
 from ._collections import ServedCollections
 from ._mcp_tools import INSTRUCTIONS, ToolSettings, call_tool, failure, list_tools
 from ._middleware import RequestGuard
-from ._protocol import limited_protocol
 from ._tokens import TokenFile
-from .serve import LOOPBACK_HOSTS, is_loopback, open_socket
+from .serve import LOOPBACK_HOSTS, is_loopback, open_socket, run_server, server_of
 from .settings import Limits, ServerSettings
 
 __all__ = ["PATH", "CollectionTools", "ToolSettings", "create_http_app", "create_server", "serve_http", "serve_stdio"]
@@ -168,8 +167,6 @@ def serve_http(
     URL when requests can be sent. Raises `PixMatcherError` if the address or the token file cannot be used,
     `CollectionError` if the collection cannot be opened.
     """
-    import uvicorn
-
     loopback = is_loopback(host)
     if token_file is None and not loopback:
         raise PixMatcherError(
@@ -182,17 +179,7 @@ def serve_http(
         app = create_http_app(tools, ServerSettings({}, token_file, limits, hosts=hosts))
         with open_socket(host, port) as listening:
             name = f"[{host}]" if ":" in host else host
-            config = uvicorn.Config(
-                app,
-                http=limited_protocol(limits),
-                ws="none",
-                log_level="warning",
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_graceful_shutdown=round(limits.seconds),
-            )
-            on_ready(f"http://{name}:{listening.getsockname()[1]}{PATH}")
-            uvicorn.Server(config).run(sockets=[listening])
+            url = f"http://{name}:{listening.getsockname()[1]}{PATH}"
+            run_server(server_of(app, limits, lambda: on_ready(url)), listening)
     finally:
         tools.close()

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from .tokens import read_tokens
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 _log = logging.getLogger("pixmatcher.server")
 
@@ -135,8 +136,12 @@ def run_service(settings: ServerSettings, listening: socket.socket, ready: Calla
 
 
 def serve_app(app: FastAPI, settings: ServerSettings, listening: socket.socket, ready: Callable[[], object]) -> int:
-    """Serve an application in this process, as `run_service` does."""
-    server = server_of(app, settings.limits, ready)
+    """Serve an application of `create_app` in this process, as `run_service` does."""
+    return run_server(server_of(app, settings.limits, ready, app.state.server.streams), listening)
+
+
+def run_server(server: uvicorn.Server, listening: socket.socket) -> int:
+    """Run a server of `server_of` until a signal stops it; return the exit status, and raise as `run_service`."""
     _show_server_log()
     try:
         server.run([listening])
@@ -145,8 +150,13 @@ def serve_app(app: FastAPI, settings: ServerSettings, listening: socket.socket, 
     return 0
 
 
-def server_of(app: FastAPI, limits: Limits, ready: Callable[[], object]) -> uvicorn.Server:
-    """Return a server that runs an application of `create_app` within limits, and calls `ready` when it answers."""
+def server_of(
+    app: ASGIApp, limits: Limits, ready: Callable[[], object], streams: Iterable[Callable[[], None]] = ()
+) -> uvicorn.Server:
+    """Return a server that runs an application within limits, and calls `ready` when it answers.
+
+    When it stops, it calls each of `streams`, which ends an answer that lasts as long as its client listens.
+    """
     import uvicorn
 
     from ._protocol import limited_protocol
@@ -160,7 +170,7 @@ def server_of(app: FastAPI, limits: Limits, ready: Callable[[], object]) -> uvic
                 ready()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            for end_stream in [*app.state.server.streams]:
+            for end_stream in [*streams]:
                 end_stream()
             await super().shutdown(sockets)
 

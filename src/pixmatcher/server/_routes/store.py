@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ...client import wire
 from ...collection import CollectionState, Filter, Store, query_vector, space_named
@@ -30,7 +31,14 @@ from ...searching import (
 from .._answers import PICTURE_HEADERS
 from .._metrics import count_query, query_kind
 from .._problems import ProblemError, problem_responses
-from .._requests import NamedText, OptionsBody, PathText, check_folder, check_parts, check_results, options_of
+from .._requests import (
+    FilterBody,
+    OptionsBody,
+    check_folder,
+    check_parts,
+    check_results,
+    options_of,
+)
 from .._state import CollectionName, ServerState, State
 from .collections import method_of
 
@@ -45,6 +53,27 @@ _Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Ids = Annotated[list[_Id], Field(max_length=_MOST_ROWS)]
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
 _Vector = Annotated[str, Field(max_length=1 << 20, description="float32 values, little-endian, in base64.")]
+
+
+def _encodable(text: str) -> str:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError("the text is not valid Unicode") from None
+    return text
+
+
+def _without_null(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("a path has no null character")
+    return path
+
+
+NamedText = Annotated[str, AfterValidator(_encodable)]
+"""A text that may be the name of a file; a lone surrogate stands for a byte of it, or is refused."""
+PathText = Annotated[NamedText, AfterValidator(_without_null)]
+"""The path of a file or folder, or a URL."""
+
 _JSON: dict[str, Any] = {"response_class": Response}
 
 
@@ -60,6 +89,18 @@ class PartBody(_Strict):
     image_name: NamedText | None = None
     id: int | None = None
     weight: float = 1.0
+
+
+class StoreFilterBody(FilterBody):
+    """The conditions of a filter; its folder may have a name that is not valid Unicode."""
+
+    folder: PathText | None = None
+
+
+class StoreOptionsBody(OptionsBody):
+    """The options of a search."""
+
+    filter: StoreFilterBody | None = None
 
 
 _Parts = Annotated[list[PartBody], Field(max_length=_MOST_ROWS)]
@@ -81,14 +122,14 @@ class QueryRequest(_Strict):
     """A query with the options of its search."""
 
     query: QueryBody
-    options: OptionsBody = OptionsBody()
+    options: StoreOptionsBody = StoreOptionsBody()
 
 
 class SimilarRequest(_Strict):
     """An item with the options of the search for similar ones."""
 
     id: _Id
-    options: OptionsBody = OptionsBody()
+    options: StoreOptionsBody = StoreOptionsBody()
 
 
 class CategoriesRequest(_Strict):
@@ -103,7 +144,7 @@ class VectorRequest(_Strict):
     """An embedding with the options of its search, which name its space."""
 
     vector: _Vector
-    options: OptionsBody
+    options: StoreOptionsBody
 
 
 class LabelledRequest(_Strict):
