@@ -14,7 +14,7 @@ from ._merge import MergeReport, merge_shards
 from ._pipeline import AnySource, index
 from ._report import IndexReport
 from ._shard_run import ShardReport, index_shard
-from ._shards import Shard
+from ._shards import Shard, numbers_text
 from ._target import IndexesSources
 from ._upgrade import UpgradeReport, upgrade
 
@@ -31,5 +31,6 @@ __all__ = [
     "index_shard",
     "list_passed_over",
     "merge_shards",
+    "numbers_text",
     "upgrade",
 ]

@@ -49,6 +49,8 @@ class MergeReport:
 
     index: IndexReport
     """What was stored. Its failures are those of all images of the source."""
+    source: str
+    """The spec of the source."""
     place: str
     count: int
     """The number of shards of the source."""
@@ -102,7 +104,9 @@ def merge_shards(
     with _open_target(collection, common.encoders, f"{at.spec} in shards") as target:
         target.begin_writing()
         missing = [number for number in range(1, common.count + 1) if number not in listed]
-        report = MergeReport(IndexReport(target.path), opened.name, common.count, missing, differing=_differing(listed))
+        report = MergeReport(
+            IndexReport(target.path), at.spec, opened.name, common.count, missing, differing=_differing(listed)
+        )
         _Merge(opened, common, listed, at, target, report).run(progress)
         report.index.total = len(target)
         target.update_indexes(progress=progress)

@@ -100,9 +100,8 @@ class CommonFacts:
         if self.encoders != other.encoders:
             return f"the encoders {_names_of(other.encoders)}, not {_names_of(self.encoders)}"
         for each in fields(ShardOptions):
-            mine, others = getattr(self.options, each.name), getattr(other.options, each.name)
-            if mine != others:
-                return f"the option {each.name} {others!r}, not {mine!r}"
+            if getattr(self.options, each.name) != getattr(other.options, each.name):
+                return f"another value of the option {each.name}"
         return ""
 
 

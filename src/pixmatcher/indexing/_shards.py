@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -95,7 +96,7 @@ class SourcePlace:
         return name if not self.folder or os.path.isabs(name) or is_url(name) else self.folder + name
 
 
-def numbers_text(numbers: list[int]) -> str:
+def numbers_text(numbers: Sequence[int]) -> str:
     """Return ascending numbers as Slurm writes them, such as "3,7-9"."""
     parts: list[list[int]] = []
     for number in numbers:
