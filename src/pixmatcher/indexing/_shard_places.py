@@ -1,10 +1,10 @@
-"""Where the files of shards are kept: a folder."""
+"""Where the files of shards are kept: in a folder, or in a bucket of an object store."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from secrets import token_hex
 from shutil import copyfileobj
@@ -12,7 +12,9 @@ from typing import IO, Protocol
 
 from .._files import explain_disk_errors, sync_file, sync_folder
 from .._locks import FileLock
+from .._urls import is_url
 from ..errors import ShardError
+from ..net.object_store import ObjectStore, is_object_url
 
 _LOCK_NAME = "lock"
 _NEW = ".new"
@@ -97,8 +99,36 @@ class FolderPlace:
             lock.release()
 
 
+class BucketPlace:
+    """A folder in a bucket of an object store. It offers no locks, and needs none.
+
+    Processes that write the same shard at the same time write parts of different names; all of them count.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._store = ObjectStore(url)
+        self.name = self._store.url
+
+    def names(self, folder: str = "") -> list[str]:
+        return self._store.names(folder)
+
+    def read(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        return self._store.open(name)
+
+    def write(self, name: str, content: IO[bytes]) -> None:
+        self._store.write(name, content)
+
+    def locked(self, folder: str, what: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
 def open_place(path: str | os.PathLike[str]) -> Place:
-    """Return the place of shards that a path names. Raises `ShardError` if it names none."""
-    if not os.fspath(path):
-        raise ShardError("The place for shards is empty: name a folder.")
-    return FolderPlace(path)
+    """Return the place of shards that a path or the URL of a bucket names. Raises `ShardError` if it names none."""
+    text = os.fspath(path)
+    if is_object_url(text):
+        return BucketPlace(text)
+    if not text or is_url(text):
+        raise ShardError(
+            f"{text!r} is no place for shards: name a folder, or s3://BUCKET/FOLDER or gs://BUCKET/FOLDER."
+        )
+    return FolderPlace(text)
