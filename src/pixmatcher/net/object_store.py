@@ -133,18 +133,18 @@ def _fetch_error(url: str, error: Exception) -> FetchError:
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
     text = " ".join(str(error).split())
-    code, message = (re.search(f"<{name}>([^<]+)</{name}>", text) for name in ("Code", "Message"))
-    detail = (message or code or [text.partition(" Debug source:")[0].rpartition(" - ")[2]])[-1].rstrip(". ")
-    detail = detail[:_MOST_CHARACTERS]
-    if code is not None and code[1] in ("NoSuchBucket", "NoSuchKey") or isinstance(error, FileNotFoundError):
-        return FetchError(
-            f"{url} is not found ({detail}): check the name of the bucket and the object.", "missing", detail
-        )
+    code, message = (re.findall(f"<{name}>([^<]+)</{name}>", text) for name in ("Code", "Message"))
+    detail = (message or code or [text.partition(" Debug source:")[0].rpartition(" - ")[2]])[0]
+    detail = detail[:_MOST_CHARACTERS].rstrip(". ")
+    if isinstance(error, FileNotFoundError) or not {"NoSuchBucket", "NoSuchKey"}.isdisjoint(code):
+        sentence = f"{url} is not found ({detail}): check the name of the bucket and the object."
+        return FetchError(sentence, "missing", detail)
     if any(place in text for place in _CREDENTIALS_OF_MACHINES):
         detail = "no credentials"
     elif not isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
         return FetchError(
-            f"{url} cannot be read or written ({detail}): check the network and the address of the store, and try again.",
+            f"{url} cannot be read or written ({detail}): check the network and the address of the store, and try "
+            "again.",
             "cannot be read",
             detail,
             transient=True,
