@@ -27,6 +27,7 @@ from pixmatcher.indexing import MergeReport, Shard, numbers_text
 from pixmatcher.indexing._shards import SourcePlace, digest_of
 from pixmatcher.sources import Entry, open_source
 from support import TinyEncoder, cli, paint, paint_many
+from test_docs import check_command
 
 HERE = str(Path(__file__).parent)
 
@@ -570,6 +571,35 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "12 images in" in merged.stdout
     assert "broken.jpg: not an image" in merged.stdout
     assert "shards 1 to 2" not in merged.stdout
+
+
+def test_the_scripts_for_slurm_and_kubernetes_call_the_shards(tmp_path: Path) -> None:
+    """Both are run as their systems run them, with a program that prints its arguments instead of `pixmatcher`."""
+    import yaml
+
+    program = tmp_path / "pixmatcher"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    deploy = Path(HERE).parent / "deploy"
+    slurm = {"SLURM_ARRAY_TASK_ID": "64", "SOURCE": "/data/my photos", "PARTS": "/data/parts"}
+    job = yaml.safe_load((deploy / "shards-job.yaml").read_text())["spec"]
+    assert (job["completions"], job["completionMode"]) == (64, "Indexed")
+    (container,) = job["template"]["spec"]["containers"]
+    for command, variables, source, place in (
+        (["bash", deploy / "shards.sbatch"], slurm, "/data/my photos", "/data/parts"),
+        (
+            [*container["command"], *container["args"]],
+            {"JOB_COMPLETION_INDEX": "63"},
+            "s3://photos/2026",
+            "s3://photos-parts/2026",
+        ),
+    ):
+        done = subprocess.run(command, env=environment | variables, capture_output=True, text=True, check=True)
+        arguments = done.stdout.splitlines()
+        assert arguments == ["index", source, "--shard", "64/64", "--to", place]
+        check_command(["pixmatcher", *arguments])
+    assert "#SBATCH --array=1-64\n" in (deploy / "shards.sbatch").read_text()
 
 
 # ---- Kills ----
