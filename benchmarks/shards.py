@@ -3,9 +3,9 @@
     python benchmarks/shards.py --zip tiny-imagenet.zip --images 2000 --shards 4 --turns 3
     python benchmarks/shards.py --rows 100000 --shards 16
 
-Prints the seconds of each turn (of the clock, and of the processors, which other work on the machine changes less), their
-ratios, whether both collections are the same, and for many rows the seconds and the greatest memory of a merge, and of a
-merge of the same shards again.
+Prints the seconds of each turn, of the clock and of the processors; other work on the machine changes the latter less.
+Prints also their ratios, whether both collections are the same, and for many rows the seconds and the greatest memory
+of a merge, and of a merge of the same shards again.
 """
 
 from __future__ import annotations
