@@ -143,7 +143,7 @@ def _digest(secret: str) -> str:
 
 @contextlib.contextmanager
 def _changing(file: Path) -> Iterator[tuple[list[Token], list[str]]]:
-    """Yield the tokens and the lines of a file, none if it is missing, and write the lines as the block leaves them.
+    """Yield the tokens and lines of a file, none if it is missing, and write the lines as the block leaves them.
 
     The file is replaced in one step by one that only its owner can read. It is locked meanwhile: of two changes at once,
     none may undo the other. Raises `PixMatcherError` if it cannot be read or written.
