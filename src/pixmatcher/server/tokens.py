@@ -145,8 +145,8 @@ def _digest(secret: str) -> str:
 def _changing(file: Path) -> Iterator[tuple[list[Token], list[str]]]:
     """Yield the tokens and lines of a file, none if it is missing, and write the lines as the block leaves them.
 
-    The file is replaced in one step by one that only its owner can read. It is locked meanwhile: of two changes at once,
-    none may undo the other. Raises `PixMatcherError` if it cannot be read or written.
+    The file is replaced in one step by one that only its owner can read. It is locked meanwhile, so that of two
+    changes at once none undoes the other. Raises `PixMatcherError` if it cannot be read or written.
     """
     place = Path(os.path.realpath(file))  # a link stays a link
     try:
