@@ -378,6 +378,14 @@ def test_what_follows_a_request_does_not_spoil_its_answer(port: int) -> None:
     assert answers[0].status == 200
 
 
+def test_only_so_many_requests_of_a_connection_wait(port: int) -> None:
+    client = Client(port, request("/waiting") + request("/healthz") * 2000)
+    answers = client.read_all()
+    assert [answer.status for answer in answers] == [503] + [200] * 32
+    client = Client(port, request("/healthz") * 32 + request("/healthz", CLOSE))
+    assert [answer.status for answer in client.read_all()] == [200] * 33
+
+
 def test_another_protocol_is_not_spoken(port: int) -> None:
     headers = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: eA==", "Sec-WebSocket-Version: 13")
     assert Client(port, request("/healthz", *headers)).read_answer().status == 200
