@@ -405,6 +405,7 @@ def test_a_damaged_table_of_jobs_is_one_problem(client: TestClient, tmp_path: Pa
         assert response.json()["reason"] == "jobs not available"
         assert str(tmp_path) not in response.text
     assert client.get("/healthz").status_code == 200
+    assert "pixmatcher_requests_total" in client.get("/metrics").text
     assert client.get("/v1/collections/c/sources").status_code == 200
 
 
@@ -430,6 +431,31 @@ def test_a_full_disk_of_records_is_one_problem(photos: Path, tmp_path: Path, sma
         filler.unlink()
         job_id = client.post("/v1/collections/c/sources", json={}).json()["id"]
         assert ended(client, job_id)["state"] == "done"
+        fill_up(small_disk)
+        response = client.post("/v1/collections/c/sources", json={})
+        assert (response.status_code, response.json()["reason"]) == (507, "disk full or failing")
+        assert client.get(f"/v1/jobs/{job_id}").json()["state"] == "done"
+        assert [job["id"] for job in client.get("/v1/jobs").json()["jobs"]] == [job_id]
+        assert 'pixmatcher_jobs{state="done"} 1' in client.get("/metrics").text
+
+
+def test_a_full_disk_of_the_collection_is_one_problem(photos: Path, tmp_path: Path, small_disk: Path | None) -> None:
+    if small_disk is None:
+        pytest.skip("this machine allows no mounts")
+    collection = small_disk / "c"
+    index(photos, collection)
+    paint_many(photos / "new", 3)
+    settings = ServerSettings({"c": str(collection)}, state_folder=tmp_path / "state")
+    with TestClient(create_app(settings)) as client:
+        filler = fill_up(small_disk)
+        job = client.post("/v1/collections/c/sources", json={}).json()
+        error = ended(client, job["id"])["error"]
+        assert error["status"] == 507
+        assert error["detail"].startswith("The disk of the collection is full (")
+        assert client.post("/v1/collections/c/search", json={"want": [{"id": 1}]}).status_code == 200
+        filler.unlink()
+        job = client.post("/v1/collections/c/sources", json={}).json()
+        assert ended(client, job["id"])["report"]["added"] == 3
 
 
 # ---- Processes ----

@@ -40,6 +40,7 @@ from pixmatcher.cli import complete_app
 from pixmatcher.server import Limits, ServerSettings, create_app
 from pixmatcher.server.serve import open_socket
 from pixmatcher.server.settings import locate_collections
+from support import fill_up
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 LIMITS = Limits(
@@ -377,6 +378,14 @@ def test_what_follows_a_request_does_not_spoil_its_answer(port: int) -> None:
     assert answers[0].status == 200
 
 
+def test_only_so_many_requests_of_a_connection_wait(port: int) -> None:
+    client = Client(port, request("/waiting") + request("/healthz") * 2000)
+    answers = client.read_all()
+    assert [answer.status for answer in answers] == [503] + [200] * 32
+    client = Client(port, request("/healthz") * 32 + request("/healthz", CLOSE))
+    assert [answer.status for answer in client.read_all()] == [200] * 33
+
+
 def test_another_protocol_is_not_spoken(port: int) -> None:
     headers = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: eA==", "Sec-WebSocket-Version: 13")
     assert Client(port, request("/healthz", *headers)).read_answer().status == 200
@@ -639,12 +648,60 @@ def test_a_worker_that_is_killed_is_replaced(two_workers: Service) -> None:
 
 @needs_proc
 @pytest.mark.slow
-def test_workers_end_with_a_supervisor_that_is_killed(pictures: Path, tmp_path: Path) -> None:
+def test_workers_end_with_a_supervisor_that_is_killed(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     with running_service(["-c", str(pictures), "--workers", "2"], tmp_path / "log") as service:
         workers = service.workers()
         assert len(workers) == 2
+        assert [*temporary.iterdir()]
         service.process.kill()
         wait_until(lambda: not [pid for pid in workers if Path(f"/proc/{pid}").exists()])
+    assert not [*temporary.iterdir()], "the files of the counts are removed too"
+
+
+COUNTED = (
+    "/healthz",
+    "/metrics",
+    "/v1/collections",
+    "/v1/collections/none",
+    "/v1/collections/My-Pictures",
+    "/v1/collections/My-Pictures/items",
+    "/v1/collections/My-Pictures/items/1",
+    "/v1/collections/My-Pictures/labels",
+    "/v1/jobs",
+    "/nowhere",
+)
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_full_disk_of_temporary_files_ends_no_worker(
+    pictures: Path, tmp_path: Path, small_disk: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if small_disk is None:
+        pytest.skip("no small file system can be mounted here")
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    with running_service(["-c", str(pictures), "--workers", "2"], tmp_path / "log") as service:
+        workers = service.workers()
+        fill_up(small_disk)
+        asked = [(method, path) for method in ("GET", "POST", "DELETE") for path in COUNTED]
+        for _ in range(8):  # each connection may get another worker
+            for method, path in asked:
+                assert ask(service.port, path, method=method).status < 500, (method, path)
+        assert service.workers() == workers
+        os.kill(min(workers), signal.SIGKILL)
+        wait_until(lambda: len(service.workers() - workers) == 1)
+        for _ in range(8):
+            assert ask(service.port, "/readyz").status == 200
+            assert ask(service.port, "/metrics").status == 200
+        assert len(service.workers() & workers) == 1
+        assert "a worker counts its metrics for itself" in service.log.read_text()
+        assert service.stop() == 0
+    assert [file.name for file in small_disk.iterdir()] == ["filler"]
 
 
 def test_the_service_runs_as_the_command_says(pictures: Path, tmp_path: Path) -> None:

@@ -215,7 +215,8 @@ class _Run:
         place = self._call.reference
         with contextlib.suppress(CollectionError):
             place = str(Collection.locate(place) or place)
-        return text.replace(place, "The collection").replace(self._call.reference, "The collection")
+        text = text.replace(place, "the collection").replace(self._call.reference, "the collection")
+        return text[:1].upper() + text[1:]
 
     # Stopping
 

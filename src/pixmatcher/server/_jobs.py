@@ -321,7 +321,7 @@ def _version(database: sqlite3.Connection) -> int:
 
 
 def _create_table(database: sqlite3.Connection) -> None:
-    database.execute("PRAGMA journal_mode = WAL")
+    # The usual journal, not a write-ahead log: on a full disk, such a database could not even be read.
     database.execute("BEGIN IMMEDIATE")
     if _version(database):  # another process has created it
         database.execute("ROLLBACK")

@@ -15,6 +15,9 @@ from .settings import Limits
 _LEAST_BYTES = 16 << 10
 """How many bytes of an answer a client must take in `Limits.stall_seconds`."""
 
+_MOST_PIPELINED = 32
+"""How many requests of a connection wait for the answer before them; each takes some kilobytes of memory."""
+
 
 class LimitedProtocol(HttpToolsProtocol):
     """A connection with limits. A subclass has them: `limited_protocol` makes it."""
@@ -137,7 +140,12 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._refuse(self._headers_too_large())
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Begin a request, or end the connection after the answers that are under way if too many wait for them."""
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            self._refusal = ProblemError(
+                429, "too many requests", "Too many requests wait for the answers before them."
+            )
+            raise self._refusal  # ends the parsing
         super().on_message_begin()
         self._in_headers = True
         self._header_bytes = self._waiting_bytes = 0

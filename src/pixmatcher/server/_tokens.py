@@ -35,7 +35,8 @@ class TokenFile:
     def __init__(self, file: Path) -> None:
         """Read the file. Raises `PixMatcherError` if it cannot be used."""
         self._file = file
-        self._identity = _identity(file)
+        self._identity = self._failed = _identity(file)
+        """The version of the file that was read last, and that which could not be read last."""
         self._tokens = read_tokens(file)
         self._next_check = time.monotonic() + _CHECK_SECONDS
 
@@ -68,12 +69,15 @@ class TokenFile:
         self._next_check = now + _CHECK_SECONDS
         identity = _identity(self._file)
         if identity != self._identity:
-            self._identity = identity
             try:
                 self._tokens = read_tokens(self._file)
+                self._identity = identity
                 _log.info("the token file has changed and is read again")
             except PixMatcherError as error:
-                _log.error("the token file has changed, and the tokens from before stay valid: %s", error)
+                # It is tried again: what prevents reading may pass, and a token that was removed must not stay valid.
+                if identity != self._failed:
+                    _log.error("the token file has changed, and the tokens from before stay valid: %s", error)
+                self._failed = identity
         return self._tokens
 
 
