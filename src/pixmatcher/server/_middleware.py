@@ -15,9 +15,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ._problems import ProblemError, problem_of, problem_response
+from ._problems import ProblemError, problem_of, problem_response, too_many_values
 from ._tokens import OPEN_PATHS, SCOPE_KEY, TokenFile
-from .settings import ServerSettings
+from .settings import Limits, ServerSettings
 
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -78,7 +78,8 @@ class RequestGuard:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             headers: dict[bytes, bytes] = dict(scope["headers"])
-            exchange = _Exchange(receive, send, self._headers, self._limits.body_bytes, self._streams)
+            exchange = _Exchange(receive, send, self._headers, self._limits, self._streams)
+            exchange.is_form = headers.get(b"content-type", b"").lstrip().lower().startswith(b"multipart/form-data")
             exchange.body_complete = (
                 b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"
             )
@@ -98,7 +99,7 @@ class RequestGuard:
                 exchange.problem = ProblemError(
                     503, "service stops", "The service is being stopped: try again later.", {"retry-after": "10"}
                 )
-        except (_BodyTooLarge, ClientDisconnect):
+        except (_BodyRefused, ClientDisconnect):
             pass  # who has gone before the body was complete gets no answer
         finally:
             exchange.timer.cancel()
@@ -173,8 +174,8 @@ def _is_this_machine(name: str) -> bool:
         return False
 
 
-class _BodyTooLarge(Exception):  # noqa: N818
-    """Ends the reading of a body that is too large."""
+class _BodyRefused(Exception):  # noqa: N818
+    """Ends the reading of a body that is too large or has too many values."""
 
 
 def _too_large(limit: int) -> ProblemError:
@@ -189,15 +190,18 @@ class _Exchange:
         receive: Receive,
         send: Send,
         headers: Mapping[bytes, bytes],
-        body_bytes: int,
+        limits: Limits,
         streams: set[Callable[[], None]],
     ) -> None:
         self._receive = receive
         self._send = send
         self._headers = headers
-        self._limit = body_bytes
-        self._left = body_bytes
+        self._limits = limits
+        self._bytes_left = limits.body_bytes
+        self._commas_left = limits.json_values
         self._streams = streams
+        self.is_form = False
+        """Whether the body is a form with files, in which commas mean nothing."""
         self.body_complete = False
         self.started = False
         """Whether the client gets an answer already."""
@@ -220,10 +224,14 @@ class _Exchange:
         """Return the next part of the request."""
         message = await self._receive()
         if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                self.problem = _too_large(self._limit)
-                raise _BodyTooLarge
+            part = message.get("body", b"")
+            self._bytes_left -= len(part)
+            if not self.is_form:
+                self._commas_left -= part.count(b",")
+            if self._bytes_left < 0 or self._commas_left < 0:
+                most = self._limits
+                self.problem = _too_large(most.body_bytes) if self._bytes_left < 0 else too_many_values(most)
+                raise _BodyRefused
             self.body_complete = not message.get("more_body", False)
         return message
 

@@ -12,20 +12,9 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from .._text import as_unicode
-from ..errors import (
-    CollectionError,
-    CollectionLockedError,
-    EncoderError,
-    FetchError,
-    InvalidImageError,
-    NoCollectionError,
-    OutdatedCollectionError,
-    PixMatcherError,
-    QueryError,
-    SourceError,
-    StorageError,
-    UnreadableTextError,
-)
+from ..client.wire import STATUS_OF_ERROR
+from ..errors import FetchError, InvalidImageError, PixMatcherError
+from .settings import Limits
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -57,21 +46,13 @@ class ProblemError(PixMatcherError):
         self.headers = dict(headers or {})
 
 
-_STATUS: tuple[tuple[type[PixMatcherError], int, str], ...] = (
-    (InvalidImageError, 422, ""),  # these have reasons of their own
-    (FetchError, 422, ""),
-    (UnreadableTextError, 422, "text not readable"),
-    (QueryError, 422, "query not valid"),
-    (OutdatedCollectionError, 503, "collection outdated"),
-    (EncoderError, 503, "encoder not available"),
-    (SourceError, 422, "source not valid"),
-    (NoCollectionError, 404, "no such collection"),
-    (CollectionLockedError, 409, "collection locked"),
-    (StorageError, 507, "disk full or failing"),
-    (CollectionError, 422, "not possible in this collection"),
-    (PixMatcherError, 422, "not possible"),
-)
-"""The status of an error, and the reason if the error has none. The first class that fits decides."""
+def too_many_values(limits: Limits) -> ProblemError:
+    """Return the problem of JSON with more commas than these limits allow."""
+    return ProblemError(
+        413,
+        "too many values",
+        f"The JSON of a request may have at most {limits.json_values:,} commas in lists and texts: send less at once.",
+    )
 
 
 _SENTENCES = {
@@ -88,7 +69,7 @@ def problem_of(error: PixMatcherError) -> Problem:
     if isinstance(error, ProblemError):
         status, reason = error.status, error.reason
     else:
-        status, reason = next((code, reason) for kind, code, reason in _STATUS if isinstance(error, kind))
+        status, reason = next((code, reason) for kind, code, reason in STATUS_OF_ERROR if isinstance(error, kind))
         reason = reason or getattr(error, "reason", "")
         name = type(error).__name__
         cause = as_unicode(error.detail) if isinstance(error, (InvalidImageError, FetchError)) else None
