@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ._problems import ProblemError, problem_of, problem_response, too_many_values
-from ._tokens import OPEN_PATHS, SCOPE_KEY, TokenFile
+from ._tokens import CLIENT_KEY, OPEN_PATHS, SCOPE_KEY, TokenFile
 from .settings import Limits, ServerSettings
 
 _HEADERS = {
@@ -114,10 +114,12 @@ class RequestGuard:
         self._check_host(scope, headers)
         if self._tokens is None:
             self._check_origin(scope["method"], headers)
+            scope[CLIENT_KEY] = f"address {(scope.get('client') or ('',))[0]}"
         elif scope["path"] not in OPEN_PATHS:
             if _count(scope, b"authorization") > 1:  # a proxy might have checked another one
                 raise ProblemError(400, "token not valid", "The request must have one header Authorization.")
-            scope[SCOPE_KEY] = self._tokens.authenticate(headers).scope
+            token = self._tokens.authenticate(headers)
+            scope[SCOPE_KEY], scope[CLIENT_KEY] = token.scope, f"token {token.name}"
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             raise ProblemError(400, "length not valid", "The header Content-Length is not a number.")
