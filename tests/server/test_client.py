@@ -621,6 +621,9 @@ def test_a_job_indexes_and_forgets_with_the_report_of_a_local_run(growing: Path,
         with pytest.raises(PixMatcherError) as raised:
             index([tmp_path / "elsewhere"], client)
         assert "\n" not in str(raised.value)
+        done = cli("index", "other", "-c", f"{url}/c/photos", cwd=growing.parent)
+        assert done.returncode == 2
+        assert "The path 'other' is relative: give the full path on the machine of the service." in done.stderr
         done = cli("forget", other, "-c", f"{url}/c/photos")
         assert done.returncode == 0, done.stderr
         assert "1 image of" in done.stdout

@@ -171,6 +171,25 @@ def test_sources_outside_the_allowed_folders_are_refused(refusing: tuple[TestCli
     assert client.get("/v1/jobs").json() == {"jobs": []}
 
 
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("photos", "photos"),
+        ("./photos", "./photos"),
+        ("~/Pictures", "~/Pictures"),
+        ("folder:photos", "photos"),
+        ("webdataset:a/*.tar", "a/*.tar"),
+        ("urls:list.csv", "list.csv"),
+    ],
+)
+def test_a_relative_path_gets_a_sentence_of_its_own(refusing: tuple[TestClient, Path], source: str, path: str) -> None:
+    response = refusing[0].post("/v1/collections/c/sources", json={"sources": [source]})
+    assert response.status_code == 422
+    assert (
+        response.json()["detail"] == f"The path {path!r} is relative: give the full path on the machine of the service."
+    )
+
+
 def test_sources_inside_the_allowed_folders_are_accepted(allowed: Path, tmp_path: Path) -> None:
     (allowed / "odd?name=1").mkdir()
     (allowed / "inner").symlink_to(allowed / "more")

@@ -113,7 +113,7 @@ class RequestGuard:
         """Raise `ProblemError` if a request must not be answered, before its body is read."""
         self._check_host(scope, headers)
         if self._tokens is None:
-            self._check_origin(scope["method"], headers)
+            self._check_origin(scope, headers)
             scope[CLIENT_KEY] = f"address {(scope.get('client') or ('',))[0]}"
         elif scope["path"] not in OPEN_PATHS:
             if _count(scope, b"authorization") > 1:  # a proxy might have checked another one
@@ -141,12 +141,14 @@ class RequestGuard:
                 "The service does not answer under this host name: it must be started with --allowed-host for it.",
             )
 
-    def _check_origin(self, method: str, headers: Mapping[bytes, bytes]) -> None:
+    def _check_origin(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         """Refuse a change that a script of another web site asks for; with tokens, no site can do that."""
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if method in _SAFE_METHODS or not origin or origin in self._origins or "*" in self._origins:
+        if scope["method"] in _SAFE_METHODS or not origin or origin in self._origins or "*" in self._origins:
             return
-        if origin.partition("://")[2].encode("latin-1") != headers.get(b"host"):
+        # A proxy with TLS says so in this header, which the script of another site cannot set.
+        scheme = headers.get(b"x-forwarded-proto", scope["scheme"].encode())
+        if origin.encode("latin-1") != scheme + b"://" + headers.get(b"host", b""):
             raise ProblemError(
                 403, "origin not allowed", "The service does not answer scripts of this web site: see --origin."
             )

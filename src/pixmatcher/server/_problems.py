@@ -17,6 +17,7 @@ from ..errors import FetchError, InvalidImageError, PixMatcherError
 from .settings import Limits
 
 MEDIA_TYPE = "application/problem+json"
+FORM_TYPE = "multipart/form-data"
 
 
 class Problem(BaseModel):
@@ -77,6 +78,25 @@ def problem_of(error: PixMatcherError) -> Problem:
     return Problem(title=title, status=status, detail=detail, reason=reason, error=name, cause=cause)
 
 
+def media_type(request: Request) -> str:
+    """Return the media type of the body of a request; JSON if it names none."""
+    return request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+
+
+def is_json(kind: str) -> bool:
+    """Return whether a media type is one of JSON."""
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def media_type_problem(supported: str, other: str = "") -> ProblemError:
+    """Return the problem of a body that is not what is `supported`; `other` is named beside the type of JSON."""
+    return ProblemError(
+        415,
+        "media type not supported",
+        f"The body must be {supported}: send it with the header Content-Type: application/json{other}.",
+    )
+
+
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """Return a problem as a response."""
     return Response(
@@ -109,8 +129,10 @@ def add_handlers(app: FastAPI) -> None:
         return problem_response(problem, headers)
 
     @app.exception_handler(RequestValidationError)
-    async def _(_: Request, error: RequestValidationError) -> Response:
+    async def _(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        if first["loc"] == ("body",) and not (is_json(kind := media_type(request)) or kind == FORM_TYPE):
+            return problem_response(problem_of(media_type_problem("JSON")))
         place = ".".join(str(part) for part in first["loc"])
         detail = f"{place}: {first['msg']}."
         return problem_response(

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from .._text import values_as_unicode
 from .._urls import bytes_of_data_url, is_data_url, is_url
 from ..errors import QueryError
 from ..net.fetch import MAX_BYTES, TIMEOUT_SECONDS, fetch
 from ..searching import MAX_TEXT_CHARACTERS, Query, SearchOptions, options_from_json, query_from_json
-from ._problems import ProblemError, too_many_values
+from ._problems import FORM_TYPE, ProblemError, is_json, media_type, media_type_problem, too_many_values
 from ._state import ServerState
 from .settings import Limits
 
@@ -34,8 +36,14 @@ MOST_PARTS = 1000
 """The most parts of a list of a query that are read at all, before the limit of the service is looked at."""
 _MOST_LABELS = 10_000
 """The most labels of a filter; more than most data sets have."""
+_MOST_FIELDS = 32
+"""The most fields of a form that are no files."""
 _GREATEST_INTEGER = 2**63 - 1
 _GREATEST_SIDE = 2**31 - 1
+
+
+# It warns of each form that is not valid, which the client is told.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 def _whole(value: object) -> object:
@@ -187,7 +195,7 @@ def request_schema(model: type[BaseModel], *, form: bool) -> dict[str, Any]:
 
     content: dict[str, Any] = {"application/json": {"schema": inlined(schema)}}
     if form:
-        content["multipart/form-data"] = {"schema": _FORM_SCHEMA}
+        content[FORM_TYPE] = {"schema": _FORM_SCHEMA}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -208,13 +216,13 @@ async def read_body(request: Request, state: ServerState, model: type[Body], unt
 
     Raises `RequestValidationError` if it does not fit the model, `ProblemError` if it is neither.
     """
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    kind = media_type(request)
     limits = state.settings.limits
-    if kind == "multipart/form-data":
+    if kind == FORM_TYPE:
         form = await _read_form(request, limits)
         return await _in_thread_if_large(form.size, partial(_body_of_form, model, form, limits), request, state, until)
-    if kind != "application/json" and not kind.endswith("+json"):
-        raise ProblemError(415, "media type not supported", "The body must be application/json or multipart/form-data.")
+    if not is_json(kind):
+        raise media_type_problem("JSON or a form", f" or {FORM_TYPE}")
     data = await request.body()
     return await _in_thread_if_large(
         len(data), lambda: ReadBody(_validated(model, data, limits)), request, state, until
@@ -252,10 +260,36 @@ class _Form:
         return sum(map(len, self.fields.values())) + len(self.uploads.get("query", b""))
 
 
+class _FormParser(MultiPartParser):
+    """Reads a form, and refuses one that is cut off; the parser of Starlette returns what has arrived of it."""
+
+    _is_whole = False
+
+    def on_end(self) -> None:
+        """Note that the boundary at the end has arrived."""
+        self._is_whole = True
+
+    async def parse(self) -> FormData:
+        """Return the fields and files. Raises `MultiPartException` if the form is not valid."""
+        form = await super().parse()
+        if not self._is_whole:
+            await form.close()
+            raise MultiPartException("Its end is missing.")
+        return form
+
+
 async def _read_form(request: Request, limits: Limits) -> _Form:
     found = _Form()
+    stream = cast("AsyncGenerator[bytes, None]", request.stream())
     most = limits.parts + 1
-    async with request.form(max_files=most, max_fields=32, max_part_size=limits.body_bytes) as form:
+    parser = _FormParser(
+        request.headers, stream, max_files=most, max_fields=_MOST_FIELDS, max_part_size=limits.body_bytes
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise ProblemError(400, "form not valid", f"The form is not valid: {error.message}") from error
+    try:
         for name, value in form.multi_items():
             if name in found.fields or name in found.uploads:
                 raise ProblemError(422, "request not valid", "A field of the form is there twice: give each one once.")
@@ -263,6 +297,8 @@ async def _read_form(request: Request, limits: Limits) -> _Form:
                 found.uploads[name] = await value.read()
             else:
                 found.fields[name] = value
+    finally:
+        await form.close()
     return found
 
 
