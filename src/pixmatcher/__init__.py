@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         OutdatedCollectionError,
         PixMatcherError,
         QueryError,
+        ShardError,
         SourceError,
         StorageError,
         UnreadableTextError,
@@ -45,7 +46,16 @@ if TYPE_CHECKING:
         preprocess_image,
         preprocess_images,
     )
-    from .indexing import IndexReport, UpgradeReport, index, upgrade
+    from .indexing import (
+        IndexReport,
+        MergeReport,
+        ShardReport,
+        UpgradeReport,
+        index,
+        index_shard,
+        merge_shards,
+        upgrade,
+    )
     from .records import Calibration, Entry, Space
     from .searching import Category, CategoryResult, Query, QueryPart, SearchOptions, SearchResult, classify, search
     from .sources import Source, Unusable
@@ -82,6 +92,7 @@ _MODULES = {
         "OutdatedCollectionError",
         "PixMatcherError",
         "QueryError",
+        "ShardError",
         "SourceError",
         "StorageError",
         "UnreadableTextError",
@@ -96,7 +107,16 @@ _MODULES = {
         "preprocess_image",
         "preprocess_images",
     ),
-    "indexing": ("IndexReport", "UpgradeReport", "index", "upgrade"),
+    "indexing": (
+        "IndexReport",
+        "MergeReport",
+        "ShardReport",
+        "UpgradeReport",
+        "index",
+        "index_shard",
+        "merge_shards",
+        "upgrade",
+    ),
     "records": ("Calibration", "Entry", "Space"),
     "searching": (
         "Category",
@@ -134,6 +154,7 @@ __all__ = [
     "IndexReport",
     "InvalidImageError",
     "Item",
+    "MergeReport",
     "OutdatedCollectionError",
     "PixMatcherError",
     "Problem",
@@ -144,6 +165,8 @@ __all__ = [
     "Runtime",
     "SearchOptions",
     "SearchResult",
+    "ShardError",
+    "ShardReport",
     "Source",
     "SourceError",
     "Space",
@@ -158,8 +181,10 @@ __all__ = [
     "export_arrays",
     "export_parquet",
     "index",
+    "index_shard",
     "is_allowed_extension",
     "load_encoder",
+    "merge_shards",
     "open_collection",
     "open_image",
     "preprocess_image",

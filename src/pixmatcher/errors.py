@@ -87,6 +87,10 @@ class SourceError(PixMatcherError):
     """A source does not exist or cannot be read at all."""
 
 
+class ShardError(PixMatcherError):
+    """Shards are missing or damaged, or do not fit the call."""
+
+
 class CollectionError(PixMatcherError):
     """A collection is missing, damaged, of a newer format, or does not fit the call.
 

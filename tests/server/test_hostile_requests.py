@@ -53,6 +53,47 @@ def test_the_current_folder_of_the_service_stays_unknown(service: TestClient) ->
         assert str(Path.cwd()) not in answer.text
 
 
+MANY = b"[" + b"0," * 300_000 + b"0]"
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        (f"{BASE}/search", b'{"want": %s}' % MANY),
+        (f"{BASE}/search/batch", b'{"queries": %s}' % MANY),
+        (f"{BASE}/items/embeddings", b'{"ids": %s, "space": "visual"}' % MANY),
+        (f"{BASE}/store/items", b'{"ids": %s}' % MANY),
+        (f"{BASE}/sources", b'{"sources": %s}' % MANY),
+        ("/v1/embeddings", b'{"input": %s, "model": "lite"}' % MANY),
+    ],
+)
+def test_json_of_very_many_values_is_refused_before_it_is_parsed(service: TestClient, route: str, body: bytes) -> None:
+    answer = service.post(route, content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["reason"]) == (413, "too many values")
+
+
+def test_json_in_a_form_has_the_same_limit_and_files_have_none(service: TestClient) -> None:
+    answer = service.post(f"{BASE}/search", files={"query": b'{"want": %s}' % MANY})
+    assert (answer.status_code, answer.json()["reason"]) == (413, "too many values")
+    files = {"query": b'{"image": "upload:a"}', "a": b"," * 300_000}
+    assert service.post(f"{BASE}/search", files=files).json()["reason"] != "too many values"
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "reason"),
+    [
+        (f"{BASE}/search/batch", {"queries": [{"text": "a"}] * 257}, "too many queries"),
+        (f"{BASE}/search/batch", {"queries": [1] * 257}, "too many queries"),
+        ("/v1/embeddings", {"input": ["a"] * 257, "model": "lite"}, "too many inputs"),
+        (f"{BASE}/items/embeddings", {"ids": [1] * 1001, "space": "visual"}, "too many ids"),
+        (f"{BASE}/search", {"text": "a", "filter": {"labels": ["a"] * 10_001}}, "request not valid"),
+    ],
+)
+def test_lists_have_limits(service: TestClient, route: str, body: dict[str, object], reason: str) -> None:
+    answer = service.post(route, json=body)
+    assert (answer.status_code, answer.json()["reason"]) == (422, reason)
+
+
 def test_a_client_that_leaves_in_the_middle_of_a_body_leaves_no_traceback(
     photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

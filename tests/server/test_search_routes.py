@@ -239,11 +239,30 @@ def test_images_with_too_many_pixels_are_refused(app_client: Any) -> None:
 def test_other_media_types_are_refused(client: TestClient) -> None:
     answer = client.post(SEARCH, content=b"a cat", headers={"content-type": "text/plain"})
     assert problem(answer, 415)["reason"] == "media type not supported"
+    form = {"content-type": "application/x-www-form-urlencoded"}  # what curl -d sends
+    for path in (SEARCH, "/v1/collections/photos/sources", "/v1/collections/photos/items/embeddings"):
+        answer = client.post(path, content=b'{"text": "a cat"}', headers=form)
+        assert problem(answer, 415)["reason"] == "media type not supported"
+        assert "with the header Content-Type: application/json" in answer.json()["detail"]
     for body in (b"", b"--x\r\n", b"nothing"):
         answer = client.post(SEARCH, content=body, headers={"content-type": "multipart/form-data; boundary=x"})
         assert answer.status_code in (400, 422)
     answer = client.post(SEARCH, content=b"x", headers={"content-type": "multipart/form-data"})
     assert problem(answer, 400)
+
+
+def test_a_form_that_is_cut_off_is_refused(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\na cat\r\n'
+    more = b'--x\r\nContent-Disposition: form-data; name="k"\r\n\r\n1\r\n'
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    whole = client.post(SEARCH, content=part + more + b"--x--\r\n", headers=headers)
+    assert whole.status_code == 200
+    assert len(whole.json()["hits"]) == 1
+    for end in (part + more, part + more + b"--x", part + more[:-2], part + more[:-20], b"--x", b"nothing of a form"):
+        answer = client.post(SEARCH, content=end, headers=headers)
+        assert problem(answer, 400)["reason"] == "form not valid", end
+        assert answer.json()["detail"].startswith("The form is not valid: ")
+    assert not [record for record in caplog.records if record.name.startswith(("python_multipart", "multipart"))]
 
 
 def test_unknown_collections_are_not_found(client: TestClient) -> None:

@@ -401,6 +401,45 @@ def test_another_protocol_is_not_spoken(port: int) -> None:
     assert Client(port, request("/healthz", *headers)).read_answer().status == 200
 
 
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")  # as curl --http2
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 10_000])
+def test_a_request_for_another_protocol_keeps_its_body(port: int, pieces: int) -> None:
+    sent = request("/echo", *UPGRADE, method="POST", body=b"x" * 10)
+    sent += request("/echo", *UPGRADE, "Transfer-Encoding: chunked", method="POST") + b"3\r\nabc\r\n0\r\n\r\n"
+    sent += request("/healthz", CLOSE)
+    client = Client(port)
+    for start in range(0, len(sent), pieces):
+        client.send(sent[start : start + pieces])
+    assert [answer.body for answer in client.read_all()] == [b'{"bytes":10}', b'{"bytes":3}', b'{"status":"ok"}']
+
+
+@pytest.mark.parametrize(
+    ("coding", "status"),
+    [
+        (("chunked",), 200),
+        (("Chunked",), 200),
+        (("gzip, chunked",), 501),
+        (("gzip", "chunked"), 501),
+        (("identity, chunked",), 501),
+    ],
+)
+def test_a_body_of_another_transfer_coding_is_refused(port: int, coding: tuple[str, ...], status: int) -> None:
+    headers = [f"Transfer-Encoding: {each}" for each in coding]
+    sent = request("/echo", *headers, CLOSE, method="POST") + b"3\r\nabc\r\n0\r\n\r\n"
+    (answer,) = Client(port, sent).read_all()
+    assert answer.status == status
+    if status != 200:
+        assert answer.reason == "transfer coding not supported"
+
+
+def test_a_request_of_the_older_version_has_no_transfer_coding(port: int) -> None:
+    sent = b"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    (answer,) = Client(port, sent).read_all()
+    assert (answer.status, answer.reason) == (400, "request not valid")
+
+
 def test_a_defect_is_reported_without_details(port: int) -> None:
     answer = ask(port, "/broken")
     assert (answer.status, answer.reason) == (500, "internal error")
@@ -452,8 +491,16 @@ def test_there_must_be_one_host(port: int) -> None:
 
 
 def test_scripts_of_other_sites_change_nothing(port: int) -> None:
-    for origin, status in (("https://evil.example", 403), ("null", 403), ("http://localhost", 200)):
+    for origin, status in (
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://localhost", 200),
+        ("https://localhost", 403),
+        ("http://localhost:80", 403),
+    ):
         assert ask(port, "/echo", f"Origin: {origin}", method="POST", body=b"x").status == status
+    behind_proxy = ("Origin: https://localhost", "X-Forwarded-Proto: https")
+    assert ask(port, "/echo", *behind_proxy, method="POST", body=b"x").status == 200
     answer = ask(port, "/healthz", "Origin: https://evil.example")
     assert not [name for name in answer.headers if name.startswith("access-control")]
     assert answer.headers["cross-origin-resource-policy"] == "same-origin"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "index": ("index",),
+    "merge": ("merge",),
     "watch": ("watch",),
     "sources": ("sources",),
     "demo": ("demo",),

@@ -33,7 +33,7 @@ from ._output import (
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
-    from ..indexing import IndexReport
+    from ..indexing import IndexReport, ShardReport
 
 
 @command("index", example="pixmatcher index ~/Pictures", panel=INDEX)
@@ -96,6 +96,21 @@ def index_command(
         str | None,
         typer.Option(metavar="PLACE", help="For saved embeddings: the folder or URL to which the uris are relative."),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER/COUNT",
+            help="Encode only this part of the source, such as 3/64, and write it to --to; `pixmatcher merge` joins "
+            "the parts in a collection.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE", help="With --shard: the folder for all shards of the source.", show_default=False
+        ),
+    ] = None,
     thumbnails: Annotated[
         bool, typer.Option(help="Store a small picture of each image from a remote or tar source, to show it later.")
     ] = True,
@@ -106,7 +121,7 @@ def index_command(
     weights: WeightsOption = None,
 ) -> None:
     """Index images, or refresh a collection: added, changed, moved and deleted files."""
-    from ..indexing import index
+    from ..indexing import index, index_shard
 
     sources, encoder = _with_array_options(sources, categories, uris, base, encoder)
     max_pixels = pixels_of(max_megapixels)
@@ -116,6 +131,28 @@ def index_command(
         if encoder is None or len(encoder) != 1:
             raise QueryError("--weights belongs to one encoder: name it with --encoder.")
         import_weights(encoder[0], weights)
+    if shard is not None or to is not None:
+        if shard is None or to is None:
+            raise QueryError("--shard and --to belong together: give both, such as --shard 3/64 --to shards.")
+        if not sources or len(sources) != 1 or collection is not None:
+            raise QueryError("A shard is of one source and has no collection: name one source, and leave out -c.")
+        with ProgressBars() as bars:
+            made = index_shard(
+                sources[0],
+                shard,
+                to,
+                encoders=encoder,
+                runtime=runtime_of(backend, device, offline, bars),
+                max_pixels=max_pixels,
+                retry_failed=retry_failed,
+                thumbnails=thumbnails,
+                allow_private=allow_private_hosts,
+                exclude=exclude,
+                hidden=hidden,
+                progress=bars.callback,
+            )
+        _print_shard(made)
+        return
     with ProgressBars() as bars:
         report = index(
             sources or None,
@@ -161,6 +198,19 @@ def _with_array_options(
     if not path:
         raise QueryError(f"{sources[0]} names no file: write it like arrays:EMBEDDINGS.npy.")
     return [spec_of(path, options | given | ({"encoder": encoder[0]} if encoder else {}))], None
+
+
+def _print_shard(report: ShardReport) -> None:
+    """Print what a run over one shard did. Its failures are no errors here: `merge` reports them again."""
+    print(
+        f"Shard {report.shard} in {printable(report.place)}: {counted(report.entries, 'image')}, {report.seconds:.1f} s"
+    )
+    counts = ((report.encoded, "encoded"), (report.unchanged, "done before"), (len(report.failures), "failed"))
+    print(", ".join(f"{count:,} {what}" for count, what in counts if count) or "nothing to encode")
+    print_incomplete(report.incomplete)
+    for note in report.notes:
+        print(f"Note: {printable(note)}")
+    print_failures(report.failures)
 
 
 def print_report(report: IndexReport) -> None:

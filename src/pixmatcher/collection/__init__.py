@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 from ..records import CATALOG_NAME, FOLDER_NAME
 from ._indexes import SpaceIndexes
+from ._manifest import records_as_json, records_from_json, records_of
 from ._names import delete_collection
 from ._spaces import query_vector, space_named
+from ._storing import stored_embeddings
 from .collection import Collection
 from .filters import Filter
 from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
@@ -73,6 +75,10 @@ __all__ = [
     "open_collection",
     "open_named_store",
     "query_vector",
+    "records_as_json",
+    "records_from_json",
+    "records_of",
     "space_named",
+    "stored_embeddings",
     "summarize_items",
 ]

@@ -84,14 +84,14 @@ def records_as_json(records: Sequence[EncoderRecord]) -> list[dict[str, Any]]:
     return [{"name": r.name, "fingerprint": r.fingerprint, "spaces": [asdict(s) for s in r.spaces]} for r in records]
 
 
-def records_from_json(values: Any, folder: Path) -> tuple[EncoderRecord, ...]:
-    """Return the records of encoders of the collection in `folder` from values of JSON.
+def records_from_json(values: Any, folder: Path | None = None) -> tuple[EncoderRecord, ...]:
+    """Return the records of encoders from values of JSON, those of the collection in `folder` or of other files.
 
     Raises `ValueError`, `KeyError` or `TypeError` if they are damaged.
     """
     records = tuple(
         EncoderRecord(
-            str(e["name"]), str(e["fingerprint"]), tuple(Space(**space) for space in e["spaces"]), str(folder)
+            str(e["name"]), str(e["fingerprint"]), tuple(Space(**space) for space in e["spaces"]), str(folder or "")
         )
         for e in values
     )

@@ -193,6 +193,10 @@ class Collection:
         """Return the ids of all items, ascending (N,) int64."""
         return self._catalog.ids()
 
+    def ids_page(self, after_id: int = 0, limit: int = 100) -> npt.NDArray[np.int64]:
+        """Return up to `limit` ids greater than `after_id`, ascending (N,) int64."""
+        return self._catalog.ids_page(whole_number(after_id, "id"), whole_number(limit, "number of ids"))
+
     def sample_ids(self, count: int) -> list[int]:
         """Return the ids of up to `count` items, evenly spaced in the order of the ids."""
         return self._catalog.sample_ids(count)
@@ -200,6 +204,11 @@ class Collection:
     def failures(self) -> list[Failure]:
         """Return the images that could not be indexed and still exist."""
         return self._catalog.failures()
+
+    def failures_page(self, start: int = 0, limit: int = 100) -> list[Failure]:
+        """Return up to `limit` of `failures`, after the first `start` ones."""
+        start, limit = whole_number(start, "number of failures"), whole_number(limit, "number of failures")
+        return self._catalog.failures(start=start, limit=limit)
 
     def sources(self) -> list[str]:
         """Return the specs of the sources, in the order in which they were first indexed."""
@@ -220,6 +229,10 @@ class Collection:
     def incomplete(self) -> list[Item]:
         """Return the items of files whose end is missing; see `Item.missing`."""
         return self._catalog.incomplete_items()
+
+    def incomplete_page(self, after_id: int = 0, limit: int = 100) -> list[Item]:
+        """Return up to `limit` of `incomplete` whose id is greater than `after_id`."""
+        return self._catalog.incomplete_items(whole_number(after_id, "id"), whole_number(limit, "number of items"))
 
     # Labels
 

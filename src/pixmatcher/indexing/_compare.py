@@ -25,6 +25,11 @@ def missing_source(spec: str, error: SourceError) -> Failure:
     return Failure(spec, "missing source", f"{str(error).rstrip('.')}; {IF_MISSING}")
 
 
+def no_label_names(spec: str, error: SourceError) -> Unusable:
+    """Return what to report of a source whose names of labels cannot be read."""
+    return Unusable(spec, "no names of labels", str(error))
+
+
 def compare_sources(
     sources: Mapping[str, Source],
     collection: WritableStore,
@@ -63,7 +68,7 @@ def compare_sources(
             if names := source.label_names():
                 collection.set_label_names(names)
         except SourceError as error:
-            listings[spec].unusable.append(Unusable(spec, "no names of labels", str(error)))
+            listings[spec].unusable.append(no_label_names(spec, error))
     for spec, listing in listings.items():
         if listing.unusable:
             comparison.record_failures(spec, (Failure(u.uri, u.reason, u.detail) for u in listing.unusable))

@@ -157,7 +157,7 @@ def _open_sources(
     """
     if sources is not None:
         listed = sources if isinstance(sources, Sequence) and not isinstance(sources, str) else [sources]
-        return [_open_source(source) for source in listed], collection
+        return [open_given_source(source) for source in listed], collection
     if isinstance(collection, WritableStore):
         return list(_open_existing(collection.sources(), missing)), collection
     with Collection.open(collection or Collection.find()) as existing:
@@ -165,7 +165,7 @@ def _open_sources(
     return list(_open_existing(specs, missing)), path
 
 
-def _open_source(source: AnySource) -> Source:
+def open_given_source(source: AnySource) -> Source:
     """Return the source of an argument of `index`: a path, a spec or a source object."""
     if isinstance(source, (str, os.PathLike)):
         return open_source(os.fspath(source))

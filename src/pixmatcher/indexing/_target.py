@@ -157,19 +157,27 @@ def _check_encoders(
             remedy += f", or change its encoders with `{command_to_upgrade(path)} {options}`"
         raise CollectionError(f"{path} was made with the encoders {', '.join(names)}", f"{remedy}.")
     for source in saved:
-        offered = {record.name: record for record in source.describes}
-        for record in records:
-            offer = offered.get(record.name)
-            if offer is None or len({offer.fingerprint, record.fingerprint} - {""}) > 1:
-                raise CollectionError(
-                    f"{source.spec} has no embeddings of the encoder {record.name} ({record.fingerprint or 'any'}), of "
-                    f"which {path} is made: name another collection with -c."
-                )
-            if missing := [space.name for space in record.spaces if space not in offer.spaces]:
-                raise CollectionError(
-                    f"{source.spec} has no embeddings of the space {missing[0]}, which {path} has: name another "
-                    "collection with -c."
-                )
+        check_offered(path, records, source.spec, source.describes)
+
+
+def check_offered(path: Path, records: Sequence[EncoderRecord], what: str, offers: Sequence[EncoderRecord]) -> None:
+    """Raise `CollectionError` if embeddings of the encoders `offers` do not fit a collection with these `records`.
+
+    `what` names the embeddings in the message.
+    """
+    offered = {record.name: record for record in offers}
+    for record in records:
+        offer = offered.get(record.name)
+        if offer is None or len({offer.fingerprint, record.fingerprint} - {""}) > 1:
+            raise CollectionError(
+                f"{what} has no embeddings of the encoder {record.name} ({record.fingerprint or 'any'}), of "
+                f"which {path} is made: name another collection with -c."
+            )
+        if missing := [space.name for space in record.spaces if space not in offer.spaces]:
+            raise CollectionError(
+                f"{what} has no embeddings of the space {missing[0]}, which {path} has: name another "
+                "collection with -c."
+            )
 
 
 def _check_encoders_available(saved: HoldsEmbeddings, other: str, runtime: Runtime | None) -> None:

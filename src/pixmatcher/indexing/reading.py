@@ -15,7 +15,7 @@ from typing import IO, TypeVar
 
 from .._files import sha256_of
 from ..errors import FetchError, InvalidImageError
-from ..sources import Entry, Source
+from ..sources import Entry, FetchesAhead, Source
 
 _log = logging.getLogger("pixmatcher.indexing")
 
@@ -51,6 +51,11 @@ def work_batches(
 
     A batch has `batch_size` items or fewer; it may be empty while images are being fetched.
     """
+    if isinstance(source, FetchesAhead):
+        with closing(source.fetch_ahead(enumerate(entries), batch_size)) as read:
+            for each in read:
+                yield [WorkItem(number, entry, answer) for (number, entry), answer in each]
+        return
     if not source.remote:
         yield from in_batches((WorkItem(number, entry) for number, entry in enumerate(entries)), batch_size)
         return

@@ -83,9 +83,9 @@ class JobRunner:
                 ) from error
         return self._records
 
-    def add(self, collection: str, kind: JobKind, request: Mapping[str, object]) -> Job:
-        """Add a job, and start it when it is its time. Raises `ProblemError` if that is impossible."""
-        job = self.records.add(collection, self._served[collection], kind, request)
+    def add(self, collection: str, kind: JobKind, request: Mapping[str, object], client: str) -> Job:
+        """Add a job of a client, and start it when it is its time. Raises `ProblemError` if that is impossible."""
+        job = self.records.add(collection, self._served[collection], kind, request, client)
         self._wake.set()
         return job
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import Request, Security
+from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 
 from ..errors import PixMatcherError
@@ -20,6 +21,9 @@ _log = logging.getLogger("pixmatcher.server")
 
 SCOPE_KEY = "pixmatcher.scope"
 """Where the ASGI scope of a request keeps what its token allows; absent if the service needs no token."""
+
+CLIENT_KEY = "pixmatcher.client"
+"""Where it keeps who asks: the name of the token, or without tokens the address."""
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 """What answers without a token. The schema is that of the public source code, and names no collection."""
@@ -111,3 +115,12 @@ async def writes(request: Request, _: object = Security(_scheme)) -> None:
             "The token may only read: this needs a token with the scope write.",
             {"www-authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="write"'},
         )
+
+
+async def _client_of(request: Request) -> str:
+    client: str = request.scope.get(CLIENT_KEY, "")
+    return client
+
+
+ClientId = Annotated[str, Depends(_client_of)]
+"""Who asks, by the token or the address; as a parameter of a route."""

@@ -64,6 +64,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
         app.include_router(open_routes.router)
     for routes in (collections, items, search, categories, embeddings, jobs, store):
         app.include_router(
-            routes.router, dependencies=[Depends(reads)], responses=problem_responses(400, 401, 403, 408, 413, 421, 503)
+            routes.router,
+            dependencies=[Depends(reads)],
+            responses=problem_responses(400, 401, 403, 408, 413, 415, 421, 503),
         )
     return app

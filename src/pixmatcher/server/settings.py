@@ -32,6 +32,8 @@ class Limits:
     """The most queries of a batch, and the most inputs of a request for embeddings."""
     parts: int = 16
     """The most texts and images of one query."""
+    json_values: int = 200_000
+    """The most values in the JSON of a request, counted by its commas: many small values cost more than large ones."""
     seconds: float = 30.0
     """The longest time for a request: to be read, to wait and to be answered."""
     header_bytes: int = 32 << 10

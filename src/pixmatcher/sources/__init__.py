@@ -6,12 +6,13 @@ May import `images`, `net`, and `encoders` for the names of the encoders that ma
 """
 
 from ..records import Entry
-from .protocol import HoldsEmbeddings, Source, Unusable
+from .protocol import FetchesAhead, HoldsEmbeddings, Source, Unusable
 from .registry import KINDS, SourceKind, check_source, open_source, source_kinds
 
 __all__ = [
     "KINDS",
     "Entry",
+    "FetchesAhead",
     "HoldsEmbeddings",
     "Source",
     "SourceKind",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol, runtime_checkable
 
+from ..errors import FetchError
 from ..records import EncoderRecord, Entry
 
 if TYPE_CHECKING:
@@ -48,6 +49,19 @@ class Source(Protocol):
 
     def label_names(self) -> Mapping[str, str]:
         """Return the name of each label if labels are codes, otherwise an empty mapping."""
+
+
+@runtime_checkable
+class FetchesAhead(Source, Protocol):
+    """A source that reads several images over the network at once, before they are needed."""
+
+    def fetch_ahead(
+        self, entries: Iterable[tuple[int, Entry]], batch_size: int
+    ) -> Generator[list[tuple[tuple[int, Entry], bytes | FetchError]], None, None]:
+        """Read the images of numbered entries, and yield them in any order, in lists of up to `batch_size`.
+
+        An image that cannot be read is yielded as a `FetchError`. A list may be empty while images are being read.
+        """
 
 
 @runtime_checkable

@@ -73,6 +73,18 @@ def _open_arrays(rest: str) -> Source:
     return ArraysSource(rest)
 
 
+def _open_s3(rest: str) -> Source:
+    from .bucket import BucketSource
+
+    return BucketSource(f"s3:{rest}")
+
+
+def _open_gs(rest: str) -> Source:
+    from .bucket import BucketSource
+
+    return BucketSource(f"gs:{rest}")
+
+
 KINDS: tuple[SourceKind, ...] = (
     SourceKind("folder", "~/Pictures", "a folder of image files, with the folders below it", _open_folder),
     SourceKind(
@@ -106,6 +118,10 @@ KINDS: tuple[SourceKind, ...] = (
         "saved embeddings, as `pixmatcher export arrays` writes them, or of MobileNetV3 or CLIP",
         _open_arrays,
     ),
+    SourceKind(
+        "s3", "s3://bucket/photos -c photos", "the images in a bucket of Amazon S3, or of another such server", _open_s3
+    ),
+    SourceKind("gs", "gs://bucket/photos -c photos", "the images in a bucket of Google Cloud Storage", _open_gs),
 )
 
 

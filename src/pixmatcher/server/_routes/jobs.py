@@ -21,8 +21,10 @@ from .._jobs import ENDED, Job
 from .._problems import ProblemError, problem_responses
 from .._source_check import check_new_source, full_spec
 from .._state import CollectionName, ServedStore, State
-from .._tokens import writes
+from .._tokens import ClientId, writes
 
+# These routes do not wait with the queries: they read the sources of a collection and a small table, and who looks
+# after a job or stops it must not be refused because many search.
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _MOST_LISTENERS = 64
@@ -123,7 +125,12 @@ def list_sources(store: ServedStore) -> CollectionSources:
     dependencies=[Depends(writes)],
 )
 def index_sources(
-    collection: CollectionName, store: ServedStore, state: State, response: Response, request: IndexRequest
+    collection: CollectionName,
+    store: ServedStore,
+    state: State,
+    client: ClientId,
+    response: Response,
+    request: IndexRequest,
 ) -> Job:
     """Start a job that indexes sources, or refreshes the sources that the collection has.
 
@@ -137,7 +144,7 @@ def index_sources(
     asked: dict[str, Any] = request.model_dump(exclude_none=True)
     if sources is not None:
         asked["sources"] = sources
-    return _accepted(state.jobs.add(collection, "index", asked), response)
+    return _accepted(state.jobs.add(collection, "index", asked, client), response)
 
 
 @router.delete(
@@ -150,6 +157,7 @@ def forget_source(
     collection: CollectionName,
     store: ServedStore,
     state: State,
+    client: ClientId,
     response: Response,
     source: Annotated[str, Query(min_length=1, max_length=4096, description="A source, or a folder or file of one.")],
 ) -> Job:
@@ -162,7 +170,7 @@ def forget_source(
         raise ProblemError(
             404, "no such source", "The collection has no such source: GET on this address lists its sources."
         )
-    return _accepted(state.jobs.add(collection, "forget", {"source": source}), response)
+    return _accepted(state.jobs.add(collection, "forget", {"source": source}, client), response)
 
 
 @router.post(
@@ -175,6 +183,7 @@ def watch_collection(
     collection: CollectionName,
     store: ServedStore,
     state: State,
+    client: ClientId,
     response: Response,
     request: WatchRequest | None = None,
 ) -> Job:
@@ -183,7 +192,7 @@ def watch_collection(
     If the collection is watched already, that job is the answer. After a restart of the service the job goes on.
     """
     _writable(store)
-    return _accepted(state.jobs.add(collection, "watch", (request or WatchRequest()).model_dump()), response)
+    return _accepted(state.jobs.add(collection, "watch", (request or WatchRequest()).model_dump(), client), response)
 
 
 @router.get("/jobs", responses=problem_responses(503))

@@ -24,7 +24,7 @@ from ...searching import (
     search_embedded,
 )
 from .._metrics import count_query, query_kind
-from .._problems import ProblemError, problem_of, problem_responses
+from .._problems import problem_of, problem_responses
 from .._requests import (
     BatchBody,
     SearchBody,
@@ -145,9 +145,6 @@ async def search_collection_batch(collection: CollectionName, request: Request, 
     state.collections.reference(collection)
     read = await read_body(request, state, BatchBody, until)
     body: BatchBody = read.body
-    most = state.settings.limits.batch
-    if len(body.queries) > most:
-        raise ProblemError(422, "too many queries", f"A batch may have at most {most} queries.")
     options = options_of(body, state)
     results = []
     with state.admission.place():

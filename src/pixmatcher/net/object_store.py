@@ -1,0 +1,198 @@
+"""Object stores, such as Amazon S3 and Google Cloud Storage: list, read and write the objects of a bucket.
+
+The place of an object is a URL, `s3://BUCKET/KEY` or `gs://BUCKET/KEY`. Credentials, the region and the address of
+another server that speaks S3 come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
+AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; or from the role of the machine. The user chose these places, so their
+addresses are not restricted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from tempfile import TemporaryFile
+from typing import IO, Any, TypeVar
+
+from ..errors import FetchError, SourceError
+
+T = TypeVar("T")
+
+_URL = re.compile(r"(s3|gs)://([^/?#]+)(?:/(.*))?", re.DOTALL)
+_CONNECTIONS = 16
+_MOST_BYTES = 128 << 20
+"""Objects that are read ahead have so many bytes in memory at most, or are a single one."""
+_RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+_TIMEOUTS: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(minutes=10), "read_timeout": "20s"}
+_LISTED_AT_ONCE = 1000
+_CREDENTIALS_OF_MACHINES = ("169.254.169.254", "metadata.google.internal", "fd00:ec2::254")
+"""Where a machine of a cloud has its credentials: asked last, if none are set."""
+_MOST_CHARACTERS = 200
+"""The length of the texts of the package that are shown."""
+_BLOCK_BYTES = 8 << 20
+
+
+def is_object_url(text: str) -> bool:
+    """Return whether a text begins as the URL of an object store."""
+    return text.startswith(("s3://", "gs://"))
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object as its store lists it: its key, relative to the place that is listed, and a token of its content."""
+
+    key: str
+    size: int
+    tag: str
+    modified: datetime
+
+
+class ObjectStore:
+    """The objects below a place in a bucket. Keys are relative to it. Any thread may call the methods.
+
+    Every method raises `FetchError` of one sentence if the store refuses, or does not answer after several tries.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Raises `SourceError` if the URL names no bucket, or if the package that is needed is not installed."""
+        match = _URL.fullmatch(url)
+        if match is None:
+            raise SourceError(f"{url} names no bucket: write it like s3://bucket/folder or gs://bucket/folder.")
+        scheme, bucket, folder = match.groups()
+        folder = (folder or "").strip("/")
+        self.url = f"{scheme}://{bucket}" + (f"/{folder}" if folder else "")
+        self._bucket = f"{scheme}://{bucket}"
+        self._prefix = f"{folder}/" if folder else ""
+        try:
+            import obstore
+        except ImportError:
+            raise SourceError(f"{url} needs another package: run `pip install 'pixmatcher[cloud]'`.") from None
+        self._api: Any = obstore
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        # Whoever names a server by http:// wants no encryption.
+        options: Any = {**_TIMEOUTS, "allow_http": endpoint.startswith("http://")}
+        with self._errors_explained():
+            self._store = obstore.store.from_url(self._bucket, client_options=options, retry_config=_RETRIES)
+
+    def objects(self, folder: str = "") -> Iterator[ObjectInfo]:
+        """Yield all objects below a folder of the place, and of the folders below it."""
+        with self._errors_explained():
+            prefix = self._prefix + (f"{folder}/" if folder else "")
+            for page in self._api.list(self._store, prefix or None, chunk_size=_LISTED_AT_ONCE):
+                for each in page:
+                    key = each["path"].removeprefix(self._prefix)
+                    tag = (each["e_tag"] or each["version"] or each["last_modified"].isoformat()).strip('"')
+                    yield ObjectInfo(key, each["size"], tag, each["last_modified"])
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names of the objects and folders directly in a folder of the place, sorted."""
+        with self._errors_explained():
+            prefix = self._prefix + (f"{folder}/" if folder else "")
+            found = self._api.list_with_delimiter(self._store, prefix or None)
+            paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
+            return sorted(path.removeprefix(prefix).strip("/") for path in paths)
+
+    def read(self, key: str) -> bytes:
+        """Return the content of an object."""
+        with self._errors_explained(key):
+            return bytes(self._api.get(self._store, self._prefix + key).bytes())
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[IO[bytes]]:
+        """Download an object to a temporary file, and open it."""
+        with TemporaryFile() as file:
+            with self._errors_explained(key):
+                for block in self._api.get(self._store, self._prefix + key).stream(min_chunk_size=_BLOCK_BYTES):
+                    file.write(block)
+            file.seek(0)
+            yield file
+
+    def write(self, key: str, content: IO[bytes]) -> None:
+        """Store the rest of an open file as an object, which appears when it is complete."""
+        with self._errors_explained(key):
+            self._api.put(self._store, self._prefix + key, content, chunk_size=_BLOCK_BYTES, max_concurrency=2)
+
+    @contextmanager
+    def _errors_explained(self, key: str = "") -> Iterator[None]:
+        """Raise the errors of the package as a `FetchError`."""
+        from obstore.exceptions import BaseError
+
+        url = f"{self.url}/{key}" if key else self.url
+        try:
+            yield
+        except (BaseError, OSError, ValueError) as error:
+            raise _fetch_error(url, error) from error
+
+
+def _fetch_error(url: str, error: Exception) -> FetchError:
+    """Return an error of the package as one sentence."""
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    text = " ".join(str(error).split())
+    code, message = (re.findall(f"<{name}>([^<]+)</{name}>", text) for name in ("Code", "Message"))
+    detail = (message or code or [text.partition(" Debug source:")[0].rpartition(" - ")[2]])[0]
+    detail = detail[:_MOST_CHARACTERS].rstrip(". ")
+    if isinstance(error, FileNotFoundError) or not {"NoSuchBucket", "NoSuchKey"}.isdisjoint(code):
+        sentence = f"{url} is not found ({detail}): check the name of the bucket and the object."
+        return FetchError(sentence, "missing", detail)
+    if any(place in text for place in _CREDENTIALS_OF_MACHINES):
+        detail = "no credentials"
+    elif not isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+        return FetchError(
+            f"{url} cannot be read or written ({detail}): check the network and the address of the store, and try "
+            "again.",
+            "cannot be read",
+            detail,
+            transient=True,
+        )
+    return FetchError(
+        f"{url} is refused ({detail}): check the credentials in the environment, and what they allow.",
+        "permission denied",
+        detail,
+    )
+
+
+def fetch_objects(
+    store: ObjectStore, requests: Iterable[tuple[T, str, int]], *, batch_size: int
+) -> Generator[list[tuple[T, bytes | FetchError]], None, None]:
+    """Read objects ahead, and yield them in the order in which they arrive, in lists of up to `batch_size`.
+
+    A request is any key that identifies the object, its key in the store, and its size in bytes. Requests are taken in
+    the thread of the caller, as long as less than 128 MB are in memory. An object that cannot be read is yielded as the
+    `FetchError`. Close the generator to end early.
+    """
+    remaining = iter(requests)
+    running: dict[Future[bytes | FetchError], tuple[T, int]] = {}
+    following = next(remaining, None)
+    in_memory = 0
+    with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="pixmatcher-objects") as executor:
+        try:
+            while running or following is not None:
+                while following is not None and (not running or in_memory + following[2] <= _MOST_BYTES):
+                    if len(running) >= max(batch_size, 2 * _CONNECTIONS):
+                        break
+                    key, name, size = following
+                    running[executor.submit(_fetched, store, name)] = (key, size)
+                    in_memory += size
+                    following = next(remaining, None)
+                done = wait(running, timeout=1, return_when=FIRST_COMPLETED).done
+                taken = []
+                for future in [*done][:batch_size]:
+                    key, size = running.pop(future)
+                    in_memory -= size
+                    taken.append((key, future.result()))
+                yield taken
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _fetched(store: ObjectStore, key: str) -> bytes | FetchError:
+    try:
+        return store.read(key)
+    except FetchError as error:
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
