@@ -319,6 +319,9 @@ def test_http_without_tokens_refuses_other_hosts_and_scripts_of_web_sites(photos
             connection.putheader("Content-Length", str(10**12))
             connection.endheaders()
             assert connection.getresponse().status == 413
+        for method in ("GET", "DELETE", "HEAD", "PUT"):  # also no stream of messages, which would never end
+            answer = httpx.request(method, url, headers=ACCEPT, trust_env=False, timeout=60)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 # The tools, without a transport

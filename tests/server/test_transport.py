@@ -295,6 +295,16 @@ def test_a_body_of_the_largest_size_is_read(port: int) -> None:
     assert ask(port, "/echo", method="POST", body=body + b"x").status == 413
 
 
+def test_the_bodies_of_all_requests_have_only_so_much_room(port: int) -> None:
+    def begin() -> Client:
+        head = request("/echo", f"Content-Length: {LIMITS.body_bytes}", CLOSE, method="POST")
+        return Client(port, head + bytes(LIMITS.body_bytes - 1))
+
+    answers = [answer for client in [begin() for _ in range(12)] for answer in client.read_all()]
+    assert sorted(answer.reason for answer in answers) == ["request too slow"] * 8 + ["too many requests"] * 4
+    assert ask(port, "/echo", method="POST", body=bytes(LIMITS.body_bytes)).status == 200, "there is room again"
+
+
 def test_a_client_that_sends_on_receives_the_refusal(port: int) -> None:
     """Closing a connection with unread bytes resets it, and the client would lose the refusal."""
     client = Client(port, request("/echo", method="POST", body=b"x" * (5 << 20)))

@@ -130,6 +130,9 @@ class JobRunner:
             except subprocess.TimeoutExpired:
                 process.popen.kill()
                 process.popen.wait()
+        for job_id in self._processes:
+            with contextlib.suppress(PixMatcherError):
+                self._remove_lock(job_id)
         self._processes.clear()
         for lock in self._locks.values():
             lock.release()
@@ -238,6 +241,10 @@ class JobRunner:
         self.records.note_crash(job_id, process.attempt, counts=True)
         del self._processes[job_id]
         _log.info("the process of job %s ended with exit code %s", job_id, process.popen.returncode)
+        self._remove_lock(job_id)
+
+    def _remove_lock(self, job_id: str) -> None:
+        """Delete the lock file of a job that has ended."""
         found = self.records.find(job_id, self._served)
         if found is None or found.job.ended is not None:
             with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ import functools
 import ipaddress
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,8 @@ _HEADERS = {
 }
 """The headers of every answer that does not set them itself."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_BODIES_AT_ONCE = 8
+"""How many bodies of the greatest size the requests of a process may have together; they are kept in memory."""
 _DRAIN_SECONDS = 2.0
 """How long the rest of a body is read and forgotten after a refusal.
 
@@ -68,6 +71,7 @@ class RequestGuard:
         self._origins = frozenset(settings.origins)
         self._tokens = tokens
         self._streams = streams
+        self._room = _Room(_BODIES_AT_ONCE * settings.limits.body_bytes)
         self._headers = dict(_HEADERS)
         if not settings.origins:
             self._headers[b"cross-origin-resource-policy"] = b"same-origin"
@@ -78,7 +82,7 @@ class RequestGuard:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             headers: dict[bytes, bytes] = dict(scope["headers"])
-            exchange = _Exchange(receive, send, self._headers, self._limits, self._streams)
+            exchange = _Exchange(receive, send, self._headers, self._limits, self._room, self._streams)
             exchange.is_form = headers.get(b"content-type", b"").lstrip().lower().startswith(b"multipart/form-data")
             exchange.body_complete = (
                 b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"
@@ -103,6 +107,7 @@ class RequestGuard:
             pass  # who has gone before the body was complete gets no answer
         finally:
             exchange.timer.cancel()
+            exchange.free_room()
             self._streams.discard(exchange.end_stream)
         if exchange.problem is not None and not exchange.started:
             await exchange.refuse(scope, exchange.problem)
@@ -179,11 +184,18 @@ def _is_this_machine(name: str) -> bool:
 
 
 class _BodyRefused(Exception):  # noqa: N818
-    """Ends the reading of a body that is too large or has too many values."""
+    """Ends the reading of a body that is too large, has too many values or finds no room."""
 
 
 def _too_large(limit: int) -> ProblemError:
     return ProblemError(413, "body too large", f"The body may have at most {limit} bytes: send less at once.")
+
+
+@dataclass
+class _Room:
+    """The bytes that the bodies of all requests may still have together."""
+
+    left: int
 
 
 class _Exchange:
@@ -195,6 +207,7 @@ class _Exchange:
         send: Send,
         headers: Mapping[bytes, bytes],
         limits: Limits,
+        room: _Room,
         streams: set[Callable[[], None]],
     ) -> None:
         self._receive = receive
@@ -203,6 +216,7 @@ class _Exchange:
         self._limits = limits
         self._bytes_left = limits.body_bytes
         self._commas_left = limits.json_values
+        self._room = room
         self._streams = streams
         self.is_form = False
         """Whether the body is a form with files, in which commas mean nothing."""
@@ -230,14 +244,24 @@ class _Exchange:
         if message["type"] == "http.request":
             part = message.get("body", b"")
             self._bytes_left -= len(part)
+            self._room.left -= len(part)
             if not self.is_form:
                 self._commas_left -= part.count(b",")
             if self._bytes_left < 0 or self._commas_left < 0:
                 most = self._limits
                 self.problem = _too_large(most.body_bytes) if self._bytes_left < 0 else too_many_values(most)
                 raise _BodyRefused
+            if self._room.left < 0:
+                self.problem = ProblemError(
+                    429, "too many requests", "Too many large requests arrive at once: try again.", {"retry-after": "1"}
+                )
+                raise _BodyRefused
             self.body_complete = not message.get("more_body", False)
         return message
+
+    def free_room(self) -> None:
+        """Leave the room of the body to other requests."""
+        self._room.left += self._limits.body_bytes - self._bytes_left
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer of a route, unless another answer was decided."""
