@@ -10,7 +10,7 @@ from .._text import printable
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
 from ._app import INDEX, command
-from ._opening import runtime_of
+from ._opening import runtime_of, stop_jobs_on_sigterm
 from ._options import (
     BackendOption,
     DeviceOption,
@@ -116,6 +116,7 @@ def index_command(
         if encoder is None or len(encoder) != 1:
             raise QueryError("--weights belongs to one encoder: name it with --encoder.")
         import_weights(encoder[0], weights)
+    stop_jobs_on_sigterm(collection)
     with ProgressBars() as bars:
         report = index(
             sources or None,

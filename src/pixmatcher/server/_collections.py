@@ -13,6 +13,7 @@ from typing import TypeVar
 from .._urls import is_url
 from ..collection import CATALOG_NAME, Collection, Store, open_collection
 from ..errors import CollectionError, NoItemError
+from ._advice import text_for_clients
 from ._problems import ProblemError
 
 _T = TypeVar("_T")
@@ -104,6 +105,10 @@ class ServedCollections:
         for folder in sorted(folders, key=len, reverse=True):
             message = message.replace(folder, folders[folder])
         return message
+
+    def note_for_clients(self, note: str) -> str:
+        """Return a note of a result, which may quote an error, without paths and with advice for clients."""
+        return text_for_clients(self.without_paths(note))
 
     def close(self) -> None:
         """Close all collections."""

@@ -178,5 +178,5 @@ def shown_result(state: ServerState, result: SearchResult | CategoryResult) -> d
     """Return a result as JSON; its note, which may quote an error, has no path of a collection."""
     values = result.as_json()
     if "note" in values:
-        values["note"] = state.collections.without_paths(values["note"])
+        values["note"] = state.collections.note_for_clients(values["note"])
     return values
