@@ -216,8 +216,7 @@ class _Run:
         place = self._call.reference
         with contextlib.suppress(CollectionError):
             place = str(Collection.locate(place) or place)
-        text = text_for_clients(text)
-        return text.replace(place, "The collection").replace(self._call.reference, "The collection")
+        return text_for_clients(text).replace(place, "The collection")
 
     # Stopping
 
