@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +22,7 @@ import pytest
 import trustme
 from live_service import live_app, live_service
 from PIL import Image
+from service_process import PATIENCE, wait_until
 
 from pixmatcher import (
     Client,
@@ -628,6 +632,30 @@ def test_a_job_indexes_and_forgets_with_the_report_of_a_local_run(growing: Path,
         assert done.returncode == 0, done.stderr
         assert "1 image of" in done.stdout
         assert len(client) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_job(growing: Path, tmp_path: Path, number: int) -> None:
+    settings = {"state_folder": tmp_path / "state"}
+    with (
+        live_service({"photos": growing}, **settings) as url,
+        Client(f"{url}/c/photos") as client,
+        Collection.open(growing) as writer,
+    ):
+        writer.begin_writing()  # so that the job waits
+
+        def states() -> list[str]:
+            return [job["state"] for job in client._connection.json("GET", "/v1/jobs")["jobs"]]
+
+        command = [sys.executable, "-m", "pixmatcher", "index", "-c", f"{url}/c/photos"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: states() == ["running"])
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130
+        assert "stopped" in stderr
+        wait_until(lambda: states() == ["stopped"])
 
 
 def test_an_exception_of_the_progress_stops_the_job(growing: Path, tmp_path: Path) -> None:

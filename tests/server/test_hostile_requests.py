@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +53,23 @@ def test_the_current_folder_of_the_service_stays_unknown(service: TestClient) ->
     ):
         assert answer.status_code == 422
         assert str(Path.cwd()) not in answer.text
+
+
+_READY = """
+import sys
+from fastapi.testclient import TestClient
+from pixmatcher.encoders import _registry
+from pixmatcher.server import ServerSettings, create_app
+
+with TestClient(create_app(ServerSettings({"photos": sys.argv[1], "gone": sys.argv[2]}))) as client:
+    print(client.get("/readyz").status_code, _registry._load_once.cache_info().currsize)
+"""
+
+
+def test_a_service_that_is_ready_has_loaded_its_encoder(photos: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _READY, str(photos), str(tmp_path / "gone")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "503 1\n", done.stderr
 
 
 MANY = b"[" + b"0," * 300_000 + b"0]"

@@ -15,7 +15,16 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pixmatcher import Collection, Query, SearchOptions, classify, search
+from pixmatcher.errors import (
+    CollectionError,
+    EncoderError,
+    OutdatedCollectionError,
+    PixMatcherError,
+    QueryError,
+    StorageError,
+)
 from pixmatcher.searching import QueryPart, embed_query
+from pixmatcher.server._advice import sentence_for_clients
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 SEARCH = "/v1/collections/photos/search"
@@ -372,4 +381,42 @@ def test_an_encoder_that_cannot_be_used_does_not_show_the_folder(app_client: Any
     for path, body in (("search", {"text": "a cat"}), ("search/batch", {"queries": [{"text": "a cat"}]})):
         answer = problem(client.post(f"/v1/collections/old/{path}", json=body), 503)
         assert answer["reason"] == "collection outdated"
-        assert str(tmp_path) not in answer["detail"]
+        assert answer["detail"] == (
+            "old was made with another version of the encoder lite: "
+            "ask who runs the service to run `pixmatcher upgrade`."
+        )
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            CollectionError(
+                "/a b/c is damaged", "run `pixmatcher verify --repair -c '/a b'`, then `pixmatcher index`."
+            ),
+            "/a b/c is damaged: ask who runs the service to run `pixmatcher verify --repair`, then `pixmatcher index`.",
+        ),
+        (
+            OutdatedCollectionError("/a was made with another version: index into another collection with -c."),
+            "/a was made with another version: ask who runs the service; its log says what to do.",
+        ),
+        (
+            EncoderError("The encoder x needs PyTorch: run `pip install torch`, copy /root/cache/x from a machine."),
+            "The encoder x needs PyTorch: ask who runs the service; its log says what to do.",
+        ),
+        (
+            EncoderError("/root/cache/x/card.json is damaged: delete it."),
+            "card.json is damaged: ask who runs the service; its log says what to do.",
+        ),
+        (
+            StorageError("The disk of /a is full: make room on it."),
+            "The disk of /a is full: ask who runs the service; its log says what to do.",
+        ),
+        (QueryError("The text is empty: write what to search for."), "The text is empty: write what to search for."),
+    ],
+)
+def test_advice_is_what_a_client_can_do(
+    error: PixMatcherError, sentence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert sentence_for_clients(error) == sentence
+    assert (str(error) in caplog.text) == sentence.endswith("its log says what to do.")

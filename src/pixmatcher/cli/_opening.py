@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from .._urls import is_url
 from ..errors import QueryError
 
 if TYPE_CHECKING:
     from ..collection import Collection, ForgetsSources, ReadableStore, Store
     from ..encoders import Runtime
     from ._progress import ProgressBars
+
+
+def stop_jobs_on_sigterm(reference: str | None) -> None:
+    """Let SIGTERM do the same as Ctrl-C if a service has the collection: its job would go on otherwise."""
+    if reference is not None and is_url(reference):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,13 @@ from .._text import command_to_upgrade, printable
 from .._urls import is_file_url, path_of_file_url
 from ..errors import QueryError
 from ._app import MAINTENANCE, command
-from ._opening import open_folder_collection, open_readable_store, open_store_to_forget, runtime_of
+from ._opening import (
+    open_folder_collection,
+    open_readable_store,
+    open_store_to_forget,
+    runtime_of,
+    stop_jobs_on_sigterm,
+)
 from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
 from ._output import (
     LEFT_OUT,
@@ -154,6 +160,7 @@ def forget_command(
 
     A part of a folder stays forgotten until you index it by its own name.
     """
+    stop_jobs_on_sigterm(collection)
     with open_store_to_forget(collection) as opened:
         count = opened.count_to_forget(source)
         if count >= _ASK_FROM and not yes:

@@ -10,7 +10,7 @@ from .._text import printable
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
 from ._app import INDEX, command
-from ._opening import runtime_of
+from ._opening import runtime_of, stop_jobs_on_sigterm
 from ._options import (
     BackendOption,
     DeviceOption,
@@ -153,6 +153,7 @@ def index_command(
             )
         _print_shard(made)
         return
+    stop_jobs_on_sigterm(collection)
     with ProgressBars() as bars:
         report = index(
             sources or None,

@@ -25,6 +25,7 @@ from ..collection import Collection, WritableStore, open_collection
 from ..errors import CollectionError, PixMatcherError, StorageError
 from ..indexing import IndexReport, index
 from ..indexing.watching import retry_while_locked, watch
+from ._advice import text_for_clients
 from ._job_runner import lock_of_job
 from ._jobs import JobRecords, JobState
 from ._problems import Problem, ProblemError, problem_of
@@ -215,7 +216,7 @@ class _Run:
         place = self._call.reference
         with contextlib.suppress(CollectionError):
             place = str(Collection.locate(place) or place)
-        text = text.replace(place, "the collection").replace(self._call.reference, "the collection")
+        text = text_for_clients(text).replace(place, "the collection").replace(self._call.reference, "the collection")
         return text[:1].upper() + text[1:]
 
     # Stopping

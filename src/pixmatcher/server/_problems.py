@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from .._text import as_unicode
 from ..client.wire import STATUS_OF_ERROR
 from ..errors import FetchError, InvalidImageError, PixMatcherError
+from ._advice import sentence_for_clients
 from .settings import Limits
 
 MEDIA_TYPE = "application/problem+json"
@@ -67,6 +68,7 @@ _SENTENCES = {
 def problem_of(error: PixMatcherError) -> Problem:
     """Return an error of the library as a problem."""
     name = cause = None
+    sentence = str(error) if isinstance(error, ProblemError) else sentence_for_clients(error)
     if isinstance(error, ProblemError):
         status, reason = error.status, error.reason
     else:
@@ -74,7 +76,7 @@ def problem_of(error: PixMatcherError) -> Problem:
         reason = reason or getattr(error, "reason", "")
         name = type(error).__name__
         cause = as_unicode(error.detail) if isinstance(error, (InvalidImageError, FetchError)) else None
-    title, detail = HTTPStatus(status).phrase, as_unicode(str(error))
+    title, detail = HTTPStatus(status).phrase, as_unicode(sentence)
     return Problem(title=title, status=status, detail=detail, reason=reason, error=name, cause=cause)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -42,7 +42,7 @@ _GREATEST_INTEGER = 2**63 - 1
 _GREATEST_SIDE = 2**31 - 1
 
 
-# It warns of each form that is not valid, which the client is told.
+# It warns of each form that is not valid, which the answer says too.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
@@ -280,10 +280,9 @@ class _FormParser(MultiPartParser):
 
 async def _read_form(request: Request, limits: Limits) -> _Form:
     found = _Form()
-    stream = cast("AsyncGenerator[bytes, None]", request.stream())
     most = limits.parts + 1
     parser = _FormParser(
-        request.headers, stream, max_files=most, max_fields=_MOST_FIELDS, max_part_size=limits.body_bytes
+        request.headers, request.stream(), max_files=most, max_fields=_MOST_FIELDS, max_part_size=limits.body_bytes
     )
     try:
         form = await parser.parse()

@@ -35,8 +35,10 @@ def create_app(settings: ServerSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state: ServerState = app.state.server
         state.jobs.start()
+        state.readiness.start(state.collections)
         yield
         await run_in_threadpool(state.jobs.close)
+        await run_in_threadpool(state.readiness.close)
         state.fetches.close()
         state.admission.close()
         state.collections.close()

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from ..._text import as_unicode, name_as_unicode
 from ...collection import Collection, Store, WritableStore, describe_collection
+from .._answer_models import Contents, LabelCount
 from .._pages import AskedPage, failures_page, method_of, page_by_place, page_limit, slices_of
 from .._problems import ProblemError, problem_responses
 from .._requests import json_response
@@ -42,59 +43,11 @@ class CollectionList(BaseModel):
     collections: list[CollectionSummary]
 
 
-class EncoderDescription(BaseModel):
-    """An encoder of a collection."""
-
-    name: str
-    fingerprint: str
-    spaces: list[str]
-
-
-class SpaceDescription(BaseModel):
-    """An embedding space of a collection, and its index."""
-
-    name: str
-    dimension: int
-    text: bool
-    """Whether texts can be searched in it."""
-    index: str | None
-    recall: float | None
-    """The measured share of the 10 nearest items that the index finds; null if it compares all, or is not built."""
-
-
-class SourceDescription(BaseModel):
-    """A source of a collection."""
-
-    source: str
-    exclude: list[str] | None = None
-    hidden: bool | None = None
-    forgotten: list[str] | None = None
-    passed_over: dict[str, dict[str, int]] | None = None
-
-
-class Description(BaseModel):
-    """What is in a collection; null stands for what is not known."""
+class Description(Contents):
+    """What is in a collection of the service; null stands for what is not known."""
 
     name: str
     writable: bool
-    count: int
-    failed: int | None
-    incomplete: int | None
-    labels: int | None
-    formats: dict[str, int]
-    sources: list[SourceDescription]
-    encoders: list[EncoderDescription]
-    spaces: list[SpaceDescription]
-    bytes: int | None
-    unfinished_encoders: list[EncoderDescription]
-
-
-class LabelCount(BaseModel):
-    """A label, its name if it has one, and the number of items that have it."""
-
-    label: str
-    name: str | None
-    count: int
 
 
 class LabelList(BaseModel):

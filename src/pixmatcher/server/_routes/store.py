@@ -240,7 +240,7 @@ async def answer_query(run: Run, state: State, request: QueryRequest) -> Respons
         query = _query(request.query, state)
         result = search(store, query, options)
         count_query(query_kind(query), result.space)
-        return wire.result_as_json(result)
+        return _with_note(wire.result_as_json(result), state)
 
     return await run(work)
 
@@ -253,7 +253,7 @@ async def answer_similar(run: Run, state: State, request: SimilarRequest) -> Res
     def work(store: Store) -> Any:
         result = search_similar(store, request.id, options)
         count_query("item", result.space)
-        return wire.result_as_json(result)
+        return _with_note(wire.result_as_json(result), state)
 
     return await run(work)
 
@@ -265,7 +265,7 @@ async def answer_categories(run: Run, state: State, request: CategoriesRequest) 
 
     def work(store: Store) -> Any:
         result = classify(store, _query(request.query, state), k=request.k, space=request.space)
-        return wire.categories_as_json(result)
+        return _with_note(wire.categories_as_json(result), state)
 
     return await run(work)
 
@@ -458,6 +458,10 @@ async def picture(
         return _picture(file.getvalue())
 
     return await run(work)
+
+
+def _with_note(values: dict[str, Any], state: ServerState) -> dict[str, Any]:
+    return values | {"note": state.collections.note_for_clients(values["note"])}
 
 
 def _page_as_json(page: Page[Any], as_json: Callable[[Any], Any]) -> dict[str, Any]:
