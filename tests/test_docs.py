@@ -46,8 +46,8 @@ _FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->\n\Z")
 _INCLUDED = re.compile(r'--8<-- "(.+)"\n')
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-_HARMLESS = {"cd", ".", "ruff"}
-_OF_OTHERS = {"chown", "claude", "docker", "export", "systemctl", "useradd"}
+_HARMLESS = {"cd", ".", "ruff", "wait"}
+_OF_OTHERS = {"chown", "claude", "docker", "export", "ssh", "systemctl", "useradd"}
 """Programs whose options are not checked; a command after `--` is."""
 
 

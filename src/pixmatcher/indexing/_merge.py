@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pixmatcher.indexing")
 
-_BATCH = 512
+_BATCH = 2048
 
 
 @dataclass
@@ -216,6 +216,15 @@ class _Merge:
         self._store_facts(notes)
         digests = (digest_of(entry.uri, entry.version) for entry in self._comparison.pending(spec))
         pending = np.sort(np.fromiter(digests, np.uint64))  # 8 bytes an image
+        if len(pending):
+            self._store_pending(pending, notes, progress)
+        index.failures = self._comparison.failures()
+
+    def _store_pending(
+        self, pending: npt.NDArray[np.uint64], notes: FolderNotes | None, progress: ProgressCallback | None
+    ) -> None:
+        """Store the results of the entries whose digests are `pending`, ascending."""
+        spec, index = self._at.spec, self._report.index
         counter = Counter(len(pending), progress, "Merging")
         source = _MergedSource(spec, any(facts.remote for facts in self._shards.values()))
         store = ResultStore(self._target, self._comparison, source, index, self._with_embeddings)
@@ -231,7 +240,6 @@ class _Merge:
                 self._store_part(read_part(self._place, name, self._target.spaces), left, store, counter)
             if left:
                 self._report.unfinished[shard.number] = len(left)
-        index.failures = self._comparison.failures()
 
     def _notes(self) -> FolderNotes | None:
         """Return what to keep of a folder source; None for other sources."""

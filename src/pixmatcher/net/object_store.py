@@ -29,6 +29,7 @@ _MOST_BYTES = 128 << 20
 _RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
 _TIMEOUTS: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(minutes=10), "read_timeout": "20s"}
 _LISTED_AT_ONCE = 1000
+_REFUSALS = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
 _CREDENTIALS_OF_MACHINES = ("169.254.169.254", "metadata.google.internal", "fd00:ec2::254")
 """Where a machine of a cloud has its credentials: asked last, if none are set."""
 _MOST_CHARACTERS = 200
@@ -141,7 +142,7 @@ def _fetch_error(url: str, error: Exception) -> FetchError:
         return FetchError(sentence, "missing", detail)
     if any(place in text for place in _CREDENTIALS_OF_MACHINES):
         detail = "no credentials"
-    elif not isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+    elif not isinstance(error, (PermissionDeniedError, UnauthenticatedError)) and _REFUSALS.isdisjoint(code):
         return FetchError(
             f"{url} cannot be read or written ({detail}): check the network and the address of the store, and try "
             "again.",
