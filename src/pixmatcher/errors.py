@@ -87,6 +87,10 @@ class SourceError(PixMatcherError):
     """A source does not exist or cannot be read at all."""
 
 
+class ClusterError(PixMatcherError):
+    """A Ray cluster cannot be reached, or its nodes cannot encode images; what was stored before stays stored."""
+
+
 class CollectionError(PixMatcherError):
     """A collection is missing, damaged, of a newer format, or does not fit the call.
 
