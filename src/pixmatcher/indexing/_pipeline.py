@@ -15,7 +15,7 @@ from .._cores import usable_cores
 from .._progress import ProgressCallback
 from ..collection import Collection, Comparison, Failure, WritableStore, delete_collection
 from ..encoders import Encoder, Runtime, load_recorded, with_encoders
-from ..errors import SourceError
+from ..errors import ClusterError, SourceError
 from ..images import DEFAULT_MAX_PIXELS
 from ..sources import HoldsEmbeddings, Source, check_source, open_source
 from ._compare import compare_sources, missing_source
@@ -28,7 +28,7 @@ from ._folders import (
     restore_notes,
     save_notes,
 )
-from ._ray import RayWorkers, check_place
+from ._ray import RayWorkers, check_call
 from ._report import IndexReport
 from ._stages import Counter, Stages
 from ._target import IndexesSources, collection_path, open_target, open_writable_store
@@ -94,7 +94,7 @@ def index(
     runtime = with_encoders(runtime, [encoder for encoder in encoders or () if not isinstance(encoder, str)])
     missing: list[Failure] = []
     if on is not None:
-        check_place(on)
+        check_call(on, runtime.encoders if runtime is not None else ())
     threads = max(1, workers or usable_cores()) if on is None else 1
     with ExitStack() as afterwards:
         if isinstance(collection, (str, os.PathLike)) and (store := open_writable_store(collection)) is not None:
@@ -143,7 +143,7 @@ def index(
             run = _Run(by_spec, target, comparison, used, str(DecoderCapabilities(max_pixels)))
             try:
                 run.update(report, retry_failed=retry_failed, progress=progress)
-            except SourceError:
+            except (ClusterError, SourceError):
                 if created and not len(target):
                     afterwards.callback(delete_collection, target.path)  # a wrong call leaves no files
                 raise

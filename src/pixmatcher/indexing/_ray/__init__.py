@@ -5,7 +5,7 @@ entries, and `_workers` brings them together. Entries go to the nodes, items and
 inside functions only.
 """
 
-from ._cluster import check_place
+from ._cluster import check_call
 from ._workers import RayWorkers
 
-__all__ = ["RayWorkers", "check_place"]
+__all__ = ["RayWorkers", "check_call"]

@@ -8,11 +8,12 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
 from ..._cores import usable_cores
+from ...encoders import Encoder
 from ...errors import ClusterError
 
 _log = logging.getLogger("pixmatcher.indexing")
@@ -22,12 +23,20 @@ _CLIENT = re.compile(r"ray://([^/:\s]+|\[[0-9A-Fa-f:.]+\]):(\d+)/?")
 _CONNECT_SECONDS = 10.0
 
 
-def check_place(on: str) -> None:
-    """Raise `ClusterError` if `on` names no place where images can be encoded, or Ray is not installed."""
+def check_call(on: str, encoders: Sequence[Encoder]) -> None:
+    """Raise `ClusterError` if `on` names no place where images can be encoded, or Ray is not installed.
+
+    Also if there are encoder objects, which other processes do not have.
+    """
     if on != THIS_MACHINE and _CLIENT.fullmatch(on) is None:
         raise ClusterError(f"{on!r} is no place to encode images: use 'ray', or 'ray://HOST:PORT' of a Ray cluster.")
     if find_spec("ray") is None:
         raise ClusterError("Ray is not installed: run `pip install 'pixmatcher[ray]'`.")
+    if encoders:
+        raise ClusterError(
+            f"The encoder object {encoders[0].name} stays in this process: install it as a package on all nodes, and "
+            "give its name."
+        )
 
 
 @contextmanager
@@ -36,13 +45,13 @@ def connected(on: str) -> Iterator[None]:
 
     A connection that the process has already is used, and stays. Raises `ClusterError` if no cluster answers.
     """
+    address = os.environ.get("RAY_ADDRESS", "") if on == THIS_MACHINE else on
+    _check_port(address)
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS", "") if on == THIS_MACHINE else on
-    _check_port(address)
     with _silent():
         try:
             _connect(address)

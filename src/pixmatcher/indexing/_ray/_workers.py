@@ -13,7 +13,7 @@ import numpy as np
 
 from ...collection import Failure, PendingWork, WritableStore
 from ...encoders import Encoder, Runtime
-from ...errors import ClusterError, InvalidImageError, SourceError
+from ...errors import InvalidImageError, SourceError
 from ...records import EncoderRecord
 from ...sources import Entry, Source
 from .._encode import BatchResult, DecoderCapabilities, EncodeOptions
@@ -61,15 +61,7 @@ class RayWorkers:
         options: EncodeOptions,
         runtime: Runtime,
     ) -> None:
-        """Use up to `most` processes, or as many as the cluster has room for.
-
-        Raises `ClusterError` for encoder objects, which other processes do not have.
-        """
-        if runtime.encoders:
-            raise ClusterError(
-                f"The encoder object {runtime.encoders[0].name} stays in this process: install it as a package on all "
-                "nodes, and give its name."
-            )
+        """Use `most` processes, or as many as the cluster has room for."""
         self._on = on
         self._most = most
         self._local = local
