@@ -98,7 +98,7 @@ class Node:
         if self.namespace is not None:
             listed = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True, timeout=20)
             return {int(pid) for pid in listed.stdout.split()}
-        return _descendants(self.process.pid)
+        return descendants(self.process.pid)
 
     def kill(self) -> None:
         """End all processes of the node at once, as when its power fails."""
@@ -235,7 +235,7 @@ def _command(pid: int) -> bytes:
         return b""
 
 
-def _descendants(pid: int) -> set[int]:
+def descendants(pid: int) -> set[int]:
     """The process and all that it has started, as far as they live."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):

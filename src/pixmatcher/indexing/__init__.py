@@ -1,7 +1,8 @@
 """Indexing: list the images of sources, decode and encode the new ones, and store them in a collection.
 
 The stages are modules: `_target` (the collection that is written), `_compare`, `reading`, `_encode`, `_store`,
-`_report`; `_stages` connects those between reading and storing. `_pipeline` runs them for `index`, `_upgrade` for
+`_report`; `_stages` connects those between reading and storing. `_workers` has the threads that encode,
+`_ray` the processes of a Ray cluster that do it instead. `_pipeline` runs the stages for `index`, `_upgrade` for
 `upgrade`. `_folders` has what is remembered of folder sources from one run to the next.
 
 May import `images`, `net`, `encoders`, `sources` and `collection`.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...collection import Failure, PendingWork, WritableStore
-from ...encoders import Encoder, Runtime
+from ...encoders import Encoder, Runtime, device_of
 from ...errors import InvalidImageError, SourceError
 from ...records import EncoderRecord
 from ...sources import Entry, Source
@@ -144,8 +144,7 @@ class RayWorkers:
 
     def _may_use_gpu(self) -> bool:
         """Return whether an encoder would use a GPU where one is: it says on which device it runs."""
-        on_device = any(getattr(encoder, "device", None) is not None for encoder in self._encoders)
-        return on_device and self._runtime.device != "cpu"
+        return self._runtime.device != "cpu" and any(map(device_of, self._encoders))
 
     def _send(self, process: WorkerProcess, source: Source, portion: Portion, asks: bool) -> tuple[Any, _Call]:
         """Give a portion to a process: first for its contents, if the collection may have some, then to encode it."""
