@@ -24,8 +24,8 @@ class Encoder(Protocol):
     Four more members are optional. `calibrations`, name of a space -> "text" or "image" -> `Calibration`, gives hits a
     probability; a collection's own calibrations have precedence. `reads_text(text) -> bool` says whether the encoder
     can read a text; one that it cannot read is not searched. `text_language`, such as "English", completes the message
-    about such a text. `device` says where it runs, such as "cpu" or "cuda"; an encoder that has it uses a GPU where there
-    is one, and gets one from a Ray cluster. To read `calibrations`, an encoder is made but loads nothing else.
+    about such a text. `device` says where it runs, such as "cpu" or "cuda"; an encoder that has it uses a GPU where
+    there is one, and gets one from a Ray cluster. To read `calibrations`, an encoder is made but loads nothing else.
     """
 
     @property
