@@ -70,7 +70,10 @@ def _connect(address: str) -> None:
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
-        ray.init(address, **quiet)
+        try:
+            ray.init(address, **quiet)
+        except ConnectionAbortedError:  # the head is so busy that the process for this client did not start in time
+            ray.init(address, **quiet)
         return
     try:
         ray.init("auto", **quiet)  # a cluster that runs on this machine
@@ -103,10 +106,12 @@ def _refusal(address: str, error: Exception) -> str:
         )
     if not address:
         return f"Ray cannot be started on this machine ({text[:300]}): free memory and disk space, or leave out --on."
-    return (
-        f"The Ray cluster at {address} does not accept the connection ({text[:300]}): if it needs a token, set "
-        "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
-    )
+    if "timeout" in text or "uthenticat" in text:  # Ray Client does not say that a token is missing
+        return (
+            f"The Ray cluster at {address} does not answer ({text[:300]}): if it needs a token, set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN; else look at its log."
+        )
+    return f"The Ray cluster at {address} does not accept the connection ({text[-300:]}): look at the log of its head."
 
 
 @contextmanager
