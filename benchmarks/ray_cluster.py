@@ -108,9 +108,11 @@ def unpack(archive: Path, folder: Path, count: int) -> None:
             (folder / Path(name).name).write_bytes(file.read(name))
 
 
-def index_command(photos: Path, collection: Path, *more: str) -> list[str]:
+def index_command(photos: Path, collection: Path, made: RayCluster | None = None) -> list[str]:
+    """Return the command that indexes into a new collection, in one process or on a cluster."""
     shutil.rmtree(collection, ignore_errors=True)
-    return [*pixmatcher("index"), str(photos), "-c", str(collection), *more]
+    arguments = photos, "-c", collection
+    return pixmatcher("index", *arguments) if made is None else made.index_command(*arguments)
 
 
 def overhead(made: RayCluster, photos: Path, folder: Path, images: int, repeats: int) -> None:
@@ -120,7 +122,7 @@ def overhead(made: RayCluster, photos: Path, folder: Path, images: int, repeats:
     walls, cpus, rates = list[float](), list[float](), list[float]()
     for turn in range(repeats):
         local = timed_run(index_command(photos, here), made)
-        remote = timed_run(index_command(photos, there, "--on", made.url), made)
+        remote = timed_run(index_command(photos, there, made), made)
         walls.append(remote[0] / local[0])
         cpus.append(remote[1] / local[1])
         rates.append(images / local[0])
@@ -141,9 +143,9 @@ def scaling(made: RayCluster, photos: Path, folder: Path, images: int, repeats: 
     first = made.add(core=0)
     speedups = []
     for turn in range(repeats):
-        one, _ = timed_run(index_command(photos, folder / "c", "--on", made.url), made)
+        one, _ = timed_run(index_command(photos, folder / "c", made), made)
         second = made.add(core=1)
-        two, _ = timed_run(index_command(photos, folder / "c", "--on", made.url), made)
+        two, _ = timed_run(index_command(photos, folder / "c", made), made)
         made.kill(second)
         time.sleep(20)  # until Ray has noticed it
         speedups.append(one / two)
@@ -162,7 +164,7 @@ def kills(made: RayCluster, photos: Path, folder: Path, images: int, count: int)
     killed = runs = 0
     while killed < count:
         runs += 1
-        command = index_command(photos, there, "--on", made.url)
+        command = index_command(photos, there, made)
         stored = 0
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=made.environment

@@ -245,12 +245,19 @@ def counts(output: str) -> list[str]:
     return [line.partition(" To try: ")[0] for line in lines]
 
 
+def run_on(made: RayCluster, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Index on the cluster, from its head."""
+    return subprocess.run(
+        made.index_command(*arguments), capture_output=True, text=True, env=made.environment, timeout=500
+    )
+
+
 def run_both(
     made: RayCluster, *arguments: str | Path, here: Path, there: Path
 ) -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
     """Index in one process and on the cluster."""
     local = cli("index", *arguments, "-c", here, env=made.environment, timeout=300)
-    remote = cli("index", *arguments, "-c", there, "--on", made.url, env=made.environment, timeout=500)
+    remote = run_on(made, *arguments, "-c", there)
     assert local.returncode in (0, 1), local.stderr
     assert remote.returncode == local.returncode, remote.stderr
     return local, remote
@@ -300,9 +307,8 @@ def test_nodes_that_die_lose_nothing(two_nodes: RayCluster, tmp_path: Path) -> N
     photos, here, there = tmp_path / "photos", tmp_path / "here", tmp_path / "there"
     paint_many(photos, 300)
     assert cli("index", photos, "-c", here, "--encoder", "slow", env=two_nodes.environment).returncode == 0
-    arguments = ["index", str(photos), "-c", str(there), "--encoder", "slow", "--on", two_nodes.url]
     with subprocess.Popen(
-        [sys.executable, "-m", "pixmatcher", *arguments],
+        two_nodes.index_command(photos, "-c", there, "--encoder", "slow"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -338,11 +344,7 @@ def wait_until_stored(collection: Path, count: int, process: subprocess.Popen[st
 def test_an_image_that_ends_its_process_is_a_failure(two_nodes: RayCluster, tmp_path: Path) -> None:
     paint_many(tmp_path / "photos", 30)
     Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "photos" / "00015-red.png")
-    done = cli(
-        *("index", tmp_path / "photos", "-c", tmp_path / "c", "--encoder", "slow", "--on", two_nodes.url),
-        env=two_nodes.environment,
-        timeout=500,
-    )
+    done = run_on(two_nodes, tmp_path / "photos", "-c", tmp_path / "c", "--encoder", "slow")
     assert done.returncode == 1, done.stderr
     assert "30 added" in done.stdout
     with Collection.open(tmp_path / "c") as opened:
@@ -372,15 +374,7 @@ def test_an_interrupted_run_keeps_what_is_encoded_and_ends_its_processes(two_nod
         time.sleep(0.1)
     with Collection.open(tmp_path / "c") as opened:
         assert 8 <= len(opened) < 200
-    # Another driver: a process on a node, without Ray Client.
-    node = two_nodes.nodes[0]
-    done = subprocess.run(
-        [*node.prefix(), sys.executable, "-m", "pixmatcher", *arguments, "ray"],
-        capture_output=True,
-        text=True,
-        env={**two_nodes.environment, "RAY_ADDRESS": two_nodes.address},
-        timeout=300,
-    )
+    done = run_on(two_nodes, tmp_path / "photos", "-c", tmp_path / "c")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("200 images in ")
 
@@ -397,10 +391,8 @@ def test_nodes_that_cannot_do_the_work_are_named(no_node: RayCluster, tmp_path: 
         "m.PathFinder.find_spec = lambda name, *rest: None if name == 'pixmatcher' else find(name, *rest)\n"
     )
 
-    def failing(*more: str | Path) -> str:
-        done = cli(
-            *("index", photos, "-c", tmp_path / "c", "--on", no_node.url, *more), env=no_node.environment, timeout=300
-        )
+    def failing() -> str:
+        done = run_on(no_node, photos, "-c", tmp_path / "c")
         assert done.returncode == 2, done
         (line,) = [line for line in done.stderr.splitlines() if not line.startswith("Indexing: 0 of ")]
         return line
@@ -433,13 +425,9 @@ def test_nodes_that_cannot_do_the_work_are_named(no_node: RayCluster, tmp_path: 
 def test_a_cluster_without_free_processors_is_an_error(no_node: RayCluster, tmp_path: Path) -> None:
     paint_many(tmp_path / "photos", 3)
     code = "from pixmatcher.indexing._ray import _pool\n_pool.WAIT_SECONDS = 3\nfrom pixmatcher.cli import main\nmain()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "index", tmp_path / "photos", "--on", no_node.url],
-        capture_output=True,
-        text=True,
-        env=no_node.environment,
-        timeout=120,
-    )
+    command = no_node.index_command(tmp_path / "photos")
+    command[command.index("-m") : command.index("index")] = ["-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=no_node.environment, timeout=200)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         "Error: No worker process could start on the Ray cluster for 3 s: `ray status` shows what uses its processors; "
@@ -451,10 +439,6 @@ def test_a_cluster_without_free_processors_is_an_error(no_node: RayCluster, tmp_
 def test_an_encoder_that_uses_gpus_gets_one(no_node: RayCluster, tmp_path: Path) -> None:
     paint_many(tmp_path / "photos", 9)
     no_node.add(cpus=2, gpus=1)
-    done = cli(
-        *("index", tmp_path / "photos", "--encoder", "on-gpu", "--on", no_node.url),
-        env=no_node.environment,
-        timeout=300,
-    )
+    done = run_on(no_node, tmp_path / "photos", "--encoder", "on-gpu")
     assert done.returncode == 0, done.stderr
     assert "9 added" in done.stdout
