@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
@@ -121,7 +122,9 @@ class WorkerPool:
         if process in self._processes:
             self._processes.remove(process)
             self._renewed = float("-inf")
-        ray.kill(process.actor)
+        if ray.is_initialized():  # if the connection is lost, Ray would start a cluster here
+            with contextlib.suppress(Exception):  # it ends without that when the connection does
+                ray.kill(process.actor)
 
     def close(self) -> None:
         """End all processes."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...collection import Failure, PendingWork, WritableStore
 from ...encoders import Encoder, Runtime, device_of
-from ...errors import InvalidImageError, SourceError
+from ...errors import ClusterError, InvalidImageError, SourceError
 from ...records import EncoderRecord
 from ...sources import Entry, Source
 from .._encode import BatchResult, DecoderCapabilities, EncodeOptions
@@ -123,7 +123,18 @@ class RayWorkers:
         portions = Portions(entries)
         if not portions:
             return
-        pool, calls = self._begin(), dict[Any, _Call]()
+        pool = self._begin()
+        try:
+            yield from self._encode(source, portions, pool)
+        except ConnectionError as error:
+            raise ClusterError(
+                f"The connection to the Ray cluster is lost ({last_line(str(error))}): what is stored is kept, run the "
+                "same command again when the cluster answers."
+            ) from error
+
+    def _encode(self, source: Source, portions: Portions, pool: WorkerPool) -> Iterator[BatchResult]:
+        """Yield the results of portions as `encode` does."""
+        calls: dict[Any, _Call] = {}
         asks = not source.remote and len(self._collection) > 0
         while portions or calls:
             pool.renew()
