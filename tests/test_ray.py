@@ -410,7 +410,11 @@ def test_nodes_that_cannot_do_the_work_are_named(no_node: RayCluster, tmp_path: 
         "'pixmatcher'): install the same versions of PixMatcher and of Python on all nodes."
     )
     no_node.kill(node)
+    assert not (tmp_path / "c").exists()
     if no_node.network.exists:
+        index(photos, tmp_path / "c")
+        for path_of_photo in photos.iterdir():
+            os.utime(path_of_photo, (1, 1))
         node = no_node.add(hide=photos)
         assert re.fullmatch(
             rf"Error: The node {re.escape(node.address)} cannot read {re.escape(str(photos))} \(.+\): sources must be "
@@ -418,6 +422,7 @@ def test_nodes_that_cannot_do_the_work_are_named(no_node: RayCluster, tmp_path: 
             failing(),
         )
         with Collection.open(tmp_path / "c") as opened:
+            assert len(opened) == 3
             assert not opened.failures()
 
 
