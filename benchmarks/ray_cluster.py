@@ -23,9 +23,8 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-from speed import pixmatcher
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from pixmatcher import Collection
@@ -33,6 +32,12 @@ from ray_nodes import RayCluster, cluster, descendants
 from test_ray import contents
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "tiny-imagenet-mini.zip"
+INDEX = """
+import sys
+from pixmatcher import index
+count = lambda progress: print(progress.done, flush=True) if progress.unit == "images" else None
+index(sys.argv[1], sys.argv[2], on=sys.argv[3] if len(sys.argv) > 3 else None, progress=count)
+"""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -79,19 +84,39 @@ def measuring(pids: Callable[[], set[int]]) -> Iterator[CpuTime]:
         thread.join()
 
 
-def timed_run(command: list[str], made: RayCluster) -> tuple[float, float]:
-    """Run a command that indexes; return the seconds and the CPU seconds that it took, those of the nodes included."""
+@dataclass(frozen=True)
+class Run:
+    """What a run took, all nodes included: in all, and for each image between a fifth and four fifths of them.
+
+    The latter leaves out that processes start and load the network, and the end, when one of them works alone.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    seconds_each: float
+    cpu_seconds_each: float
+
+
+def timed_run(command: list[str], made: RayCluster, images: int) -> Run:
+    """Run a command that indexes and prints how many images are done."""
     before = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=made.environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=made.environment) as process:
 
         def pids() -> set[int]:
             return descendants(process.pid).union(*(node.pids() for node in [*made.nodes, made.head]))
 
+        marks: list[tuple[int, float, float]] = []
         with measuring(pids) as cpu:
-            output, errors = process.communicate()
+            assert process.stdout is not None
+            for line in process.stdout:
+                if len(marks) < 2 and int(line) >= images * (0.8 if marks else 0.2):
+                    cpu.look()
+                    marks.append((int(line), time.perf_counter(), cpu.seconds()))
     if process.returncode:
-        raise SystemExit(f"{command} failed: {output.decode()}{errors.decode()}")
-    return time.perf_counter() - before, cpu.seconds()
+        raise SystemExit(f"{command} failed.")
+    (first, began, cpu_began), (last, ended, cpu_ended) = marks
+    count = last - first
+    return Run(time.perf_counter() - before, cpu.seconds(), (ended - began) / count, (cpu_ended - cpu_began) / count)
 
 
 def spread(values: list[float], digits: int = 2) -> str:
@@ -109,32 +134,33 @@ def unpack(archive: Path, folder: Path, count: int) -> None:
 
 
 def index_command(photos: Path, collection: Path, made: RayCluster | None = None) -> list[str]:
-    """Return the command that indexes into a new collection, in one process or on a cluster."""
+    """Return the command that indexes into a new collection, in one process or on a cluster; see `timed_run`."""
     shutil.rmtree(collection, ignore_errors=True)
-    arguments = photos, "-c", collection
-    return pixmatcher("index", *arguments) if made is None else made.index_command(*arguments)
+    command = [sys.executable, "-c", INDEX, str(photos), str(collection)]
+    return command if made is None else [*made.on_head(), *command, "ray"]
 
 
 def overhead(made: RayCluster, photos: Path, folder: Path, images: int, repeats: int) -> None:
     """Compare one process with as many threads as there are cores with as many worker processes, in turns."""
     made.add(cpus=os.cpu_count() or 1)
     here, there = folder / "here", folder / "there"
-    walls, cpus, rates = list[float](), list[float](), list[float]()
+    runs: list[tuple[Run, Run]] = []
     for turn in range(repeats):
-        local = timed_run(index_command(photos, here), made)
-        remote = timed_run(index_command(photos, there, made), made)
-        walls.append(remote[0] / local[0])
-        cpus.append(remote[1] / local[1])
-        rates.append(images / local[0])
-        print(
-            f"  turn {turn + 1}: one process {local[0]:.1f} s, {local[1]:.1f} CPU s; Ray {remote[0]:.1f} s, "
-            f"{remote[1]:.1f} CPU s"
-        )
+        local = timed_run(index_command(photos, here), made, images)
+        remote = timed_run(index_command(photos, there, made), made, images)
+        runs.append((local, remote))
+        for name, run in (("one process", local), ("Ray", remote)):
+            print(
+                f"  turn {turn + 1}, {name}: {run.seconds:.1f} s, {run.cpu_seconds:.1f} CPU s; each image "
+                f"{1000 * run.seconds_each:.1f} ms, {1000 * run.cpu_seconds_each:.1f} ms CPU",
+                flush=True,
+            )
         if contents(here) != contents(there):
             raise SystemExit("The collections differ.")
-    print(f"one process: {spread(rates, 0)} images/s")
-    print(f"Ray / one process, seconds: {spread(walls)}")
-    print(f"Ray / one process, CPU seconds: {spread(cpus)}")
+    print(f"one process: {spread([1 / local.seconds_each for local, _ in runs], 0)} images/s")
+    for name in ("seconds", "cpu_seconds", "seconds_each", "cpu_seconds_each"):
+        ratios = [getattr(remote, name) / getattr(local, name) for local, remote in runs]
+        print(f"Ray / one process, {name.replace('_', ' ')}: {spread(ratios)}")
     print("All collections are the same.")
 
 
@@ -143,13 +169,14 @@ def scaling(made: RayCluster, photos: Path, folder: Path, images: int, repeats: 
     first = made.add(core=0)
     speedups = []
     for turn in range(repeats):
-        one, _ = timed_run(index_command(photos, folder / "c", made), made)
+        one = timed_run(index_command(photos, folder / "c", made), made, images)
         second = made.add(core=1)
-        two, _ = timed_run(index_command(photos, folder / "c", made), made)
+        two = timed_run(index_command(photos, folder / "c", made), made, images)
         made.kill(second)
         time.sleep(20)  # until Ray has noticed it
-        speedups.append(one / two)
-        print(f"  turn {turn + 1}: one node {images / one:.1f} images/s, two nodes {images / two:.1f} images/s")
+        speedups.append(one.seconds_each / two.seconds_each)
+        rates = 1 / one.seconds_each, 1 / two.seconds_each
+        print(f"  turn {turn + 1}: one node {rates[0]:.1f} images/s, two nodes {rates[1]:.1f} images/s", flush=True)
     made.kill(first)
     print(f"two nodes / one node: {spread(speedups)}")
 

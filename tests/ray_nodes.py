@@ -162,17 +162,13 @@ class RayCluster:
         """What RAY_ADDRESS is for a process that runs on a node."""
         return f"{self.head.address}:{self._port}"
 
+    def on_head(self) -> list[str]:
+        """The beginning of a command that runs on the head and uses the cluster."""
+        return [*self.head.prefix(), "env", f"RAY_ADDRESS={self.address}"]
+
     def index_command(self, *arguments: str | Path) -> list[str]:
         """The command that indexes on the cluster, from its head."""
-        command = [
-            *self.head.prefix(),
-            "env",
-            f"RAY_ADDRESS={self.address}",
-            sys.executable,
-            "-m",
-            "pixmatcher",
-            "index",
-        ]
+        command = [*self.on_head(), sys.executable, "-m", "pixmatcher", "index"]
         return [*command, *map(str, arguments), "--on", "ray"]
 
     def kill(self, node: Node) -> None:
