@@ -115,6 +115,15 @@ def index_command(
         bool, typer.Option(help="Store a small picture of each image from a remote or tar source, to show it later.")
     ] = True,
     allow_private_hosts: PrivateHostsOption = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Where images are decoded and encoded: ray (the Ray cluster of this machine, started if there "
+            "is none) or ray://HOST:PORT. By default in this process.",
+            show_default=False,
+        ),
+    ] = None,
     backend: BackendOption = None,
     device: DeviceOption = None,
     offline: OfflineOption = False,
@@ -164,6 +173,7 @@ def index_command(
             retry_failed=retry_failed,
             thumbnails=thumbnails,
             allow_private=allow_private_hosts,
+            on=on,
             exclude=exclude,
             hidden=hidden,
             progress=bars.callback,
@@ -173,6 +183,7 @@ def index_command(
         again = ["index", *(sources or ()), *(("-c", collection) if collection else ()), "--retry-failed"]
         again += ["--max-megapixels", f"{max_megapixels:g}"] if max_pixels != DEFAULT_MAX_PIXELS else []
         again += ["--allow-private-hosts"] if allow_private_hosts else []
+        again += ["--on", on] if on else []
         count = f"{report.remembered:,} failed image" + ("s were" if report.remembered > 1 else " was")
         print(f"{count} not tried again, because nothing has changed. To try: {printable(command_line(again))}")
     print_passed_over(report.passed_over, report.collection)
