@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py [--images 100e6 5e9] [--lite-rate 150] [--core-hour 0.045] ...
 
-It prints the tables of docs/scale.md. Nothing is measured here: each cost is an option, whose default is a measured or a
-published figure that docs/scale.md names. Put in your own rates and prices.
+It prints the tables of docs/scale.md. Nothing is measured here: each cost is an option, whose default is a measured or
+a published figure that docs/scale.md names. Put in your own rates and prices.
 """
 
 from __future__ import annotations
@@ -52,12 +52,11 @@ class Prices:
 
 
 NODE_CORES = 16
-BILLION = 1e9
 
 
 def time_of(seconds: float) -> str:
     """Return a duration in a unit that fits."""
-    for size, name in ((365 * 86400, "years"), (86400, "days"), (3600, "hours"), (60, "minutes")):
+    for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:,.3g} {name}"
     return f"{seconds:,.3g} s"
@@ -91,8 +90,14 @@ def report(images: float, costs: Costs, prices: Prices) -> list[tuple[str, str]]
             f"{time_of(node_hours * 360)}, ${node_hours * NODE_CORES * prices.core_hour:,.0f}; "
             f"{node_rate / costs.lite_rate:.0f} of {NODE_CORES} cores are busy",
         ),
-        ("rows, indexes and catalog on disk", f"{size_of(disk)}, ${disk / 1e9 * prices.gigabyte_of_disk_month:,.0f} a month"),
-        ("memory of the indexes", f"{size_of(memory)}, ${memory / 1e9 * prices.gigabyte_of_memory_hour * 730:,.0f} a month"),
+        (
+            "rows, indexes and catalog on disk",
+            f"{size_of(disk)}, ${disk / 1e9 * prices.gigabyte_of_disk_month:,.0f} a month",
+        ),
+        (
+            "memory of the indexes",
+            f"{size_of(memory)}, ${memory / 1e9 * prices.gigabyte_of_memory_hour * 730:,.0f} a month",
+        ),
         ("build both indexes on two cores", time_of(build)),
         ("one query, one core, one index of `visual`", f"{query:.1f} ms"),
         ("merge shards in one process", time_of(images / costs.merge_rate)),
