@@ -9,17 +9,20 @@ from .._lazy import lazy_names
 from ..records import CATALOG_NAME, FOLDER_NAME
 from ._indexes import SpaceIndexes
 from ._names import delete_collection
-from ._spaces import query_vector, space_named
+from ._spaces import query_vector, space_named, whole_number
 from .collection import Collection
 from .filters import Filter
-from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
+from .items import Changes, CollectionState, Failure, Hit, IndexDescription, Item, Neighbour, Problem
 from .stores import (
     Comparison,
+    CreatedByIndexing,
+    DescribesIndexes,
     ForgetsSources,
     KeepsFolderNotes,
     PendingWork,
     ReadableStore,
     Store,
+    VerifiesItself,
     WritableStore,
     open_collection,
     open_named_store,
@@ -27,15 +30,19 @@ from .stores import (
 
 if TYPE_CHECKING:
     from ._comparison import ComparisonResult, SourceComparison, StoredItems
-    from ._description import CollectionDescription, IndexDescription, describe_collection
+    from ._description import CollectionDescription, describe_collection
+    from ._manifest import records_as_json, records_from_json, records_of
     from ._reencoding import Reencoding
+    from ._storing import check_item, stored_embeddings, with_content_of
     from ._summary import MEGAPIXEL_LIMITS, ItemSummary, summarize_items
 
 # A search does not need these modules, so they are imported when one of their names is first used.
 _MODULES = {
     "_comparison": ("ComparisonResult", "SourceComparison", "StoredItems"),
-    "_description": ("CollectionDescription", "IndexDescription", "describe_collection"),
+    "_description": ("CollectionDescription", "describe_collection"),
+    "_manifest": ("records_as_json", "records_from_json", "records_of"),
     "_reencoding": ("Reencoding",),
+    "_storing": ("check_item", "stored_embeddings", "with_content_of"),
     "_summary": ("MEGAPIXEL_LIMITS", "ItemSummary", "summarize_items"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)
@@ -50,6 +57,8 @@ __all__ = [
     "CollectionState",
     "Comparison",
     "ComparisonResult",
+    "CreatedByIndexing",
+    "DescribesIndexes",
     "Failure",
     "Filter",
     "ForgetsSources",
@@ -67,12 +76,20 @@ __all__ = [
     "SpaceIndexes",
     "Store",
     "StoredItems",
+    "VerifiesItself",
     "WritableStore",
+    "check_item",
     "delete_collection",
     "describe_collection",
     "open_collection",
     "open_named_store",
     "query_vector",
+    "records_as_json",
+    "records_from_json",
+    "records_of",
     "space_named",
+    "stored_embeddings",
     "summarize_items",
+    "whole_number",
+    "with_content_of",
 ]

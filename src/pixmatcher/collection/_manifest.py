@@ -84,8 +84,8 @@ def records_as_json(records: Sequence[EncoderRecord]) -> list[dict[str, Any]]:
     return [{"name": r.name, "fingerprint": r.fingerprint, "spaces": [asdict(s) for s in r.spaces]} for r in records]
 
 
-def records_from_json(values: Any, folder: Path) -> tuple[EncoderRecord, ...]:
-    """Return the records of encoders of the collection in `folder` from values of JSON.
+def records_from_json(values: Any, folder: Path | str) -> tuple[EncoderRecord, ...]:
+    """Return the records of encoders of the collection in `folder` from values of JSON; "" if it is in no folder.
 
     Raises `ValueError`, `KeyError` or `TypeError` if they are damaged.
     """

@@ -44,7 +44,7 @@ from ._spaces import query_vector, space_named, whole_number
 from ._storing import check_item, store_items, stored_embeddings, with_content_of
 from ._thumbnails import Thumbnails
 from .filters import Filter
-from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
+from .items import Changes, CollectionState, Failure, Hit, IndexDescription, Item, Neighbour, Problem
 
 if TYPE_CHECKING:
     from ._comparison import SourceComparison
@@ -576,6 +576,10 @@ class Collection:
         from ._verify import Parts
 
         return Parts(self.path, self._catalog, self._vectors, self._thumbnails, self.indexes)
+
+    def index_descriptions(self) -> dict[str, IndexDescription]:
+        """Return the index of each space: its kind, and its measured recall if it is known."""
+        return {name: IndexDescription(self.indexes.kind(name), self.indexes.recall(name)) for name in self.spaces}
 
     def update_indexes(self, *, progress: ProgressCallback | None = None) -> None:
         """Update the index file of each space after all items were stored; arguments and errors as `indexes.save`."""

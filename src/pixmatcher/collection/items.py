@@ -101,3 +101,11 @@ class Changes(NamedTuple):
     added: int
     removed: int
     changed: int
+
+
+@dataclass(frozen=True)
+class IndexDescription:
+    """The index of a space: its kind, and the measured share of the 10 nearest items that it finds, if it is known."""
+
+    kind: str
+    recall: float | None
