@@ -31,6 +31,7 @@ from .stores import (
 if TYPE_CHECKING:
     from ._comparison import ComparisonResult, SourceComparison, StoredItems
     from ._description import CollectionDescription, describe_collection
+    from ._forgetting import ToForget, find_to_forget, forgetting
     from ._manifest import records_as_json, records_from_json, records_of
     from ._reencoding import Reencoding
     from ._storing import check_item, stored_embeddings, with_content_of
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "_comparison": ("ComparisonResult", "SourceComparison", "StoredItems"),
     "_description": ("CollectionDescription", "describe_collection"),
+    "_forgetting": ("ToForget", "find_to_forget", "forgetting"),
     "_manifest": ("records_as_json", "records_from_json", "records_of"),
     "_reencoding": ("Reencoding",),
     "_storing": ("check_item", "stored_embeddings", "with_content_of"),
@@ -76,11 +78,14 @@ __all__ = [
     "SpaceIndexes",
     "Store",
     "StoredItems",
+    "ToForget",
     "VerifiesItself",
     "WritableStore",
     "check_item",
     "delete_collection",
     "describe_collection",
+    "find_to_forget",
+    "forgetting",
     "open_collection",
     "open_named_store",
     "query_vector",

@@ -32,7 +32,7 @@ from ..records import (
 from ..vector_index.vectors import Float16
 from ._catalog import Catalog
 from ._editions import Edition, abandon_next, begin_next, current_edition, next_edition, remove_leftovers
-from ._forgetting import find_to_forget
+from ._forgetting import ToForget, find_to_forget
 from ._indexes import SpaceIndexes
 from ._location import advice_without_collection, find_collection, locate_collection
 from ._lock import WriterLock
@@ -482,12 +482,16 @@ class Collection:
         with self._thread_lock:
             self.begin_writing()
             with self._catalog.writing():
-                return find_to_forget(self._catalog, self.path, os.fspath(source)).remove(self._catalog)
+                return self._to_forget(source).remove(self._catalog)
 
     def count_to_forget(self, source: str | os.PathLike[str]) -> int:
         """Return how many items `forget` would remove. Raises `CollectionError` as it does."""
         with self._catalog.transaction_for_reading():
-            return find_to_forget(self._catalog, self.path, os.fspath(source)).count(self._catalog)
+            return self._to_forget(source).count(self._catalog)
+
+    def _to_forget(self, source: str | os.PathLike[str]) -> ToForget:
+        sources = [*self._catalog.sources()]
+        return find_to_forget(sources, self.path, os.fspath(source), lambda found: found.count(self._catalog))
 
     def folder_notes(self, source: str) -> FolderNotes:
         """Return what is kept of a folder source, by its spec, from one run to the next; empty notes if it is new."""

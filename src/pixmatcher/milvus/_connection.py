@@ -58,6 +58,11 @@ class Connection:
     def _shown(self) -> str:
         return ".".join(map(str, self.version or ()))
 
+    @property
+    def read_levels(self) -> bool:
+        """Whether a read can be asked to see all that was written before it; one of Milvus Lite always does."""
+        return self.version is not None
+
     def check_spaces(self, count: int) -> None:
         """Raise `CollectionError` if this Milvus cannot keep so many spaces in a collection."""
         if count > 1 and self.version is not None and self.version < _OLDEST_WITH_SPACES:

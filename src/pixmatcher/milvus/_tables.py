@@ -154,8 +154,9 @@ class Table:
         self.count()
 
     def _read(self, method: str, **options: Any) -> Any:
-        level = "Bounded" if self._current else "Strong"
-        found = self._connection.call(method, self.name, consistency_level=level, **options)
+        if self._connection.read_levels:
+            options["consistency_level"] = "Bounded" if self._current else "Strong"
+        found = self._connection.call(method, self.name, **options)
         self._current = True
         return found
 

@@ -27,7 +27,10 @@ from ..collection import (
     IndexDescription,
     Item,
     Neighbour,
+    ToForget,
     check_item,
+    find_to_forget,
+    forgetting,
     query_vector,
     records_as_json,
     records_from_json,
@@ -43,7 +46,7 @@ from ..records import Calibration, DescribesEncoder, EncoderRecord, FolderNotes,
 from . import _lite
 from ._address import Address, parse_address
 from ._connection import Connection
-from ._expressions import all_of, below, filter_condition, one_of, quoted, shown_name
+from ._expressions import all_of, below, filter_condition, one_of, quoted, shown_name, stored_name
 from ._indexes import Indexes
 from ._notes import CALIBRATION, FAILURE, LABEL_NAMES, MANIFEST, SOURCE, STATE, Notes, Thumbnails
 from ._rows import (
@@ -62,6 +65,10 @@ from ._tables import MOST_ROWS, Row, Table, id_of
 _FORMAT = 1
 _MOST_HITS = MOST_ROWS - 1
 """One more is asked for, to see whether its score is the same."""
+
+
+_DECIMALS = 6
+"""Scores have so many decimals."""
 
 
 def open_milvus(rest: str) -> MilvusCollection:
@@ -152,6 +159,12 @@ class MilvusCollection:
             raise CollectionError(f"{self.path} is damaged: index again under another name.") from error
         self.spaces = {space.name: space for record in self.encoders for space in record.spaces}
         self._indexes = Indexes(connection, self._items, self._notes, self.spaces)
+
+    def delete(self) -> None:
+        """Delete the collection with all that Milvus holds of it. Image files are never touched."""
+        for ending in ("", NOTES, THUMBNAILS):
+            self._connect().call("drop_collection", self._address.name + ending)
+        self.encoders, self.spaces = (), {}
 
     def close(self) -> None:
         """Close the connection."""
@@ -448,6 +461,8 @@ class MilvusCollection:
                 parameters=self._indexes.of(space).parameters(exact=exact),
                 fields=ITEM_FIELDS,
             )
+            # Milvus adds in an order that differs from row to row, so that equal rows differ in the seventh decimal.
+            found = [(round(score, _DECIMALS), row) for score, row in found]
             if len(found) <= count or found[count][0] < found[k - 1][0] or count == _MOST_HITS:
                 return sorted(found, key=lambda pair: (-pair[0], pair[1]["id"]))[:k]
             count = min(4 * count, _MOST_HITS)
@@ -560,6 +575,44 @@ class MilvusCollection:
                 block = {*hashes[start : start + 1000]}
                 self._thumbnails.delete(block - self.known_contents([*block]))
         return len(found)
+
+    def forget(self, source: str | os.PathLike[str]) -> int:
+        """Remove a source, or a part of a folder, and its items; return how many were removed.
+
+        As `Collection.forget`; raises `CollectionError` if it is neither.
+        """
+        with self._lock:
+            found = self._to_forget(source)
+            ids = [row["id"] for row in self._items.rows((), _condition_to_forget(found), whole=False)]
+            removed = sum(self.remove(ids[start : start + 1000]) for start in range(0, len(ids), 1000))
+            inside = os.path.join(found.place, "")
+            self._notes.delete(
+                FAILURE,
+                [
+                    failure.uri
+                    for spec, failure in self.failures_by_source()
+                    if spec in found.sources
+                    or (spec in found.around and (failure.uri == found.place or failure.uri.startswith(inside)))
+                ],
+            )
+            self._notes.delete(SOURCE, found.sources)
+            for spec in found.sources:
+                self._known_sources.pop(spec, None)
+            for spec, relative in found.around.items():
+                self.set_folder_notes(spec, forgetting(self.folder_notes(spec), relative))
+        return removed
+
+    def count_to_forget(self, source: str | os.PathLike[str]) -> int:
+        """Return how many items `forget` would remove. Raises `CollectionError` as it does."""
+        return self._items.count(_condition_to_forget(self._to_forget(source)))
+
+    def _to_forget(self, source: str | os.PathLike[str]) -> ToForget:
+        return find_to_forget(
+            self.sources(),
+            self.path,
+            os.fspath(source),
+            lambda found: self._items.count(_condition_to_forget(found)),
+        )
 
     def known_contents(self, content_hashes: Sequence[str]) -> set[str]:
         """Return those of these content hashes that an item has."""
@@ -695,6 +748,19 @@ def _refused(items: Sequence[Item], rows: Sequence[Row], known: Mapping[int, Row
             detail = "another image of the collection has the same id: give one of both another name"
             refused.append(Failure(item.uri, "id in use", detail, item.version))
     return refused
+
+
+def _condition_to_forget(found: ToForget) -> str:
+    """Return the condition that an item is among those to forget."""
+    condition = _of_sources(found.sources)
+    if not found.around:
+        return condition
+    inside = f"uri == {quoted(stored_name(found.place))} or ({below('uri', found.place)})"
+    return f"{condition} or ({_of_sources(found.around)} and ({inside}))"
+
+
+def _of_sources(specs: Iterable[str]) -> str:
+    return f"source in [{', '.join(str(source_number(spec)) for spec in specs)}]"
 
 
 def _uri(row: Row) -> str:
