@@ -59,9 +59,9 @@ class Connection:
         return ".".join(map(str, self.version or ()))
 
     @property
-    def read_levels(self) -> bool:
-        """Whether a read can be asked to see all that was written before it; one of Milvus Lite always does."""
-        return self.version is not None
+    def is_lite(self) -> bool:
+        """Whether Milvus Lite answers, in this process or as a server; its version is no number."""
+        return self.version is None
 
     def check_spaces(self, count: int) -> None:
         """Raise `CollectionError` if this Milvus cannot keep so many spaces in a collection."""

@@ -83,7 +83,8 @@ class Indexes:
         self._kept = None
         for space in self._spaces.values():
             current = self.of(space.name)
-            wanted = chosen_index(rows, space.dimension)
+            # In Milvus Lite an index makes no search faster: most of its time is that of other steps.
+            wanted = SpaceIndex() if self._connection.is_lite else chosen_index(rows, space.dimension)
             if wanted.kind != current.kind or wanted.lists > 2 * current.lists:
                 self._build(space.name, replace(wanted, rows=rows, target=current.target))
                 self.tune(space.name, current.target)

@@ -65,11 +65,8 @@ class Notes:
 
     def delete(self, kind: str, keys: Iterable[str]) -> None:
         """Delete the values of these keys."""
-        ids = [id_of(kind, key, "0") for key in keys]
-        divided = [row for row in self.table.get(ids, _FIELDS).values() if row["parts"] > 1] if ids else []
-        for row in divided:
-            key = shown_name(row["key"])
-            ids += [id_of(kind, key, str(part)) for part in range(1, row["parts"])]
+        found = self.table.get([id_of(kind, key, "0") for key in keys], ("key", "parts"))
+        ids = [id_of(kind, shown_name(row["key"]), str(part)) for row in found.values() for part in range(row["parts"])]
         if ids:
             self.table.delete(ids)
 

@@ -21,6 +21,8 @@ END_OF_IDS = 2**63 - 1
 _IDS_AT_ONCE = 4000
 _BYTES_AT_ONCE = 8 << 20
 """Milvus takes up to 64 MB at once."""
+_MOST_ROWS_OF_LITE, _BYTES_OF_LITE = 50_000, 48 << 20
+"""Milvus Lite has no limit of rows, and reads all of them for each page, so that few large pages are best."""
 
 
 def id_of(*parts: str) -> int:
@@ -99,8 +101,10 @@ class Table:
 
         They are read in pages. `whole` says that most rows meet the condition.
         """
-        most = max(1, min(MOST_ROWS, _BYTES_AT_ONCE // row_bytes))
-        pages = max(1, self.count() * 2 // most) if whole else 1
+        lite = self._connection.is_lite
+        most_rows, most_bytes = (_MOST_ROWS_OF_LITE, _BYTES_OF_LITE) if lite else (MOST_ROWS, _BYTES_AT_ONCE)
+        most = max(1, min(most_rows, most_bytes // row_bytes))
+        pages = max(1, self.count() * 3 // (2 * most)) if whole else 1
         width = max(1, -(-END_OF_IDS // pages))
         start = after + 1
         while start < END_OF_IDS:
@@ -154,7 +158,7 @@ class Table:
         self.count()
 
     def _read(self, method: str, **options: Any) -> Any:
-        if self._connection.read_levels:
+        if not self._connection.is_lite:  # each read of Milvus Lite sees all that was written
             options["consistency_level"] = "Bounded" if self._current else "Strong"
         found = self._connection.call(method, self.name, **options)
         self._current = True
