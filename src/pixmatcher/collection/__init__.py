@@ -12,8 +12,20 @@ from ._names import delete_collection
 from ._spaces import query_vector, space_named, whole_number
 from .collection import Collection
 from .filters import Filter
-from .items import Changes, CollectionState, Failure, Hit, IndexDescription, Item, Neighbour, Problem
+from .items import (
+    Changes,
+    CollectionState,
+    Failure,
+    Hit,
+    IndexDescription,
+    IndexTuning,
+    Item,
+    Neighbour,
+    Problem,
+    TuningPoint,
+)
 from .stores import (
+    CalibratedStore,
     Comparison,
     CreatedByIndexing,
     DescribesIndexes,
@@ -22,6 +34,7 @@ from .stores import (
     PendingWork,
     ReadableStore,
     Store,
+    TunedStore,
     VerifiesItself,
     WritableStore,
     open_collection,
@@ -53,6 +66,7 @@ __all__ = [
     "CATALOG_NAME",
     "FOLDER_NAME",
     "MEGAPIXEL_LIMITS",
+    "CalibratedStore",
     "Changes",
     "Collection",
     "CollectionDescription",
@@ -66,6 +80,7 @@ __all__ = [
     "ForgetsSources",
     "Hit",
     "IndexDescription",
+    "IndexTuning",
     "Item",
     "ItemSummary",
     "KeepsFolderNotes",
@@ -79,6 +94,8 @@ __all__ = [
     "Store",
     "StoredItems",
     "ToForget",
+    "TunedStore",
+    "TuningPoint",
     "VerifiesItself",
     "WritableStore",
     "check_item",

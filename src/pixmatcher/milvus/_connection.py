@@ -22,7 +22,7 @@ CONNECT_SECONDS = 10.0
 REQUEST_SECONDS = 60.0
 """A request is repeated for so long, so that an interruption of the server that is shorter does no harm."""
 BUILD_SECONDS = 6 * 3600.0
-"""The limit for building and loading an index."""
+"""The limit for building and loading an index, and for every request to the Milvus Lite of this process."""
 
 _OLDEST = (2, 3)
 _OLDEST_WITH_SPACES = (2, 4)
@@ -73,8 +73,9 @@ class Connection:
 
     def call(self, method: str, *arguments: Any, timeout: float | None = None, **options: Any) -> Any:
         """Call a method of the client. Raises `CollectionError` if that fails, `StorageError` if the disk is full."""
+        seconds = timeout or (BUILD_SECONDS if self._lite else REQUEST_SECONDS)
         try:
-            return getattr(self._client, method)(*arguments, timeout=timeout or REQUEST_SECONDS, **options)
+            return getattr(self._client, method)(*arguments, timeout=seconds, **options)
         except Exception as error:  # pymilvus raises errors of its own, of gRPC and of Python
             raise self._explained(error) from error
 

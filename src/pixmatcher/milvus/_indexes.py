@@ -21,6 +21,8 @@ Float32 = npt.NDArray[np.float32]
 EXACT, LISTS = "FLAT", "IVF_FLAT"
 _MOST_EXACT_VALUES = 48_000_000
 """Up to so many values (rows x dimension), all are compared."""
+_EXACT_IN_LITE = True
+"""In Milvus Lite an index makes no search faster: most of the time is that of other steps."""
 _MOST_LISTS = 65_536
 """The most lists that Milvus visits; more than there are means all of them."""
 _MEASURED_K = 10
@@ -43,6 +45,11 @@ class SpaceIndex:
     recall: float = 1.0
     rows: int = 0
     target: float = DEFAULT_RECALL
+
+    @property
+    def name(self) -> str:
+        """The name of the kind, for people."""
+        return "exact" if self.kind == EXACT else "lists"
 
     def parameters(self, *, exact: bool) -> dict[str, int]:
         """Return the parameters of a search."""
@@ -83,8 +90,8 @@ class Indexes:
         self._kept = None
         for space in self._spaces.values():
             current = self.of(space.name)
-            # In Milvus Lite an index makes no search faster: most of its time is that of other steps.
-            wanted = SpaceIndex() if self._connection.is_lite else chosen_index(rows, space.dimension)
+            exact = self._connection.is_lite and _EXACT_IN_LITE
+            wanted = SpaceIndex() if exact else chosen_index(rows, space.dimension)
             if wanted.kind != current.kind or wanted.lists > 2 * current.lists:
                 self._build(space.name, replace(wanted, rows=rows, target=current.target))
                 self.tune(space.name, current.target)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -113,6 +113,6 @@ def row_bytes(spaces: Mapping[str, Space]) -> int:
     return 4 * sum(space.dimension for space in spaces.values()) + 1000
 
 
-def vector_fields(spaces: Mapping[str, Space]) -> Sequence[str]:
+def vector_fields(spaces: Mapping[str, Space]) -> list[str]:
     """Return the fields of all embeddings."""
     return [vector_field(spaces, name) for name in spaces]

@@ -25,9 +25,12 @@ from ..collection import (
     Filter,
     Hit,
     IndexDescription,
+    IndexTuning,
     Item,
     Neighbour,
+    Problem,
     ToForget,
+    TuningPoint,
     check_item,
     find_to_forget,
     forgetting,
@@ -67,6 +70,7 @@ _MOST_HITS = MOST_ROWS - 1
 """One more is asked for, to see whether its score is the same."""
 
 
+_TIMED_QUERIES = 30
 _DECIMALS = 6
 """Scores have so many decimals."""
 
@@ -274,9 +278,7 @@ class MilvusCollection:
     def index_descriptions(self) -> dict[str, IndexDescription]:
         """Return the index of each space."""
         found = {name: self._indexes.of(name) for name in self.spaces}
-        return {
-            name: IndexDescription("exact" if not each.lists else "lists", each.recall) for name, each in found.items()
-        }
+        return {name: IndexDescription(each.name, each.recall) for name, each in found.items()}
 
     # Labels
 
@@ -681,6 +683,46 @@ class MilvusCollection:
         if accepted:
             self._put(accepted)
         return {row["id"] for row in accepted}
+
+    # Maintenance
+
+    def verify(self) -> list[Problem]:
+        """Read all items with their embeddings, and return what is damaged. Thumbnails are not read."""
+        from ._verify import find_problems
+
+        return find_problems(self._items, self._notes, self.spaces, str(self.path))
+
+    def repair(self) -> int:
+        """Remove the items that are damaged; return how many were removed."""
+        from ._verify import damaged_ids
+
+        removed = self.remove(damaged_ids(self._items, self.spaces))
+        self.update_indexes()
+        return removed
+
+    def tune_index(
+        self, space: str, recall: float | None = None, *, queries: npt.NDArray[np.float32] | None = None
+    ) -> IndexTuning:
+        """Measure the index of a space against an exact search, and store how much of it a search visits.
+
+        `recall` is the recall@10 that it should reach; without it, the former one counts. `queries` (N, dimension) are
+        measured besides those that are derived from items. Raises `CollectionError` if the space does not exist.
+        """
+        named = space_named(self.spaces, space).name
+        with self._lock:
+            former = self._indexes.of(named).target
+            points = self._indexes.tune(named, former if recall is None else recall, queries)
+        index, timed = self._indexes.of(named), self._indexes.sample(named, _TIMED_QUERIES)
+        return IndexTuning(
+            kind=index.name,
+            rows=len(self),
+            recall=index.recall,
+            ms=self._indexes.milliseconds(named, timed, index),
+            exact_ms=self._indexes.milliseconds(named, timed, index, exact=True),
+            points=tuple(TuningPoint(p.visited, p.recall, p.ms, p.visited == index.visited) for p in points),
+        )
+
+    # Comparing
 
     def compare_sources(self, sources: Sequence[str]) -> RowComparison:
         """Begin a comparison of sources, named by their specs, with the collection."""
