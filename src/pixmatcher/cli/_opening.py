@@ -11,7 +11,7 @@ from .._urls import is_url
 from ..errors import QueryError
 
 if TYPE_CHECKING:
-    from ..collection import Collection, ForgetsSources, ReadableStore, Store
+    from ..collection import Collection, ForgetsSources, ReadableStore, Store, TunedStore, VerifiesItself
     from ..encoders import Runtime
     from ._progress import ProgressBars
 
@@ -39,14 +39,8 @@ def open_store(reference: str | None) -> Iterator[Store]:
 def open_folder_collection(reference: str | None) -> Iterator[Collection]:
     """Open the collection in a folder that `-c` names. Raises `QueryError` if it names another store."""
     from ..collection import Collection
-    from ..searching import AnswersQueries
 
-    with open_store(reference) as store:
-        if isinstance(store, AnswersQueries):
-            raise QueryError(
-                f"This command needs the files of the collection: run it on the machine of the service, not for "
-                f"{store.path}."
-            )
+    with _open_here(reference) as store:
         if not isinstance(store, Collection):
             raise _not_supported(reference)
         yield store
@@ -74,6 +68,42 @@ def open_store_to_forget(reference: str | None) -> Iterator[ForgetsSources]:
     with open_store(reference) as store:
         if not isinstance(store, ForgetsSources):
             raise _not_supported(reference)
+        yield store
+
+
+@contextlib.contextmanager
+def open_store_to_verify(reference: str | None) -> Iterator[VerifiesItself]:
+    """Open the collection that `-c` names, if it can be verified. Raises as `open_folder_collection`."""
+    from ..collection import VerifiesItself
+
+    with _open_here(reference) as store:
+        if not isinstance(store, VerifiesItself):
+            raise _not_supported(reference)
+        yield store
+
+
+@contextlib.contextmanager
+def open_store_to_tune(reference: str | None) -> Iterator[Collection | TunedStore]:
+    """Open the collection that `-c` names, if it can be tuned. Raises as `open_folder_collection`."""
+    from ..collection import Collection, TunedStore
+
+    with _open_here(reference) as store:
+        if not isinstance(store, (Collection, TunedStore)):
+            raise _not_supported(reference)
+        yield store
+
+
+@contextlib.contextmanager
+def _open_here(reference: str | None) -> Iterator[Store]:
+    """Open the collection that `-c` names. Raises `QueryError` if it is one of a service."""
+    from ..searching import AnswersQueries
+
+    with open_store(reference) as store:
+        if isinstance(store, AnswersQueries):
+            raise QueryError(
+                f"This command needs the files of the collection: run it on the machine of the service, not for "
+                f"{store.path}."
+            )
         yield store
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from .._progress import ProgressCallback
 from .._text import as_unicode
-from .._urls import file_url, is_url
+from .._urls import UrlPath, file_url, is_url
 from ..collection import (
     Changes,
     CollectionDescription,
@@ -56,19 +56,6 @@ _T = TypeVar("_T")
 
 _TEXTS_AT_ONCE = 200
 _MAX_IMAGE_BYTES = 1 << 30
-_HERE: type[Path] = type(Path())
-
-if TYPE_CHECKING:
-    _LocalPath = Path
-else:
-    _LocalPath = _HERE
-
-
-class _UrlPath(_LocalPath):
-    """A URL as the path of a collection, for messages: a path alone would join the slashes of http://."""
-
-    def __str__(self) -> str:
-        return super().__str__().replace("\\", "/").replace(":/", "://", 1)
 
 
 class Client:
@@ -89,7 +76,7 @@ class Client:
         URL names no collection of a service that can be reached with this token.
         """
         address = parse_address(url)
-        self.path: Path = _UrlPath(address.url)
+        self.path: Path = UrlPath(address.url)
         self._connection = Connection(address, token)
         try:
             described = self._parsed(self._connection.json("GET", "/store"), _description)
