@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from ..._text import as_unicode, name_as_unicode
-from ...collection import Collection, Store, WritableStore, describe_collection
+from ...collection import Collection, Store, UsedByProcesses, WritableStore, describe_collection
 from .._problems import ProblemError, problem_responses
 from .._requests import json_response
 from .._state import CollectionName, State
@@ -154,8 +154,10 @@ def list_failures(collection: CollectionName, state: State) -> Response:
 
 
 def is_writable(store: Store) -> bool:
-    """Return whether sources can be indexed into a collection."""
-    return isinstance(store, WritableStore) and (not isinstance(store, Collection) or os.access(store.path, os.W_OK))
+    """Return whether sources can be indexed into a collection. A job needs a process of its own for that."""
+    if not isinstance(store, WritableStore) or (isinstance(store, UsedByProcesses) and store.one_process):
+        return False
+    return not isinstance(store, Collection) or os.access(store.path, os.W_OK)
 
 
 def method_of(store: Store, name: str) -> Any:
