@@ -113,8 +113,8 @@ def locate_collections(references: Sequence[str], workers: int = 1) -> dict[str,
             absolute = os.path.abspath(store.path) if isinstance(store, Collection) else str(place)
             if workers > 1 and isinstance(store, UsedByProcesses) and store.one_process:
                 raise QueryError(
-                    f"Only one process can use {store.path}: add --workers 1, or keep the collection in a Milvus server "
-                    "(milvus://HOST:19530/NAME)."
+                    f"Only one process can use {store.path}: add --workers 1, or keep the collection in a Milvus "
+                    "server (milvus://HOST:19530/NAME)."
                 )
         finally:
             store.close()
