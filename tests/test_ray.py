@@ -84,6 +84,12 @@ def test_what_stays_in_this_process_is_refused(tiny: TinyEncoder, tmp_path: Path
     assert not (tmp_path / "c").exists()
 
 
+def test_a_shard_is_encoded_where_the_command_runs(tmp_path: Path) -> None:
+    done = cli("index", tmp_path, "--shard", "1/2", "--to", tmp_path / "shards", "--on", "ray")
+    assert done.returncode == 2
+    assert done.stderr.endswith("leave out --on or --shard.\n")
+
+
 def entries(count: int) -> list[Entry]:
     return [Entry(f"{number}.png", "1") for number in range(count)]
 

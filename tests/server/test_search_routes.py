@@ -401,11 +401,13 @@ def test_an_encoder_that_cannot_be_used_does_not_show_the_folder(app_client: Any
             "/a was made with another version: ask who runs the service; its log says what to do.",
         ),
         (
-            EncoderError("The encoder x needs PyTorch: run `pip install torch`, copy /root/cache/x from a machine."),
+            EncoderError(
+                "The encoder x needs PyTorch: run `pip install torch`, copy /home/ann/cache/x from a machine."
+            ),
             "The encoder x needs PyTorch: ask who runs the service; its log says what to do.",
         ),
         (
-            EncoderError("/root/cache/x/card.json is damaged: delete it."),
+            EncoderError("/home/ann/cache/x/card.json is damaged: delete it."),
             "card.json is damaged: ask who runs the service; its log says what to do.",
         ),
         (

@@ -145,6 +145,8 @@ def index_command(
             raise QueryError("--shard and --to belong together: give both, such as --shard 3/64 --to shards.")
         if not sources or len(sources) != 1 or collection is not None:
             raise QueryError("A shard is of one source and has no collection: name one source, and leave out -c.")
+        if on is not None:
+            raise QueryError("A shard is encoded by the machine that the command runs on: leave out --on or --shard.")
         with ProgressBars() as bars:
             made = index_shard(
                 sources[0],

@@ -357,7 +357,7 @@ def _is_below(name: str, folders: set[str]) -> bool:
 
 
 class _MergedSource:
-    """What `ResultStore` is told of a source whose images are in shards. No image of it can be opened."""
+    """A source whose images are in shards, for `ResultStore`. It lists nothing, and no image of it can be opened."""
 
     folder: str | None = None
     thumbnails = True

@@ -77,7 +77,7 @@ class ObjectStore:
             raise SourceError(f"{url} needs another package: run `pip install 'pixmatcher[cloud]'`.") from None
         self._api: Any = obstore
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        # Whoever names a server by http:// wants no encryption.
+        # A server that is named by http:// has no encryption, and the user knows it.
         options: Any = {**_TIMEOUTS, "allow_http": endpoint.startswith("http://")}
         with self._errors_explained():
             self._store = obstore.store.from_url(self._bucket, client_options=options, retry_config=_RETRIES)

@@ -15,7 +15,7 @@ from ...collection import Failure, PendingWork, WritableStore
 from ...encoders import Encoder, Runtime, device_of
 from ...errors import ClusterError, InvalidImageError, SourceError
 from ...records import EncoderRecord
-from ...sources import Entry, Source
+from ...sources import Entry, FetchesAhead, Source
 from .._encode import BatchResult, DecoderCapabilities, EncodeOptions
 from .._workers import ThreadWorkers
 from ._cluster import connected
@@ -135,7 +135,8 @@ class RayWorkers:
     def _encode(self, source: Source, portions: Portions, pool: WorkerPool) -> Iterator[BatchResult]:
         """Yield the results of portions as `encode` does."""
         calls: dict[Any, _Call] = {}
-        asks = not source.remote and len(self._collection) > 0
+        # Over a network, reading an image twice takes longer than encoding one that the collection has.
+        asks = len(self._collection) > 0 and not (source.remote or isinstance(source, FetchesAhead))
         while portions or calls:
             pool.renew()
             while portions and (process := pool.next_free()) is not None:
