@@ -167,21 +167,19 @@ class _Arranger:
         self._kept.append(room)
         return int(room.ctypes.data) + start
 
-    def _sums(
-        self, name: str, entering: str, rows: npt.NDArray[np.int8], order: slice | npt.NDArray[np.intp] = slice(None)
-    ) -> dict[str, int]:
+    def _sums(self, name: str, entering: str, rows: npt.NDArray[np.int8]) -> dict[str, int]:
         """Return the addresses of the bias and of the factors; the bias includes the zero point of the input."""
         constants, zero = self._constants, self._zero(entering)
         bias = constants[f"{name}_bias_q"] - zero * rows.sum(axis=1, dtype=np.int32)
         factors = self._scale(entering) * constants[f"{name}_weight_scale"] / self._scale(name)
-        return {"bias": self._keep(bias.astype(np.int32)[order]), "factors": self._keep(factors[order])}
+        return {"bias": self._keep(bias.astype(np.int32)), "factors": self._keep(factors)}
 
     def _pointwise(self, name: str, entering: str) -> _Pointwise:
         """Return a convolution whose windows are one after the other in memory, as they are for 1x1."""
         weights = self._constants[f"{name}_weight_q"]
         rows = np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(len(weights), -1)
-        pairs = rows.reshape(len(rows), -1, 2).astype(np.int32)
-        if max(np.maximum(pairs, 0).sum(2).max(), np.maximum(-pairs, 0).sum(2).max()) > _LARGEST_PAIR:
+        pairs = rows[:, ::2] + rows[:, 1::2].astype(np.int16)
+        if max(pairs.max(), -pairs.min()) > _LARGEST_PAIR:
             raise ValueError(f"the weights of {name} are too large for AVX2")
         panels = [
             rows[start : start + _PANEL].reshape(-1, rows.shape[1] // 4, 4).transpose(1, 0, 2).reshape(-1)
@@ -197,14 +195,15 @@ class _Arranger:
         channels, kernel = weights.shape[:2]
         if self._zero(entering) or self._zero(name):
             raise ValueError(f"{name} has a zero point")
-        pairs = np.zeros((channels, kernel // 2 + 1, 2, kernel), np.int16)
-        pairs.reshape(channels, -1, kernel)[:, :kernel] = weights
-        # As VPUNPCKLWD and VPUNPCKHWD order 16 channels: one half has 0 to 3 and 8 to 11, the other one the rest.
-        halves = pairs.reshape(-1, 2, 2, 4, *pairs.shape[1:]).transpose(0, 4, 6, 2, 1, 3, 5)
-        order = np.arange(channels).reshape(-1, 2, 2, 4).transpose(0, 2, 1, 3).reshape(-1)
         strides, pads = node.attributes["strides"], node.attributes["pads"]
-        sums = self._sums(name, entering, weights.reshape(channels, -1), order)
-        return _Depthwise(channels, kernel, strides[0], pads[0], weights=self._keep(halves), **sums)
+        # With a stride of 1, two rows of results are computed from the same pairs of rows: the weights of the second one
+        # begin a row later.
+        rows = np.zeros((channels, 2 if strides[0] == 1 else 1, kernel + 1, kernel), np.int16)
+        for number in range(rows.shape[1]):
+            rows[:, number, number : number + kernel] = weights
+        pairs = rows.reshape(-1, 8, rows.shape[1], (kernel + 1) // 2, 2, kernel).transpose(0, 3, 5, 2, 1, 4)
+        sums = self._sums(name, entering, weights.reshape(channels, -1))
+        return _Depthwise(channels, kernel, strides[0], pads[0], weights=self._keep(pairs), **sums)
 
     def _skip(self, block: _Block, leaving: str, entering: str, added: str) -> None:
         """Let a block add its input to its result, as a sum of floats that is rounded once."""

@@ -51,14 +51,14 @@ EXPORT int pixmatcher_lite_suits(void) {
         __asm__("vpmaddwd %[x], %[w], %[products]\n\t"                     \
                 "vpaddd %[products], %[total], %[total]"                   \
                 : [total] "+x"(sum), [products] "=&x"(products)            \
-                : [x] "m"(from), [w] "x"(weights));                        \
+                : [x] "x"(from), [w] "x"(weights));                        \
     }
 
 enum {
     ROWS = 4,     /* pixels that a tile of a 1x1 convolution has */
     PANEL = 24,   /* output channels of a panel of weights; the last ones of a layer can have 8 or 16 */
-    COLUMNS = 5,  /* results of a tile of a depthwise convolution, for 16 channels */
-    STRIP = 128,  /* pixels of the output of a block that are computed at a time, at least one row */
+    COLUMNS = 5,  /* neighbouring results of a tile of a depthwise convolution, for 8 channels of one or two rows */
+    STRIP = 128,  /* pixels of the result of a block that are computed at a time, at least two rows */
     MAX_KERNEL = 5,
     FOLD = 4, /* pixels that the first layer reads as one, see tools/lite_visual.py */
     STEM_BYTES = 3 * 2 * FOLD * 3,
@@ -76,7 +76,8 @@ typedef struct { /* a 1x1 convolution */
 
 typedef struct {
     int32_t channels, kernel, stride, before; /* padding at the top and on the left */
-    const int16_t *weights;                   /* (channel / 16, pair of rows, column, half of 8, channel, row of the pair) */
+    /* (channel / 8, pair of rows, column, row of the results: 2 if the stride is 1, channel, row of the pair) */
+    const int16_t *weights;
     const int32_t *bias;
     const float *factors;
 } Depthwise;
@@ -186,79 +187,84 @@ static void pointwise(const Pointwise *layer, const uint8_t *input, int pixels, 
 
 /* ---- Depthwise convolutions ---- */
 
-/* Interleave 16 channels of the rows in pairs, as 16-bit numbers: (pair, column, half, channel, row of the pair). */
-INLINE void pair_rows(const uint8_t *const *rows, int kernel, int columns, int channels, __m256i *pairs) {
+/* Interleave 16 channels of the rows in pairs, as 16-bit numbers: (pair, column, channel, row of the pair). */
+INLINE void pair_rows(const uint8_t *const *rows, int kernel, int columns, int channels, int first, __m256i *pairs) {
     for (int x = 0; x < columns; x++) {
+        const size_t place = (size_t)x * channels + first;
         UNROLL for (int k = 0; k < kernel; k += 2) {
-            const size_t place = (size_t)x * channels;
-            const __m256i a = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(rows[k] + place)));
-            __m256i b = _mm256_setzero_si256();
-            if (k + 1 < kernel) b = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(rows[k + 1] + place)));
+            const __m128i a = _mm_loadu_si128((const __m128i *)(rows[k] + place));
+            const __m128i b = _mm_loadu_si128((const __m128i *)(rows[k + 1] + place));
             __m256i *to = pairs + 2 * ((k / 2) * columns + x);
-            _mm256_store_si256(to, _mm256_unpacklo_epi16(a, b));
-            _mm256_store_si256(to + 1, _mm256_unpackhi_epi16(a, b));
+            _mm256_store_si256(to, _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)));
+            _mm256_store_si256(to + 1, _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)));
         }
     }
 }
 
-/* Compute COLUMNS neighbouring results of 16 channels. */
+/* Compute COLUMNS neighbouring results of 8 channels, in one row or in two rows. */
 INLINE void depthwise_tile(const __m256i *pairs, int kernel, int stride, int columns, const __m256i *weights,
-                           const __m256i *bias, const __m256 *factors, uint8_t *result, int channels) {
+                           __m256i bias, __m256 factors, uint8_t *const *results, size_t place, int channels, int rows) {
+    const int sets = stride == 1 ? 2 : 1;
     __m256i sums[2 * COLUMNS];
-    UNROLL for (int i = 0; i < 2 * COLUMNS; i++) sums[i] = bias[i & 1];
+    UNROLL for (int i = 0; i < rows * COLUMNS; i++) sums[i] = bias;
     for (int k = 0; k < (kernel + 1) / 2; k++) {
         const __m256i *from = pairs + 2 * k * columns;
         LOOP for (int x = 0; x < kernel; x++) {
-            const __m256i low = weights[0], high = weights[1];
+            const __m256i first = weights[0], second = weights[rows - 1];
             UNROLL for (int i = 0; i < COLUMNS; i++) {
-                ADD_PRODUCTS(sums[2 * i], from[2 * i * stride], low);
-                ADD_PRODUCTS(sums[2 * i + 1], from[2 * i * stride + 1], high);
+                const __m256i pair = from[2 * i * stride];
+                ADD_PRODUCTS(sums[i], pair, first);
+                if (rows == 2) ADD_PRODUCTS(sums[COLUMNS + i], pair, second);
             }
-            weights += 2;
+            weights += sets;
             from += 2;
         }
     }
     UNROLL for (int i = 0; i < COLUMNS; i++) {
-        const __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[2 * i]), factors[0]));
-        const __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[2 * i + 1]), factors[1]));
-        const __m256i words = _mm256_packs_epi32(low, high); /* in order again, as the unpacking was the reverse */
-        const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(words, words), 0x08);
-        _mm_storeu_si128((__m128i *)(result + (size_t)i * channels), _mm256_castsi256_si128(bytes));
+        const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[i]), factors));
+        __m256i b = a;
+        if (rows == 2) b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[COLUMNS + i]), factors));
+        __m256i bytes = _mm256_packs_epi32(a, b);
+        bytes = _mm256_packus_epi16(bytes, bytes);
+        bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+        const __m128i both = _mm256_castsi256_si128(bytes);
+        _mm_storel_epi64((__m128i *)(results[0] + place), both);
+        if (rows == 2) _mm_storeh_pd((double *)(results[1] + place), _mm_castsi128_pd(both));
+        place += channels;
     }
 }
 
-INLINE void depthwise_row_of(const Depthwise *layer, const uint8_t *const *rows, int results, __m256i *pairs,
-                             uint8_t *result, int kernel, int stride) {
-    const int columns = (results - 1) * stride + kernel, channels = layer->channels;
+INLINE void depthwise_rows_of(const Depthwise *layer, const uint8_t *const *inputs, int width, __m256i *pairs,
+                              uint8_t *const *results, int kernel, int stride, int rows) {
+    const int columns = (width - 1) * stride + kernel, channels = layer->channels;
+    const int weights_of_eight = (kernel + 1) / 2 * kernel * (stride == 1 ? 2 : 1);
     const __m256i *weights = (const __m256i *)layer->weights;
-    for (int c = 0; c < channels; c += 16) {
-        const uint8_t *from[MAX_KERNEL];
-        UNROLL for (int k = 0; k < kernel; k++) from[k] = rows[k] + c;
-        pair_rows(from, kernel, columns, channels, pairs);
-        const __m256i *of_bias = (const __m256i *)(layer->bias + c);
-        const __m256i bias[2] = {_mm256_loadu_si256(of_bias), _mm256_loadu_si256(of_bias + 1)};
-        const __m256 factors[2] = {_mm256_loadu_ps(layer->factors + c), _mm256_loadu_ps(layer->factors + c + 8)};
+    for (int c = 0; c < channels; c += 8) {
+        if (c % 16 == 0) pair_rows(inputs, kernel, columns, channels, c, pairs);
+        const __m256i bias = _mm256_loadu_si256((const __m256i *)(layer->bias + c));
+        const __m256 factors = _mm256_loadu_ps(layer->factors + c);
         for (int x = 0;; x += COLUMNS) {
-            if (x > results - COLUMNS) x = results - COLUMNS; /* the last tile computes some results again */
-            depthwise_tile(pairs + 2 * x * stride, kernel, stride, columns, weights, bias, factors,
-                           result + (size_t)x * channels + c, channels);
-            if (x == results - COLUMNS) break;
+            if (x > width - COLUMNS) x = width - COLUMNS; /* the last tile computes some results again */
+            depthwise_tile(pairs + 2 * x * stride + c / 8 % 2, kernel, stride, columns, weights, bias, factors, results,
+                           (size_t)x * channels + c, channels, rows);
+            if (x == width - COLUMNS) break;
         }
-        weights += 2 * ((kernel + 1) / 2) * kernel;
+        weights += weights_of_eight;
     }
 }
 
-/* Compute a row of a depthwise convolution from the rows of its padded input. */
-static void depthwise_row(const Depthwise *layer, const uint8_t *const *rows, int results, __m256i *pairs,
-                          uint8_t *result) {
-    if (layer->kernel == 3 && layer->stride == 1)
-        depthwise_row_of(layer, rows, results, pairs, result, 3, 1);
-    else if (layer->kernel == 3)
-        depthwise_row_of(layer, rows, results, pairs, result, 3, 2);
-    else if (layer->stride == 1)
-        depthwise_row_of(layer, rows, results, pairs, result, 5, 1);
-    else
-        depthwise_row_of(layer, rows, results, pairs, result, 5, 2);
+/* Compute one row of a depthwise convolution, or two if the stride is 1, from `kernel` + 1 rows of its padded input. */
+static void depthwise_rows(const Depthwise *layer, const uint8_t *const *inputs, int width, __m256i *pairs,
+                           uint8_t *const *results, int rows) {
+#define CASE(KERNEL, STRIDE, ROWS)                                             \
+    if (layer->kernel == KERNEL && layer->stride == STRIDE && rows == ROWS) \
+        depthwise_rows_of(layer, inputs, width, pairs, results, KERNEL, STRIDE, ROWS);
+    CASE(3, 1, 2)
+    CASE(3, 1, 1)
+    CASE(3, 2, 1)
+    CASE(5, 1, 2)
+    CASE(5, 1, 1)
+    CASE(5, 2, 1)
 }
 
 /* ---- Blocks ---- */
@@ -302,12 +308,15 @@ static void stem_row(const Pointwise *stem, const uint8_t *pixels, int y, uint8_
     pointwise(stem, patches, PLACES, results);
 }
 
+/* The rows of the result of a block that are computed at a time. */
+static int strip_rows(int width) { return STRIP / width > 2 ? STRIP / width / 2 * 2 : 2; }
+
 static void run_block(const Network *network, const Block *block, const uint8_t *input, uint8_t *result, Memory *memory,
                       int of_pixels) {
     const Depthwise *depthwise = &block->depthwise;
     const int channels = depthwise->channels, kernel = depthwise->kernel, stride = depthwise->stride;
     const int side = block->side, result_side = block->result_side, before = depthwise->before;
-    const int strip = STRIP / result_side > 1 ? STRIP / result_side : 1, capacity = (strip - 1) * stride + kernel;
+    const int strip = strip_rows(result_side), capacity = (strip - 1) * stride + kernel;
     const int width = (result_side - 1) * stride + kernel; /* of a padded row */
     const size_t row_bytes = (size_t)width * channels;
     const int results = block->project.results;
@@ -332,14 +341,17 @@ static void run_block(const Network *network, const Block *block, const uint8_t 
             pointwise(&block->expand, input + (size_t)expanded * side * block->expand.channels, count, memory->results);
             expanded = needed;
         }
-        for (int y = first; y < last; y++) {
-            const uint8_t *rows[MAX_KERNEL];
-            for (int k = 0; k < kernel; k++) {
+        for (int y = first, rows; y < last; y += rows) {
+            rows = stride == 1 && y + 1 < last ? 2 : 1;
+            const uint8_t *inputs[MAX_KERNEL + 1];
+            for (int k = 0; k <= kernel; k++) {
                 const int from = y * stride - before + k;
-                rows[k] = from < 0 || from >= side ? memory->padding : memory->expanded + (from % capacity) * row_bytes;
+                const int outside = from < 0 || from >= needed; /* needed: the last one can have weights of 0 only */
+                inputs[k] = outside ? memory->padding : memory->expanded + (from % capacity) * row_bytes;
             }
-            depthwise_row(depthwise, rows, result_side, memory->pairs,
-                          memory->filtered + (size_t)(y - first) * result_side * channels);
+            uint8_t *row = memory->filtered + (size_t)(y - first) * result_side * channels;
+            uint8_t *const filtered[2] = {row, row + (size_t)result_side * channels};
+            depthwise_rows(depthwise, inputs, result_side, memory->pairs, filtered, rows);
         }
         const int count = (last - first) * result_side;
         const size_t done = (size_t)first * result_side * results;
@@ -385,6 +397,7 @@ static void pool(const uint8_t *values, int pixels, int channels, float scale, f
     }
 }
 
+/* Write the product of the features and the weights of the classes, scaled, plus the bias. */
 static void classify(const Network *network, const float *features, float *logits) {
     const int classes = network->classes;
     memset(logits, 0, classes * sizeof(float));
@@ -420,7 +433,7 @@ EXPORT int pixmatcher_lite_run(const Network *network, const uint8_t *pixels, in
     size_t of_rows = 0, of_strip = (size_t)SIDE / FOLD * STEM_BYTES, of_map = 0, of_row = 0, of_pairs = 0, of_results = 0;
     for (int b = 0; b < network->block_count; b++) {
         const Block *block = network->blocks + b;
-        const size_t side = block->result_side, strip = STRIP / side > 1 ? STRIP / side : 1;
+        const size_t side = block->result_side, strip = strip_rows(block->result_side);
         const size_t width = (side - 1) * block->depthwise.stride + block->depthwise.kernel;
         const size_t rows = (strip - 1) * block->depthwise.stride + block->depthwise.kernel;
         of_row = larger(of_row, width * block->depthwise.channels);
