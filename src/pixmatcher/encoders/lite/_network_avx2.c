@@ -7,8 +7,8 @@
  * - each layer rounds its results to 8 bits as soon as they are computed.
  *
  * In 1x1 convolutions VPMADDUBSW adds two products in 16 bits. It does not saturate: two neighbouring weights of the same
- * sign add up to 128 at most, which `_network.py` checks. All arrays are made there, and are trusted. An activation is
- * an array (row, column, channel) of bytes.
+ * sign add up to 128 at most, which `_network.py` checks. All weights are arranged there, and are trusted. Activations
+ * are bytes in planes of 8 channels: (channel / 8, row, column, channel % 8).
  */
 
 #include <math.h>
@@ -55,15 +55,17 @@ EXPORT int pixmatcher_lite_suits(void) {
     }
 
 enum {
-    ROWS = 4,     /* pixels that a tile of a 1x1 convolution has */
-    PANEL = 24,   /* output channels of a panel of weights; the last ones of a layer can have 8 or 16 */
-    COLUMNS = 5,  /* neighbouring results of a tile of a depthwise convolution, for 8 channels of one or two rows */
-    STRIP = 128,  /* pixels of the result of a block that are computed at a time, at least two rows */
+    PIXELS = 4,  /* pixels of a tile of a 1x1 convolution */
+    PANEL = 24,  /* output channels of a panel of weights; the last panel of a layer can have 8 or 16 */
+    COLUMNS = 5, /* neighbouring results of a tile of a depthwise convolution, in one row or in two */
+    STRIP = 128, /* pixels of the result of a block that are computed at a time, at least two rows */
     MAX_KERNEL = 5,
-    FOLD = 4, /* pixels that the first layer reads as one, see tools/lite_visual.py */
-    STEM_BYTES = 3 * 2 * FOLD * 3,
     SIDE = 260,
-    MARGIN = 64, /* bytes that may be read after an array */
+    FOLD = 4, /* pixels that the first layer reads as one, see tools/lite_visual.py */
+    STEM_ROWS = 3,
+    STEM_PLANES = STEM_ROWS * 2 * FOLD * 3 / 8,
+    BORDER = 127, /* the value of a pixel outside the image */
+    MARGIN = 64,  /* bytes that may be read and written after an array */
 };
 
 typedef struct { /* a 1x1 convolution */
@@ -76,7 +78,7 @@ typedef struct { /* a 1x1 convolution */
 
 typedef struct {
     int32_t channels, kernel, stride, before; /* padding at the top and on the left */
-    /* (channel / 8, pair of rows, column, row of the results: 2 if the stride is 1, channel, row of the pair) */
+    /* (channel / 8, pair of rows, column, row of the results: 2 if the stride is 1, channel % 8, row of the pair) */
     const int16_t *weights;
     const int32_t *bias;
     const float *factors;
@@ -105,160 +107,157 @@ typedef struct {
 
 /* ---- 1x1 convolutions ---- */
 
-/* Write 8 * vectors bytes: the sums times the factors, rounded to the nearest (even), plus the zero point, 0 to 255. */
-INLINE void store_results(const __m256i *sums, const __m256 *factors, __m256i zero, int vectors, uint8_t *result) {
-    __m256i values[3];
-    UNROLL for (int v = 0; v < vectors; v++)
-        values[v] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[v]), factors[v]));
-    __m256i low = _mm256_packs_epi32(values[0], values[vectors > 1]);
-    low = _mm256_adds_epi16(low, zero);
-    __m256i high = low;
-    if (vectors == 3) high = _mm256_adds_epi16(_mm256_packs_epi32(values[2], values[2]), zero);
-    __m256i bytes = _mm256_packus_epi16(low, high);
-    bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    if (vectors == 1) {
-        _mm_storel_epi64((__m128i *)result, _mm256_castsi256_si128(bytes));
-    } else {
-        _mm_storeu_si128((__m128i *)result, _mm256_castsi256_si128(bytes));
-        if (vectors == 3) _mm_storel_epi64((__m128i *)(result + 16), _mm256_extracti128_si256(bytes, 1));
-    }
+/* Pack 8 results of each of four pixels into 32 bytes: results times factors, rounded to the nearest (even) integer,
+ * plus the zero point, from 0 to 255. */
+INLINE __m256i pack_four(__m256i a, __m256i b, __m256i c, __m256i d, __m256 factors, __m256i zero) {
+#define ROUND(sums) _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), factors))
+    const __m256i low = _mm256_adds_epi16(_mm256_packs_epi32(ROUND(a), ROUND(b)), zero);
+    const __m256i high = _mm256_adds_epi16(_mm256_packs_epi32(ROUND(c), ROUND(d)), zero);
+    return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-/* Compute 8 * vectors results of some pixels. */
-INLINE void pointwise_tile(const uint8_t *input, int channels, const int8_t *weights, const int32_t *bias,
-                           const float *factors, int zero, uint8_t *const *results, int offset, int rows, int vectors) {
+/* Compute 8 * vectors results of PIXELS pixels. */
+INLINE void pointwise_tile(const uint8_t *input, size_t input_plane, int channels, const int8_t *weights,
+                           const int32_t *bias, const float *factors, int zero, uint8_t *result, size_t result_plane,
+                           int vectors) {
     const __m256i ones = _mm256_set1_epi16(1);
-    __m256i sums[ROWS * 3];
+    __m256i sums[3 * PIXELS];
     UNROLL for (int v = 0; v < vectors; v++) {
         const __m256i start = _mm256_loadu_si256((const __m256i *)(bias + 8 * v));
-        UNROLL for (int r = 0; r < rows; r++) sums[r * vectors + v] = start;
+        UNROLL for (int p = 0; p < PIXELS; p++) sums[v * PIXELS + p] = start;
     }
-    for (int c = 0; c < channels; c += 4) {
-        const __m256i *w = (const __m256i *)weights;
-        UNROLL for (int r = 0; r < rows; r++) {
-            int32_t four;
-            memcpy(&four, input + (size_t)r * channels + c, 4);
-            const __m256i x = _mm256_set1_epi32(four);
-            UNROLL for (int v = 0; v < vectors; v++) {
-                __m256i products;
-                /* As the compiler would arrange these, there would not be enough registers. */
-                __asm__("vpmaddubsw %[w], %[x], %[products]\n\t"
-                        "vpmaddwd %[ones], %[products], %[products]\n\t"
-                        "vpaddd %[products], %[sum], %[sum]"
-                        : [sum] "+x"(sums[r * vectors + v]), [products] "=&x"(products)
-                        : [w] "m"(w[v]), [x] "x"(x), [ones] "x"(ones));
+    for (int c = 0; c < channels; c += 8) {
+        UNROLL for (int half = 0; half < 2; half++) {
+            const __m256i *w = (const __m256i *)weights;
+            UNROLL for (int p = 0; p < PIXELS; p++) {
+                int32_t four;
+                memcpy(&four, input + 8 * p + 4 * half, 4);
+                const __m256i x = _mm256_set1_epi32(four);
+                UNROLL for (int v = 0; v < vectors; v++) {
+                    __m256i products;
+                    __asm__("vpmaddubsw %[w], %[x], %[products]\n\t"
+                            "vpmaddwd %[ones], %[products], %[products]\n\t"
+                            "vpaddd %[products], %[sum], %[sum]"
+                            : [sum] "+x"(sums[v * PIXELS + p]), [products] "=&x"(products)
+                            : [w] "m"(w[v]), [x] "x"(x), [ones] "x"(ones));
+                }
             }
+            weights += 32 * vectors;
         }
-        weights += 32 * vectors;
+        input += input_plane;
     }
-    __m256 f[3];
-    UNROLL for (int v = 0; v < vectors; v++) f[v] = _mm256_loadu_ps(factors + 8 * v);
     const __m256i zeros = _mm256_set1_epi16((int16_t)zero);
-    UNROLL for (int r = 0; r < rows; r++) store_results(sums + r * vectors, f, zeros, vectors, results[r] + offset);
+    UNROLL for (int v = 0; v < vectors; v++) {
+        const __m256i *of = sums + v * PIXELS;
+        const __m256 f = _mm256_loadu_ps(factors + 8 * v);
+        _mm256_storeu_si256((__m256i *)(result + v * result_plane), pack_four(of[0], of[1], of[2], of[3], f, zeros));
+    }
 }
 
-/* Compute a 1x1 convolution of pixels that are one after the other; each result goes to a place of its own. */
-static void pointwise(const Pointwise *layer, const uint8_t *input, int pixels, uint8_t *const *results) {
-    const int channels = layer->channels;
-    int left;
-    for (int first = 0; first < layer->results; first += PANEL) {
-        const int8_t *weights = layer->weights + (size_t)first * channels;
-        const int32_t *bias = layer->bias + first;
-        const float *factors = layer->factors + first;
-        left = layer->results - first;
-#define TILES(VECTORS)                                                                                              \
-    {                                                                                                               \
-        int p = 0;                                                                                                  \
-        for (; p + ROWS <= pixels; p += ROWS)                                                                       \
-            pointwise_tile(input + (size_t)p * channels, channels, weights, bias, factors, layer->zero, results + p, \
-                           first, ROWS, VECTORS);                                                                   \
-        for (; p < pixels; p++)                                                                                     \
-            pointwise_tile(input + (size_t)p * channels, channels, weights, bias, factors, layer->zero, results + p, \
-                           first, 1, VECTORS);                                                                      \
+INLINE void pointwise_panel(const Pointwise *layer, int first, const uint8_t *input, size_t input_plane, int pixels,
+                            uint8_t *result, size_t result_plane, int vectors) {
+    for (int p = 0;; p += PIXELS) {
+        if (p > pixels - PIXELS) p = pixels - PIXELS; /* the last tile computes some results again */
+        pointwise_tile(input + 8 * p, input_plane, layer->channels, layer->weights + (size_t)first * layer->channels,
+                       layer->bias + first, layer->factors + first, layer->zero, result + 8 * p, result_plane, vectors);
+        if (p == pixels - PIXELS) break;
     }
+}
+
+/* Compute a 1x1 convolution of some pixels, at least PIXELS. */
+static void pointwise(const Pointwise *layer, const uint8_t *input, size_t input_plane, int pixels, uint8_t *result,
+                      size_t result_plane) {
+    for (int first = 0; first < layer->results; first += PANEL) {
+        const int left = layer->results - first;
         if (left >= PANEL)
-            TILES(3)
+            pointwise_panel(layer, first, input, input_plane, pixels, result, result_plane, 3);
         else if (left == 16)
-            TILES(2)
+            pointwise_panel(layer, first, input, input_plane, pixels, result, result_plane, 2);
         else
-            TILES(1)
+            pointwise_panel(layer, first, input, input_plane, pixels, result, result_plane, 1);
+        result += PANEL / 8 * result_plane;
     }
 }
 
 /* ---- Depthwise convolutions ---- */
 
-/* Interleave 16 channels of the rows in pairs, as 16-bit numbers: (pair, column, channel, row of the pair). */
-INLINE void pair_rows(const uint8_t *const *rows, int kernel, int columns, int channels, int first, __m256i *pairs) {
-    for (int x = 0; x < columns; x++) {
-        const size_t place = (size_t)x * channels + first;
-        UNROLL for (int k = 0; k < kernel; k += 2) {
-            const __m128i a = _mm_loadu_si128((const __m128i *)(rows[k] + place));
-            const __m128i b = _mm_loadu_si128((const __m128i *)(rows[k + 1] + place));
-            __m256i *to = pairs + 2 * ((k / 2) * columns + x);
-            _mm256_store_si256(to, _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)));
-            _mm256_store_si256(to + 1, _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)));
+static const uint8_t ZEROS[8 * SIDE + MARGIN]; /* a row outside the image */
+
+/* Interleave two rows of 8 channels as 16-bit numbers: (column, channel, row). */
+INLINE void pair_rows(const uint8_t *first, const uint8_t *second, int width, __m256i *pairs) {
+    for (int x = 0; x < width; x += 2) {
+        __m128i a = _mm_loadu_si128((const __m128i *)(first + 8 * x));
+        __m128i b = _mm_loadu_si128((const __m128i *)(second + 8 * x));
+        if (x + 1 == width) { /* the column after the last one is padding */
+            a = _mm_move_epi64(a);
+            b = _mm_move_epi64(b);
         }
+        _mm256_store_si256(pairs + x, _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)));
+        _mm256_store_si256(pairs + x + 1, _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)));
     }
 }
 
 /* Compute COLUMNS neighbouring results of 8 channels, in one row or in two rows. */
 INLINE void depthwise_tile(const __m256i *pairs, int kernel, int stride, int columns, const __m256i *weights,
-                           __m256i bias, __m256 factors, uint8_t *const *results, size_t place, int channels, int rows) {
+                           __m256i bias, __m256 factors, uint8_t *result, size_t result_row, int rows) {
     const int sets = stride == 1 ? 2 : 1;
     __m256i sums[2 * COLUMNS];
     UNROLL for (int i = 0; i < rows * COLUMNS; i++) sums[i] = bias;
     for (int k = 0; k < (kernel + 1) / 2; k++) {
-        const __m256i *from = pairs + 2 * k * columns;
+        const __m256i *from = pairs + k * columns;
         LOOP for (int x = 0; x < kernel; x++) {
             const __m256i first = weights[0], second = weights[rows - 1];
             UNROLL for (int i = 0; i < COLUMNS; i++) {
-                const __m256i pair = from[2 * i * stride];
+                const __m256i pair = from[i * stride];
                 ADD_PRODUCTS(sums[i], pair, first);
                 if (rows == 2) ADD_PRODUCTS(sums[COLUMNS + i], pair, second);
             }
             weights += sets;
-            from += 2;
+            from += 1;
         }
     }
-    UNROLL for (int i = 0; i < COLUMNS; i++) {
-        const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[i]), factors));
-        __m256i b = a;
-        if (rows == 2) b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[COLUMNS + i]), factors));
-        __m256i bytes = _mm256_packs_epi32(a, b);
-        bytes = _mm256_packus_epi16(bytes, bytes);
-        bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
-        const __m128i both = _mm256_castsi256_si128(bytes);
-        _mm_storel_epi64((__m128i *)(results[0] + place), both);
-        if (rows == 2) _mm_storeh_pd((double *)(results[1] + place), _mm_castsi128_pd(both));
-        place += channels;
+    const __m256i zero = _mm256_setzero_si256(), *last = sums + (rows - 1) * COLUMNS;
+    UNROLL for (int r = 0; r < rows; r++) {
+        const __m256i *of = sums + r * COLUMNS;
+        _mm256_storeu_si256((__m256i *)(result + r * result_row), pack_four(of[0], of[1], of[2], of[3], factors, zero));
     }
+    const __m128i both = _mm256_castsi256_si128(pack_four(sums[4], last[4], sums[4], last[4], factors, zero));
+    _mm_storel_epi64((__m128i *)(result + 32), both);
+    if (rows == 2) _mm_storeh_pd((double *)(result + result_row + 32), _mm_castsi128_pd(both));
 }
 
-INLINE void depthwise_rows_of(const Depthwise *layer, const uint8_t *const *inputs, int width, __m256i *pairs,
-                              uint8_t *const *results, int kernel, int stride, int rows) {
-    const int columns = (width - 1) * stride + kernel, channels = layer->channels;
-    const int weights_of_eight = (kernel + 1) / 2 * kernel * (stride == 1 ? 2 : 1);
+INLINE void depthwise_rows_of(const Depthwise *layer, const uint8_t *const *inputs, size_t input_plane, int side,
+                              __m256i *pairs, uint8_t *result, size_t result_plane, int width, int kernel, int stride,
+                              int rows) {
+    const int columns = (width - 1) * stride + kernel + 1, sets = stride == 1 ? 2 : 1;
     const __m256i *weights = (const __m256i *)layer->weights;
-    for (int c = 0; c < channels; c += 8) {
-        if (c % 16 == 0) pair_rows(inputs, kernel, columns, channels, c, pairs);
+    for (int c = 0; c < layer->channels; c += 8) {
+        UNROLL for (int k = 0; k < kernel; k += 2) {
+            const size_t plane = c / 8 * input_plane;
+            const uint8_t *first = inputs[k] ? inputs[k] + plane : ZEROS;
+            const uint8_t *second = inputs[k + 1] ? inputs[k + 1] + plane : ZEROS;
+            pair_rows(first, second, side, pairs + k / 2 * columns + layer->before);
+        }
         const __m256i bias = _mm256_loadu_si256((const __m256i *)(layer->bias + c));
         const __m256 factors = _mm256_loadu_ps(layer->factors + c);
         for (int x = 0;; x += COLUMNS) {
             if (x > width - COLUMNS) x = width - COLUMNS; /* the last tile computes some results again */
-            depthwise_tile(pairs + 2 * x * stride + c / 8 % 2, kernel, stride, columns, weights, bias, factors, results,
-                           (size_t)x * channels + c, channels, rows);
+            depthwise_tile(pairs + x * stride, kernel, stride, columns, weights, bias, factors, result + 8 * x,
+                           (size_t)8 * width, rows);
             if (x == width - COLUMNS) break;
         }
-        weights += weights_of_eight;
+        weights += (kernel + 1) / 2 * kernel * sets;
+        result += result_plane;
     }
 }
 
-/* Compute one row of a depthwise convolution, or two if the stride is 1, from `kernel` + 1 rows of its padded input. */
-static void depthwise_rows(const Depthwise *layer, const uint8_t *const *inputs, int width, __m256i *pairs,
-                           uint8_t *const *results, int rows) {
-#define CASE(KERNEL, STRIDE, ROWS)                                             \
-    if (layer->kernel == KERNEL && layer->stride == STRIDE && rows == ROWS) \
-        depthwise_rows_of(layer, inputs, width, pairs, results, KERNEL, STRIDE, ROWS);
+/* Compute one row of a depthwise convolution, or two if the stride is 1, from `kernel` + 1 rows of its input. A row
+ * outside the input is NULL. */
+static void depthwise_rows(const Depthwise *layer, const uint8_t *const *inputs, size_t input_plane, int side,
+                           __m256i *pairs, uint8_t *result, size_t result_plane, int width, int rows) {
+#define CASE(KERNEL, STRIDE, ROWS)                                                                                    \
+    if (layer->kernel == KERNEL && layer->stride == STRIDE && rows == ROWS)                                           \
+        depthwise_rows_of(layer, inputs, input_plane, side, pairs, result, result_plane, width, KERNEL, STRIDE, ROWS);
     CASE(3, 1, 2)
     CASE(3, 1, 1)
     CASE(3, 2, 1)
@@ -269,107 +268,114 @@ static void depthwise_rows(const Depthwise *layer, const uint8_t *const *inputs,
 
 /* ---- Blocks ---- */
 
-/* Add the input of a block to its result: 8 bytes of each at a time. */
-static void add_skip(const Block *block, const uint8_t *input, uint8_t *result, size_t count) {
+/* Add the input of a block to its result. */
+static void add_skip(const Block *block, const uint8_t *input, uint8_t *result, int pixels) {
     const __m256 of_result = _mm256_set1_ps(block->skip_factors[0]), of_input = _mm256_set1_ps(block->skip_factors[1]);
     const __m256 shift = _mm256_set1_ps(block->shift);
-    for (size_t i = 0; i < count; i += 8) {
+    for (int i = 0; i < 8 * pixels; i += 8) {
         const __m256 a = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(result + i))));
         const __m256 b = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(input + i))));
-        const __m256 sum = _mm256_fmadd_ps(a, of_result, _mm256_fmadd_ps(b, of_input, shift));
-        const __m256i whole = _mm256_cvtps_epi32(sum);
-        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+        const __m256i sum = _mm256_cvtps_epi32(_mm256_fmadd_ps(a, of_result, _mm256_fmadd_ps(b, of_input, shift)));
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
         _mm_storel_epi64((__m128i *)(result + i), _mm_packus_epi16(words, words));
     }
 }
 
 /* The memory that one image needs at a time. */
 typedef struct {
-    uint8_t *expanded; /* the last rows of the input of a depthwise layer, padded; row y is at y % capacity */
+    uint8_t *expanded; /* the rows of the input of a depthwise layer that a strip needs */
     uint8_t *filtered; /* the result of a depthwise layer, for a strip */
     uint8_t *maps[2];  /* the input and the result of a block */
-    uint8_t *padding;  /* a row outside of an image */
     __m256i *pairs;
-    uint8_t **results;
 } Memory;
 
-/* Compute a row of the first layer into the row `y` (0 to 129) of its result. */
-static void stem_row(const Pointwise *stem, const uint8_t *pixels, int y, uint8_t *patches, uint8_t **results) {
-    enum { WIDTH = SIDE * 3, PLACES = SIDE / FOLD, BYTES = STEM_BYTES / 3, BORDER = 127 };
-    uint8_t rows[3][WIDTH + BYTES];
-    for (int r = 0; r < 3; r++) {
-        memset(rows[r] + WIDTH, BORDER, BYTES);
+/* Compute a row of the result of the first layer; `work` is for its input and its result. */
+static void stem_row(const Pointwise *stem, const uint8_t *image, int y, uint8_t *work, uint8_t *result,
+                     size_t result_plane) {
+    enum { PLACES = SIDE / FOLD, WIDTH = SIDE * 3, WINDOW = 2 * FOLD * 3 };
+    uint8_t row[WIDTH + WINDOW], *folded = work + STEM_PLANES * PLACES * 8;
+    memset(row + WIDTH, BORDER, WINDOW);
+    for (int r = 0; r < STEM_ROWS; r++) {
         if (2 * y + r < SIDE)
-            memcpy(rows[r], pixels + (size_t)(2 * y + r) * WIDTH, WIDTH);
+            memcpy(row, image + (size_t)(2 * y + r) * WIDTH, WIDTH);
         else
-            memset(rows[r], BORDER, WIDTH);
-        for (int x = 0; x < PLACES; x++) memcpy(patches + x * STEM_BYTES + r * BYTES, rows[r] + x * FOLD * 3, BYTES);
+            memset(row, BORDER, WIDTH);
+        for (int plane = 0; plane < WINDOW / 8; plane++) {
+            uint8_t *to = work + (r * WINDOW / 8 + plane) * PLACES * 8;
+            for (int x = 0; x < PLACES; x++) memcpy(to + 8 * x, row + x * FOLD * 3 + 8 * plane, 8);
+        }
     }
-    pointwise(stem, patches, PLACES, results);
+    pointwise(stem, work, PLACES * 8, PLACES, folded, PLACES * 8);
+    const int planes = stem->results / 2 / 8; /* of each of the two neighbouring results */
+    for (int plane = 0; plane < planes; plane++) {
+        const uint8_t *left = folded + plane * PLACES * 8, *right = left + planes * PLACES * 8;
+        for (int x = 0; x < PLACES; x++) {
+            memcpy(result + 16 * x, left + 8 * x, 8);
+            memcpy(result + 16 * x + 8, right + 8 * x, 8);
+        }
+        result += result_plane;
+    }
 }
 
 /* The rows of the result of a block that are computed at a time. */
 static int strip_rows(int width) { return STRIP / width > 2 ? STRIP / width / 2 * 2 : 2; }
 
+/* Compute a block; the first one begins with the first layer, and its input is the image. */
 static void run_block(const Network *network, const Block *block, const uint8_t *input, uint8_t *result, Memory *memory,
-                      int of_pixels) {
+                      int is_first) {
     const Depthwise *depthwise = &block->depthwise;
-    const int channels = depthwise->channels, kernel = depthwise->kernel, stride = depthwise->stride;
-    const int side = block->side, result_side = block->result_side, before = depthwise->before;
-    const int strip = strip_rows(result_side), capacity = (strip - 1) * stride + kernel;
-    const int width = (result_side - 1) * stride + kernel; /* of a padded row */
-    const size_t row_bytes = (size_t)width * channels;
-    const int results = block->project.results;
-    memset(memory->expanded, 0, capacity * row_bytes);
-    int expanded = 0; /* rows that are expanded so far */
-    for (int first = 0; first < result_side; first += strip) {
-        const int last = first + strip < result_side ? first + strip : result_side;
-        int needed = (last - 1) * stride - before + kernel;
-        if (needed > side) needed = side;
-        if (of_pixels) {
-            for (; expanded < needed; expanded++) {
-                uint8_t *row = memory->expanded + (expanded % capacity) * row_bytes + before * channels;
-                for (int x = 0; x < SIDE / FOLD; x++) memory->results[x] = row + (size_t)x * 2 * channels;
-                stem_row(&network->stem, input, expanded, memory->filtered, memory->results);
-            }
-        } else if (expanded < needed) {
-            int count = 0;
-            for (int y = expanded; y < needed; y++) {
-                uint8_t *row = memory->expanded + (y % capacity) * row_bytes + before * channels;
-                for (int x = 0; x < side; x++) memory->results[count++] = row + (size_t)x * channels;
-            }
-            pointwise(&block->expand, input + (size_t)expanded * side * block->expand.channels, count, memory->results);
-            expanded = needed;
+    const int kernel = depthwise->kernel, stride = depthwise->stride, before = depthwise->before;
+    const int side = block->side, width = block->result_side, strip = strip_rows(width);
+    const int planes = depthwise->channels / 8, capacity = (strip - 1) * stride + kernel;
+    const size_t row_bytes = (size_t)8 * side, expanded_plane = capacity * row_bytes;
+    const size_t input_plane = side * row_bytes, result_plane = (size_t)8 * width * width;
+    const size_t filtered_plane = (size_t)8 * strip * width;
+    memset(memory->pairs, 0, (MAX_KERNEL + 1) / 2 * ((width - 1) * stride + kernel + 1) * sizeof(__m256i));
+    int kept = 0, ready = 0; /* the first row and the row after the last one in `expanded` */
+    for (int first = 0; first < width; first += strip) {
+        const int last = first + strip < width ? first + strip : width;
+        const int begin = first * stride - before > 0 ? first * stride - before : 0;
+        const int end = (last - 1) * stride - before + kernel < side ? (last - 1) * stride - before + kernel : side;
+        for (int plane = 0; plane < planes && begin > kept; plane++) {
+            uint8_t *rows = memory->expanded + plane * expanded_plane;
+            memmove(rows, rows + (begin - kept) * row_bytes, (ready - begin) * row_bytes);
+        }
+        kept = begin;
+        if (is_first) {
+            for (; ready < end; ready++)
+                stem_row(&network->stem, input, ready, memory->filtered, memory->expanded + (ready - kept) * row_bytes,
+                         expanded_plane);
+        } else if (ready < end) {
+            pointwise(&block->expand, input + ready * row_bytes, input_plane, (end - ready) * side,
+                      memory->expanded + (ready - kept) * row_bytes, expanded_plane);
+            ready = end;
         }
         for (int y = first, rows; y < last; y += rows) {
             rows = stride == 1 && y + 1 < last ? 2 : 1;
             const uint8_t *inputs[MAX_KERNEL + 1];
             for (int k = 0; k <= kernel; k++) {
                 const int from = y * stride - before + k;
-                const int outside = from < 0 || from >= needed; /* needed: the last one can have weights of 0 only */
-                inputs[k] = outside ? memory->padding : memory->expanded + (from % capacity) * row_bytes;
+                inputs[k] = from < kept || from >= ready ? NULL : memory->expanded + (from - kept) * row_bytes;
             }
-            uint8_t *row = memory->filtered + (size_t)(y - first) * result_side * channels;
-            uint8_t *const filtered[2] = {row, row + (size_t)result_side * channels};
-            depthwise_rows(depthwise, inputs, result_side, memory->pairs, filtered, rows);
+            depthwise_rows(depthwise, inputs, expanded_plane, side, memory->pairs,
+                           memory->filtered + (size_t)8 * (y - first) * width, filtered_plane, width, rows);
         }
-        const int count = (last - first) * result_side;
-        const size_t done = (size_t)first * result_side * results;
-        for (int p = 0; p < count; p++) memory->results[p] = result + done + (size_t)p * results;
-        pointwise(&block->project, memory->filtered, count, memory->results);
-        if (block->skips) add_skip(block, input + done, result + done, (size_t)count * results);
+        const int pixels = (last - first) * width;
+        const size_t done = (size_t)8 * first * width;
+        pointwise(&block->project, memory->filtered, filtered_plane, pixels, result + done, result_plane);
+        for (int plane = 0; plane < block->project.results / 8 && block->skips; plane++)
+            add_skip(block, input + done + plane * result_plane, result + done + plane * result_plane, pixels);
     }
 }
 
 /* ---- Outputs ---- */
 
 /* Write the mean and the standard deviation of each channel. */
-static void summarise(const uint8_t *values, int pixels, int channels, float scale, int zero, float *result) {
-    for (int c = 0; c < channels; c += 8) {
+static void summarise(const uint8_t *map, int pixels, int channels, float scale, int zero, float *result) {
+    for (int c = 0; c < channels; c += 8, map += 8 * pixels) {
         __m256i sums = _mm256_setzero_si256(), squares = sums;
         for (int p = 0; p < pixels; p++) {
-            const __m128i eight = _mm_loadl_epi64((const __m128i *)(values + (size_t)p * channels + c));
-            const __m256i x = _mm256_cvtepu8_epi32(eight);
+            const __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(map + 8 * p)));
             sums = _mm256_add_epi32(sums, x);
             squares = _mm256_add_epi32(squares, _mm256_madd_epi16(x, x));
         }
@@ -386,13 +392,11 @@ static void summarise(const uint8_t *values, int pixels, int channels, float sca
 }
 
 /* Write the mean of each channel. */
-static void pool(const uint8_t *values, int pixels, int channels, float scale, float *result) {
-    for (int c = 0; c < channels; c += 8) {
+static void pool(const uint8_t *map, int pixels, int channels, float scale, float *result) {
+    for (int c = 0; c < channels; c += 8, map += 8 * pixels) {
         __m256i sums = _mm256_setzero_si256();
-        for (int p = 0; p < pixels; p++) {
-            const __m128i eight = _mm_loadl_epi64((const __m128i *)(values + (size_t)p * channels + c));
-            sums = _mm256_add_epi32(sums, _mm256_cvtepu8_epi32(eight));
-        }
+        for (int p = 0; p < pixels; p++)
+            sums = _mm256_add_epi32(sums, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(map + 8 * p))));
         _mm256_storeu_ps(result + c, _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale / (float)pixels)));
     }
 }
@@ -430,58 +434,48 @@ static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
  * Returns 0 if there is not enough memory. */
 EXPORT int pixmatcher_lite_run(const Network *network, const uint8_t *pixels, int count, float *features, float *logits,
                                float *statistics) {
-    size_t of_rows = 0, of_strip = (size_t)SIDE / FOLD * STEM_BYTES, of_map = 0, of_row = 0, of_pairs = 0, of_results = 0;
+    const int last_pixels = network->feature_side * network->feature_side;
+    size_t of_expanded = 0, of_filtered = SIDE / FOLD * (STEM_PLANES * 8 + network->stem.results), of_pairs = 0;
+    size_t of_map = (size_t)last_pixels * network->head.results;
     for (int b = 0; b < network->block_count; b++) {
         const Block *block = network->blocks + b;
-        const size_t side = block->result_side, strip = strip_rows(block->result_side);
-        const size_t width = (side - 1) * block->depthwise.stride + block->depthwise.kernel;
-        const size_t rows = (strip - 1) * block->depthwise.stride + block->depthwise.kernel;
-        of_row = larger(of_row, width * block->depthwise.channels);
-        of_rows = larger(of_rows, rows * width * block->depthwise.channels);
-        of_strip = larger(of_strip, strip * side * block->depthwise.channels);
-        of_map = larger(of_map, side * side * block->project.results);
-        of_pairs = larger(of_pairs, (MAX_KERNEL + 1) / 2 * width * 2);
-        of_results = larger(of_results, larger(side * strip, rows * block->side));
+        const Depthwise *depthwise = &block->depthwise;
+        const size_t width = block->result_side, strip = strip_rows(block->result_side);
+        const size_t rows = (strip - 1) * depthwise->stride + depthwise->kernel;
+        of_expanded = larger(of_expanded, rows * block->side * depthwise->channels);
+        of_filtered = larger(of_filtered, strip * width * depthwise->channels);
+        of_map = larger(of_map, width * width * block->project.results);
+        of_pairs = larger(of_pairs, (MAX_KERNEL + 1) / 2 * ((width - 1) * depthwise->stride + depthwise->kernel + 1));
     }
-    const size_t last_pixels = (size_t)network->feature_side * network->feature_side;
-    of_results = larger(of_results, last_pixels);
-    of_map = larger(of_map, last_pixels * network->head.results);
-    Memory memory = {aligned(of_rows),         aligned(of_strip),
-                     {aligned(of_map), aligned(of_map)}, aligned(of_row),
-                     aligned(of_pairs * sizeof(__m256i)), aligned(of_results * sizeof(uint8_t *))};
-    const int ready = memory.expanded && memory.filtered && memory.maps[0] && memory.maps[1] && memory.padding &&
-                      memory.pairs && memory.results;
-    if (ready) memset(memory.padding, 0, of_row);
+    Memory memory = {aligned(of_expanded), aligned(of_filtered), {aligned(of_map), aligned(of_map)},
+                     aligned(of_pairs * sizeof(__m256i))};
+    const int ready = memory.expanded && memory.filtered && memory.maps[0] && memory.maps[1] && memory.pairs;
     for (int image = 0; ready && image < count; image++) {
         const uint8_t *input = pixels + (size_t)image * SIDE * SIDE * 3;
-        int next = 0;
         for (int b = 0; b < network->block_count; b++) {
             const Block *block = network->blocks + b;
-            uint8_t *result = memory.maps[next];
+            uint8_t *result = memory.maps[b % 2];
             run_block(network, block, input, result, &memory, b == 0);
             if (block->statistics) {
-                const int channels = block->project.results;
-                summarise(result, block->result_side * block->result_side, channels, block->scale, block->zero, statistics);
+                const int channels = block->project.results, count_of = block->result_side * block->result_side;
+                summarise(result, count_of, channels, block->scale, block->zero, statistics);
                 statistics += 2 * channels;
             }
             input = result;
-            next = 1 - next;
         }
-        const int results = network->head.results;
-        for (size_t p = 0; p < last_pixels; p++) memory.results[p] = memory.maps[next] + p * results;
-        pointwise(&network->head, input, (int)last_pixels, memory.results);
-        pool(memory.maps[next], (int)last_pixels, results, network->feature_scale, features);
+        uint8_t *last = memory.maps[network->block_count % 2];
+        const size_t plane = (size_t)8 * last_pixels;
+        pointwise(&network->head, input, plane, last_pixels, last, plane);
+        pool(last, last_pixels, network->head.results, network->feature_scale, features);
         classify(network, features, logits);
-        features += results;
+        features += network->head.results;
         logits += network->classes;
     }
     free(memory.expanded);
     free(memory.filtered);
     free(memory.maps[0]);
     free(memory.maps[1]);
-    free(memory.padding);
     free(memory.pairs);
-    free(memory.results);
     return ready;
 }
 
