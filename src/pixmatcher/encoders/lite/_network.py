@@ -7,6 +7,7 @@ package is built. Without it, and on other processors, ONNX Runtime runs the net
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,10 +22,8 @@ LIBRARY = Path(__file__).with_name("_network_avx2.so")
 Floats: TypeAlias = "npt.NDArray[np.float32]"
 
 SIDE = 260
-_PANEL = 24
+_PANEL = 16
 """Output channels of a panel of weights."""
-_LARGEST_PAIR = 128
-"""The largest sum of two neighbouring weights of the same sign: 255 * 128 still fits into 16 bits."""
 _LINE = 64
 """Bytes of a cache line."""
 
@@ -34,6 +33,8 @@ class _Pointwise(ctypes.Structure):
         ("channels", ctypes.c_int32),
         ("results", ctypes.c_int32),
         ("weights", ctypes.c_void_p),
+        ("order", ctypes.c_void_p),
+        ("paired", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("factors", ctypes.c_void_p),
         ("zero", ctypes.c_int32),
@@ -94,7 +95,7 @@ class ImageNetwork:
         self._run = library.pixmatcher_lite_run
         nodes, constants = read_onnx(path.read_bytes())
         try:
-            self._network = _Arranger(nodes, constants)
+            self._network = _Arranger(nodes, constants, library.pixmatcher_lite_pair)
         except (KeyError, IndexError) as error:
             raise ValueError(f"{path} is another network than expected ({error!r})") from error
 
@@ -117,8 +118,8 @@ class ImageNetwork:
 class _Arranger:
     """Arranges the weights as `_network_avx2.c` reads them, and keeps them in memory."""
 
-    def __init__(self, nodes: list[Node], constants: Constants) -> None:
-        self._constants = constants
+    def __init__(self, nodes: list[Node], constants: Constants, pair: Callable[..., int]) -> None:
+        self._constants, self._pair = constants, pair
         self._kept: list[npt.NDArray[np.uint8]] = []
         convolutions = {node.outputs[0].removesuffix("_conv"): node for node in nodes if node.operator == "Conv"}
         summarised = {node.outputs[0].removesuffix("_values") for node in nodes if node.outputs[0].endswith("_values")}
@@ -178,15 +179,18 @@ class _Arranger:
         """Return a convolution whose windows are one after the other in memory, as they are for 1x1."""
         weights = self._constants[f"{name}_weight_q"]
         rows = np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(len(weights), -1)
-        pairs = rows[:, ::2] + rows[:, 1::2].astype(np.int16)
-        if max(pairs.max(), -pairs.min()) > _LARGEST_PAIR:
-            raise ValueError(f"the weights of {name} are too large for AVX2")
-        panels = [
-            rows[start : start + _PANEL].reshape(-1, rows.shape[1] // 4, 4).transpose(1, 0, 2).reshape(-1)
-            for start in range(0, len(rows), _PANEL)
-        ]
+        groups = rows.shape[1] // 4
+        panels, orders, paired = [], np.empty((-(-len(rows) // _PANEL), groups), np.uint16), []
+        for order, start in zip(orders, range(0, len(rows), _PANEL), strict=True):
+            panel = rows[start : start + _PANEL].reshape(-1, groups, 4).transpose(1, 0, 2)
+            panel = np.ascontiguousarray(panel)
+            paired.append(self._pair(panel.ctypes.data, groups, panel.shape[1], order.ctypes.data))
+            if paired[-1] < 0:
+                raise ValueError(f"the weights of {name} are too large for AVX2")
+            panels.append(panel[order].reshape(-1))
         made = _Pointwise(rows.shape[1], len(rows), zero=self._zero(name), **self._sums(name, entering, rows))
-        made.weights = self._keep(np.concatenate(panels))
+        made.weights, made.order = self._keep(np.concatenate(panels)), self._keep(orders)
+        made.paired = self._keep(np.array(paired, np.uint16))
         return made
 
     def _depthwise(self, node: Node, entering: str) -> _Depthwise:
@@ -196,8 +200,8 @@ class _Arranger:
         if self._zero(entering) or self._zero(name):
             raise ValueError(f"{name} has a zero point")
         strides, pads = node.attributes["strides"], node.attributes["pads"]
-        # With a stride of 1, two rows of results are computed from the same pairs of rows: the weights of the second one
-        # begin a row later.
+        # With a stride of 1, two rows of results are computed from the same pairs of rows: the weights of the second
+        # one begin a row later.
         rows = np.zeros((channels, 2 if strides[0] == 1 else 1, kernel + 1, kernel), np.int16)
         for number in range(rows.shape[1]):
             rows[:, number, number : number + kernel] = weights
@@ -224,6 +228,7 @@ def is_faster_here() -> bool:
 def _library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(LIBRARY))
+        library.pixmatcher_lite_pair.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
         library.pixmatcher_lite_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, *[ctypes.c_void_p] * 3]
     except (OSError, AttributeError):
         return None

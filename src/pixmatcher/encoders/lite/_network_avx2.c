@@ -55,11 +55,12 @@ EXPORT int pixmatcher_lite_suits(void) {
     }
 
 enum {
-    PIXELS = 4,  /* pixels of a tile of a 1x1 convolution */
-    PANEL = 24,  /* output channels of a panel of weights; the last panel of a layer can have 8 or 16 */
+    PIXELS = 5,  /* neighbouring pixels of a tile of a 1x1 convolution */
+    PANEL = 16,  /* output channels of a panel of weights; the last panel of a layer can have 8 */
     COLUMNS = 5, /* neighbouring results of a tile of a depthwise convolution, in one row or in two */
     STRIP = 128, /* pixels of the result of a block that are computed at a time, at least two rows */
     MAX_KERNEL = 5,
+    MAX_GROUPS = 512, /* groups of 4 channels that a 1x1 convolution reads */
     SIDE = 260,
     FOLD = 4, /* pixels that the first layer reads as one, see tools/lite_visual.py */
     STEM_ROWS = 3,
@@ -70,9 +71,11 @@ enum {
 
 typedef struct { /* a 1x1 convolution */
     int32_t channels, results;
-    const int8_t *weights; /* (panel, channel / 4, result of the panel, 4) */
-    const int32_t *bias;   /* includes the zero point of the input */
-    const float *factors;  /* from sums to results */
+    const int8_t *weights;  /* (panel, group of 4 channels, result of the panel, 4), groups as `order` says */
+    const uint16_t *order;  /* (panel, channels / 4): numbers of the groups; first those in pairs, one after the other */
+    const uint16_t *paired; /* of each panel, the number of groups that are in pairs */
+    const int32_t *bias;    /* includes the zero point of the input */
+    const float *factors;   /* from sums to results */
     int32_t zero;          /* the zero point of the results */
 } Pointwise;
 
@@ -107,58 +110,142 @@ typedef struct {
 
 /* ---- 1x1 convolutions ---- */
 
-/* Pack 8 results of each of four pixels into 32 bytes: results times factors, rounded to the nearest (even) integer,
- * plus the zero point, from 0 to 255. */
-INLINE __m256i pack_four(__m256i a, __m256i b, __m256i c, __m256i d, __m256 factors, __m256i zero) {
-#define ROUND(sums) _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), factors))
-    const __m256i low = _mm256_adds_epi16(_mm256_packs_epi32(ROUND(a), ROUND(b)), zero);
-    const __m256i high = _mm256_adds_epi16(_mm256_packs_epi32(ROUND(c), ROUND(d)), zero);
+/* Find groups of 4 channels whose products can be added in 16 bits, two groups at a time: among the weights of each two
+ * channels and the two that are added to them, those of the same sign add up to 128 at most. `weights` are those of a
+ * panel (group, result, 4). Write the numbers of the groups to `order`, first the pairs, and return how many groups are
+ * in pairs. */
+EXPORT int pixmatcher_lite_pair(const int8_t *weights, int groups, int results, uint16_t *order) {
+    enum { VECTORS = 2 * 2 * PANEL / 32, LIMIT = 128 }; /* for each pair of weights its positive and its negative sum */
+    static _Thread_local uint8_t sums[MAX_GROUPS][32 * VECTORS];
+    uint16_t heaviest_first[MAX_GROUPS];
+    int largest[MAX_GROUPS], count = 0, paired = 0;
+    if (groups > MAX_GROUPS || results > PANEL) return -1;
+    memset(sums, 0, sizeof sums);
+    for (int g = 0; g < groups; g++) {
+        largest[g] = 0;
+        for (int i = 0; i < 2 * results; i++) {
+            const int a = weights[(size_t)g * results * 4 + 2 * i], b = weights[(size_t)g * results * 4 + 2 * i + 1];
+            const int positive = (a > 0 ? a : 0) + (b > 0 ? b : 0), negative = a + b - positive;
+            if (positive > LIMIT || -negative > LIMIT) return -1;
+            sums[g][2 * i] = (uint8_t)positive;
+            sums[g][2 * i + 1] = (uint8_t)-negative;
+            if (positive > largest[g]) largest[g] = positive;
+            if (-negative > largest[g]) largest[g] = -negative;
+        }
+    }
+    for (int value = LIMIT; value >= 0; value--)
+        for (int g = 0; g < groups; g++)
+            if (largest[g] == value) heaviest_first[count++] = (uint16_t)g;
+    int single = groups; /* singles are written from the end */
+    const __m256i limit = _mm256_set1_epi8((char)LIMIT);
+    for (int i = 0; i < groups; i++) {
+        const int g = heaviest_first[i];
+        if (largest[g] < 0) continue; /* in a pair already */
+        int found = -1;
+        for (int j = i + 1; j < groups && found < 0; j++) {
+            const int other = heaviest_first[j];
+            if (largest[other] < 0) continue;
+            __m256i above = _mm256_setzero_si256();
+            for (int v = 0; v < VECTORS; v++) {
+                const __m256i sum = _mm256_adds_epu8(_mm256_loadu_si256((const __m256i *)sums[g] + v),
+                                                     _mm256_loadu_si256((const __m256i *)sums[other] + v));
+                above = _mm256_or_si256(above, _mm256_subs_epu8(sum, limit));
+            }
+            if (_mm256_testz_si256(above, above)) found = other;
+        }
+        if (found < 0) {
+            order[--single] = (uint16_t)g;
+        } else {
+            order[paired++] = (uint16_t)g;
+            order[paired++] = (uint16_t)found;
+            largest[found] = -1;
+        }
+        largest[g] = -1;
+    }
+    return paired;
+}
+
+/* The sums times the factors, rounded to the nearest (even) integer. */
+INLINE __m256i rounded(__m256i sums, __m256 factors) {
+    return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), factors));
+}
+
+/* Pack four vectors of 8 results into 32 bytes, and add the zero point; values below 0 or above 255 are clipped. */
+INLINE __m256i packed(__m256i a, __m256i b, __m256i c, __m256i d, __m256i zero) {
+    const __m256i low = _mm256_adds_epi16(_mm256_packs_epi32(a, b), zero);
+    const __m256i high = _mm256_adds_epi16(_mm256_packs_epi32(c, d), zero);
     return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-/* Compute 8 * vectors results of PIXELS pixels. */
-INLINE void pointwise_tile(const uint8_t *input, size_t input_plane, int channels, const int8_t *weights,
+/* Write one or two vectors, each for 5 neighbouring places; the second ones at a distance of `next` bytes. */
+INLINE void store_five(const __m256i *sums, int vectors, const __m256 *factors, __m256i zero, uint8_t *result,
+                       size_t next) {
+    __m256i values[10];
+    UNROLL for (int i = 0; i < 5 * vectors; i++) values[i] = rounded(sums[i], factors[i / 5]);
+    UNROLL for (int v = 0; v < vectors; v++) {
+        const __m256i *of = values + 5 * v;
+        _mm256_storeu_si256((__m256i *)(result + v * next), packed(of[0], of[1], of[2], of[3], zero));
+    }
+    const __m256i *last = values + 5 * (vectors - 1);
+    const __m128i fifths = _mm256_castsi256_si128(packed(values[4], last[4], values[4], last[4], zero));
+    _mm_storel_epi64((__m128i *)(result + 32), fifths);
+    if (vectors == 2) _mm_storeh_pd((double *)(result + next + 32), _mm_castsi128_pd(fifths));
+}
+
+INLINE __m256i broadcast(const uint8_t *four) {
+    int32_t value;
+    memcpy(&value, four, 4);
+    return _mm256_set1_epi32(value);
+}
+
+/* Compute 8 * vectors results of PIXELS pixels. `places` are the distances of the groups of channels. */
+INLINE void pointwise_tile(const uint8_t *input, const size_t *places, int groups, int paired, const int8_t *weights,
                            const int32_t *bias, const float *factors, int zero, uint8_t *result, size_t result_plane,
                            int vectors) {
     const __m256i ones = _mm256_set1_epi16(1);
-    __m256i sums[3 * PIXELS];
-    UNROLL for (int v = 0; v < vectors; v++) {
-        const __m256i start = _mm256_loadu_si256((const __m256i *)(bias + 8 * v));
-        UNROLL for (int p = 0; p < PIXELS; p++) sums[v * PIXELS + p] = start;
-    }
-    for (int c = 0; c < channels; c += 8) {
-        UNROLL for (int half = 0; half < 2; half++) {
-            const __m256i *w = (const __m256i *)weights;
-            UNROLL for (int p = 0; p < PIXELS; p++) {
-                int32_t four;
-                memcpy(&four, input + 8 * p + 4 * half, 4);
-                const __m256i x = _mm256_set1_epi32(four);
-                UNROLL for (int v = 0; v < vectors; v++) {
-                    __m256i products;
-                    __asm__("vpmaddubsw %[w], %[x], %[products]\n\t"
-                            "vpmaddwd %[ones], %[products], %[products]\n\t"
-                            "vpaddd %[products], %[sum], %[sum]"
-                            : [sum] "+x"(sums[v * PIXELS + p]), [products] "=&x"(products)
-                            : [w] "m"(w[v]), [x] "x"(x), [ones] "x"(ones));
-                }
-            }
-            weights += 32 * vectors;
+    __m256i sums[2 * PIXELS], products, others;
+    UNROLL for (int i = 0; i < vectors * PIXELS; i++)
+        sums[i] = _mm256_loadu_si256((const __m256i *)(bias + i / PIXELS * 8));
+    const __m256i *w = (const __m256i *)weights;
+    int g = 0;
+    for (; g < paired; g += 2) {
+        const uint8_t *first = input + places[g], *second = input + places[g + 1];
+        UNROLL for (int p = 0; p < PIXELS; p++) {
+            const __m256i x = broadcast(first + 8 * p), y = broadcast(second + 8 * p);
+            UNROLL for (int v = 0; v < vectors; v++)
+                __asm__("vpmaddubsw %[w], %[x], %[products]\n\t"
+                        "vpmaddubsw %[others_w], %[y], %[others]\n\t"
+                        "vpaddw %[others], %[products], %[products]\n\t"
+                        "vpmaddwd %[ones], %[products], %[products]\n\t"
+                        "vpaddd %[products], %[sum], %[sum]"
+                        : [sum] "+x"(sums[v * PIXELS + p]), [products] "=&x"(products), [others] "=&x"(others)
+                        : [w] "m"(w[v]), [others_w] "m"(w[vectors + v]), [x] "x"(x), [y] "x"(y), [ones] "x"(ones));
         }
-        input += input_plane;
+        w += 2 * vectors;
     }
-    const __m256i zeros = _mm256_set1_epi16((int16_t)zero);
-    UNROLL for (int v = 0; v < vectors; v++) {
-        const __m256i *of = sums + v * PIXELS;
-        const __m256 f = _mm256_loadu_ps(factors + 8 * v);
-        _mm256_storeu_si256((__m256i *)(result + v * result_plane), pack_four(of[0], of[1], of[2], of[3], f, zeros));
+    for (; g < groups; g++) {
+        const uint8_t *first = input + places[g];
+        UNROLL for (int p = 0; p < PIXELS; p++) {
+            const __m256i x = broadcast(first + 8 * p);
+            UNROLL for (int v = 0; v < vectors; v++)
+                __asm__("vpmaddubsw %[w], %[x], %[products]\n\t"
+                        "vpmaddwd %[ones], %[products], %[products]\n\t"
+                        "vpaddd %[products], %[sum], %[sum]"
+                        : [sum] "+x"(sums[v * PIXELS + p]), [products] "=&x"(products)
+                        : [w] "m"(w[v]), [x] "x"(x), [ones] "x"(ones));
+        }
+        w += vectors;
     }
+    const __m256 both[2] = {_mm256_loadu_ps(factors), _mm256_loadu_ps(factors + 8 * (vectors - 1))};
+    store_five(sums, vectors, both, _mm256_set1_epi16((int16_t)zero), result, result_plane);
 }
 
-INLINE void pointwise_panel(const Pointwise *layer, int first, const uint8_t *input, size_t input_plane, int pixels,
+INLINE void pointwise_panel(const Pointwise *layer, int first, const uint8_t *input, const size_t *places, int pixels,
                             uint8_t *result, size_t result_plane, int vectors) {
+    const int groups = layer->channels / 4, paired = layer->paired[first / PANEL];
     for (int p = 0;; p += PIXELS) {
         if (p > pixels - PIXELS) p = pixels - PIXELS; /* the last tile computes some results again */
-        pointwise_tile(input + 8 * p, input_plane, layer->channels, layer->weights + (size_t)first * layer->channels,
+        pointwise_tile(input + 8 * p, places, groups, paired, layer->weights + (size_t)first * layer->channels,
                        layer->bias + first, layer->factors + first, layer->zero, result + 8 * p, result_plane, vectors);
         if (p == pixels - PIXELS) break;
     }
@@ -167,14 +254,14 @@ INLINE void pointwise_panel(const Pointwise *layer, int first, const uint8_t *in
 /* Compute a 1x1 convolution of some pixels, at least PIXELS. */
 static void pointwise(const Pointwise *layer, const uint8_t *input, size_t input_plane, int pixels, uint8_t *result,
                       size_t result_plane) {
+    size_t places[MAX_GROUPS];
+    const uint16_t *order = layer->order;
     for (int first = 0; first < layer->results; first += PANEL) {
-        const int left = layer->results - first;
-        if (left >= PANEL)
-            pointwise_panel(layer, first, input, input_plane, pixels, result, result_plane, 3);
-        else if (left == 16)
-            pointwise_panel(layer, first, input, input_plane, pixels, result, result_plane, 2);
+        for (int g = 0; g < layer->channels / 4; g++, order++) places[g] = *order / 2 * input_plane + *order % 2 * 4;
+        if (layer->results - first >= PANEL)
+            pointwise_panel(layer, first, input, places, pixels, result, result_plane, 2);
         else
-            pointwise_panel(layer, first, input, input_plane, pixels, result, result_plane, 1);
+            pointwise_panel(layer, first, input, places, pixels, result, result_plane, 1);
         result += PANEL / 8 * result_plane;
     }
 }
@@ -216,14 +303,8 @@ INLINE void depthwise_tile(const __m256i *pairs, int kernel, int stride, int col
             from += 1;
         }
     }
-    const __m256i zero = _mm256_setzero_si256(), *last = sums + (rows - 1) * COLUMNS;
-    UNROLL for (int r = 0; r < rows; r++) {
-        const __m256i *of = sums + r * COLUMNS;
-        _mm256_storeu_si256((__m256i *)(result + r * result_row), pack_four(of[0], of[1], of[2], of[3], factors, zero));
-    }
-    const __m128i both = _mm256_castsi256_si128(pack_four(sums[4], last[4], sums[4], last[4], factors, zero));
-    _mm_storel_epi64((__m128i *)(result + 32), both);
-    if (rows == 2) _mm_storeh_pd((double *)(result + result_row + 32), _mm_castsi128_pd(both));
+    const __m256 both[2] = {factors, factors};
+    store_five(sums, rows, both, _mm256_setzero_si256(), result, result_row);
 }
 
 INLINE void depthwise_rows_of(const Depthwise *layer, const uint8_t *const *inputs, size_t input_plane, int side,
@@ -401,25 +482,32 @@ static void pool(const uint8_t *map, int pixels, int channels, float scale, floa
     }
 }
 
-/* Write the product of the features and the weights of the classes, scaled, plus the bias. */
-static void classify(const Network *network, const float *features, float *logits) {
-    const int classes = network->classes;
-    memset(logits, 0, classes * sizeof(float));
-    for (int f = 0; f < network->head.results; f += 8) {
+/* Write the products of the features and the weights of the classes, scaled, plus the bias, for all images at once. */
+static void classify(const Network *network, int images, const float *features, float *logits) {
+    const int classes = network->classes, count = network->head.results;
+    memset(logits, 0, (size_t)images * classes * sizeof(float));
+    for (int f = 0; f < count; f += 8) {
         const int8_t *weights = network->class_weights + (size_t)f * classes;
-        for (int c = 0; c < classes; c += 8) {
-            __m256 sum = _mm256_loadu_ps(logits + c);
-            UNROLL for (int i = 0; i < 8; i++) {
-                const __m128i eight = _mm_loadl_epi64((const __m128i *)(weights + (size_t)i * classes + c));
-                const __m256 w = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
-                sum = _mm256_fmadd_ps(w, _mm256_broadcast_ss(features + f + i), sum);
+        for (int image = 0; image < images; image++) {
+            float *sums = logits + (size_t)image * classes;
+            const float *of_image = features + (size_t)image * count + f;
+            for (int c = 0; c < classes; c += 8) {
+                __m256 sum = _mm256_loadu_ps(sums + c);
+                UNROLL for (int i = 0; i < 8; i++) {
+                    const __m128i eight = _mm_loadl_epi64((const __m128i *)(weights + (size_t)i * classes + c));
+                    const __m256 w = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+                    sum = _mm256_fmadd_ps(w, _mm256_broadcast_ss(of_image + i), sum);
+                }
+                _mm256_storeu_ps(sums + c, sum);
             }
-            _mm256_storeu_ps(logits + c, sum);
         }
     }
     for (int c = 0; c < classes; c += 8) {
-        const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(logits + c), _mm256_loadu_ps(network->class_scales + c));
-        _mm256_storeu_ps(logits + c, _mm256_add_ps(scaled, _mm256_loadu_ps(network->class_bias + c)));
+        const __m256 scales = _mm256_loadu_ps(network->class_scales + c), bias = _mm256_loadu_ps(network->class_bias + c);
+        for (int image = 0; image < images; image++) {
+            float *sums = logits + (size_t)image * classes + c;
+            _mm256_storeu_ps(sums, _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(sums), scales), bias));
+        }
     }
 }
 
@@ -466,11 +554,10 @@ EXPORT int pixmatcher_lite_run(const Network *network, const uint8_t *pixels, in
         uint8_t *last = memory.maps[network->block_count % 2];
         const size_t plane = (size_t)8 * last_pixels;
         pointwise(&network->head, input, plane, last_pixels, last, plane);
-        pool(last, last_pixels, network->head.results, network->feature_scale, features);
-        classify(network, features, logits);
-        features += network->head.results;
-        logits += network->classes;
+        pool(last, last_pixels, network->head.results, network->feature_scale,
+             features + (size_t)image * network->head.results);
     }
+    if (ready) classify(network, count, features, logits);
     free(memory.expanded);
     free(memory.filtered);
     free(memory.maps[0]);
