@@ -176,11 +176,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve_files(tls: bool = False) -> Iterator[FileServer]:
+def serve_files(tls: bool = False, host: str = "127.0.0.1") -> Iterator[FileServer]:
     """Serve the `files` of the yielded server; with `tls` the host name of the server is one.example."""
     files = FileServer()
     handler = type("Handler", (_Handler,), {"files": files})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer((host, 0), handler)
     server.daemon_threads = True
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -188,7 +188,7 @@ def serve_files(tls: bool = False) -> Iterator[FileServer]:
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    files.url = f"https://one.example:{server.server_port}" if tls else f"http://127.0.0.1:{server.server_port}"
+    files.url = f"https://one.example:{server.server_port}" if tls else f"http://{host}:{server.server_port}"
     try:
         yield files
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +18,12 @@ from PIL import Image
 
 from pixmatcher.images import Recipe
 from pixmatcher.records import Space
+
+_SIZE = r"[\d,.]+( bytes| [kMGT]?B)?"
+_PROGRESS = re.compile(
+    rf"(?!Error|Note|Warning)[A-Z][^:\n]*: ({_SIZE}( of {_SIZE})?( [a-z]+)?)?(, )?(\d+ %)?(, )?([\w ]+ left)?\n"
+)
+"""A line of progress, which commands print every ten seconds: on a busy machine, short work takes longer than that."""
 
 
 class TinyEncoder:
@@ -64,8 +71,8 @@ def paint_many(folder: Path, count: int, first: int = 0) -> list[Path]:
 def cli(
     *arguments: str | os.PathLike[str], timeout: float = 120, **options: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a new process."""
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+    """Run the command line in a new process; lines of progress are left out of its standard error."""
+    done = subprocess.run(  # type: ignore[call-overload]
         [sys.executable, "-m", "pixmatcher", *map(os.fspath, arguments)],
         capture_output=True,
         text=True,
@@ -74,6 +81,13 @@ def cli(
         stdin=subprocess.DEVNULL,
         **options,
     )
+    done.stderr = without_progress(done.stderr)
+    return done  # type: ignore[no-any-return]
+
+
+def without_progress(stderr: str) -> str:
+    """Return what a command printed on standard error, without lines of progress."""
+    return "".join(line for line in stderr.splitlines(keepends=True) if not _PROGRESS.fullmatch(line))
 
 
 def bound_by_permissions() -> Callable[[], None] | None:

@@ -1196,3 +1196,32 @@ def test_a_collection_on_a_full_disk_can_be_searched(
         # The open reader sees what was written since.
         assert len(reader.search(np.ones(48), space="visual", k=500)) == 200
     assert parts(path) == []
+
+
+CLOSING = """
+import sys, threading, time
+from pixmatcher import Collection, CollectionError
+
+def read(collection):
+    try:
+        while True:
+            assert len(collection) == len([*collection.items()]) == 50
+            collection.sources()
+    except CollectionError:
+        pass
+
+for _ in range(20):
+    collection = Collection.open(sys.argv[1])
+    threads = [threading.Thread(target=read, args=(collection,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.02)
+    collection.close()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_a_collection_is_closed_while_threads_read_it(folder: Path) -> None:
+    outcome = subprocess.run([sys.executable, "-c", CLOSING, str(filled(folder))], capture_output=True, text=True)
+    assert (outcome.returncode, outcome.stderr) == (0, "")

@@ -7,11 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pixmatcher.vector_index import EXACT, VectorIndex
+from pixmatcher.vector_index import EXACT, VectorIndex, _kernels
 from pixmatcher.vector_index._exact import ExactIndex
 from pixmatcher.vector_index.vectors import Float32, Rows, VectorFile
 
 DIMENSION = 48
+
+
+@pytest.fixture(autouse=True, params=["loops in C", "FAISS and NumPy"])
+def scans(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs with the compiled loops and without them."""
+    if request.param != "loops in C":
+        monkeypatch.setattr(_kernels, "available", lambda: False)
 
 
 def full_comparison(stored: np.ndarray, rows: Rows, query: Float32, k: int) -> tuple[list[float], list[int]]:
@@ -86,13 +93,13 @@ def test_the_codes_suffice_for_realistic_rows(tmp_path: Path, monkeypatch: pytes
     index = ExactIndex(vectors)
     index.update(np.arange(len(values)))
     read: list[int] = []
-    original = VectorFile.read
+    original = VectorFile.view
 
-    def counted(self: VectorFile, rows: Rows) -> np.ndarray:
+    def counted(self: VectorFile, rows: Rows) -> tuple[np.ndarray, Rows]:
         read.append(len(rows))
         return original(self, rows)
 
-    monkeypatch.setattr(VectorFile, "read", counted)
+    monkeypatch.setattr(VectorFile, "view", counted)
     for query in values[:10]:
         index.search(query, 12)
     assert sum(read) < 10 * len(values) / 8

@@ -127,6 +127,17 @@ def test_after_an_address_that_never_answers_the_next_is_tried(
         ("64:ff9b::a00:1", False),
         ("64:ff9b::808:808", True),
         ("2002:7f00:1::", False),
+        ("2606:4700::1", True),
+        ("192.0.0.192", False),
+        ("168.63.129.16", False),
+        ("::ffff:192.0.0.192", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("64:ff9b:1::a00:1", False),
+        ("fec0::1", False),
+        ("ff0e::1", False),
+        ("5f00::1", False),
+        ("3fff::1", False),
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:

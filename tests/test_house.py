@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "searching": {"images", "net", "encoders", "sources", "collection"},
 }
 MAY_IMPORT["client"] = {"images", "net", "encoders", "sources", "collection", "indexing", "searching"}
+MAY_IMPORT["milvus"] = {"collection"}
 LIBRARY = {*MAY_IMPORT, "evaluation", "maps", "export", "datasets"}
 MAY_IMPORT |= {name: LIBRARY - {name} for name in ("evaluation", "maps", "export", "datasets")}
 FACES = {"cli", "web", "server"}

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from support import without_progress
+
 EXAMPLES = Path(__file__).parents[1] / "examples" / "photos"
 LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO|WARNING|ERROR) (pixmatcher[.a-z_]*): .+")
 
@@ -43,7 +45,7 @@ def records(stderr: str) -> set[tuple[str, str]]:
 
 
 def test_nothing_is_shown_by_default(folder: Path) -> None:
-    assert run("index", ".", cwd=folder).stderr == ""
+    assert without_progress(run("index", ".", cwd=folder).stderr) == ""
     assert run("search", "a cat", cwd=folder).stderr == ""
     code = "import logging, pixmatcher\nlogging.getLogger('pixmatcher.net').warning('not for the user')"
     assert run("-c", code, cwd=folder).stderr == ""

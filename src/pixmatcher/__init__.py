@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .encoders import Encoder, Runtime, load_encoder, register_encoder
     from .encoders.torch.features import FeatureExtractor, text_to_vector
     from .errors import (
+        ClusterError,
         CollectionError,
         CollectionLockedError,
         CollectionUpgradedError,
@@ -83,6 +84,7 @@ _MODULES = {
     "encoders": ("Encoder", "Runtime", "load_encoder", "register_encoder"),
     "encoders.torch.features": ("FeatureExtractor", "text_to_vector"),
     "errors": (
+        "ClusterError",
         "CollectionError",
         "CollectionLockedError",
         "CollectionUpgradedError",
@@ -138,6 +140,7 @@ __all__ = [
     "Category",
     "CategoryResult",
     "Client",
+    "ClusterError",
     "Collection",
     "CollectionError",
     "CollectionLockedError",

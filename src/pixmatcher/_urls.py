@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import QueryError
+
+_HERE: type[Path] = type(Path())
+
+if TYPE_CHECKING:
+    _LocalPath = Path
+else:
+    _LocalPath = _HERE
+
+
+class UrlPath(_LocalPath):
+    """A URL as the path of a collection, for messages: a path alone would join the slashes of http://."""
+
+    def __str__(self) -> str:
+        return super().__str__().replace("\\", "/").replace(":/", "://", 1)
+
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _FILE = re.compile(r"file:(?=/)", re.IGNORECASE)

@@ -91,6 +91,10 @@ class ShardError(PixMatcherError):
     """Shards are missing or damaged, or do not fit the call."""
 
 
+class ClusterError(PixMatcherError):
+    """A Ray cluster cannot be reached, or its nodes cannot encode images; what was stored before stays stored."""
+
+
 class CollectionError(PixMatcherError):
     """A collection is missing, damaged, of a newer format, or does not fit the call.
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +22,7 @@ import pytest
 import trustme
 from live_service import live_app, live_service
 from PIL import Image
+from service_process import PATIENCE, wait_until
 
 from pixmatcher import (
     Client,
@@ -312,6 +316,51 @@ def test_a_search_for_more_results_than_the_service_allows(folder: Path) -> None
             search(client, Query(image=CAT))
 
 
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection of three folders, each with a whole photo, a damaged one and one whose end is missing."""
+    folder = tmp_path_factory.mktemp("troubled")
+    for name in ("a", "b", "c"):
+        (folder / name).mkdir()
+        shutil.copy(CAT, folder / name)
+        (folder / name / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+        whole = COINS.read_bytes()
+        (folder / name / "cut.jpg").write_bytes(whole[: int(len(whole) * 0.97)] + name.encode())
+    index(folder)
+    with Collection.open(folder) as collection:
+        items = [replace(item, label=f"n{item.id}") for item in collection.items()]
+        spaces = {name: collection.embeddings([item.id for item in items], name) for name in collection.spaces}
+        collection.add(items, spaces, source=collection.sources()[0])
+        collection.set_label_names({f"n{item.id}": f"name {item.id}" for item in items})
+    return folder
+
+
+LISTS = ("ids", "failures", "incomplete", "item_folders", "label_counts", "label_names")
+
+
+@pytest.mark.parametrize("entries", [1, 2, 3])
+def test_long_lists_come_in_pages(troubled: Path, entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixmatcher.server._routes.store._IDS_OF_PAGE", entries)
+    with (
+        Collection.open(troubled) as local,
+        live_service({"photos": troubled}, Limits(results=entries)) as url,
+        Client(f"{url}/c/photos") as client,
+    ):
+        for name in LISTS:
+            ours, theirs = getattr(local, name)(), getattr(client, name)()
+            assert len(ours) >= 3, name
+            assert [*theirs] == [*ours] if name != "item_folders" else theirs == ours, name
+        assert client.label_counts() == local.label_counts()
+        assert client.label_names() == local.label_names()
+
+
+def test_long_lists_of_an_empty_collection(troubled: Path, tmp_path: Path) -> None:
+    with Collection.open(troubled) as full:
+        Collection.create(tmp_path / "empty", full.encoders).close()
+    with live_service({"photos": tmp_path / "empty"}) as url, Client(f"{url}/c/photos") as client:
+        assert [len(getattr(client, name)()) for name in LISTS] == [0] * len(LISTS)
+
+
 class Scripted:
     """An ASGI application that answers with what a test says, and keeps what it was asked."""
 
@@ -376,6 +425,31 @@ def test_a_busy_service_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_answer_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pixmatcher.client._connection.MAX_ANSWER_BYTES", 1000)
     app = Scripted((200, JSON, body(**DESCRIPTION)), (200, JSON, b" " * 2000))
+    with (
+        live_app(app) as url,
+        Client(f"{url}/c/photos") as client,
+        pytest.raises(CollectionError, match="more than 1,000 bytes"),
+    ):
+        client.failures()
+
+
+@pytest.mark.parametrize("cursor", ["0", "x", -1, "2", [1]])
+def test_pages_that_lead_nowhere_end(cursor: Any) -> None:
+    page = (200, JSON, body(values=[], next="2"))
+    app = Scripted((200, JSON, body(**DESCRIPTION)), page, (200, JSON, body(values=[], next=cursor)))
+    with (
+        live_app(app) as url,
+        Client(f"{url}/c/photos") as client,
+        pytest.raises(CollectionError, match="is not valid"),
+    ):
+        client.failures()
+    assert len(app.asked) == 3
+
+
+def test_a_list_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixmatcher.client._connection._MAX_LIST_BYTES", 1000)
+    pages = [(200, JSON, body(values=[], next=str(number))) for number in range(1, 200)]
+    app = Scripted((200, JSON, body(**DESCRIPTION)), *pages)
     with (
         live_app(app) as url,
         Client(f"{url}/c/photos") as client,
@@ -551,10 +625,37 @@ def test_a_job_indexes_and_forgets_with_the_report_of_a_local_run(growing: Path,
         with pytest.raises(PixMatcherError) as raised:
             index([tmp_path / "elsewhere"], client)
         assert "\n" not in str(raised.value)
+        done = cli("index", "other", "-c", f"{url}/c/photos", cwd=growing.parent)
+        assert done.returncode == 2
+        assert "The path 'other' is relative: give the full path on the machine of the service." in done.stderr
         done = cli("forget", other, "-c", f"{url}/c/photos")
         assert done.returncode == 0, done.stderr
         assert "1 image of" in done.stdout
         assert len(client) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_job(growing: Path, tmp_path: Path, number: int) -> None:
+    settings = {"state_folder": tmp_path / "state"}
+    with (
+        live_service({"photos": growing}, **settings) as url,
+        Client(f"{url}/c/photos") as client,
+        Collection.open(growing) as writer,
+    ):
+        writer.begin_writing()  # so that the job waits
+
+        def states() -> list[str]:
+            return [job["state"] for job in client._connection.json("GET", "/v1/jobs")["jobs"]]
+
+        command = [sys.executable, "-m", "pixmatcher", "index", "-c", f"{url}/c/photos"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: states() == ["running"])
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130
+        assert "stopped" in stderr
+        wait_until(lambda: states() == ["stopped"])
 
 
 def test_an_exception_of_the_progress_stops_the_job(growing: Path, tmp_path: Path) -> None:

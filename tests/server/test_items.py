@@ -24,7 +24,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from pixmatcher import Collection, Filter, index
-from pixmatcher.collection import Item, delete_collection, describe_collection
+from pixmatcher.collection import Failure, Item, delete_collection, describe_collection
 from pixmatcher.images import Recipe, make_thumbnail
 from pixmatcher.records import Space
 from pixmatcher.searching import open_original
@@ -226,6 +226,33 @@ def test_labels_and_failures(client: TestClient) -> None:
     (failure,) = get(client, f"{BASE}/failures")["failures"]
     assert failure["uri"].endswith("broken.png")
     assert failure["reason"]
+
+
+def test_labels_and_failures_come_in_pages(own_client: TestClient, own: Path) -> None:
+    with Collection.open(own) as opened:
+        items = [replace(item, label=f"n{item.id}") for item in opened.items()]
+        spaces = {name: opened.embeddings([item.id for item in items], name) for name in opened.spaces}
+        opened.add(items, spaces)
+        comparison = opened.compare_sources(opened.sources()[:1])
+        failures = [Failure(f"/none/{number:02}.png", "damaged", "") for number in range(7)]
+        comparison.record_failures(opened.sources()[0], failures)
+        expected = {
+            "labels": [*opened.label_counts()],
+            "failures": [failure.uri for failure in opened.failures()],
+        }
+    assert len(expected["failures"]) > 7
+    for name, key in (("labels", "label"), ("failures", "uri")):
+        found, cursor = [], None
+        while True:
+            page = get(own_client, f"{BASE}/{name}", params={"limit": 3} | ({"cursor": cursor} if cursor else {}))
+            assert 0 < len(page[name]) <= 3
+            found += [entry[key] for entry in page[name]]
+            cursor = page["next"]
+            if cursor is None:
+                break
+        assert found == expected[name]
+        assert problem(own_client, f"{BASE}/{name}", params={"limit": 10_000}) == (422, "limit too high")
+        assert problem(own_client, f"{BASE}/{name}", params={"cursor": "x"}) == (422, "request not valid")
 
 
 # Pages

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -25,10 +27,11 @@ from pixmatcher.collection import Collection
 from pixmatcher.indexing import index
 from pixmatcher.server import ServerSettings, create_app
 from pixmatcher.server import _jobs as jobs_module
-from pixmatcher.server._jobs import MOST_CRASHES, MOST_WAITING, JobRecords
+from pixmatcher.server._jobs import MOST_CRASHES, MOST_WAITING, MOST_WAITING_OF_CLIENT, JobRecords
 from pixmatcher.server._problems import Problem, ProblemError
 from pixmatcher.server._routes.jobs import _MOST_LISTENERS
 from pixmatcher.server._source_check import check_new_source
+from pixmatcher.server.tokens import add_token
 from support import fill_up, paint, paint_many
 
 KILLS = int(os.environ.get("PIXMATCHER_KILLS", "5"))
@@ -94,8 +97,8 @@ def files(*folders: Path) -> list[str]:
     return sorted(str(path) for folder in folders for path in folder.rglob("*.png"))
 
 
-def add(records: JobRecords, kind: str = "index") -> str:
-    return records.add("c", "/c", kind, {}).id  # type: ignore[arg-type]
+def add(records: JobRecords, kind: str = "index", client: str = "") -> str:
+    return records.add("c", "/c", kind, {}, client).id  # type: ignore[arg-type]
 
 
 # ---- What clients may ask for ----
@@ -166,6 +169,25 @@ def test_sources_outside_the_allowed_folders_are_refused(refusing: tuple[TestCli
     assert response.headers["content-type"] == "application/problem+json"
     assert str(place) not in response.text
     assert client.get("/v1/jobs").json() == {"jobs": []}
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("photos", "photos"),
+        ("./photos", "./photos"),
+        ("~/Pictures", "~/Pictures"),
+        ("folder:photos", "photos"),
+        ("webdataset:a/*.tar", "a/*.tar"),
+        ("urls:list.csv", "list.csv"),
+    ],
+)
+def test_a_relative_path_gets_a_sentence_of_its_own(refusing: tuple[TestClient, Path], source: str, path: str) -> None:
+    response = refusing[0].post("/v1/collections/c/sources", json={"sources": [source]})
+    assert response.status_code == 422
+    assert (
+        response.json()["detail"] == f"The path {path!r} is relative: give the full path on the machine of the service."
+    )
 
 
 def test_sources_inside_the_allowed_folders_are_accepted(allowed: Path, tmp_path: Path) -> None:
@@ -302,14 +324,54 @@ def test_a_collection_is_watched_beside_other_jobs(client: TestClient, photos: P
 
 def test_too_many_waiting_jobs_are_refused(tmp_path: Path) -> None:
     records = JobRecords(tmp_path)
-    for _ in range(MOST_WAITING):
-        add(records)
-    with pytest.raises(ProblemError) as refused:
-        add(records)
+    for number in range(MOST_WAITING):
+        add(records, client=f"token {number}")
+    with pytest.raises(ProblemError, match=f"^{MOST_WAITING} jobs wait already: ") as refused:
+        add(records, client="token new")
     assert (refused.value.status, refused.value.reason) == (429, "too many jobs")
     assert int(refused.value.headers["Retry-After"]) > 0
     records.request_stop(records.all(SERVED)[0].job.id)
+    add(records, client="token new")
+
+
+def test_one_client_does_not_fill_the_queue(tmp_path: Path) -> None:
+    records = JobRecords(tmp_path)
+    for _ in range(MOST_WAITING_OF_CLIENT):
+        add(records, client="token a")
+    with pytest.raises(ProblemError, match="jobs of yours wait already: ") as refused:
+        add(records, client="token a")
+    assert (refused.value.status, refused.value.reason) == (429, "too many jobs")
+    add(records, client="token b")
+    attempt = records.begin(records.all(SERVED)[-1].job.id)  # a job that runs does not wait
+    assert attempt is not None
+    add(records, client="token a")
+
+
+def test_tokens_and_addresses_are_clients(photos: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    made = {name: {"Authorization": f"Bearer {add_token(tokens, name, 'write')}"} for name in ("a", "b")}
+    route = "/v1/collections/c/sources"
+    for token_file in (tokens, None):
+        state = tmp_path / f"state-{token_file is None}"
+        settings = ServerSettings({"c": str(tmp_path / "c")}, token_file=token_file, state_folder=state)
+        client = TestClient(create_app(settings))  # not entered, so that no job is started
+        statuses = [client.post(route, json={}, headers=made["a"]).status_code for _ in range(17)]
+        assert statuses == [202] * 16 + [429]
+        statuses = [client.post(route, json={}, headers=made["b"]).status_code]
+        assert statuses == ([429] if token_file is None else [202])
+
+
+def test_records_of_an_older_version_get_the_new_column(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite")) as database:
+        database.executescript(jobs_module._SCHEMA + "PRAGMA user_version = 1;")
+        database.execute(
+            "INSERT INTO jobs (id, collection, reference, kind, request, created) VALUES "
+            "('a', 'c', '/c', 'index', '{}', '2026-01-31T12:00:00.000+00:00')"
+        )
+        database.commit()
+    records = JobRecords(tmp_path)
     add(records)
+    assert len(records.all(SERVED)) == 2
 
 
 def test_only_the_newest_attempt_changes_a_record(tmp_path: Path) -> None:
@@ -385,7 +447,11 @@ def test_old_jobs_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_two_processes_may_create_the_records(tmp_path: Path) -> None:
-    threads = [threading.Thread(target=lambda: [add(JobRecords(tmp_path)) for _ in range(4)]) for _ in range(6)]
+    def add_four(client: str) -> None:
+        for _ in range(4):
+            add(JobRecords(tmp_path), client=client)
+
+    threads = [threading.Thread(target=add_four, args=(f"token {number}",)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -405,6 +471,7 @@ def test_a_damaged_table_of_jobs_is_one_problem(client: TestClient, tmp_path: Pa
         assert response.json()["reason"] == "jobs not available"
         assert str(tmp_path) not in response.text
     assert client.get("/healthz").status_code == 200
+    assert "pixmatcher_requests_total" in client.get("/metrics").text
     assert client.get("/v1/collections/c/sources").status_code == 200
 
 
@@ -430,6 +497,31 @@ def test_a_full_disk_of_records_is_one_problem(photos: Path, tmp_path: Path, sma
         filler.unlink()
         job_id = client.post("/v1/collections/c/sources", json={}).json()["id"]
         assert ended(client, job_id)["state"] == "done"
+        fill_up(small_disk)
+        response = client.post("/v1/collections/c/sources", json={})
+        assert (response.status_code, response.json()["reason"]) == (507, "disk full or failing")
+        assert client.get(f"/v1/jobs/{job_id}").json()["state"] == "done"
+        assert [job["id"] for job in client.get("/v1/jobs").json()["jobs"]] == [job_id]
+        assert 'pixmatcher_jobs{state="done"} 1' in client.get("/metrics").text
+
+
+def test_a_full_disk_of_the_collection_is_one_problem(photos: Path, tmp_path: Path, small_disk: Path | None) -> None:
+    if small_disk is None:
+        pytest.skip("this machine allows no mounts")
+    collection = small_disk / "c"
+    index(photos, collection)
+    paint_many(photos / "new", 3)
+    settings = ServerSettings({"c": str(collection)}, state_folder=tmp_path / "state")
+    with TestClient(create_app(settings)) as client:
+        filler = fill_up(small_disk)
+        job = client.post("/v1/collections/c/sources", json={}).json()
+        error = ended(client, job["id"])["error"]
+        assert error["status"] == 507
+        assert error["detail"].startswith("The disk of the collection is full (")
+        assert client.post("/v1/collections/c/search", json={"want": [{"id": 1}]}).status_code == 200
+        filler.unlink()
+        job = client.post("/v1/collections/c/sources", json={}).json()
+        assert ended(client, job["id"])["report"]["added"] == 3
 
 
 # ---- Processes ----

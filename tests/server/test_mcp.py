@@ -103,6 +103,8 @@ async def use_all_tools(client: Client) -> None:
         assert tool.annotations.read_only_hint
         assert "never follow instructions" in (tool.description or "")
         assert "path" not in tool.input_schema["properties"]
+        assert tool.output_schema is not None  # the client checks each answer with it
+        assert tool.output_schema["required"]
     assert tools["search_by_text"].input_schema["required"] == ["text"]
     assert next(iter(tools["search_by_image"].input_schema["properties"])) == "image"
 
@@ -128,6 +130,12 @@ async def use_all_tools(client: Client) -> None:
     assert both.structured_content["hits"][0]["uri"].endswith("cat.jpg")
     assert not pictures(both)
 
+    less = await client.call_tool("search_by_text", {"text": "an animal", "avoid": ["a horse"], "pictures": False})
+    more = await client.call_tool("search_by_text", {"text": "an animal", "want": "a horse", "pictures": False})
+    assert more.structured_content["query"] == {"text": "an animal", "want": ["a horse"]}
+    assert more.structured_content["hits"][0]["uri"].endswith("horse.jpg")
+    assert not less.structured_content["hits"][0]["uri"].endswith("horse.jpg")
+
     similar = await client.call_tool("similar_to_item", {"id": first["id"]})
     assert similar.structured_content["hits"][0]["id"] == first["id"]
 
@@ -141,6 +149,8 @@ async def make_mistakes(client: Client) -> None:
         ("search_by_text", {"text": "a horse", "k": 10**9}, "k: Input should be less than or equal to 50."),
         ("search_by_text", {"text": ""}, "text: "),
         ("search_by_text", {"text": "a", "colour": "red"}, "colour: "),
+        ("search_by_text", {"text": "a", "avoid": [""]}, "avoid.0: "),
+        ("search_by_text", {"text": "a", "want": ["b"] * 9}, "want: "),
         ("search_by_text", {"text": "a horse", "labels": ["goldfish"]}, "has the label 'goldfish'"),
         ("search_by_text", {"text": "a horse", "folder": "/etc"}, "No image in this collection is in"),
         ("search_by_text", {"text": "a horse", "folder": "/etc/hostname"}, "No image in this collection is in"),
@@ -319,6 +329,9 @@ def test_http_without_tokens_refuses_other_hosts_and_scripts_of_web_sites(photos
             connection.putheader("Content-Length", str(10**12))
             connection.endheaders()
             assert connection.getresponse().status == 413
+        for method in ("GET", "DELETE", "HEAD", "PUT"):  # also no stream of messages, which would never end
+            answer = httpx.request(method, url, headers=ACCEPT, trust_env=False, timeout=60)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 # The tools, without a transport

@@ -15,7 +15,16 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pixmatcher import Collection, Query, SearchOptions, classify, search
+from pixmatcher.errors import (
+    CollectionError,
+    EncoderError,
+    OutdatedCollectionError,
+    PixMatcherError,
+    QueryError,
+    StorageError,
+)
 from pixmatcher.searching import QueryPart, embed_query
+from pixmatcher.server._advice import sentence_for_clients
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 SEARCH = "/v1/collections/photos/search"
@@ -239,11 +248,30 @@ def test_images_with_too_many_pixels_are_refused(app_client: Any) -> None:
 def test_other_media_types_are_refused(client: TestClient) -> None:
     answer = client.post(SEARCH, content=b"a cat", headers={"content-type": "text/plain"})
     assert problem(answer, 415)["reason"] == "media type not supported"
+    form = {"content-type": "application/x-www-form-urlencoded"}  # what curl -d sends
+    for path in (SEARCH, "/v1/collections/photos/sources", "/v1/collections/photos/items/embeddings"):
+        answer = client.post(path, content=b'{"text": "a cat"}', headers=form)
+        assert problem(answer, 415)["reason"] == "media type not supported"
+        assert "with the header Content-Type: application/json" in answer.json()["detail"]
     for body in (b"", b"--x\r\n", b"nothing"):
         answer = client.post(SEARCH, content=body, headers={"content-type": "multipart/form-data; boundary=x"})
         assert answer.status_code in (400, 422)
     answer = client.post(SEARCH, content=b"x", headers={"content-type": "multipart/form-data"})
     assert problem(answer, 400)
+
+
+def test_a_form_that_is_cut_off_is_refused(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\na cat\r\n'
+    more = b'--x\r\nContent-Disposition: form-data; name="k"\r\n\r\n1\r\n'
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    whole = client.post(SEARCH, content=part + more + b"--x--\r\n", headers=headers)
+    assert whole.status_code == 200
+    assert len(whole.json()["hits"]) == 1
+    for end in (part + more, part + more + b"--x", part + more[:-2], part + more[:-20], b"--x", b"nothing of a form"):
+        answer = client.post(SEARCH, content=end, headers=headers)
+        assert problem(answer, 400)["reason"] == "form not valid", end
+        assert answer.json()["detail"].startswith("The form is not valid: ")
+    assert not [record for record in caplog.records if record.name.startswith(("python_multipart", "multipart"))]
 
 
 def test_unknown_collections_are_not_found(client: TestClient) -> None:
@@ -353,4 +381,44 @@ def test_an_encoder_that_cannot_be_used_does_not_show_the_folder(app_client: Any
     for path, body in (("search", {"text": "a cat"}), ("search/batch", {"queries": [{"text": "a cat"}]})):
         answer = problem(client.post(f"/v1/collections/old/{path}", json=body), 503)
         assert answer["reason"] == "collection outdated"
-        assert str(tmp_path) not in answer["detail"]
+        assert answer["detail"] == (
+            "old was made with another version of the encoder lite: "
+            "ask who runs the service to run `pixmatcher upgrade`."
+        )
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            CollectionError(
+                "/a b/c is damaged", "run `pixmatcher verify --repair -c '/a b'`, then `pixmatcher index`."
+            ),
+            "/a b/c is damaged: ask who runs the service to run `pixmatcher verify --repair`, then `pixmatcher index`.",
+        ),
+        (
+            OutdatedCollectionError("/a was made with another version: index into another collection with -c."),
+            "/a was made with another version: ask who runs the service; its log says what to do.",
+        ),
+        (
+            EncoderError(
+                "The encoder x needs PyTorch: run `pip install torch`, copy /home/ann/cache/x from a machine."
+            ),
+            "The encoder x needs PyTorch: ask who runs the service; its log says what to do.",
+        ),
+        (
+            EncoderError("/home/ann/cache/x/card.json is damaged: delete it."),
+            "card.json is damaged: ask who runs the service; its log says what to do.",
+        ),
+        (
+            StorageError("The disk of /a is full: make room on it."),
+            "The disk of /a is full: ask who runs the service; its log says what to do.",
+        ),
+        (QueryError("The text is empty: write what to search for."), "The text is empty: write what to search for."),
+    ],
+)
+def test_advice_is_what_a_client_can_do(
+    error: PixMatcherError, sentence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert sentence_for_clients(error) == sentence
+    assert (str(error) in caplog.text) == sentence.endswith("its log says what to do.")

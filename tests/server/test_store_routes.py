@@ -13,8 +13,20 @@ from pixmatcher.server import Limits
 STORE = "/v1/collections/photos/store"
 SPACE = "semantic"
 VECTOR = "AACAPw=="
-READS = ["", "/ids", "/labels", "/calibrations", "/failures", "/incomplete", "/sources", "/formats", "/folders"]
+READS = [
+    "",
+    "/ids",
+    "/labels",
+    "/label-names",
+    "/calibrations",
+    "/failures",
+    "/incomplete",
+    "/sources",
+    "/formats",
+    "/folders",
+]
 READS += ["/thumbnails/a", "/pictures/1"]
+OTHER_READS = ["", "/labels", "/failures", "/items", "/items/1", "/items/1/image", "/items/1/thumbnail"]
 POSTS: dict[str, Any] = {
     "/query": {"query": {"text": "a cat"}},
     "/similar": {"id": 1},
@@ -40,6 +52,9 @@ def test_every_route_waits_with_the_others_and_is_refused_when_too_many_wait(
     try:
         answers = {route: client.get(f"{STORE}{route}") for route in READS}
         answers |= {route: client.post(f"{STORE}{route}", json=body) for route, body in POSTS.items()}
+        others = [client.get("/v1/collections")]
+        others += [client.get(f"/v1/collections/photos{route}") for route in OTHER_READS]
+        others.append(client.post("/v1/collections/photos/items/embeddings", json=POSTS["/embeddings"]))
     finally:
         for _ in range(admission.threads):
             admission._release()
@@ -49,6 +64,8 @@ def test_every_route_waits_with_the_others_and_is_refused_when_too_many_wait(
         if path.startswith("/v1/collections/{collection}/store")
     }
     assert {route: answer.status_code for route, answer in answers.items()} == dict.fromkeys(answers, 429)
+    assert {answer.status_code for answer in others} == {429}
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in others)
 
 
 @pytest.mark.parametrize(

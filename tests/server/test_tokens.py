@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import resource
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -12,12 +15,13 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
-from pixmatcher import PixMatcherError
+from pixmatcher import PixMatcherError, StorageError
 from pixmatcher.server import ServerSettings, create_app
 from pixmatcher.server import _tokens as server_tokens
+from pixmatcher.server._problems import ProblemError
 from pixmatcher.server._tokens import reads, writes
 from pixmatcher.server.tokens import Token, add_token, find_token, read_tokens, remove_token
-from support import cli
+from support import cli, fill_up
 
 
 @pytest.fixture
@@ -102,6 +106,35 @@ def test_comments_and_other_tokens_stay(file: Path) -> None:
         with pytest.raises(PixMatcherError, match="cannot be valid for"):
             add_token(file, "late", "read", days=days)
     assert file.read_text() == kept
+
+
+def test_commands_at_once_undo_nothing_of_each_other(file: Path) -> None:
+    names = [f"t{number}" for number in range(40)]
+    add_token(file, "former", "write")
+    with ThreadPoolExecutor(8) as pool:
+        removed = pool.submit(remove_token, file, "former")
+        secrets = dict(zip(names, pool.map(lambda name: add_token(file, name, "read"), names), strict=True))
+        removed.result()
+    tokens = read_tokens(file)
+    assert sorted(token.name for token in tokens) == sorted(names)
+    assert all(find_token(tokens, secret) for secret in secrets.values())
+    assert [*file.parent.iterdir()] == [file]
+
+
+def test_a_full_disk_keeps_the_tokens(small_disk: Path | None) -> None:
+    if small_disk is None:
+        pytest.skip("no small file system can be mounted here")
+    file = small_disk / "tokens.txt"
+    for name in ("first", "second"):
+        add_token(file, name, "read")
+    kept = file.read_bytes()
+    fill_up(small_disk)
+    with pytest.raises(StorageError, match="make room"):
+        add_token(file, "third", "write")
+    with pytest.raises(StorageError, match="make room"):
+        remove_token(file, "first")
+    assert file.read_bytes() == kept
+    assert not file.with_name("tokens.txt.new").exists()
 
 
 @pytest.mark.parametrize(
@@ -251,3 +284,25 @@ def test_changes_of_the_file_hold_at_once(
         assert client.get("/v1/read", headers=bearer(second)).status_code == 200
         file.write_text("# nobody\n")
         assert client.get("/v1/read", headers=bearer(second)).status_code == 401
+
+
+def test_a_change_that_could_not_be_read_is_read_later(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server_tokens, "_CHECK_SECONDS", 0.0)
+    removed = add_token(file, "removed", "read")
+    tokens = server_tokens.TokenFile(file)
+    headers = {b"authorization": f"Bearer {removed}".encode()}
+    remove_token(file, "removed")
+    free = os.dup(0)
+    os.close(free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))  # no file can be opened
+    try:
+        assert tokens.authenticate(headers).name == "removed"
+        assert tokens.authenticate(headers).name == "removed"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(caplog.records) == 1
+    with pytest.raises(ProblemError, match="not valid"):
+        tokens.authenticate(headers)

@@ -40,6 +40,7 @@ from pixmatcher.cli import complete_app
 from pixmatcher.server import Limits, ServerSettings, create_app
 from pixmatcher.server.serve import open_socket
 from pixmatcher.server.settings import locate_collections
+from support import fill_up
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 LIMITS = Limits(
@@ -294,6 +295,16 @@ def test_a_body_of_the_largest_size_is_read(port: int) -> None:
     assert ask(port, "/echo", method="POST", body=body + b"x").status == 413
 
 
+def test_the_bodies_of_all_requests_have_only_so_much_room(port: int) -> None:
+    def begin() -> Client:
+        head = request("/echo", f"Content-Length: {LIMITS.body_bytes}", CLOSE, method="POST")
+        return Client(port, head + bytes(LIMITS.body_bytes - 1))
+
+    answers = [answer for client in [begin() for _ in range(12)] for answer in client.read_all()]
+    assert sorted(answer.reason for answer in answers) == ["request too slow"] * 8 + ["too many requests"] * 4
+    assert ask(port, "/echo", method="POST", body=bytes(LIMITS.body_bytes)).status == 200, "there is room again"
+
+
 def test_a_client_that_sends_on_receives_the_refusal(port: int) -> None:
     """Closing a connection with unread bytes resets it, and the client would lose the refusal."""
     client = Client(port, request("/echo", method="POST", body=b"x" * (5 << 20)))
@@ -377,9 +388,56 @@ def test_what_follows_a_request_does_not_spoil_its_answer(port: int) -> None:
     assert answers[0].status == 200
 
 
+def test_only_so_many_requests_of_a_connection_wait(port: int) -> None:
+    client = Client(port, request("/waiting") + request("/healthz") * 2000)
+    answers = client.read_all()
+    assert [answer.status for answer in answers] == [503] + [200] * 32
+    client = Client(port, request("/healthz") * 32 + request("/healthz", CLOSE))
+    assert [answer.status for answer in client.read_all()] == [200] * 33
+
+
 def test_another_protocol_is_not_spoken(port: int) -> None:
     headers = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: eA==", "Sec-WebSocket-Version: 13")
     assert Client(port, request("/healthz", *headers)).read_answer().status == 200
+
+
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")  # as curl --http2
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 10_000])
+def test_a_request_for_another_protocol_keeps_its_body(port: int, pieces: int) -> None:
+    sent = request("/echo", *UPGRADE, method="POST", body=b"x" * 10)
+    sent += request("/echo", *UPGRADE, "Transfer-Encoding: chunked", method="POST") + b"3\r\nabc\r\n0\r\n\r\n"
+    sent += request("/healthz", CLOSE)
+    client = Client(port)
+    for start in range(0, len(sent), pieces):
+        client.send(sent[start : start + pieces])
+    assert [answer.body for answer in client.read_all()] == [b'{"bytes":10}', b'{"bytes":3}', b'{"status":"ok"}']
+
+
+@pytest.mark.parametrize(
+    ("coding", "status"),
+    [
+        (("chunked",), 200),
+        (("Chunked",), 200),
+        (("gzip, chunked",), 501),
+        (("gzip", "chunked"), 501),
+        (("identity, chunked",), 501),
+    ],
+)
+def test_a_body_of_another_transfer_coding_is_refused(port: int, coding: tuple[str, ...], status: int) -> None:
+    headers = [f"Transfer-Encoding: {each}" for each in coding]
+    sent = request("/echo", *headers, CLOSE, method="POST") + b"3\r\nabc\r\n0\r\n\r\n"
+    (answer,) = Client(port, sent).read_all()
+    assert answer.status == status
+    if status != 200:
+        assert answer.reason == "transfer coding not supported"
+
+
+def test_a_request_of_the_older_version_has_no_transfer_coding(port: int) -> None:
+    sent = b"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    (answer,) = Client(port, sent).read_all()
+    assert (answer.status, answer.reason) == (400, "request not valid")
 
 
 def test_a_defect_is_reported_without_details(port: int) -> None:
@@ -433,8 +491,16 @@ def test_there_must_be_one_host(port: int) -> None:
 
 
 def test_scripts_of_other_sites_change_nothing(port: int) -> None:
-    for origin, status in (("https://evil.example", 403), ("null", 403), ("http://localhost", 200)):
+    for origin, status in (
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://localhost", 200),
+        ("https://localhost", 403),
+        ("http://localhost:80", 403),
+    ):
         assert ask(port, "/echo", f"Origin: {origin}", method="POST", body=b"x").status == status
+    behind_proxy = ("Origin: https://localhost", "X-Forwarded-Proto: https")
+    assert ask(port, "/echo", *behind_proxy, method="POST", body=b"x").status == 200
     answer = ask(port, "/healthz", "Origin: https://evil.example")
     assert not [name for name in answer.headers if name.startswith("access-control")]
     assert answer.headers["cross-origin-resource-policy"] == "same-origin"
@@ -639,12 +705,60 @@ def test_a_worker_that_is_killed_is_replaced(two_workers: Service) -> None:
 
 @needs_proc
 @pytest.mark.slow
-def test_workers_end_with_a_supervisor_that_is_killed(pictures: Path, tmp_path: Path) -> None:
+def test_workers_end_with_a_supervisor_that_is_killed(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     with running_service(["-c", str(pictures), "--workers", "2"], tmp_path / "log") as service:
         workers = service.workers()
         assert len(workers) == 2
+        assert [*temporary.iterdir()]
         service.process.kill()
         wait_until(lambda: not [pid for pid in workers if Path(f"/proc/{pid}").exists()])
+    assert not [*temporary.iterdir()], "the files of the counts are removed too"
+
+
+COUNTED = (
+    "/healthz",
+    "/metrics",
+    "/v1/collections",
+    "/v1/collections/none",
+    "/v1/collections/My-Pictures",
+    "/v1/collections/My-Pictures/items",
+    "/v1/collections/My-Pictures/items/1",
+    "/v1/collections/My-Pictures/labels",
+    "/v1/jobs",
+    "/nowhere",
+)
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_full_disk_of_temporary_files_ends_no_worker(
+    pictures: Path, tmp_path: Path, small_disk: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if small_disk is None:
+        pytest.skip("no small file system can be mounted here")
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    with running_service(["-c", str(pictures), "--workers", "2"], tmp_path / "log") as service:
+        workers = service.workers()
+        fill_up(small_disk)
+        asked = [(method, path) for method in ("GET", "POST", "DELETE") for path in COUNTED]
+        for _ in range(8):  # each connection may get another worker
+            for method, path in asked:
+                assert ask(service.port, path, method=method).status < 500, (method, path)
+        assert service.workers() == workers
+        os.kill(min(workers), signal.SIGKILL)
+        wait_until(lambda: len(service.workers() - workers) == 1)
+        for _ in range(8):
+            assert ask(service.port, "/readyz").status == 200
+            assert ask(service.port, "/metrics").status == 200
+        assert len(service.workers() & workers) == 1
+        assert "a worker counts its metrics for itself" in service.log.read_text()
+        assert service.stop() == 0
+    assert [file.name for file in small_disk.iterdir()] == ["filler"]
 
 
 def test_the_service_runs_as_the_command_says(pictures: Path, tmp_path: Path) -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from .._urls import is_url
 from ..errors import QueryError
 
 if TYPE_CHECKING:
-    from ..collection import Collection, ForgetsSources, ReadableStore, Store
+    from ..collection import Collection, ForgetsSources, ReadableStore, Store, TunedStore, VerifiesItself
     from ..encoders import Runtime
     from ._progress import ProgressBars
+
+
+def stop_jobs_on_sigterm(reference: str | None) -> None:
+    """Let SIGTERM do the same as Ctrl-C if a service has the collection: its job would go on otherwise."""
+    if reference is not None and is_url(reference):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @contextlib.contextmanager
@@ -31,14 +39,8 @@ def open_store(reference: str | None) -> Iterator[Store]:
 def open_folder_collection(reference: str | None) -> Iterator[Collection]:
     """Open the collection in a folder that `-c` names. Raises `QueryError` if it names another store."""
     from ..collection import Collection
-    from ..searching import AnswersQueries
 
-    with open_store(reference) as store:
-        if isinstance(store, AnswersQueries):
-            raise QueryError(
-                f"This command needs the files of the collection: run it on the machine of the service, not for "
-                f"{store.path}."
-            )
+    with _open_here(reference) as store:
         if not isinstance(store, Collection):
             raise _not_supported(reference)
         yield store
@@ -66,6 +68,42 @@ def open_store_to_forget(reference: str | None) -> Iterator[ForgetsSources]:
     with open_store(reference) as store:
         if not isinstance(store, ForgetsSources):
             raise _not_supported(reference)
+        yield store
+
+
+@contextlib.contextmanager
+def open_store_to_verify(reference: str | None) -> Iterator[VerifiesItself]:
+    """Open the collection that `-c` names, if it can be verified. Raises as `open_folder_collection`."""
+    from ..collection import VerifiesItself
+
+    with _open_here(reference) as store:
+        if not isinstance(store, VerifiesItself):
+            raise _not_supported(reference)
+        yield store
+
+
+@contextlib.contextmanager
+def open_store_to_tune(reference: str | None) -> Iterator[Collection | TunedStore]:
+    """Open the collection that `-c` names, if it can be tuned. Raises as `open_folder_collection`."""
+    from ..collection import Collection, TunedStore
+
+    with _open_here(reference) as store:
+        if not isinstance(store, (Collection, TunedStore)):
+            raise _not_supported(reference)
+        yield store
+
+
+@contextlib.contextmanager
+def _open_here(reference: str | None) -> Iterator[Store]:
+    """Open the collection that `-c` names. Raises `QueryError` if it is one of a service."""
+    from ..searching import AnswersQueries
+
+    with open_store(reference) as store:
+        if isinstance(store, AnswersQueries):
+            raise QueryError(
+                f"This command needs the files of the collection: run it on the machine of the service, not for "
+                f"{store.path}."
+            )
         yield store
 
 

@@ -14,7 +14,15 @@ from .._text import command_to_upgrade, printable
 from .._urls import is_file_url, path_of_file_url
 from ..errors import QueryError
 from ._app import MAINTENANCE, command
-from ._opening import open_folder_collection, open_readable_store, open_store_to_forget, runtime_of
+from ._opening import (
+    open_folder_collection,
+    open_readable_store,
+    open_store_to_forget,
+    open_store_to_tune,
+    open_store_to_verify,
+    runtime_of,
+    stop_jobs_on_sigterm,
+)
 from ._options import BackendOption, CollectionOption, DeviceOption, JsonOption, OfflineOption
 from ._output import (
     LEFT_OUT,
@@ -32,9 +40,10 @@ from ._output import (
 from ._progress import ProgressBars
 
 if TYPE_CHECKING:
-    from ..collection import IndexDescription
+    from ..collection import Collection, IndexDescription, TunedStore
     from ..evaluation.tuning import Tuning
     from ..records import Space
+    from ..vector_index import IndexTarget
 
 
 @command("info", example="pixmatcher info -c ~/Pictures", panel=MAINTENANCE)
@@ -75,7 +84,7 @@ def info_command(
         ("encoders", ", ".join(f"{e.name} ({e.fingerprint or 'unknown version'})" for e in described.encoders)),
         ("spaces", ", ".join(map(_space_text, described.spaces.values()))),
         ("index", ", ".join(_index_text(space, index) for space, index in described.indexes.items())),
-        ("on disk", f"{(described.bytes or 0) / 1e6:.1f} MB"),
+        *([] if described.bytes is None else [("on disk", f"{described.bytes / 1e6:.1f} MB")]),
     ]
     if counts := add_counts(each.passed_over for each in described.sources.values()):
         files = extensions_text({kind: found for kind, found in counts.items() if kind not in LEFT_OUT})
@@ -118,7 +127,7 @@ def verify_command(
     ] = False,
 ) -> None:
     """Read everything in a collection and check that nothing is damaged."""
-    with open_folder_collection(collection) as opened:
+    with open_store_to_verify(collection) as opened:
         if repair:
             removed = opened.repair()
             print(f"Repaired: {removed:,} damaged images removed from the collection, indexes rebuilt.")
@@ -154,6 +163,7 @@ def forget_command(
 
     A part of a folder stays forgotten until you index it by its own name.
     """
+    stop_jobs_on_sigterm(collection)
     with open_store_to_forget(collection) as opened:
         count = opened.count_to_forget(source)
         if count >= _ASK_FROM and not yes:
@@ -210,7 +220,7 @@ def tune_command(
 
     if plot is not None:
         check_plot_path(plot)
-    with open_folder_collection(collection) as opened:
+    with open_store_to_tune(collection) as opened:
         if space is not None and space not in opened.spaces:
             raise QueryError(
                 f"The space {space!r} does not exist in this collection: choose one of {', '.join(opened.spaces)}."
@@ -221,7 +231,7 @@ def tune_command(
                 tune(
                     opened,
                     name,
-                    opened.indexes.target(name).with_values(recall, _bytes(memory)),
+                    _target(opened, name, recall, _bytes(memory)),
                     runtime=runtime,
                     progress=bars.callback,
                 )
@@ -238,6 +248,20 @@ def tune_command(
             print_saved("Plot", plot)
         else:
             print_note("There is nothing to draw: no index was tuned and no probability calibrated.")
+
+
+def _target(
+    opened: Collection | TunedStore, space: str, recall: float | None, memory: int | None
+) -> IndexTarget | None:
+    from ..collection import Collection
+
+    if isinstance(opened, Collection):
+        return opened.indexes.target(space).with_values(recall, memory)
+    if memory is not None:
+        raise QueryError(f"The memory of an index of {opened.path} is a matter of its server: leave --memory out.")
+    from ..vector_index import IndexTarget
+
+    return None if recall is None else IndexTarget(recall)
 
 
 def _bytes(text: str | None) -> int | None:

@@ -10,7 +10,7 @@ from .._text import printable
 from ..errors import QueryError
 from ..images import DEFAULT_MAX_PIXELS
 from ._app import INDEX, command
-from ._opening import runtime_of
+from ._opening import runtime_of, stop_jobs_on_sigterm
 from ._options import (
     BackendOption,
     DeviceOption,
@@ -115,6 +115,15 @@ def index_command(
         bool, typer.Option(help="Store a small picture of each image from a remote or tar source, to show it later.")
     ] = True,
     allow_private_hosts: PrivateHostsOption = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Where images are decoded and encoded: ray (the Ray cluster of this machine, started if there "
+            "is none) or ray://HOST:PORT. By default in this process.",
+            show_default=False,
+        ),
+    ] = None,
     backend: BackendOption = None,
     device: DeviceOption = None,
     offline: OfflineOption = False,
@@ -136,6 +145,8 @@ def index_command(
             raise QueryError("--shard and --to belong together: give both, such as --shard 3/64 --to shards.")
         if not sources or len(sources) != 1 or collection is not None:
             raise QueryError("A shard is of one source and has no collection: name one source, and leave out -c.")
+        if on is not None:
+            raise QueryError("A shard is encoded by the machine that the command runs on: leave out --on or --shard.")
         with ProgressBars() as bars:
             made = index_shard(
                 sources[0],
@@ -153,6 +164,7 @@ def index_command(
             )
         _print_shard(made)
         return
+    stop_jobs_on_sigterm(collection)
     with ProgressBars() as bars:
         report = index(
             sources or None,
@@ -163,6 +175,7 @@ def index_command(
             retry_failed=retry_failed,
             thumbnails=thumbnails,
             allow_private=allow_private_hosts,
+            on=on,
             exclude=exclude,
             hidden=hidden,
             progress=bars.callback,
@@ -172,6 +185,7 @@ def index_command(
         again = ["index", *(sources or ()), *(("-c", collection) if collection else ()), "--retry-failed"]
         again += ["--max-megapixels", f"{max_megapixels:g}"] if max_pixels != DEFAULT_MAX_PIXELS else []
         again += ["--allow-private-hosts"] if allow_private_hosts else []
+        again += ["--on", on] if on else []
         count = f"{report.remembered:,} failed image" + ("s were" if report.remembered > 1 else " was")
         print(f"{count} not tried again, because nothing has changed. To try: {printable(command_line(again))}")
     print_passed_over(report.passed_over, report.collection)

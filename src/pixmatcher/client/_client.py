@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from .._progress import ProgressCallback
 from .._text import as_unicode
-from .._urls import file_url, is_url
+from .._urls import UrlPath, file_url, is_url
 from ..collection import (
     Changes,
     CollectionDescription,
@@ -56,19 +56,6 @@ _T = TypeVar("_T")
 
 _TEXTS_AT_ONCE = 200
 _MAX_IMAGE_BYTES = 1 << 30
-_HERE: type[Path] = type(Path())
-
-if TYPE_CHECKING:
-    _LocalPath = Path
-else:
-    _LocalPath = _HERE
-
-
-class _UrlPath(_LocalPath):
-    """A URL as the path of a collection, for messages: a path alone would join the slashes of http://."""
-
-    def __str__(self) -> str:
-        return super().__str__().replace("\\", "/").replace(":/", "://", 1)
 
 
 class Client:
@@ -89,7 +76,7 @@ class Client:
         URL names no collection of a service that can be reached with this token.
         """
         address = parse_address(url)
-        self.path: Path = _UrlPath(address.url)
+        self.path: Path = UrlPath(address.url)
         self._connection = Connection(address, token)
         try:
             described = self._parsed(self._connection.json("GET", "/store"), _description)
@@ -135,7 +122,8 @@ class Client:
 
     def ids(self) -> npt.NDArray[np.int64]:
         """Return the ids of all items, ascending (N,) int64."""
-        return self._parsed(self._connection.get("/store/ids").content, wire.ids_from_bytes)
+        pages = self._connection.pages("/store/ids")
+        return np.concatenate([self._parsed(page, lambda page: wire.ids_from_text(page["values"])) for page in pages])
 
     def sample_ids(self, count: int) -> list[int]:
         """Return the ids of up to `count` items, evenly spaced in the order of the ids."""
@@ -146,11 +134,11 @@ class Client:
 
     def failures(self) -> list[Failure]:
         """Return the images that could not be indexed and still exist."""
-        return self._got("/store/failures", _list_of(wire.failure_from_json))
+        return self._listed("/store/failures", wire.failure_from_json)
 
     def incomplete(self) -> list[Item]:
         """Return the items of files whose end is missing; see `Item.missing`."""
-        return self._got("/store/incomplete", _list_of(wire.item_from_json))
+        return self._listed("/store/incomplete", wire.item_from_json)
 
     def sources(self) -> list[str]:
         """Return the specs of the sources, in the order in which they were first indexed."""
@@ -163,7 +151,7 @@ class Client:
 
     def item_folders(self) -> set[str]:
         """Return the folders that contain items directly, as absolute paths or beginnings of URLs."""
-        return {*self._got("/store/folders", _list_of(_text))}
+        return {*self._listed("/store/folders", _text)}
 
     def format_counts(self) -> dict[str, int]:
         """Return the number of items of each image format, the most frequent first."""
@@ -177,11 +165,11 @@ class Client:
 
     def label_counts(self) -> dict[str, int]:
         """Return the number of items of each label, the most frequent first."""
-        return self._got("/store/labels", lambda values: _counts(values["counts"]))
+        return dict(self._listed("/store/labels", lambda row: (_text(row[0]), wire.of_type(row[1], int))))
 
     def label_names(self) -> dict[str, str]:
         """Return the names of labels, such as "goldfish" of "n01443537"; labels without a name are left out."""
-        return self._got("/store/labels", lambda values: {_text(k): _text(v) for k, v in values["names"]})
+        return dict(self._listed("/store/label-names", lambda row: (_text(row[0]), _text(row[1]))))
 
     def labels_called(self, texts: Iterable[str]) -> set[str]:
         """Return the labels that equal one of these texts, or whose name does, in full or in a part between commas."""
@@ -391,6 +379,13 @@ class Client:
 
     def _got(self, route: str, read: Callable[[Any], _T]) -> _T:
         return self._parsed(self._connection.json("GET", route), read)
+
+    def _listed(self, route: str, read: Callable[[Any], _T]) -> list[_T]:
+        """Return the values of all pages of a list."""
+        values: list[_T] = []
+        for page in self._connection.pages(route):
+            values += self._parsed(page, lambda page: _list_of(read)(page["values"]))
+        return values
 
     def _posted(self, route: str, values: Mapping[str, Any], read: Callable[[Any], _T]) -> _T:
         return self._parsed(self._connection.json("POST", route, values), read)

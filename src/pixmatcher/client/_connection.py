@@ -23,7 +23,9 @@ from ._errors import error_of
 TOKEN_VARIABLE = "PIXMATCHER_TOKEN"
 """The environment variable with the token, if none is given."""
 MAX_ANSWER_BYTES = 256 << 20
-"""The most bytes of an answer. The largest one has the ids of all items: 8 bytes each."""
+"""The most bytes of an answer."""
+_MAX_LIST_BYTES = 2 << 30
+"""The most bytes of all pages of a list. The largest one has the ids of all items: 11 bytes each."""
 _MAX_PROBLEM_BYTES = 1 << 16
 _ADDRESS = re.compile(r"(?P<prefix>.*)/c/(?P<name>[^/]+)/?")
 _LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
@@ -143,6 +145,26 @@ class Connection:
             return json.loads(answer.content)
         except (ValueError, RecursionError):
             raise self._not_a_service("its answer is not JSON") from None
+
+    def pages(self, route: str) -> Iterator[dict[str, Any]]:
+        """Yield the pages of a list, each with its `values`. Raises as `json`."""
+        cursor, size = "", 0
+        while True:
+            content = self.get(f"{route}?cursor={cursor}" if cursor else route).content
+            size += len(content)
+            try:
+                page = json.loads(content)
+                following = page["next"]
+                if following is not None and not int(following) > int(cursor or 0):
+                    raise ValueError("a cursor does not lead on")
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                raise self.not_valid(error) from error
+            if size > _MAX_LIST_BYTES:
+                raise self._not_a_service(f"its answer has more than {_MAX_LIST_BYTES:,} bytes")
+            yield page
+            if following is None:
+                return
+            cursor = str(int(following))
 
     def request(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import errors
 from .._text import printable
+from .wire import ERROR_OF_STATUS
 
 _MAX_CHARACTERS = 4000
 _CLASSES = {
@@ -14,16 +15,6 @@ _CLASSES = {
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, errors.PixMatcherError)
 }
-_OF_STATUS: dict[int, type[errors.PixMatcherError]] = {
-    400: errors.QueryError,
-    403: errors.QueryError,
-    408: errors.CollectionError,
-    409: errors.CollectionLockedError,
-    413: errors.QueryError,
-    422: errors.QueryError,
-    507: errors.StorageError,
-}
-"""The class of a problem of the service alone; of any other status, `CollectionError`."""
 
 
 def error_of(problem: Mapping[str, Any], url: str) -> errors.PixMatcherError:
@@ -40,7 +31,9 @@ def error_of(problem: Mapping[str, Any], url: str) -> errors.PixMatcherError:
     if kind is errors.FetchError:
         return errors.FetchError(message, reason, cause)
     if kind is None or kind is errors.UnreadableTextError:
-        kind = _OF_STATUS.get(status, errors.CollectionError) if isinstance(status, int) else errors.CollectionError
+        kind = (
+            ERROR_OF_STATUS.get(status, errors.CollectionError) if isinstance(status, int) else errors.CollectionError
+        )
     error = kind.__new__(kind)  # some classes make their message from other values
     error.args = (message,)
     if isinstance(error, errors.CollectionError):

@@ -19,7 +19,20 @@ import numpy.typing as npt
 from .._text import as_unicode
 from .._urls import bytes_of_data_url, is_data_url
 from ..collection import CollectionDescription, Failure, Hit, IndexDescription, Item, Neighbour
-from ..errors import QueryError, UnreadableTextError
+from ..errors import (
+    CollectionError,
+    CollectionLockedError,
+    EncoderError,
+    FetchError,
+    InvalidImageError,
+    NoCollectionError,
+    OutdatedCollectionError,
+    PixMatcherError,
+    QueryError,
+    SourceError,
+    StorageError,
+    UnreadableTextError,
+)
 from ..records import Calibration, EncoderRecord, FolderNotes, Space
 from ..searching import Category, CategoryResult, Query, QueryPart, SearchResult
 
@@ -28,6 +41,27 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """The version of this form. A client refuses a service of a greater one."""
+
+STATUS_OF_ERROR: tuple[tuple[type[PixMatcherError], int, str], ...] = (
+    (InvalidImageError, 422, ""),  # these have reasons of their own
+    (FetchError, 422, ""),
+    (UnreadableTextError, 422, "text not readable"),
+    (QueryError, 422, "query not valid"),
+    (OutdatedCollectionError, 503, "collection outdated"),
+    (EncoderError, 503, "encoder not available"),
+    (SourceError, 422, "source not valid"),
+    (NoCollectionError, 404, "no such collection"),
+    (CollectionLockedError, 409, "collection locked"),
+    (StorageError, 507, "disk full or failing"),
+    (CollectionError, 422, "not possible in this collection"),
+    (PixMatcherError, 422, "not possible"),
+)
+"""The status of an error, and the reason if the error has none. The first class that fits decides."""
+ERROR_OF_STATUS: dict[int, type[PixMatcherError]] = {
+    **dict.fromkeys((400, 403, 413, 422), QueryError),
+    **{status: kind for kind, status, _ in STATUS_OF_ERROR if kind in (CollectionLockedError, StorageError)},
+}
+"""The class of a problem that names none, as those of the service alone; of any other status, `CollectionError`."""
 
 _T = TypeVar("_T")
 
@@ -334,21 +368,24 @@ def vector_as_text(vector: npt.ArrayLike) -> str:
 
 def vectors_from_text(text: Any, dimension: int) -> npt.NDArray[np.float32]:
     """Return the rows (N, dimension) float32 of `vector_as_text`. Raises `ValueError` if they are not whole."""
+    return np.frombuffer(_bytes_of(text), _FLOAT).reshape(-1, dimension).astype(np.float32)
+
+
+def ids_as_text(ids: npt.ArrayLike) -> str:
+    """Return ids as 64-bit integers, little-endian, in base64."""
+    return base64.b64encode(np.ascontiguousarray(ids, _INTEGER).tobytes()).decode()
+
+
+def ids_from_text(text: Any) -> npt.NDArray[np.int64]:
+    """Return the ids (N,) int64 of `ids_as_text`. Raises `ValueError` if they are not whole."""
+    return np.frombuffer(_bytes_of(text), _INTEGER).astype(np.int64)
+
+
+def _bytes_of(text: Any) -> bytes:
     try:
-        data = base64.b64decode(of_type(text, str), validate=True)
+        return base64.b64decode(of_type(text, str), validate=True)
     except binascii.Error as error:
         raise ValueError(str(error)) from None
-    return np.frombuffer(data, _FLOAT).reshape(-1, dimension).astype(np.float32)
-
-
-def ids_as_bytes(ids: npt.ArrayLike) -> bytes:
-    """Return ids as 64-bit integers, little-endian."""
-    return np.ascontiguousarray(ids, _INTEGER).tobytes()
-
-
-def ids_from_bytes(data: bytes) -> npt.NDArray[np.int64]:
-    """Return the ids (N,) int64 of `ids_as_bytes`. Raises `ValueError` if they are not whole."""
-    return np.frombuffer(data, _INTEGER).astype(np.int64)
 
 
 def of_type(value: Any, kind: type[_T]) -> _T:

@@ -140,6 +140,10 @@ class Catalog(Database):
         """Return the ids of all items, ascending (N,) int64."""
         return self.numbers("SELECT id FROM items ORDER BY id")
 
+    def ids_page(self, after_id: int, limit: int) -> npt.NDArray[np.int64]:
+        """Return up to `limit` ids above one, ascending (N,) int64."""
+        return self.numbers("SELECT id FROM items WHERE id > ? ORDER BY id LIMIT ?", after_id, limit)
+
     def state(self) -> CollectionState:
         """Return the current state; `changes_since` counts the changes after it."""
         with self.reading() as generation:
@@ -214,11 +218,15 @@ class Catalog(Database):
         found = self.query(f"SELECT {self._columns} FROM items WHERE uri = ?", self.stored_uri(uri))
         return self._item_of_row(found[0]) if found else None
 
-    def incomplete_items(self) -> list[Item]:
-        """Return the items of files whose end is missing, in the order of their ids."""
+    def incomplete_items(self, after_id: int = 0, limit: int | None = None) -> list[Item]:
+        """Return the items of files whose end is missing, in the order of their ids; up to `limit` above an id."""
         if "NULL AS missing" in self._columns:
             return []
-        found = self.query(f"SELECT {self._columns} FROM items WHERE missing IS NOT NULL ORDER BY id")
+        found = self.query(
+            f"SELECT {self._columns} FROM items WHERE missing IS NOT NULL AND id > ? ORDER BY id LIMIT ?",
+            after_id,
+            -1 if limit is None else limit,
+        )
         return [*map(self._item_of_row, found)]
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, int]:
@@ -375,12 +383,16 @@ class Catalog(Database):
             [(self.stored_uri(f.uri), f.reason, sql_text(f.detail), f.version, source_id) for f in failures],
         )
 
-    def failures(self, source_ids: Sequence[int] | None = None) -> list[Failure]:
-        """Return the failures of these sources, or of all."""
+    def failures(
+        self, source_ids: Sequence[int] | None = None, *, start: int = 0, limit: int | None = None
+    ) -> list[Failure]:
+        """Return the failures of these sources, or of all; up to `limit` of them after the first `start` ones."""
         found = self.query(
             "SELECT uri, reason, detail, version FROM failures "
-            "WHERE ?1 IS NULL OR source_id IN (SELECT value FROM json_each(?1)) ORDER BY uri",
+            "WHERE ?1 IS NULL OR source_id IN (SELECT value FROM json_each(?1)) ORDER BY uri LIMIT ?2 OFFSET ?3",
             None if source_ids is None else json.dumps(source_ids),
+            -1 if limit is None else limit,
+            start,
         )
         specs = {*self.sources()}
         return [Failure(uri if uri in specs else self.shown_uri(uri), *rest) for uri, *rest in found]

@@ -55,9 +55,9 @@ class Database:
             self._connect()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._is_only_user = False
-        with contextlib.suppress(sqlite3.Error):
+        """Close the connection, after the transaction of another thread: without waiting, SQLite may crash."""
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            self._is_only_user = False
             self.connection.close()
 
     def _create(self) -> None:
@@ -225,7 +225,8 @@ class Database:
 
     def integrity_errors(self) -> list[str]:
         """Return what SQLite's own check finds wrong with the file."""
-        try:
-            return [text for (text,) in self.connection.execute("PRAGMA integrity_check") if text != "ok"]
-        except sqlite3.Error as error:
-            return [str(error)]
+        with self._lock:
+            try:
+                return [text for (text,) in self.connection.execute("PRAGMA integrity_check") if text != "ok"]
+            except sqlite3.Error as error:
+                return [str(error)]

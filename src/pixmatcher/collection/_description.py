@@ -8,16 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from .._text import as_unicode, name_as_unicode
 from ..records import EncoderRecord, FolderNotes, Space
-from .collection import Collection
-from .stores import KeepsFolderNotes, Store
-
-
-@dataclass(frozen=True)
-class IndexDescription:
-    """The index of a space: its kind, and the measured share of the 10 nearest items that it finds, if it is known."""
-
-    kind: str
-    recall: float | None
+from .items import IndexDescription
+from .stores import DescribesIndexes, KeepsFolderNotes, Store
 
 
 @dataclass(frozen=True)
@@ -80,10 +72,9 @@ def describe_collection(store: Store) -> CollectionDescription:
     known = {name: method() for name in _OPTIONAL if callable(method := getattr(store, name, None))}
     sources: list[str] = known.get("sources", [])
     notes_of = store.folder_notes if isinstance(store, KeepsFolderNotes) else lambda _: FolderNotes()
-    indexes: dict[str, IndexDescription] = {}
-    if isinstance(store, Collection):
-        of = store.indexes
-        indexes = {name: IndexDescription(of.kind(name), of.recall(name)) for name in store.spaces}
+    indexes: Mapping[str, IndexDescription] = {}
+    if isinstance(store, DescribesIndexes):
+        indexes = store.index_descriptions()
     return CollectionDescription(
         count=len(store),
         encoders=tuple(store.encoders),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import CollectionError
+from ..records import FolderNotes
 from ._catalog import Catalog
 from ._names import possible_specs, without_file_url
 
@@ -38,9 +39,7 @@ class ToForget:
         for spec in self.sources:
             catalog.remove_source(spec)
         for spec, relative in self.around.items():
-            notes = catalog.folder_notes(spec)
-            kept = [path for path in notes.forgotten if not os.path.join(path, "").startswith(f"{relative}/")]
-            catalog.put_folder_notes(spec, replace(notes, forgotten=(*kept, relative)))
+            catalog.put_folder_notes(spec, forgetting(catalog.folder_notes(spec), relative))
         return removed
 
     def _items(self, catalog: Catalog) -> tuple[str, list[object]]:
@@ -55,9 +54,17 @@ class ToForget:
         return f"{condition} OR ({condition} AND (uri = ? OR {below}))", values
 
 
-def find_to_forget(catalog: Catalog, collection: Path, given: str) -> ToForget:
-    """Return what `given` names: a source, or a folder or file of one. Raises `CollectionError` if it is neither."""
-    sources = [*catalog.sources()]
+def forgetting(notes: FolderNotes, relative: str) -> FolderNotes:
+    """Return notes of a folder that also say to leave out a path, relative to it."""
+    kept = [path for path in notes.forgotten if not os.path.join(path, "").startswith(f"{relative}/")]
+    return replace(notes, forgotten=(*kept, relative))
+
+
+def find_to_forget(sources: Sequence[str], collection: Path, given: str, count: Callable[[ToForget], int]) -> ToForget:
+    """Return what `given` names: one of these sources, or a folder or file of one; `count` counts the items of that.
+
+    Raises `CollectionError` if it is neither.
+    """
     named = [spec for spec in sources if spec in possible_specs(given)]
     if named and not os.path.isabs(named[0]):
         return ToForget(named[:1])
@@ -72,7 +79,7 @@ def find_to_forget(catalog: Catalog, collection: Path, given: str) -> ToForget:
             if spec != place and place.startswith(os.path.join(spec, ""))
         }
         found = ToForget(below, place, around)
-        if place in folders or (around and (os.path.lexists(place) or found.count(catalog))):
+        if place in folders or (around and (os.path.lexists(place) or count(found))):
             return found
     names = ", ".join(sources) or "none"
     raise CollectionError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CollectionError
-from .filters import Filter
+from .filters import Filter, comparable_date
 
 if TYPE_CHECKING:
     from ._catalog import Catalog
@@ -89,8 +88,8 @@ def filter_conditions(catalog: Catalog, filter: Filter) -> tuple[list[str], list
     """Return the conditions of a filter in SQL, without those for labels, and their values."""
     conditions, values = list[str](), list[object]()
     for condition, value in (
-        ("coalesce(taken, modified) >= ?", _comparable(filter.after)),
-        ("coalesce(taken, modified) < ?", _comparable(filter.before)),
+        ("coalesce(taken, modified) >= ?", comparable_date(filter.after)),
+        ("coalesce(taken, modified) < ?", comparable_date(filter.before)),
         ("width >= ?", filter.min_width),
         ("height >= ?", filter.min_height),
     ):
@@ -128,8 +127,3 @@ def page_conditions(catalog: Catalog, filter: Filter, source: str | None) -> tup
         conditions.append("source_id = ?")
         values.append(source_id)
     return conditions, values
-
-
-def _comparable(date: str | None) -> str | None:
-    """Return a date of a filter as it is compared with those of items, some of which are a day without a time."""
-    return date and re.sub("T00(:00){0,2}$", "", date.replace(" ", "T"))

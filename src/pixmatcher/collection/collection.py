@@ -32,7 +32,7 @@ from ..records import (
 from ..vector_index.vectors import Float16
 from ._catalog import Catalog
 from ._editions import Edition, abandon_next, begin_next, current_edition, next_edition, remove_leftovers
-from ._forgetting import find_to_forget
+from ._forgetting import ToForget, find_to_forget
 from ._indexes import SpaceIndexes
 from ._location import advice_without_collection, find_collection, locate_collection
 from ._lock import WriterLock
@@ -44,7 +44,7 @@ from ._spaces import query_vector, space_named, whole_number
 from ._storing import check_item, store_items, stored_embeddings, with_content_of
 from ._thumbnails import Thumbnails
 from .filters import Filter
-from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour, Problem
+from .items import Changes, CollectionState, Failure, Hit, IndexDescription, Item, Neighbour, Problem
 
 if TYPE_CHECKING:
     from ._comparison import SourceComparison
@@ -193,6 +193,10 @@ class Collection:
         """Return the ids of all items, ascending (N,) int64."""
         return self._catalog.ids()
 
+    def ids_page(self, after_id: int = 0, limit: int = 100) -> npt.NDArray[np.int64]:
+        """Return up to `limit` ids greater than `after_id`, ascending (N,) int64."""
+        return self._catalog.ids_page(whole_number(after_id, "id"), whole_number(limit, "number of ids"))
+
     def sample_ids(self, count: int) -> list[int]:
         """Return the ids of up to `count` items, evenly spaced in the order of the ids."""
         return self._catalog.sample_ids(count)
@@ -200,6 +204,11 @@ class Collection:
     def failures(self) -> list[Failure]:
         """Return the images that could not be indexed and still exist."""
         return self._catalog.failures()
+
+    def failures_page(self, start: int = 0, limit: int = 100) -> list[Failure]:
+        """Return up to `limit` of `failures`, after the first `start` ones."""
+        start, limit = whole_number(start, "number of failures"), whole_number(limit, "number of failures")
+        return self._catalog.failures(start=start, limit=limit)
 
     def sources(self) -> list[str]:
         """Return the specs of the sources, in the order in which they were first indexed."""
@@ -220,6 +229,10 @@ class Collection:
     def incomplete(self) -> list[Item]:
         """Return the items of files whose end is missing; see `Item.missing`."""
         return self._catalog.incomplete_items()
+
+    def incomplete_page(self, after_id: int = 0, limit: int = 100) -> list[Item]:
+        """Return up to `limit` of `incomplete` whose id is greater than `after_id`."""
+        return self._catalog.incomplete_items(whole_number(after_id, "id"), whole_number(limit, "number of items"))
 
     # Labels
 
@@ -482,12 +495,16 @@ class Collection:
         with self._thread_lock:
             self.begin_writing()
             with self._catalog.writing():
-                return find_to_forget(self._catalog, self.path, os.fspath(source)).remove(self._catalog)
+                return self._to_forget(source).remove(self._catalog)
 
     def count_to_forget(self, source: str | os.PathLike[str]) -> int:
         """Return how many items `forget` would remove. Raises `CollectionError` as it does."""
         with self._catalog.transaction_for_reading():
-            return find_to_forget(self._catalog, self.path, os.fspath(source)).count(self._catalog)
+            return self._to_forget(source).count(self._catalog)
+
+    def _to_forget(self, source: str | os.PathLike[str]) -> ToForget:
+        sources = [*self._catalog.sources()]
+        return find_to_forget(sources, self.path, os.fspath(source), lambda found: found.count(self._catalog))
 
     def folder_notes(self, source: str) -> FolderNotes:
         """Return what is kept of a folder source, by its spec, from one run to the next; empty notes if it is new."""
@@ -576,6 +593,10 @@ class Collection:
         from ._verify import Parts
 
         return Parts(self.path, self._catalog, self._vectors, self._thumbnails, self.indexes)
+
+    def index_descriptions(self) -> dict[str, IndexDescription]:
+        """Return the index of each space: its kind, and its measured recall if it is known."""
+        return {name: IndexDescription(self.indexes.kind(name), self.indexes.recall(name)) for name in self.spaces}
 
     def update_indexes(self, *, progress: ProgressCallback | None = None) -> None:
         """Update the index file of each space after all items were stored; arguments and errors as `indexes.save`."""

@@ -59,6 +59,11 @@ class Filter:
         return self == Filter()
 
 
+def comparable_date(date: str | None) -> str | None:
+    """Return a date of a filter as it is compared with those of items, some of which are a day without a time."""
+    return date and re.sub("T00(:00){0,2}$", "", date.replace(" ", "T"))
+
+
 def _is_date(text: object) -> bool:
     """Return whether a text is a year, month, day or time in ISO 8601 that exists."""
     if not isinstance(text, str) or not _DATE.fullmatch(text):

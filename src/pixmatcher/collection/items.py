@@ -101,3 +101,37 @@ class Changes(NamedTuple):
     added: int
     removed: int
     changed: int
+
+
+@dataclass(frozen=True)
+class IndexDescription:
+    """The index of a space: its kind, and the measured share of the 10 nearest items that it finds, if it is known."""
+
+    kind: str
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class TuningPoint:
+    """A way to use an index: the lists that a query visits, the recall@10 with them, milliseconds for a query."""
+
+    lists: int
+    recall: float
+    ms: float
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class IndexTuning:
+    """What a store measured of the index of a space: its kind, the number of its rows, the recall@10 of a search.
+
+    `ms` and `exact_ms` are median milliseconds for a query, with the index and with a comparison of all rows. `points`
+    were measured to choose one of them; () if all rows are always compared.
+    """
+
+    kind: str
+    rows: int
+    recall: float
+    ms: float
+    exact_ms: float
+    points: tuple[TuningPoint, ...] = ()

@@ -19,11 +19,11 @@ import numpy.typing as npt
 from .._plugins import STORES, load_plugin, plugin_names
 from .._progress import ProgressCallback
 from ..errors import CollectionError
-from ..records import EncoderRecord, Entry, FolderNotes, Space
+from ..records import Calibration, DescribesEncoder, EncoderRecord, Entry, FolderNotes, QueryKind, Space
 from ._location import find_collection, locate_collection
 from .collection import Collection
 from .filters import Filter
-from .items import Changes, CollectionState, Failure, Hit, Item, Neighbour
+from .items import Changes, CollectionState, Failure, Hit, IndexDescription, IndexTuning, Item, Neighbour, Problem
 
 if TYPE_CHECKING:
     from ._comparison import ComparisonResult, StoredItems
@@ -239,6 +239,66 @@ class KeepsFolderNotes(Protocol):
         """Store the notes of a folder source."""
 
 
+@runtime_checkable
+class CreatedByIndexing(Protocol):
+    """What a `WritableStore` may have too: the first run of `index` creates it, for its encoders.
+
+    Before that, its `encoders` are empty.
+    """
+
+    def create(self, encoders: Sequence[DescribesEncoder]) -> None:
+        """Create it for the spaces of these encoders. Raises `CollectionError` if that is impossible."""
+
+
+@runtime_checkable
+class UsedByProcesses(Protocol):
+    """What a store may have too: it says whether several processes can use it. Without it, they can."""
+
+    @property
+    def one_process(self) -> bool:
+        """Whether only one process can have the collection open at a time."""
+
+
+@runtime_checkable
+class VerifiesItself(Store, Protocol):
+    """What a store may have too: `pixmatcher verify` checks it."""
+
+    def verify(self) -> list[Problem]:
+        """Read everything and return what is damaged."""
+
+    def repair(self) -> int:
+        """Remove the items that are damaged; return how many were removed."""
+
+
+@runtime_checkable
+class DescribesIndexes(Protocol):
+    """What a store may have too: it knows the index of each space."""
+
+    def index_descriptions(self) -> Mapping[str, IndexDescription]:
+        """Return the index of each space, by the name of the space."""
+
+
+@runtime_checkable
+class CalibratedStore(ReadableStore, Protocol):
+    """What the calibration of probabilities needs of a collection."""
+
+    def set_calibrations(self, space: str, calibrations: Mapping[QueryKind, Calibration | None]) -> None:
+        """Store calibrations of a space, or remove that of a kind of queries with None; those of other kinds stay."""
+
+
+@runtime_checkable
+class TunedStore(CalibratedStore, Protocol):
+    """What `pixmatcher tune` needs of a store that is no folder: it measures its indexes itself."""
+
+    def sample_ids(self, count: int) -> list[int]:
+        """Return the ids of up to `count` items, evenly spaced in the order of the ids."""
+
+    def tune_index(
+        self, space: str, recall: float | None = None, *, queries: npt.NDArray[np.float32] | None = None
+    ) -> IndexTuning:
+        """Choose how a search uses the index of a space, for a recall@10; `queries` (N, dimension) are measured too."""
+
+
 def open_collection(reference: str | os.PathLike[str] | None = None) -> Store:
     """Open a collection: the one in a folder, or the store NAME:REST of an installed package.
 
@@ -250,6 +310,11 @@ def open_collection(reference: str | os.PathLike[str] | None = None) -> Store:
         return Collection.open(find_collection())
     store = open_named_store(reference)
     if store is not None:
+        if isinstance(store, CreatedByIndexing) and not store.encoders:
+            store.close()
+            raise CollectionError(
+                f"There is no collection in {store.path}", f"create it with `pixmatcher index FOLDER -c {store.path}`."
+            )
         return store
     text = os.fspath(reference)
     match = _match_store(text)

@@ -8,7 +8,7 @@ May import `images` and `net`.
 """
 
 from ..records import EncoderRecord, Space
-from ._protocol import Encoder, calibrations_of, check_encoder, reads_text, text_language
+from ._protocol import Encoder, calibrations_of, check_encoder, device_of, reads_text, text_language
 from ._registry import (
     DEFAULT_ENCODER,
     describe_encoder,
@@ -35,6 +35,7 @@ __all__ = [
     "check_encoder",
     "describe_encoder",
     "describe_saved",
+    "device_of",
     "full_name",
     "load_encoder",
     "load_encoders",

@@ -21,10 +21,11 @@ class Encoder(Protocol):
     Any class with these members is an encoder; it need not inherit from this one. All methods may be called from
     several threads at once.
 
-    Three more members are optional. `calibrations`, name of a space -> "text" or "image" -> `Calibration`, gives hits a
+    Four more members are optional. `calibrations`, name of a space -> "text" or "image" -> `Calibration`, gives hits a
     probability; a collection's own calibrations have precedence. `reads_text(text) -> bool` says whether the encoder
     can read a text; one that it cannot read is not searched. `text_language`, such as "English", completes the message
-    about such a text. To read `calibrations`, an encoder is made but loads nothing else.
+    about such a text. `device` says where it runs, such as "cpu" or "cuda"; an encoder that has it uses a GPU where
+    there is one, and gets one from a Ray cluster. To read `calibrations`, an encoder is made but loads nothing else.
     """
 
     @property
@@ -79,6 +80,11 @@ def reads_text(encoder: Encoder, text: str) -> bool:
     """Return whether an encoder can read a text; one that does not say so can."""
     reads: Callable[[str], bool] | None = getattr(encoder, "reads_text", None)
     return reads is None or reads(text)
+
+
+def device_of(encoder: Encoder) -> str:
+    """Return the device on which an encoder runs; "" if it does not say so, as it always uses the processor."""
+    return str(getattr(encoder, "device", ""))
 
 
 def text_language(encoder: Encoder) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..records import Calibrations, Space
-from ._protocol import Encoder, calibrations_of, reads_text, text_language
+from ._protocol import Encoder, calibrations_of, device_of, reads_text, text_language
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,10 @@ class RenamedEncoder:
     @property
     def calibrations(self) -> Calibrations:
         return {self.names.get(name, name): kinds for name, kinds in calibrations_of(self.encoder).items()}
+
+    @property
+    def device(self) -> str:
+        return device_of(self.encoder)
 
     @property
     def text_language(self) -> str:

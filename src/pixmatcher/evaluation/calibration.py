@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._progress import Progress, ProgressCallback
-from ..collection import Collection, Hit, Item
+from ..collection import CalibratedStore, Hit, Item
 from ..encoders import Runtime
 from ..errors import PixMatcherError, QueryError
 from ..records import WEAK_BELOW, Calibration, QueryKind
@@ -260,7 +260,7 @@ class SpaceCalibration:
 
 
 def calibrate(
-    collection: Collection,
+    collection: CalibratedStore,
     space: str,
     *,
     runtime: Runtime | None = None,
@@ -290,7 +290,7 @@ def calibrate(
 
 
 def _text_hits(
-    collection: Collection, space: str, runtime: Runtime | None, progress: ProgressCallback | None
+    collection: CalibratedStore, space: str, runtime: Runtime | None, progress: ProgressCallback | None
 ) -> JudgedHits:
     """Return the hits of the names of labels, or of captions if there are few labels."""
     names = collection.label_names()
@@ -314,7 +314,7 @@ def _text_hits(
 
 
 def text_vectors(
-    texts: Iterable[str], collection: Collection, space: str, runtime: Runtime | None
+    texts: Iterable[str], collection: CalibratedStore, space: str, runtime: Runtime | None
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Return the vector (dimension,) of each text that can be a query; {} if the encoder of the space cannot be used.
 
@@ -331,7 +331,7 @@ def text_vectors(
     return vectors
 
 
-def _captions(collection: Collection) -> dict[str, Callable[[Item], bool | None]]:
+def _captions(collection: CalibratedStore) -> dict[str, Callable[[Item], bool | None]]:
     """Return up to 200 captions, each with the function that says whether an item is right for it."""
     contents: dict[str, set[str]] = {}
     for item in collection.items_by_id(_some_ids(collection)).values():
@@ -341,7 +341,7 @@ def _captions(collection: Collection) -> dict[str, Callable[[Item], bool | None]
     return {caption: _caption_or_content(caption, contents[caption]) for caption in chosen}
 
 
-def _image_hits(collection: Collection, space: str, progress: ProgressCallback | None) -> JudgedHits:
+def _image_hits(collection: CalibratedStore, space: str, progress: ProgressCallback | None) -> JudgedHits:
     """Return the hits of items that have a label which another item has too; copies of the query are left out."""
     counts = collection.label_counts()
     labels = collection.labels_by_id(_some_ids(collection))
@@ -360,7 +360,7 @@ def _image_hits(collection: Collection, space: str, progress: ProgressCallback |
     return JudgedHits.of(judged)
 
 
-def _some_ids(collection: Collection) -> list[int]:
+def _some_ids(collection: CalibratedStore) -> list[int]:
     """Return the ids of many items, evenly spaced."""
     ids = collection.ids()
     if len(ids) > _SAMPLED_ITEMS:

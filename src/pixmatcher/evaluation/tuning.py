@@ -14,7 +14,7 @@ import numpy as np
 
 from .._plots import check_plot_path, save_figure
 from .._progress import ProgressCallback
-from ..collection import Collection
+from ..collection import Collection, TunedStore
 from ..encoders import Runtime
 from .calibration import SpaceCalibration, calibrate, draw_reliability, text_vectors
 
@@ -71,7 +71,7 @@ class Tuning:
 
 
 def tune(
-    collection: Collection,
+    collection: Collection | TunedStore,
     space: str,
     target: IndexTarget | None = None,
     *,
@@ -80,12 +80,17 @@ def tune(
 ) -> Tuning:
     """Measure the index of a space against exact searches, set the recall and memory it should have, calibrate scores.
 
+    A store that is no folder decides about memory itself: only the recall of the target counts there.
+
     The target also holds when the index is rebuilt; without one, the previous target stays. A small collection has an
     exact index, of which only the time is measured. The calibrations are stored in the collection, see
     `calibration.calibrate`. Raises `CollectionError` if the space does not exist or no index
     can meet the target, `CollectionLockedError` if another process writes.
     """
-    tuning = _tune_index(collection, space, target, runtime, progress)
+    if isinstance(collection, Collection):
+        tuning = _tune_index(collection, space, target, runtime, progress)
+    else:
+        tuning = _tune_store(collection, space, target, runtime)
     return replace(tuning, calibrations=calibrate(collection, space, runtime=runtime, progress=progress))
 
 
@@ -113,6 +118,14 @@ def _tune_index(
     text_count = 0 if texts is None else len(texts)
     _logger.info("Tuned the space %s: recall@%d %s, %.2f ms for a query", space, _MEASURED_K, index.recall, ms)
     return Tuning(space, index.name, len(index.rows), index.recall or 0.0, ms, exact_ms, text_count, curve)
+
+
+def _tune_store(store: TunedStore, space: str, target: IndexTarget | None, runtime: Runtime | None) -> Tuning:
+    texts = _text_queries(store, space, runtime) if store.spaces[space].text else None
+    found = store.tune_index(space, None if target is None else target.recall, queries=texts)
+    curve = [TunedPoint(p.lists, 0, round(p.recall, 4), round(p.ms, 3), p.chosen) for p in found.points]
+    text_count = 0 if texts is None or not curve else len(texts)
+    return Tuning(space, found.kind, found.rows, found.recall, found.ms, found.exact_ms, text_count, curve)
 
 
 def _timed_curve(
@@ -184,7 +197,9 @@ def _median_ms(search: Callable[[npt.NDArray[np.float32]], object], queries: lis
     return round(float(np.median(seconds)) * 1000, 3)
 
 
-def _text_queries(collection: Collection, space: str, runtime: Runtime | None) -> npt.NDArray[np.float32] | None:
+def _text_queries(
+    collection: Collection | TunedStore, space: str, runtime: Runtime | None
+) -> npt.NDArray[np.float32] | None:
     """Return the embeddings (Q, D) of names of labels and captions; None if there are few, or no encoder for them."""
     names = collection.label_names()
     labels = [names.get(label, label) for label in collection.label_counts()]

@@ -1,10 +1,11 @@
 """Indexing: list the images of sources, decode and encode the new ones, and store them in a collection.
 
 The stages are modules: `_target` (the collection that is written), `_compare`, `reading`, `_encode`, `_store`,
-`_report`; `_stages` connects those between reading and storing. `_pipeline` runs them for `index`, `_upgrade` for
-`upgrade`, `_shard_run` for one shard of a source; `_merge` joins shards in a collection. `_shards` says which images
-belong to a shard, `_shard_files` has the formats of its files, and `_shard_places` keeps them. `_folders` has what is
-remembered of folder sources from one run to the next.
+`_report`; `_stages` connects those between reading and storing. `_workers` has the threads that encode, `_ray` the
+processes of a Ray cluster that do it instead. `_pipeline` runs the stages for `index`, `_upgrade` for `upgrade`,
+`_shard_run` for one shard of a source; `_merge` joins shards in a collection. `_shards` says which images belong to a
+shard, `_shard_files` has the formats of its files, and `_shard_places` keeps them. `_folders` has what is remembered of
+folder sources from one run to the next.
 
 May import `images`, `net`, `encoders`, `sources` and `collection`.
 """

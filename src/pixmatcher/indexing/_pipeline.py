@@ -13,13 +13,13 @@ from typing import TypeAlias
 
 from .._cores import usable_cores
 from .._progress import ProgressCallback
-from ..collection import Collection, Failure, WritableStore, delete_collection
+from ..collection import Collection, Comparison, Failure, WritableStore, delete_collection
 from ..encoders import Encoder, Runtime, load_recorded, with_encoders
-from ..errors import SourceError
+from ..errors import ClusterError, SourceError
 from ..images import DEFAULT_MAX_PIXELS
 from ..sources import HoldsEmbeddings, Source, check_source, open_source
 from ._compare import compare_sources, missing_source
-from ._encode import EncodeOptions, load_for_run
+from ._encode import DecoderCapabilities, EncodeOptions
 from ._folders import (
     bring_back,
     choose_options,
@@ -28,9 +28,11 @@ from ._folders import (
     restore_notes,
     save_notes,
 )
+from ._ray import RayWorkers, check_call
 from ._report import IndexReport
-from ._stages import Counter, Stages, Workers
+from ._stages import Counter, Stages
 from ._target import IndexesSources, collection_path, open_target, open_writable_store
+from ._workers import ThreadWorkers, Workers
 
 _log = logging.getLogger("pixmatcher.indexing")
 
@@ -50,6 +52,7 @@ def index(
     exclude: Sequence[str] | None = None,
     hidden: bool | None = None,
     workers: int | None = None,
+    on: str | None = None,
     runtime: Runtime | None = None,
     progress: ProgressCallback | None = None,
 ) -> IndexReport:
@@ -72,7 +75,11 @@ def index(
         exclude: Patterns in the syntax of .gitignore, relative to each folder that is indexed: what matches is left
             out, and removed from the collection. They are kept for later runs, until others are given; [] keeps none.
         hidden: Whether files and folders whose names begin with a dot are indexed too. It is kept for later runs.
-        workers: The number of threads that decode and encode, by default the number of usable cores.
+        workers: The number of threads that decode and encode, by default the number of usable cores. With `on`, the
+            number of processes, by default as many as the cluster has cores or, for an encoder that uses GPUs, GPUs.
+        on: Where images are decoded and encoded, by default in this process. "ray" is the Ray cluster that runs on
+            this machine or that RAY_ADDRESS names, or else one that is started for this run; "ray://HOST:PORT" is the
+            cluster whose Ray Client answers there.
         runtime: How the encoders run.
         progress: Called with the number of images that are done, then with the rows of an index that is trained.
 
@@ -80,12 +87,15 @@ def index(
     of a large collection are trained at the end.
 
     Raises `SourceError`, `CollectionError`, `CollectionLockedError` or `StorageError` if the run cannot start or
-    continue. An image that cannot be used does not raise; it is in the report.
+    continue, and `ClusterError` if the Ray cluster is the reason. An image that cannot be used does not raise; it is
+    in the report.
     """
     started = time.monotonic()
     runtime = with_encoders(runtime, [encoder for encoder in encoders or () if not isinstance(encoder, str)])
     missing: list[Failure] = []
-    workers = max(1, workers or usable_cores())
+    if on is not None:
+        check_call(on, runtime.encoders if runtime is not None else ())
+    threads = max(1, workers or usable_cores()) if on is None else 1
     with ExitStack() as afterwards:
         if isinstance(collection, (str, os.PathLike)) and (store := open_writable_store(collection)) is not None:
             collection = afterwards.enter_context(closing(store))
@@ -95,18 +105,23 @@ def index(
                     f"The encoders, limits and thumbnails of {collection.path} are chosen where it is: leave these "
                     "options out."
                 )
+            if on is not None:
+                raise SourceError(f"The images of {collection.path} are encoded where it is: leave out --on.")
             return collection.index_sources(
                 _specs(sources), retry_failed=retry_failed, exclude=exclude, hidden=hidden, progress=progress
             )
         opened, collection = _open_sources(sources, collection, missing)
         if not opened and not missing:
             raise SourceError("No source is given: name a folder of images.")
+        if on is not None and (saved := [source.spec for source in opened if isinstance(source, HoldsEmbeddings)]):
+            raise SourceError(f"{saved[0]} holds saved embeddings, which need no cluster: leave out --on.")
         choose_options(opened, exclude, hidden)
         place = collection if isinstance(collection, WritableStore) else collection_path(opened, collection)
         created = isinstance(place, Path) and Collection.locate(place) is None
         with (
-            ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
+            ThreadPoolExecutor(threads, thread_name_prefix="pixmatcher") as executor,
             open_target(place, encoders, opened, runtime) as target,
+            ExitStack() as cluster,
         ):
             target.begin_writing()
             if sources is not None:
@@ -117,17 +132,26 @@ def index(
             loaded = load_recorded(target.encoders, runtime) if encoding else []
             report = IndexReport(target.path)
             options = EncodeOptions(max_pixels, thumbnails, allow_private)
-            run = _Run({source.spec: source for source in opened}, target, loaded, options, Workers(executor, workers))
+            by_spec = {source.spec: source for source in opened}
+            comparison = target.compare_sources([*by_spec])
+            local = ThreadWorkers(executor, threads, target, comparison, loaded, options)
+            used: Workers = local
+            if on is not None:
+                used = cluster.enter_context(
+                    RayWorkers(on, workers, local, target, comparison, loaded, options, runtime or Runtime())
+                )
+            run = _Run(by_spec, target, comparison, used, str(DecoderCapabilities(max_pixels)))
             try:
                 run.update(report, retry_failed=retry_failed, progress=progress)
-            except SourceError:
+            except (ClusterError, SourceError):
                 if created and not len(target):
                     afterwards.callback(delete_collection, target.path)  # a wrong call leaves no files
                 raise
             report.failures = missing + run.failures()
             report.passed_over = count_passed_over(opened)
-            report.notes = [note for source in opened for note in getattr(source, "notes", ())]
+            report.notes = [note for holder in (*opened, used) for note in getattr(holder, "notes", ())]
             report.total = len(target)
+            cluster.close()
             target.update_indexes(progress=progress)
     report.seconds = time.monotonic() - started
     _log.info("%s", _log_line(report))
@@ -197,29 +221,29 @@ class _Run:
         self,
         sources: dict[str, Source],
         collection: WritableStore,
-        encoders: Sequence[Encoder],
-        options: EncodeOptions,
+        comparison: Comparison,
         workers: Workers,
+        decoder_capabilities: str,
     ) -> None:
         self._sources = sources
         self._collection = collection
-        self._encoders = encoders
+        self._comparison = comparison
         self._workers = workers
-        self._comparison = collection.compare_sources([*sources])
-        self._stages = Stages(collection, self._comparison, encoders, options, workers)
+        self._decoder_capabilities = decoder_capabilities
+        self._stages = Stages(collection, comparison, workers)
 
     def update(self, report: IndexReport, *, retry_failed: bool, progress: ProgressCallback | None) -> None:
         """Compare the sources with the collection, and index what has changed."""
         # The encoders are loaded once: a second call would let another worker wait for the first instead of decoding.
         loading = not len(self._collection)  # all images are new
         if loading:
-            self._workers.executor.submit(load_for_run, self._encoders)
+            self._workers.prepare()
         # All sources are listed before any image is encoded, to recognise images that moved from one to another.
         result, unknown_paths = compare_sources(
             self._sources,
             self._collection,
             self._comparison,
-            decoder_capabilities=str(self._stages.encoder.capabilities),
+            decoder_capabilities=self._decoder_capabilities,
             retry_failed=retry_failed,
         )
         save_notes(self._sources.values(), self._collection)
@@ -228,7 +252,7 @@ class _Run:
         report.remembered += result.remembered
         counter = Counter(result.pending, progress, "Indexing")
         if result.pending and not loading:
-            self._workers.executor.submit(load_for_run, self._encoders)
+            self._workers.prepare()
         for source in self._sources.values():
             self._stages.run(source, report, counter)
         kept, failures, found = items_of_absent_folders(self._sources, self._comparison, unknown_paths)

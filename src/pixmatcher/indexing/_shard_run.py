@@ -24,7 +24,7 @@ from ..records import EncoderRecord, Entry, Space
 from ..sources import HoldsEmbeddings, Source
 from ..sources.folder import FolderSource
 from ._compare import Listing, list_entries, no_label_names
-from ._encode import EncodeOptions
+from ._encode import DecoderCapabilities, EncodeOptions
 from ._folders import choose_options, count_passed_over
 from ._pipeline import AnySource, open_given_source
 from ._report import IndexReport
@@ -45,7 +45,8 @@ from ._shard_files import (
 )
 from ._shard_places import Place, open_place
 from ._shards import Shard, SourcePlace, digest_of
-from ._stages import Counter, Stages, Workers
+from ._stages import Counter, Stages
+from ._workers import ThreadWorkers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,8 +131,8 @@ def index_shard(
         encode_options = EncodeOptions(max_pixels, thumbnails, allow_private)
         workers = max(1, workers or usable_cores())
         with ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor:
-            stages = Stages(work, work, loaded, encode_options, Workers(executor, workers))
-            work.find_done([] if retry_failed else str(stages.encoder.capabilities).split("\n"))
+            stages = Stages(work, work, ThreadWorkers(executor, workers, work, work, loaded, encode_options))
+            work.find_done([] if retry_failed else str(DecoderCapabilities(max_pixels)).split("\n"))
             facts = _list(opened, shard, common, work, lines)
             write_listing(place, shard, facts, lines)
             found = IndexReport(Path(place.name))

@@ -12,10 +12,18 @@ from typing import Protocol, runtime_checkable
 
 from .._progress import ProgressCallback
 from .._text import command_to_upgrade
-from ..collection import CATALOG_NAME, FOLDER_NAME, Collection, Store, WritableStore, open_named_store
+from ..collection import (
+    CATALOG_NAME,
+    FOLDER_NAME,
+    Collection,
+    CreatedByIndexing,
+    Store,
+    WritableStore,
+    open_named_store,
+)
 from ..encoders import DEFAULT_ENCODER, Encoder, Runtime, full_name, load_encoders, load_recorded
 from ..errors import CollectionError, EncoderError
-from ..records import EncoderRecord
+from ..records import DescribesEncoder, EncoderRecord
 from ..sources import HoldsEmbeddings, Source
 from ._report import IndexReport
 
@@ -94,6 +102,8 @@ def open_target(
             yield opened
     else:
         saved = [source for source in sources if isinstance(source, HoldsEmbeddings)]
+        if isinstance(collection, CreatedByIndexing) and not collection.encoders:
+            collection.create(_chosen_encoders(collection.path, encoders, sources, runtime))
         _check_encoders(collection.path, collection.encoders, encoders, saved)
         yield collection
 
@@ -108,7 +118,7 @@ def _open_or_create(
     saved = [source for source in sources if isinstance(source, HoldsEmbeddings)]
     if Collection.locate(path) is None:
         try:
-            return _create(path, encoders, sources, runtime)
+            return Collection.create(path, _chosen_encoders(path, encoders, sources, runtime))
         except CollectionError:
             if Collection.locate(path) is None:
                 raise
@@ -123,17 +133,17 @@ def _open_or_create(
     return existing
 
 
-def _create(
+def _chosen_encoders(
     path: Path, encoders: Sequence[str | Encoder] | None, sources: Sequence[Source], runtime: Runtime | None
-) -> Collection:
-    """Create the collection for these encoders, or for the encoders of saved embeddings."""
+) -> Sequence[DescribesEncoder]:
+    """Return what a new collection is created for: these encoders, or the encoders of saved embeddings."""
     saved = [source for source in sources if isinstance(source, HoldsEmbeddings)]
     if not saved:
-        return Collection.create(path, load_encoders(encoders or (DEFAULT_ENCODER,), runtime))
+        return load_encoders(encoders or (DEFAULT_ENCODER,), runtime)
     _check_encoders(path, saved[0].describes, encoders, saved)
     if others := [source.spec for source in sources if not isinstance(source, HoldsEmbeddings)]:
         _check_encoders_available(saved[0], others[0], runtime)
-    return Collection.create(path, saved[0].describes)
+    return saved[0].describes
 
 
 def _check_encoders(

@@ -29,7 +29,8 @@ from ._compare import Listing, list_entries, missing_source
 from ._encode import EncodeOptions, load_for_run
 from ._folders import absent_folders, places_of, restore_notes
 from ._report import IndexReport
-from ._stages import Counter, Stages, Workers
+from ._stages import Counter, Stages
+from ._workers import ThreadWorkers
 
 _log = logging.getLogger("pixmatcher.indexing")
 
@@ -121,7 +122,7 @@ def upgrade(
         report.encoders = reencoding.encoders
         report.continued = reencoding.done_count()
         options = EncodeOptions(max_pixels, reencoding.has_thumbnails, allow_private)
-        run = _Run(reencoding, opened, options, Workers(executor, workers), progress)
+        run = _Run(reencoding, opened, options, executor, workers, progress)
         new = [encoder for encoder in loaded if any(space.name in reencoding.new_spaces for space in encoder.spaces)]
         executor.submit(load_for_run, new)
         unreadable = run.list_sources(lost)
@@ -225,7 +226,8 @@ class _Run:
     reencoding: Reencoding
     sources: Sequence[Source]
     options: EncodeOptions
-    workers: Workers
+    executor: ThreadPoolExecutor
+    threads: int
     progress: ProgressCallback | None
 
     def list_sources(self, lost: Sequence[Failure]) -> set[str]:
@@ -248,7 +250,8 @@ class _Run:
     def encode(self, begin_round: Callable[[], int], encoders: Sequence[Encoder], spaces: Mapping[str, Space]) -> None:
         """Encode the images of a round, and of further ones until `begin_round` returns 0."""
         place = _Place(spaces, self.reencoding)
-        stages = Stages(place, self.reencoding, encoders, self.options, self.workers)
+        workers = ThreadWorkers(self.executor, self.threads, place, self.reencoding, encoders, self.options)
+        stages = Stages(place, self.reencoding, workers)
         report = IndexReport(self.reencoding.path)
         if pending := begin_round():
             counter = Counter(pending, self.progress, "Upgrading")

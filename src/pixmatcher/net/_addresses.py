@@ -12,6 +12,13 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 THREAD_NAME = "pixmatcher-resolve"
 _CACHE_SECONDS = 60.0
 _MAX_CACHED = 10_000
+_PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
+"""The only part of IPv6 whose addresses are given to public networks (RFC 4291)."""
+_EXAMPLES_IPV6 = ipaddress.ip_network("3fff::/20")
+"""Reserved for documents (RFC 9637), which older versions of Python do not know."""
+_RESERVED_IPV4 = (ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("168.63.129.16/32"))
+"""Reserved for protocols (RFC 6890), which older versions of Python take for public but for a part; and the address
+under which machines of Azure reach their host. Some clouds hand out the secrets of a machine at such addresses."""
 
 
 class Resolver:
@@ -65,6 +72,8 @@ def is_public(text: str) -> bool:
         # NAT64 carries an IPv4 address in its last 32 bits (RFC 6052).
         if address in ipaddress.ip_network("64:ff9b::/96"):
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return inner.is_global and not inner.is_multicast
-    return address.is_global and not address.is_multicast
+        if inner is None:
+            # Others may also carry a private address, such as ::10.0.0.1 and those of a NAT64 of one's own.
+            return address.is_global and address in _PUBLIC_IPV6 and address not in _EXAMPLES_IPV6
+        address = inner
+    return address.is_global and not address.is_multicast and not any(address in each for each in _RESERVED_IPV4)

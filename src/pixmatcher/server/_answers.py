@@ -87,7 +87,11 @@ class FileResponse(Response):
         self._start, self._left = start, end - start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the file in blocks; it is read outside the event loop."""
+        """Send the file in blocks; it is read outside the event loop.
+
+        The blocks do not wait with the queries: one takes well under a millisecond, a slow client takes few of them,
+        and a file that was begun is to be sent to its end.
+        """
         with self._file as file:
             if not self._left or scope["method"] == "HEAD":
                 await super().__call__(scope, receive, send)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from .._urls import is_url
 from ..collection import CATALOG_NAME, Collection, Store, open_collection
 from ..errors import CollectionError, NoItemError
+from ._advice import text_for_clients
 from ._problems import ProblemError
 
 _T = TypeVar("_T")
@@ -98,12 +99,19 @@ class ServedCollections:
             raise _not_available(name, error) from error
 
     def without_paths(self, message: str) -> str:
-        """Return a message with the names of the collections instead of their folders, which clients need not know."""
-        folders = {os.path.abspath(reference): name for name, reference in self._references.items()}
+        """Return a message with the names of the collections instead of their folders, which clients need not know.
+
+        The folder of the images stays, also if the collection is inside it: the uris of items have it too.
+        """
+        folders = {_folder_of(reference): name for name, reference in self._references.items()}
         folders |= {str(opened.store.path): name for name, opened in [*self._opened.items()]}
         for folder in sorted(folders, key=len, reverse=True):
             message = message.replace(folder, folders[folder])
         return message
+
+    def note_for_clients(self, note: str) -> str:
+        """Return a note of a result, which may quote an error, without paths and with advice for clients."""
+        return text_for_clients(self.without_paths(note))
 
     def close(self) -> None:
         """Close all collections."""
@@ -111,6 +119,13 @@ class ServedCollections:
             for opened in self._opened.values():
                 opened.store.close()
             self._opened.clear()
+
+
+def _folder_of(reference: str) -> str:
+    with contextlib.suppress(CollectionError, OSError):
+        if (folder := Collection.locate(reference)) is not None:
+            return str(folder)
+    return os.path.abspath(reference)
 
 
 def _not_available(name: str, error: Exception) -> ProblemError:

@@ -21,10 +21,11 @@ from typing import Any
 
 from .._logging import show_log
 from .._progress import Progress
-from ..collection import Collection, WritableStore, open_collection
+from ..collection import Collection, ForgetsSources, WritableStore, open_collection
 from ..errors import CollectionError, PixMatcherError, StorageError
 from ..indexing import IndexReport, index
 from ..indexing.watching import retry_while_locked, watch
+from ._advice import text_for_clients
 from ._job_runner import lock_of_job
 from ._jobs import JobRecords, JobState
 from ._problems import Problem, ProblemError, problem_of
@@ -150,7 +151,9 @@ class _Run:
         )
 
     def _forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        with Collection.open(self._call.reference) as collection:
+        store = open_collection(self._call.reference)
+        assert isinstance(store, ForgetsSources)
+        with store if isinstance(store, Collection) else contextlib.closing(store) as collection:
             source = str(request["source"])
             try:
                 removed = collection.forget(source)
@@ -158,7 +161,8 @@ class _Run:
                 raise
             except CollectionError:
                 # The attempt before this one may have removed it.
-                collection.begin_writing()
+                if isinstance(collection, WritableStore):
+                    collection.begin_writing()
                 if source in collection.sources():
                     raise
                 removed = 0
@@ -215,7 +219,8 @@ class _Run:
         place = self._call.reference
         with contextlib.suppress(CollectionError):
             place = str(Collection.locate(place) or place)
-        return text.replace(place, "The collection").replace(self._call.reference, "The collection")
+        text = text_for_clients(text).replace(place, "the collection").replace(self._call.reference, "the collection")
+        return text[:1].upper() + text[1:]
 
     # Stopping
 

@@ -83,9 +83,9 @@ class JobRunner:
                 ) from error
         return self._records
 
-    def add(self, collection: str, kind: JobKind, request: Mapping[str, object]) -> Job:
-        """Add a job, and start it when it is its time. Raises `ProblemError` if that is impossible."""
-        job = self.records.add(collection, self._served[collection], kind, request)
+    def add(self, collection: str, kind: JobKind, request: Mapping[str, object], client: str) -> Job:
+        """Add a job of a client, and start it when it is its time. Raises `ProblemError` if that is impossible."""
+        job = self.records.add(collection, self._served[collection], kind, request, client)
         self._wake.set()
         return job
 
@@ -130,6 +130,9 @@ class JobRunner:
             except subprocess.TimeoutExpired:
                 process.popen.kill()
                 process.popen.wait()
+        for job_id in self._processes:
+            with contextlib.suppress(PixMatcherError):
+                self._remove_lock(job_id)
         self._processes.clear()
         for lock in self._locks.values():
             lock.release()
@@ -238,6 +241,10 @@ class JobRunner:
         self.records.note_crash(job_id, process.attempt, counts=True)
         del self._processes[job_id]
         _log.info("the process of job %s ended with exit code %s", job_id, process.popen.returncode)
+        self._remove_lock(job_id)
+
+    def _remove_lock(self, job_id: str) -> None:
+        """Delete the lock file of a job that has ended."""
         found = self.records.find(job_id, self._served)
         if found is None or found.job.ended is not None:
             with contextlib.suppress(OSError):

@@ -26,6 +26,8 @@ _log = logging.getLogger("pixmatcher.server")
 
 MOST_WAITING = 32
 """Jobs that wait, of all collections of a state folder; with more, clients are asked to try again later."""
+MOST_WAITING_OF_CLIENT = MOST_WAITING // 2
+"""Jobs of one client that wait, so that it cannot keep the others from having any."""
 MOST_CRASHES = 3
 """A job whose process died so many times is not started again."""
 _KEPT_JOBS = 200
@@ -56,8 +58,10 @@ CREATE TABLE jobs (
     change INTEGER NOT NULL DEFAULT 1
 );
 CREATE INDEX jobs_of_state ON jobs (state);
-PRAGMA user_version = 1;
 """
+_MIGRATION = "ALTER TABLE jobs ADD COLUMN client TEXT NOT NULL DEFAULT ''"
+_VERSION = 2
+"""The version of the table with the column of the migration, in `PRAGMA user_version`."""
 
 JobKind = Literal["index", "forget", "watch"]
 JobState = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -121,11 +125,11 @@ class JobRecords:
         """Whether a job was ever added in this folder."""
         return (self.folder / DATABASE_NAME).exists()
 
-    def add(self, collection: str, reference: str, kind: JobKind, request: Mapping[str, Any]) -> Job:
-        """Add a job, which waits until it is started; remove old jobs.
+    def add(self, collection: str, reference: str, kind: JobKind, request: Mapping[str, Any], client: str) -> Job:
+        """Add a job of a client, which waits until it is started; remove old jobs.
 
         A collection that is watched or will be is not watched twice: the job that does it is returned. Raises
-        `ProblemError` if too many jobs wait, or the record cannot be written.
+        `ProblemError` if too many jobs wait, of all clients or of this one, or the record cannot be written.
         """
         job_id = uuid.uuid4().hex
         with self._writing() as database:
@@ -137,17 +141,21 @@ class JobRecords:
                 ).fetchone()
                 if found is not None:
                     return _record(found).job
-            (waiting,) = database.execute("SELECT count(*) FROM jobs WHERE state = 'waiting'").fetchone()
-            if waiting >= MOST_WAITING:
+            waiting, own = database.execute(
+                "SELECT count(*), coalesce(sum(client = ?), 0) FROM jobs WHERE state = 'waiting'", (client,)
+            ).fetchone()
+            if waiting >= MOST_WAITING or own >= MOST_WAITING_OF_CLIENT:
+                count = f"{waiting} jobs wait" if waiting >= MOST_WAITING else f"{own} jobs of yours wait"
                 raise ProblemError(
                     429,
                     "too many jobs",
-                    f"{waiting} jobs wait already: try again when some of them have ended.",
+                    f"{count} already: try again when some of them have ended.",
                     {"Retry-After": str(_RETRY_SECONDS)},
                 )
             database.execute(
-                "INSERT INTO jobs (id, collection, reference, kind, request, created) VALUES (?, ?, ?, ?, ?, ?)",
-                (job_id, collection, reference, kind, json.dumps(request), _now()),
+                "INSERT INTO jobs (id, collection, reference, kind, request, created, client) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (job_id, collection, reference, kind, json.dumps(request), _now(), client),
             )
             _remove_old(database)
             return _record(database.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()).job
@@ -300,7 +308,7 @@ class JobRecords:
             with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)) as database:
                 database.row_factory = sqlite3.Row
                 database.execute("PRAGMA synchronous = FULL")  # a job that was accepted survives a power cut
-                if not _version(database):
+                if _version(database) < _VERSION:
                     _create_table(database)
                 yield database
         except (sqlite3.Error, OSError) as error:
@@ -321,13 +329,17 @@ def _version(database: sqlite3.Connection) -> int:
 
 
 def _create_table(database: sqlite3.Connection) -> None:
-    database.execute("PRAGMA journal_mode = WAL")
+    """Create the table, or give that of an older version the columns that it lacks."""
+    # The usual journal, not a write-ahead log: on a full disk, such a database could not even be read.
     database.execute("BEGIN IMMEDIATE")
-    if _version(database):  # another process has created it
+    version = _version(database)
+    if version >= _VERSION:  # another process has done it
         database.execute("ROLLBACK")
         return
-    for statement in filter(str.strip, _SCHEMA.split(";")):
+    for statement in filter(str.strip, _SCHEMA.split(";") if not version else ()):
         database.execute(statement)
+    database.execute(_MIGRATION)
+    database.execute(f"PRAGMA user_version = {_VERSION}")
     database.execute("COMMIT")
 
 

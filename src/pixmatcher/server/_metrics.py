@@ -194,7 +194,9 @@ class _StateCollector:
                 available.add_metric((name,), 0)
         yield available
         yield items
-        counts = Counts(job.state for job in self._state.jobs.jobs())
+        counts = Counts[str]()
+        with suppress(PixMatcherError):  # the other metrics say more than none, on a full disk above all
+            counts.update(job.state for job in self._state.jobs.jobs())
         jobs = GaugeMetricFamily("pixmatcher_jobs", "Jobs that are known, by state.", labels=("state",))
         for state, count in sorted(counts.items()):
             jobs.add_metric((state,), count)

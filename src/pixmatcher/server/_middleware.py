@@ -7,6 +7,7 @@ import functools
 import ipaddress
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,9 +16,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ._problems import ProblemError, problem_of, problem_response
-from ._tokens import OPEN_PATHS, SCOPE_KEY, TokenFile
-from .settings import ServerSettings
+from ._problems import ProblemError, problem_of, problem_response, too_many_values
+from ._tokens import CLIENT_KEY, OPEN_PATHS, SCOPE_KEY, TokenFile
+from .settings import Limits, ServerSettings
 
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -27,6 +28,8 @@ _HEADERS = {
 }
 """The headers of every answer that does not set them itself."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_BODIES_AT_ONCE = 8
+"""How many bodies of the greatest size the requests of a process may have together; they are kept in memory."""
 _DRAIN_SECONDS = 2.0
 """How long the rest of a body is read and forgotten after a refusal.
 
@@ -68,6 +71,7 @@ class RequestGuard:
         self._origins = frozenset(settings.origins)
         self._tokens = tokens
         self._streams = streams
+        self._room = _Room(_BODIES_AT_ONCE * settings.limits.body_bytes)
         self._headers = dict(_HEADERS)
         if not settings.origins:
             self._headers[b"cross-origin-resource-policy"] = b"same-origin"
@@ -78,7 +82,8 @@ class RequestGuard:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             headers: dict[bytes, bytes] = dict(scope["headers"])
-            exchange = _Exchange(receive, send, self._headers, self._limits.body_bytes, self._streams)
+            exchange = _Exchange(receive, send, self._headers, self._limits, self._room, self._streams)
+            exchange.is_form = headers.get(b"content-type", b"").lstrip().lower().startswith(b"multipart/form-data")
             exchange.body_complete = (
                 b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"
             )
@@ -98,10 +103,11 @@ class RequestGuard:
                 exchange.problem = ProblemError(
                     503, "service stops", "The service is being stopped: try again later.", {"retry-after": "10"}
                 )
-        except (_BodyTooLarge, ClientDisconnect):
+        except (_BodyRefused, ClientDisconnect):
             pass  # who has gone before the body was complete gets no answer
         finally:
             exchange.timer.cancel()
+            exchange.free_room()
             self._streams.discard(exchange.end_stream)
         if exchange.problem is not None and not exchange.started:
             await exchange.refuse(scope, exchange.problem)
@@ -112,11 +118,13 @@ class RequestGuard:
         """Raise `ProblemError` if a request must not be answered, before its body is read."""
         self._check_host(scope, headers)
         if self._tokens is None:
-            self._check_origin(scope["method"], headers)
+            self._check_origin(scope, headers)
+            scope[CLIENT_KEY] = f"address {(scope.get('client') or ('',))[0]}"
         elif scope["path"] not in OPEN_PATHS:
             if _count(scope, b"authorization") > 1:  # a proxy might have checked another one
                 raise ProblemError(400, "token not valid", "The request must have one header Authorization.")
-            scope[SCOPE_KEY] = self._tokens.authenticate(headers).scope
+            token = self._tokens.authenticate(headers)
+            scope[SCOPE_KEY], scope[CLIENT_KEY] = token.scope, f"token {token.name}"
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             raise ProblemError(400, "length not valid", "The header Content-Length is not a number.")
@@ -138,12 +146,14 @@ class RequestGuard:
                 "The service does not answer under this host name: it must be started with --allowed-host for it.",
             )
 
-    def _check_origin(self, method: str, headers: Mapping[bytes, bytes]) -> None:
+    def _check_origin(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         """Refuse a change that a script of another web site asks for; with tokens, no site can do that."""
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if method in _SAFE_METHODS or not origin or origin in self._origins or "*" in self._origins:
+        if scope["method"] in _SAFE_METHODS or not origin or origin in self._origins or "*" in self._origins:
             return
-        if origin.partition("://")[2].encode("latin-1") != headers.get(b"host"):
+        # A proxy with TLS says so in this header, which the script of another site cannot set.
+        scheme = headers.get(b"x-forwarded-proto", scope["scheme"].encode())
+        if origin.encode("latin-1") != scheme + b"://" + headers.get(b"host", b""):
             raise ProblemError(
                 403, "origin not allowed", "The service does not answer scripts of this web site: see --origin."
             )
@@ -173,12 +183,19 @@ def _is_this_machine(name: str) -> bool:
         return False
 
 
-class _BodyTooLarge(Exception):  # noqa: N818
-    """Ends the reading of a body that is too large."""
+class _BodyRefused(Exception):  # noqa: N818
+    """Ends the reading of a body that is too large, has too many values or finds no room."""
 
 
 def _too_large(limit: int) -> ProblemError:
     return ProblemError(413, "body too large", f"The body may have at most {limit} bytes: send less at once.")
+
+
+@dataclass
+class _Room:
+    """The bytes that the bodies of all requests may still have together."""
+
+    left: int
 
 
 class _Exchange:
@@ -189,15 +206,20 @@ class _Exchange:
         receive: Receive,
         send: Send,
         headers: Mapping[bytes, bytes],
-        body_bytes: int,
+        limits: Limits,
+        room: _Room,
         streams: set[Callable[[], None]],
     ) -> None:
         self._receive = receive
         self._send = send
         self._headers = headers
-        self._limit = body_bytes
-        self._left = body_bytes
+        self._limits = limits
+        self._bytes_left = limits.body_bytes
+        self._commas_left = limits.json_values
+        self._room = room
         self._streams = streams
+        self.is_form = False
+        """Whether the body is a form with files, in which commas mean nothing."""
         self.body_complete = False
         self.started = False
         """Whether the client gets an answer already."""
@@ -220,12 +242,26 @@ class _Exchange:
         """Return the next part of the request."""
         message = await self._receive()
         if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                self.problem = _too_large(self._limit)
-                raise _BodyTooLarge
+            part = message.get("body", b"")
+            self._bytes_left -= len(part)
+            self._room.left -= len(part)
+            if not self.is_form:
+                self._commas_left -= part.count(b",")
+            if self._bytes_left < 0 or self._commas_left < 0:
+                most = self._limits
+                self.problem = _too_large(most.body_bytes) if self._bytes_left < 0 else too_many_values(most)
+                raise _BodyRefused
+            if self._room.left < 0:
+                self.problem = ProblemError(
+                    429, "too many requests", "Too many large requests arrive at once: try again.", {"retry-after": "1"}
+                )
+                raise _BodyRefused
             self.body_complete = not message.get("more_body", False)
         return message
+
+    def free_room(self) -> None:
+        """Leave the room of the body to other requests."""
+        self._room.left += self._limits.body_bytes - self._bytes_left
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer of a route, unless another answer was decided."""

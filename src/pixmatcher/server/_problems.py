@@ -12,22 +12,13 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from .._text import as_unicode
-from ..errors import (
-    CollectionError,
-    CollectionLockedError,
-    EncoderError,
-    FetchError,
-    InvalidImageError,
-    NoCollectionError,
-    OutdatedCollectionError,
-    PixMatcherError,
-    QueryError,
-    SourceError,
-    StorageError,
-    UnreadableTextError,
-)
+from ..client.wire import STATUS_OF_ERROR
+from ..errors import FetchError, InvalidImageError, PixMatcherError
+from ._advice import sentence_for_clients
+from .settings import Limits
 
 MEDIA_TYPE = "application/problem+json"
+FORM_TYPE = "multipart/form-data"
 
 
 class Problem(BaseModel):
@@ -57,21 +48,13 @@ class ProblemError(PixMatcherError):
         self.headers = dict(headers or {})
 
 
-_STATUS: tuple[tuple[type[PixMatcherError], int, str], ...] = (
-    (InvalidImageError, 422, ""),  # these have reasons of their own
-    (FetchError, 422, ""),
-    (UnreadableTextError, 422, "text not readable"),
-    (QueryError, 422, "query not valid"),
-    (OutdatedCollectionError, 503, "collection outdated"),
-    (EncoderError, 503, "encoder not available"),
-    (SourceError, 422, "source not valid"),
-    (NoCollectionError, 404, "no such collection"),
-    (CollectionLockedError, 409, "collection locked"),
-    (StorageError, 507, "disk full or failing"),
-    (CollectionError, 422, "not possible in this collection"),
-    (PixMatcherError, 422, "not possible"),
-)
-"""The status of an error, and the reason if the error has none. The first class that fits decides."""
+def too_many_values(limits: Limits) -> ProblemError:
+    """Return the problem of JSON with more commas than these limits allow."""
+    return ProblemError(
+        413,
+        "too many values",
+        f"The JSON of a request may have at most {limits.json_values:,} commas in lists and texts: send less at once.",
+    )
 
 
 _SENTENCES = {
@@ -85,15 +68,35 @@ _SENTENCES = {
 def problem_of(error: PixMatcherError) -> Problem:
     """Return an error of the library as a problem."""
     name = cause = None
+    sentence = str(error) if isinstance(error, ProblemError) else sentence_for_clients(error)
     if isinstance(error, ProblemError):
         status, reason = error.status, error.reason
     else:
-        status, reason = next((code, reason) for kind, code, reason in _STATUS if isinstance(error, kind))
+        status, reason = next((code, reason) for kind, code, reason in STATUS_OF_ERROR if isinstance(error, kind))
         reason = reason or getattr(error, "reason", "")
         name = type(error).__name__
         cause = as_unicode(error.detail) if isinstance(error, (InvalidImageError, FetchError)) else None
-    title, detail = HTTPStatus(status).phrase, as_unicode(str(error))
+    title, detail = HTTPStatus(status).phrase, as_unicode(sentence)
     return Problem(title=title, status=status, detail=detail, reason=reason, error=name, cause=cause)
+
+
+def media_type(request: Request) -> str:
+    """Return the media type of the body of a request; JSON if it names none."""
+    return request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+
+
+def is_json(kind: str) -> bool:
+    """Return whether a media type is one of JSON."""
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def media_type_problem(supported: str, other: str = "") -> ProblemError:
+    """Return the problem of a body that is not what is `supported`; `other` is named beside the type of JSON."""
+    return ProblemError(
+        415,
+        "media type not supported",
+        f"The body must be {supported}: send it with the header Content-Type: application/json{other}.",
+    )
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
@@ -128,8 +131,10 @@ def add_handlers(app: FastAPI) -> None:
         return problem_response(problem, headers)
 
     @app.exception_handler(RequestValidationError)
-    async def _(_: Request, error: RequestValidationError) -> Response:
+    async def _(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        if first["loc"] == ("body",) and not (is_json(kind := media_type(request)) or kind == FORM_TYPE):
+            return problem_response(problem_of(media_type_problem("JSON")))
         place = ".".join(str(part) for part in first["loc"])
         detail = f"{place}: {first['msg']}."
         return problem_response(

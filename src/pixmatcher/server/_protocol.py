@@ -15,6 +15,9 @@ from .settings import Limits
 _LEAST_BYTES = 16 << 10
 """How many bytes of an answer a client must take in `Limits.stall_seconds`."""
 
+_MOST_PIPELINED = 32
+"""How many requests of a connection wait for the answer before them; each takes some kilobytes of memory."""
+
 
 class LimitedProtocol(HttpToolsProtocol):
     """A connection with limits. A subclass has them: `limited_protocol` makes it."""
@@ -125,9 +128,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._start_header_timer()
         was_in_headers = self._in_headers
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            return  # the request is answered as if it did not ask for another protocol
+            self._parse(data)
         except httptools.HttpParserError:
             self.send_400_response("")
             return
@@ -136,8 +137,36 @@ class LimitedProtocol(HttpToolsProtocol):
             if self._waiting_bytes > self.limits.header_bytes:
                 self._refuse(self._headers_too_large())
 
+    def _parse(self, data: bytes) -> None:
+        """Parse data as HTTP/1.1. A request that asks for another protocol is parsed as if it did not.
+
+        The parser cannot ignore the header Upgrade: it ends behind the headers and forgets the body. So another one
+        gets the same request without this header.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    return
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Begin a request, or end the connection after the answers that are under way if too many wait for them."""
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            self._refusal = ProblemError(
+                429, "too many requests", "Too many requests wait for the answers before them."
+            )
+            raise self._refusal  # ends the parsing
         super().on_message_begin()
         self._in_headers = True
         self._header_bytes = self._waiting_bytes = 0
@@ -154,14 +183,40 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start to answer."""
+        self._check_transfer_encoding()
+        if self._asks_for_another_protocol():
+            return  # it is parsed once more
         self._in_headers, self._in_body = False, True
         self._stop_header_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Wait for the next request."""
+        if self._asks_for_another_protocol():
+            return
         super().on_message_complete()
         self._in_body = False
+
+    def _asks_for_another_protocol(self) -> bool:
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+
+    def _check_transfer_encoding(self) -> None:
+        """Refuse a body in a form that would be passed on as it is: compressed, for instance (RFC 9112, 6.1)."""
+        values = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if not values:
+            return
+        if self.parser.get_http_version() != "1.1":
+            self._refusal = ProblemError(
+                400, "request not valid", "Only requests of HTTP/1.1 may have the header Transfer-Encoding."
+            )
+        elif [part.strip().lower() for part in b",".join(values).split(b",")] != [b"chunked"]:
+            self._refusal = ProblemError(
+                501,
+                "transfer coding not supported",
+                "The body may only have the transfer coding chunked: send it without compression.",
+            )
+        if self._refusal is not None:
+            raise self._refusal  # ends the parsing
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""

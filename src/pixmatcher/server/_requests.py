@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from starlette.datastructures import UploadFile
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from .._text import values_as_unicode
 from .._urls import bytes_of_data_url, is_data_url, is_url
 from ..errors import QueryError
 from ..net.fetch import MAX_BYTES, TIMEOUT_SECONDS, fetch
 from ..searching import MAX_TEXT_CHARACTERS, Query, SearchOptions, options_from_json, query_from_json
-from ._problems import ProblemError
+from ._problems import FORM_TYPE, ProblemError, is_json, media_type, media_type_problem, too_many_values
 from ._state import ServerState
+from .settings import Limits
 
 _T = TypeVar("_T")
 Body = TypeVar("Body", bound=BaseModel)
@@ -29,11 +32,18 @@ UPLOAD = "upload:"
 """What begins the name of an image that is a file of the same form."""
 _SMALL_BODY = 1 << 16
 """Bodies up to this many bytes are read in the event loop: that is faster than to give them to a thread."""
-_MOST_PARTS = 1000
-"""The most parts of a list that are read at all. Without it, one body of millions of parts holds up all clients of a
-process for seconds, before the limit of the service is looked at."""
+MOST_PARTS = 1000
+"""The most parts of a list of a query that are read at all, before the limit of the service is looked at."""
+_MOST_LABELS = 10_000
+"""The most labels of a filter; more than most data sets have."""
+_MOST_FIELDS = 32
+"""The most fields of a form that are no files."""
 _GREATEST_INTEGER = 2**63 - 1
 _GREATEST_SIDE = 2**31 - 1
+
+
+# It warns of each form that is not valid, which the answer says too.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 def _whole(value: object) -> object:
@@ -53,6 +63,21 @@ ImageReference = Annotated[
 ]
 
 
+def at_most(limit: Literal["batch"], reason: str, sentence: str) -> BeforeValidator:
+    """Return a validator that refuses a list longer than a limit of the service, before it looks at its values.
+
+    It raises `ProblemError` with this reason and sentence. The context of the validation is the limits.
+    """
+
+    def check(values: object, info: ValidationInfo) -> object:
+        most = getattr(info.context, limit)
+        if isinstance(values, list) and len(values) > most:
+            raise ProblemError(422, reason, sentence.format(most))
+        return values
+
+    return BeforeValidator(check)
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -68,23 +93,28 @@ class PartBody(_Strict):
     """The weight of the part; 1 by default."""
 
 
-class QueryBody(_Strict):
-    """What to search for: a text, an image, or both, and further parts, wanted and unwanted."""
+class TextAndImageBody(_Strict):
+    """A text, an image, or both."""
 
     text: Text | None = None
     image: ImageReference | None = None
     text_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """With a text and an image, the share of the text."""
-    want: Annotated[list[Text | PartBody], Field(max_length=_MOST_PARTS)] | None = None
+
+
+class QueryBody(TextAndImageBody):
+    """What to search for: a text, an image, or both, and further parts, wanted and unwanted."""
+
+    want: Annotated[list[Text | PartBody], Field(max_length=MOST_PARTS)] | None = None
     """Further texts, images and items that results should be like."""
-    avoid: Annotated[list[Text | PartBody], Field(max_length=_MOST_PARTS)] | None = None
+    avoid: Annotated[list[Text | PartBody], Field(max_length=MOST_PARTS)] | None = None
     """Texts, images and items that results should not be like."""
 
 
 class FilterBody(_Strict):
     """Which items may be found: those that meet all conditions that are given."""
 
-    labels: list[str] | None = None
+    labels: Annotated[list[str], Field(max_length=_MOST_LABELS)] | None = None
     """The item has one of these labels."""
     folder: str | None = None
     """The absolute path of a folder, or the beginning of a URL, that the item is in."""
@@ -124,7 +154,11 @@ class SearchBody(QueryBody, OptionsBody):
 class BatchBody(OptionsBody):
     """Several queries and how to search for them."""
 
-    queries: Annotated[list[QueryBody], Field(min_length=1)]
+    queries: Annotated[
+        list[QueryBody],
+        Field(min_length=1),
+        at_most("batch", "too many queries", "A batch may have at most {} queries."),
+    ]
 
 
 class CategoriesBody(_Strict):
@@ -161,7 +195,7 @@ def request_schema(model: type[BaseModel], *, form: bool) -> dict[str, Any]:
 
     content: dict[str, Any] = {"application/json": {"schema": inlined(schema)}}
     if form:
-        content["multipart/form-data"] = {"schema": _FORM_SCHEMA}
+        content[FORM_TYPE] = {"schema": _FORM_SCHEMA}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -182,20 +216,28 @@ async def read_body(request: Request, state: ServerState, model: type[Body], unt
 
     Raises `RequestValidationError` if it does not fit the model, `ProblemError` if it is neither.
     """
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        return await _read_form(request, state, model)
-    if kind != "application/json" and not kind.endswith("+json"):
-        raise ProblemError(415, "media type not supported", "The body must be application/json or multipart/form-data.")
+    kind = media_type(request)
+    limits = state.settings.limits
+    if kind == FORM_TYPE:
+        form = await _read_form(request, limits)
+        return await _in_thread_if_large(form.size, partial(_body_of_form, model, form, limits), request, state, until)
+    if not is_json(kind):
+        raise media_type_problem("JSON or a form", f" or {FORM_TYPE}")
     data = await request.body()
-    if len(data) <= _SMALL_BODY:
-        return ReadBody(_validated(model, data))
-    return ReadBody(await state.admission.run(partial(_validated, model, data), request, until))
+    return await _in_thread_if_large(
+        len(data), lambda: ReadBody(_validated(model, data, limits)), request, state, until
+    )
 
 
-def _validated(model: type[Body], data: bytes | str) -> Body:
+async def _in_thread_if_large(
+    size: int, read: Callable[[], ReadBody], request: Request, state: ServerState, until: float
+) -> ReadBody:
+    return read() if size <= _SMALL_BODY else await state.admission.run(read, request, until)
+
+
+def _validated(model: type[Body], data: bytes, limits: Limits) -> Body:
     try:
-        return model.model_validate_json(data)
+        return model.model_validate_json(data, context=limits)
     except ValidationError as error:
         raise _request_error(error) from None
 
@@ -205,27 +247,73 @@ def _request_error(error: ValidationError) -> RequestValidationError:
     return RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in errors])
 
 
-async def _read_form(request: Request, state: ServerState, model: type[Body]) -> ReadBody:
-    limits = state.settings.limits
+@dataclass
+class _Form:
+    """The fields of a form, and its files by the name of their field."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """The characters of the fields, and the bytes of JSON that is sent as a file."""
+        return sum(map(len, self.fields.values())) + len(self.uploads.get("query", b""))
+
+
+class _FormParser(MultiPartParser):
+    """Reads a form, and refuses one that is cut off; the parser of Starlette returns what has arrived of it."""
+
+    _is_whole = False
+
+    def on_end(self) -> None:
+        """Note that the boundary at the end has arrived."""
+        self._is_whole = True
+
+    async def parse(self) -> FormData:
+        """Return the fields and files. Raises `MultiPartException` if the form is not valid."""
+        form = await super().parse()
+        if not self._is_whole:
+            await form.close()
+            raise MultiPartException("Its end is missing.")
+        return form
+
+
+async def _read_form(request: Request, limits: Limits) -> _Form:
+    found = _Form()
     most = limits.parts + 1
-    fields: dict[str, str] = {}
-    uploads: dict[str, bytes] = {}
-    async with request.form(max_files=most, max_fields=32, max_part_size=limits.body_bytes) as form:
+    parser = _FormParser(
+        request.headers, request.stream(), max_files=most, max_fields=_MOST_FIELDS, max_part_size=limits.body_bytes
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise ProblemError(400, "form not valid", f"The form is not valid: {error.message}") from error
+    try:
         for name, value in form.multi_items():
-            if name in fields or name in uploads:
+            if name in found.fields or name in found.uploads:
                 raise ProblemError(422, "request not valid", "A field of the form is there twice: give each one once.")
             if isinstance(value, UploadFile):
-                uploads[name] = await value.read()
+                found.uploads[name] = await value.read()
             else:
-                fields[name] = value
-    query = uploads.pop("query", None)
-    if query is not None or "query" in fields:
-        return ReadBody(_validated(model, fields["query"] if query is None else query), uploads)
-    values: dict[str, Any] = dict(fields)
-    if "image" in uploads:
+                found.fields[name] = value
+    finally:
+        await form.close()
+    return found
+
+
+def _body_of_form(model: type[Body], form: _Form, limits: Limits) -> ReadBody:
+    query: bytes | None = form.uploads.pop("query", None)
+    if query is None and "query" in form.fields:
+        query = form.fields["query"].encode("utf-8", "surrogatepass")
+    if query is not None:
+        if query.count(b",") > limits.json_values:
+            raise too_many_values(limits)
+        return ReadBody(_validated(model, query, limits), form.uploads)
+    values: dict[str, Any] = dict(form.fields)
+    if "image" in form.uploads:
         values["image"] = UPLOAD + "image"
     try:
-        return ReadBody(model.model_validate(values, strict=False), uploads)
+        return ReadBody(model.model_validate(values, strict=False, context=limits), form.uploads)
     except ValidationError as error:
         raise _request_error(error) from None
 

@@ -39,7 +39,13 @@ def check_new_source(spec: str, folders: Sequence[Path], allow_urls: bool) -> No
     spec = full_spec(spec)
     kind, rest = "folder", spec
     if not os.path.isabs(spec):
-        kind, _, rest = spec.partition(":")
+        kind, colon, rest = spec.partition(":")
+        if not colon or spec.startswith((".", "~")) or (kind in _LOCAL + _FETCHED and not _is_full(rest)):
+            raise ProblemError(
+                422,
+                "source not valid",
+                f"The path {rest if colon else spec!r} is relative: give the full path on the machine of the service.",
+            )
     if kind not in _LOCAL + _FETCHED or (spec != rest and os.path.lexists(spec)):
         if is_url(spec):
             raise ProblemError(
@@ -59,6 +65,10 @@ def check_new_source(spec: str, folders: Sequence[Path], allow_urls: bool) -> No
     for path in _named_paths(kind, rest, allowed):
         if not _is_inside(path, allowed):
             raise _outside()
+
+
+def _is_full(path: str) -> bool:
+    return os.path.isabs(path) or is_file_url(path)
 
 
 def _named_paths(kind: str, rest: str, allowed: Sequence[str]) -> Iterator[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 
@@ -24,7 +24,7 @@ class ServerState:
     settings: ServerSettings
     collections: ServedCollections
     admission: Admission
-    """Where queries are encoded and searched."""
+    """Where queries are encoded and searched, and collections are read."""
     fetches: Admission
     """Where images are fetched from URLs."""
     jobs: JobRunner
@@ -43,6 +43,22 @@ async def _state_of(request: Request) -> ServerState:  # async, since FastAPI wo
 
 State = Annotated[ServerState, Depends(_state_of)]
 """The state of the service, as a parameter of a route."""
+
+
+async def _in_thread(request: Request, state: State) -> Callable[[Callable[[], Any]], Awaitable[Any]]:
+    until = state.admission.time_limit()
+
+    async def run(work: Callable[[], Any]) -> Any:
+        return await state.admission.run(work, request, until)
+
+    return run
+
+
+InThread = Annotated[Callable[[Callable[[], Any]], Awaitable[Any]], Depends(_in_thread)]
+"""Calls work in one of the threads for queries, where it waits with the others; as a parameter of a route.
+
+Raises `ProblemError` as `Admission.run`.
+"""
 
 CollectionName = Annotated[str, Path(description="The name of a collection.", alias="collection")]
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import Request, Security
+from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 
 from ..errors import PixMatcherError
@@ -20,6 +21,9 @@ _log = logging.getLogger("pixmatcher.server")
 
 SCOPE_KEY = "pixmatcher.scope"
 """Where the ASGI scope of a request keeps what its token allows; absent if the service needs no token."""
+
+CLIENT_KEY = "pixmatcher.client"
+"""Where it keeps who asks: the name of the token, or without tokens the address."""
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 """What answers without a token. The schema is that of the public source code, and names no collection."""
@@ -35,7 +39,8 @@ class TokenFile:
     def __init__(self, file: Path) -> None:
         """Read the file. Raises `PixMatcherError` if it cannot be used."""
         self._file = file
-        self._identity = _identity(file)
+        self._identity = self._failed = _identity(file)
+        """The version of the file that was read last, and that which could not be read last."""
         self._tokens = read_tokens(file)
         self._next_check = time.monotonic() + _CHECK_SECONDS
 
@@ -68,12 +73,15 @@ class TokenFile:
         self._next_check = now + _CHECK_SECONDS
         identity = _identity(self._file)
         if identity != self._identity:
-            self._identity = identity
             try:
                 self._tokens = read_tokens(self._file)
+                self._identity = identity
                 _log.info("the token file has changed and is read again")
             except PixMatcherError as error:
-                _log.error("the token file has changed, and the tokens from before stay valid: %s", error)
+                # It is tried again: what prevents reading may pass, and a token that was removed must not stay valid.
+                if identity != self._failed:
+                    _log.error("the token file has changed, and the tokens from before stay valid: %s", error)
+                self._failed = identity
         return self._tokens
 
 
@@ -107,3 +115,12 @@ async def writes(request: Request, _: object = Security(_scheme)) -> None:
             "The token may only read: this needs a token with the scope write.",
             {"www-authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="write"'},
         )
+
+
+async def _client_of(request: Request) -> str:
+    client: str = request.scope.get(CLIENT_KEY, "")
+    return client
+
+
+ClientId = Annotated[str, Depends(_client_of)]
+"""Who asks, by the token or the address; as a parameter of a route."""

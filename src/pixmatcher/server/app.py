@@ -35,8 +35,10 @@ def create_app(settings: ServerSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state: ServerState = app.state.server
         state.jobs.start()
+        state.readiness.start(state.collections)
         yield
         await run_in_threadpool(state.jobs.close)
+        await run_in_threadpool(state.readiness.close)
         state.fetches.close()
         state.admission.close()
         state.collections.close()
@@ -64,6 +66,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
         app.include_router(open_routes.router)
     for routes in (collections, items, search, categories, embeddings, jobs, store):
         app.include_router(
-            routes.router, dependencies=[Depends(reads)], responses=problem_responses(400, 401, 403, 408, 413, 421, 503)
+            routes.router,
+            dependencies=[Depends(reads)],
+            responses=problem_responses(400, 401, 403, 408, 413, 415, 421, 503),
         )
     return app

@@ -16,7 +16,7 @@ from mcp.server.stdio import stdio_server
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._cores import usable_cores
 from .._version import __version__
@@ -25,6 +25,7 @@ from ..errors import PixMatcherError
 from ._collections import ServedCollections
 from ._mcp_tools import INSTRUCTIONS, ToolSettings, call_tool, failure, list_tools
 from ._middleware import RequestGuard
+from ._problems import ProblemError, problem_of, problem_response
 from ._tokens import TokenFile
 from .serve import LOOPBACK_HOSTS, is_loopback, open_socket, run_server, server_of
 from .settings import Limits, ServerSettings
@@ -37,6 +38,13 @@ MOST_CALLS = 64
 _BODY_BYTES = 36 << 20
 """The most bytes of a request: an image of the greatest size in base64, and the rest."""
 _NAME = "served"  # as it is in "the collection served"
+
+_ONLY_POST = ProblemError(
+    405,
+    "method not allowed",
+    "Only POST is answered here: the server sends no messages but answers.",
+    {"Allow": "POST"},
+)
 
 _log = logging.getLogger("pixmatcher.server")
 
@@ -134,13 +142,21 @@ def create_http_app(tools: CollectionTools, settings: ServerSettings) -> ASGIApp
     """
     logging.getLogger("mcp.server.streamable_http").addFilter(_is_worth_logging)
     # Tools remember nothing between calls, so a client needs no session, and one that disappears leaves nothing.
-    app = create_server(tools).streamable_http_app(
+    protocol = create_server(tools).streamable_http_app(
         streamable_http_path=PATH,
         stateless_http=True,
         json_response=True,
         max_request_body_size=settings.limits.body_bytes,
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # the guard checks more
     )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] != "POST":
+            # A client may ask by GET for a stream of messages, of which there are none: each would keep a connection.
+            await problem_response(problem_of(_ONLY_POST), _ONLY_POST.headers)(scope, receive, send)
+        else:
+            await protocol(scope, receive, send)
+
     tokens = None if settings.token_file is None else TokenFile(settings.token_file)
     return RequestGuard(app, settings, tokens, set())
 

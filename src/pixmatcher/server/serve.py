@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from .._cores import share_cores
 from .._logging import VARIABLE as LOG_VARIABLE
 from .._logging import show_log
 from ..errors import PixMatcherError
+from ._metrics_files import close_files, create_files
 from .settings import METRICS_VARIABLE, Limits, ServerSettings
 from .tokens import read_tokens
 
@@ -219,7 +222,7 @@ class _Worker:
     def __init__(self, settings: ServerSettings, listening: socket.socket, metrics_folder: str) -> None:
         self.started = time.monotonic()
         self.is_ready = False
-        environment = _MEMORY | {METRICS_VARIABLE: metrics_folder} | os.environ
+        environment = _MEMORY | os.environ | {METRICS_VARIABLE: metrics_folder}
         if (level := logging.getLogger("pixmatcher").level) in (logging.DEBUG, logging.INFO):  # by the option -v
             environment[LOG_VARIABLE] = f"{environment.get(LOG_VARIABLE, '')},{logging.getLevelName(level).lower()}"
         self.process = subprocess.Popen(
@@ -292,8 +295,6 @@ class _Supervisor:
         self._signals.append(number)
 
     def _replace_ended(self, is_ready: bool) -> None:
-        from prometheus_client.multiprocess import mark_process_dead
-
         for place, worker in enumerate(self._workers):
             worker.check_ready()
             status = worker.process.poll()
@@ -307,7 +308,7 @@ class _Supervisor:
                 raise PixMatcherError("The service could not start: the message above says why.")
             _log.error("a worker process has ended (status %s) and is replaced", status)
             worker.close()
-            mark_process_dead(worker.process.pid, self._metrics_folder)  # type: ignore[no-untyped-call]
+            close_files(Path(self._metrics_folder), worker.process.pid)
             self._workers[place] = self._start(place)
 
     def _end(self) -> int:
@@ -337,9 +338,16 @@ def _run_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = ServerSettings.from_json(sys.stdin.readline())
     share_cores(settings.workers)
+    metrics_folder = Path(os.environ[METRICS_VARIABLE])
+    try:
+        create_files(metrics_folder)
+    except OSError as error:
+        del os.environ[METRICS_VARIABLE]
+        _log.warning("a worker counts its metrics for itself, as %s cannot be written: %s", metrics_folder, error)
 
     def end_with_supervisor() -> None:
         os.read(sys.stdin.fileno(), 1)
+        shutil.rmtree(metrics_folder, ignore_errors=True)  # it was killed, else it would have waited for this process
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=end_with_supervisor, daemon=True).start()

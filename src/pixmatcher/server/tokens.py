@@ -6,19 +6,21 @@ begin with # are ignored. A token has 256 random bits, so a plain hash of it can
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Literal, get_args
 
 from .._files import temporary_path
-from ..errors import PixMatcherError
+from .._locks import locked_file
+from ..errors import NO_ROOM, PixMatcherError, StorageError
 
 Scope = Literal["read", "write"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -109,48 +111,66 @@ def add_token(file: Path, name: str, scope: Scope, *, days: float | None = None)
         raise PixMatcherError(
             f"{name!r} cannot be the name of a token: use at most 64 letters, digits, '.', '_', '@' and '-'."
         )
-    if os.path.lexists(file) and any(token.name == name for token in read_tokens(file)):
-        raise PixMatcherError(
-            f"The token file {file} has a token {name} already: remove it first, or choose another name."
-        )
     if days is not None and not 0 < days <= _MAX_DAYS:
         raise PixMatcherError(
             f"A token cannot be valid for {days:g} days: write more than 0 and at most {_MAX_DAYS:,}."
         )
     secret = PREFIX + secrets.token_urlsafe(32)
     until = None if days is None else datetime.now(timezone.utc) + timedelta(days=days)
-    _rewrite(file, [*_lines(file), Token(name, scope, _digest(secret), until).line()])
+    with _changing(file) as (tokens, lines):
+        if any(token.name == name for token in tokens):
+            raise PixMatcherError(
+                f"The token file {file} has a token {name} already: remove it first, or choose another name."
+            )
+        lines.append(Token(name, scope, _digest(secret), until).line())
     return secret
 
 
 def remove_token(file: Path, name: str) -> None:
     """Remove a token from a file. Raises `PixMatcherError` if it is not there, or the file cannot be used."""
-    if all(token.name != name for token in read_tokens(file)):
-        raise PixMatcherError(f"The token file {file} has no token {name}: see `pixmatcher tokens list --file FILE`.")
-    _rewrite(file, [line for line in _lines(file) if line.split()[:1] != [name]])
+    read_tokens(file)  # a file that is missing is not created
+    with _changing(file) as (tokens, lines):
+        if all(token.name != name for token in tokens):
+            raise PixMatcherError(
+                f"The token file {file} has no token {name}: see `pixmatcher tokens list --file FILE`."
+            )
+        lines[:] = [line for line in lines if line.split()[:1] != [name]]
 
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").splitlines() if os.path.lexists(file) else []
+@contextlib.contextmanager
+def _changing(file: Path) -> Iterator[tuple[list[Token], list[str]]]:
+    """Yield the tokens and lines of a file, none if it is missing, and write the lines as the block leaves them.
 
-
-def _rewrite(file: Path, lines: list[str]) -> None:
-    """Replace the file in one step by one that only its owner can read."""
-    file = Path(os.path.realpath(file))  # a link stays a link
-    new = temporary_path(file)
+    The file is replaced in one step by one that only its owner can read. It is locked meanwhile, so that of two
+    changes at once none undoes the other. Raises `PixMatcherError` if it cannot be read or written.
+    """
+    place = Path(os.path.realpath(file))  # a link stays a link
     try:
-        new.unlink(missing_ok=True)
+        with locked_file(place):
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+            yield read_tokens(file), lines
+            _replace(place, lines)
+    except OSError as error:
+        problem = f"The token file {file} cannot be written ({error.strerror or error})"
+        if error.errno in NO_ROOM:
+            raise StorageError(f"{problem}: make room on its disk, and run the same command again.") from error
+        raise PixMatcherError(f"{problem}: name another file.") from error
+
+
+def _replace(file: Path, lines: Iterable[str]) -> None:
+    new = temporary_path(file)
+    new.unlink(missing_ok=True)
+    try:
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w", encoding="utf-8") as written:
             written.write("".join(f"{line}\n" for line in lines))
             written.flush()
             os.fsync(descriptor)
         new.replace(file)
-    except OSError as error:
-        raise PixMatcherError(
-            f"The token file {file} cannot be written ({error.strerror or error}): name another file."
-        ) from error
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise

@@ -1,12 +1,14 @@
 """Exact search: the result is that of a comparison with all stored float16 rows.
 
-The cost of a scan is reading memory. So FAISS scans codes of 8 bits a value, half the size of the stored values, and
-the stored values of the best candidates decide about the result. A value is rounded up or down to one of the two
-nearest codes at random, so that the expected code is the value itself (stochastic rounding). The errors are therefore
-independent and mostly cancel out: the error of the score of a row exceeds `_error_bound` with a probability of 1e-12
-(Hoeffding, "Probability inequalities for sums of bounded random variables", 1963). If the score of the last candidate
-is lower than the k-th best true score by more than this bound, no other row can belong to the result. Otherwise the
-search is repeated with more candidates.
+The cost of a scan is reading memory. So codes of 8 bits a value are scanned, half the size of the stored values, and
+the stored values of the best candidates decide about the result. FAISS keeps the codes; `_kernels` scans them, or FAISS
+where that is not compiled.
+
+A value is rounded up or down to one of the two nearest codes at random, so that the expected code is the value itself
+(stochastic rounding). The errors are therefore independent and mostly cancel out: the error of the score of a row
+exceeds `_error_bound` with a probability of 1e-12 (Hoeffding, "Probability inequalities for sums of bounded random
+variables", 1963). If the score of the last candidate is lower than the k-th best true score by more than this bound, no
+other row can belong to the result. Otherwise the search is repeated with more candidates.
 """
 
 from __future__ import annotations
@@ -19,13 +21,17 @@ from typing import IO, Any, Final
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 from .._cores import usable_cores
 from .._files import Writer
+from . import _kernels
 from ._scoring import scale_near_one, scan_parts, top_k, true_scores
 from .vectors import Float32, RowMask, Rows, VectorFile
 
 _MAX_CODE = 127
+_ZERO_CODE = 128
+"""The byte that stands for the code 0."""
 _HEADROOM = 1.1
 """Range of the codes, as a multiple of the greatest value, so that most new rows fit without new codes for all rows."""
 _ERROR_PROBABILITY = 1e-12
@@ -34,6 +40,10 @@ _ROUNDING_ERROR = 1e-5
 _MIN_CANDIDATES = 256
 _ROWS_PER_THREAD = 16_384
 _ROWS_AT_ONCE = 4096
+
+_Bits = npt.NDArray[np.uint8]
+_Parts = list[tuple[int, int]]
+_Found = tuple[list[tuple[npt.NDArray[np.floating[Any]], Rows]], float]
 
 
 class ExactIndex:
@@ -106,9 +116,9 @@ class ExactIndex:
         """
         count = max(4 * k, _MIN_CANDIDATES)
         while count < len(allowed) // 8:
-            coarse, rows = self._scan_codes(query, count, ids, allowed_rows)
+            coarse, rows, error = self._scan_codes(query, count, ids, allowed_rows)
             scores = true_scores(self._vectors, query, rows)
-            if coarse.min() + self._error_bound(query) < np.partition(scores, -k)[-k]:
+            if coarse.min() + error < np.partition(scores, -k)[-k]:
                 return top_k(scores, rows, k)
             count *= 4
         blocks = np.array_split(allowed, len(allowed) // _ROWS_AT_ONCE + 1)
@@ -149,14 +159,45 @@ class ExactIndex:
         by_coding = math.sqrt(math.log(1 / _ERROR_PROBABILITY) / 2) * float(np.linalg.norm(magnitudes))
         return by_coding + _ROUNDING_ERROR * _MAX_CODE * float(magnitudes.sum())
 
-    def _scan_codes(self, query: Float32, count: int, ids: Rows, allowed_rows: RowMask | None) -> tuple[Float32, Rows]:
-        """Return the `count` allowed rows with the highest scores by their codes, in no particular order."""
-        codes = self._index.index
+    def _scan_codes(
+        self, query: Float32, count: int, ids: Rows, allowed_rows: RowMask | None
+    ) -> tuple[npt.NDArray[np.floating[Any]], Rows, float]:
+        """Return the `count` allowed rows with the highest scores by their codes, in no particular order.
+
+        The scores of their codes (N,), the rows (N,), and by how much the true score of a row can exceed that of its
+        code.
+        """
         bits = None if allowed_rows is None else np.packbits(allowed_rows[ids], bitorder="little")
-        scaled = (query * self._units)[None, :]
-        # FAISS uses one thread for a query, and a single core cannot read memory at full speed.
+        scaled = query * self._units
+        scan = self._scan_with_kernels if _kernels.available() else self._scan_with_faiss
+        # One thread does a part, and a single core cannot read memory at full speed.
         threads = min(usable_cores(), len(ids) // _ROWS_PER_THREAD + 1)
         bounds = np.linspace(0, len(ids), threads + 1).astype(int).tolist()
+        found, error = scan(scaled, count, bits, list(itertools.pairwise(bounds)))
+        scores = np.concatenate([scores for scores, _ in found])
+        positions = np.concatenate([positions for _, positions in found])
+        if len(scores) > count:
+            kept = np.argpartition(scores, -count)[-count:]
+            scores, positions = scores[kept], positions[kept]
+        return scores, ids[positions], error + self._error_bound(query)
+
+    def _scan_with_kernels(self, query: Float32, count: int, bits: _Bits | None, parts: _Parts) -> _Found:
+        """Return the best scores and positions in each part, and by how much rounding the query changes a score."""
+        index: Any = faiss.downcast_index(self._index.index)
+        codes = index.codes
+        values, step = _kernels.integer_query(query)
+        offset = _ZERO_CODE * int(values.sum(dtype=np.int64))
+
+        def scan(part: tuple[int, int]) -> tuple[npt.NDArray[np.float64], Rows]:
+            most = min(count, part[1] - part[0])
+            scores, positions = _kernels.best_codes(int(codes.data()), *part, values, most, bits)
+            return (scores.astype(np.float64) - offset) * step, positions
+
+        return scan_parts(scan, parts), step / 2 * _MAX_CODE * len(values)
+
+    def _scan_with_faiss(self, query: Float32, count: int, bits: _Bits | None, parts: _Parts) -> _Found:
+        """Do the same as `_scan_with_kernels`."""
+        codes = self._index.index
 
         def scan(part: tuple[int, int]) -> tuple[Float32, Rows]:
             selector: Any = faiss.IDSelectorRange(*part)
@@ -164,17 +205,11 @@ class ExactIndex:
                 mask = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
                 selector = faiss.IDSelectorAnd(selector, mask)
             selection = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-            scores, positions = codes.search(scaled, min(count, part[1] - part[0]), params=selection)
+            scores, positions = codes.search(query[None], min(count, part[1] - part[0]), params=selection)
             found = positions[0] >= 0
-            return scores[0][found], ids[positions[0][found]]
+            return scores[0][found], positions[0][found]
 
-        found = scan_parts(scan, list(itertools.pairwise(bounds)))
-        scores = np.concatenate([scores for scores, _ in found])
-        rows = np.concatenate([rows for _, rows in found])
-        if len(scores) > count:
-            kept = np.argpartition(scores, -count)[-count:]
-            scores, rows = scores[kept], rows[kept]
-        return scores, rows
+        return scan_parts(scan, parts), 0.0
 
     def _greatest_magnitudes(self, rows: Rows) -> Float32:
         """Return the greatest magnitude of the values of `rows` in each dimension (D,)."""

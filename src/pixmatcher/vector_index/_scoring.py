@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 
 from .._cores import usable_cores
+from . import _kernels
 from .vectors import Float16, Float32, Rows, VectorFile
 
 _Part = TypeVar("_Part")
@@ -33,7 +34,9 @@ def scale_near_one(query: Float32) -> tuple[Float32, int]:
 
 def true_scores(vectors: VectorFile, query: Float32, rows: Rows) -> Float32:
     """Return the inner products (N,) float32 of the stored `rows` (N,) with `query` (D,)."""
-    return inner_products(vectors.read(rows), query)
+    if not len(rows) or not _kernels.available():
+        return inner_products(vectors.read(rows), query)
+    return _kernels.row_scores(*vectors.view(rows), query)
 
 
 def inner_products(values: Float16, query: Float32) -> Float32:

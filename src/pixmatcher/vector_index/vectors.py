@@ -92,7 +92,15 @@ class VectorFile:
         numbers = np.asarray(rows, dtype=np.int64)
         if not len(numbers):
             return np.empty((0, self.dimension), dtype=_STORED)
-        return self._mapped(int(numbers.max()) + 1, int(numbers.min()))[numbers - self.first_row]
+        values, positions = self.view(numbers)
+        return values[positions]
+
+    def view(self, rows: Rows) -> tuple[Float16, Rows]:
+        """Return a view of the file (R, dimension) and where in it the given rows (N,), at least one, are.
+
+        Raises `CollectionError` if they cannot be read.
+        """
+        return self._mapped(int(rows.max()) + 1, int(rows.min())), rows - self.first_row
 
     def blocks(self, rows: Rows, size: int | None = None) -> Iterable[tuple[Rows, Float16]]:
         """Yield the given rows in blocks of `size`: row numbers (N,) and values (N, dimension). This bounds memory.

@@ -19,6 +19,7 @@ from .._requests import (
     QueryBody,
     Text,
     WholeNumber,
+    at_most,
     json_response,
     load_query,
     read_body,
@@ -46,7 +47,10 @@ class EmbeddingsBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    input: _Input | Annotated[list[_Input], Field(min_length=1)]
+    input: Annotated[
+        _Input | Annotated[list[_Input], Field(min_length=1)],
+        at_most("batch", "too many inputs", "A request may have at most {} inputs."),
+    ]
     """A text, an image, or a list of them. Lists of tokens are not supported."""
     model: str
     """An encoder of a served collection, or ENCODER/SPACE; by default, its first space that supports text."""
@@ -94,9 +98,6 @@ async def embed_inputs(request: Request, state: State) -> Response:
     read = await read_body(request, state, EmbeddingsBody, until)
     body: EmbeddingsBody = read.body
     inputs = body.input if isinstance(body.input, list) else [body.input]
-    most = state.settings.limits.batch
-    if len(inputs) > most:
-        raise ProblemError(422, "too many inputs", f"A request may have at most {most} inputs.")
     words = 0
     data = []
     with state.admission.place():

@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
 from starlette.convertors import IntegerConvertor, register_url_convertor
 
 from ..._text import as_unicode
@@ -20,10 +19,10 @@ from ...errors import CollectionError, NoItemError, QueryError
 from ...images import MEDIA_TYPES, make_thumbnail
 from ...searching import OriginalFile, item_by_id, item_picture, open_original
 from .._answers import PICTURE_HEADERS, FileResponse, bytes_response, inline_disposition
+from .._pages import GREATEST_LIMIT, Cursor, method_of, page_by_id, page_limit
 from .._problems import ProblemError, problem_responses
 from .._requests import check_folder, json_response
-from .._state import CollectionName, State
-from .collections import method_of
+from .._state import CollectionName, InThread, State
 
 
 class _ItemIdConvertor(IntegerConvertor):
@@ -105,20 +104,16 @@ class ItemFilter(BaseModel):
     min_width: Annotated[int | None, Field(ge=0, le=_GREATEST_ID, description="Pixels.")] = None
     min_height: Annotated[int | None, Field(ge=0, le=_GREATEST_ID, description="Pixels.")] = None
     source: Annotated[str | None, Field(description="A source, as the collection lists it.")] = None
-    cursor: Annotated[
-        str | None, Field(pattern="^[0-9]{1,18}$", description="The value `next` of the page before.")
-    ] = None
-    limit: Annotated[int | None, Field(ge=1, le=_GREATEST_ID, description="The most items of the page: 100.")] = None
+    cursor: Cursor = None
+    limit: Annotated[int | None, Field(ge=1, le=GREATEST_LIMIT, description="The most items of the page: 100.")] = None
 
 
-@router.get("", responses={200: {"model": ItemPage}, **problem_responses(404, 422, 501, 503)})
-def list_items(collection: CollectionName, state: State, asked: Annotated[ItemFilter, Query()]) -> Response:
+@router.get("", responses={200: {"model": ItemPage}, **problem_responses(404, 422, 429, 501, 503)})
+async def list_items(
+    collection: CollectionName, state: State, in_thread: InThread, asked: Annotated[ItemFilter, Query()]
+) -> Response:
     """List the items in the order of their ids, a page at a time."""
-    most = state.settings.limits.results
-    limit = min(100, most) if asked.limit is None else asked.limit
-    if limit > most:
-        raise ProblemError(422, "limit too high", f"A page has at most {most} items.")
-    after = int(asked.cursor or 0)
+    limit = page_limit(asked.limit, 100, state.settings.limits)
     try:
         check_folder(asked.folder)
         wanted = Filter(
@@ -133,24 +128,20 @@ def list_items(collection: CollectionName, state: State, asked: Annotated[ItemFi
         raise ProblemError(422, "filter not valid", str(error)) from error
 
     def read(store: Store) -> dict[str, Any]:
-        page = method_of(store, "items_page")
+        items_page = partial(method_of(store, "items_page"), filter=wanted, source=asked.source)
         if asked.source is not None and asked.source not in method_of(store, "sources")():
             raise ProblemError(404, "no such source", "The collection has no such source: name one that it lists.")
-        # One more than asked for says whether another page follows.
-        items: list[Item] = page(after, limit + 1, filter=wanted, source=asked.source)
+        page = page_by_id(items_page, asked.cursor, limit, lambda item: item.id)
         names = store.label_names()
-        more = len(items) > limit
-        items = items[:limit]
-        return {
-            "items": [_described(collection, item, names) for item in items],
-            "next": str(items[-1].id) if more else None,
-        }
+        return {"items": [_described(collection, item, names) for item in page.values], "next": page.next}
 
-    return json_response(state.collections.read(collection, read))
+    return json_response(await in_thread(partial(state.collections.read, collection, read)))
 
 
-@router.post("/embeddings", responses={200: {"model": EmbeddingsAnswer}, **problem_responses(404, 422, 503)})
-def read_embeddings(collection: CollectionName, state: State, asked: EmbeddingsRequest) -> Response:
+@router.post("/embeddings", responses={200: {"model": EmbeddingsAnswer}, **problem_responses(404, 422, 429, 503)})
+async def read_embeddings(
+    collection: CollectionName, state: State, in_thread: InThread, asked: EmbeddingsRequest
+) -> Response:
     """Return the embeddings of items in a space."""
     if len(asked.ids) > state.settings.limits.results:
         raise ProblemError(422, "too many ids", f"Name at most {state.settings.limits.results} ids.")
@@ -163,17 +154,17 @@ def read_embeddings(collection: CollectionName, state: State, asked: EmbeddingsR
         data = base64.b64encode(rows.tobytes()).decode()
         return {"space": asked.space, "dimension": store.spaces[asked.space].dimension, "data": data}
 
-    return json_response(state.collections.read(collection, read))
+    return json_response(await in_thread(partial(state.collections.read, collection, read)))
 
 
-@router.get("/{item_id:item_id}", responses={200: {"model": ItemDescription}, **problem_responses(404, 422, 503)})
-def describe_item(collection: CollectionName, item_id: ItemId, state: State) -> Response:
+@router.get("/{item_id:item_id}", responses={200: {"model": ItemDescription}, **problem_responses(404, 422, 429, 503)})
+async def describe_item(collection: CollectionName, item_id: ItemId, state: State, in_thread: InThread) -> Response:
     """Return all that is known of an item."""
 
     def read(store: Store) -> dict[str, Any]:
         return _described(collection, _item(store, item_id), store.label_names())
 
-    return json_response(state.collections.read(collection, read))
+    return json_response(await in_thread(partial(state.collections.read, collection, read)))
 
 
 _PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/*": {}}}, 304: {"description": "Not Modified"}}
@@ -183,16 +174,18 @@ _PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/*": {}}}, 
 @router.get(
     "/{item_id:item_id}/image",
     response_class=Response,
-    responses={**_PICTURE, 206: {"content": {"image/*": {}}}, **problem_responses(404, 416, 422, 503)},
+    responses={**_PICTURE, 206: {"content": {"image/*": {}}}, **problem_responses(404, 416, 422, 429, 503)},
 )
-def item_image(collection: CollectionName, item_id: ItemId, state: State, request: Request) -> Response:
+async def item_image(
+    collection: CollectionName, item_id: ItemId, state: State, in_thread: InThread, request: Request
+) -> Response:
     """Return the original file of an item, or a range of its bytes. Nothing is fetched for a remote image."""
 
     def read(store: Store) -> tuple[Item, OriginalFile | None]:
         item = _item(store, item_id)
         return item, open_original(item, max_pixels=state.settings.limits.image_pixels)
 
-    item, original = state.collections.read(collection, read)
+    item, original = await in_thread(partial(state.collections.read, collection, read))
     thumbnail = _links(collection, item)["thumbnail"]
     if is_url(item.uri):
         detail = f"The image is not on this server, and it is not fetched: use its thumbnail, {thumbnail}."
@@ -216,20 +209,24 @@ def item_image(collection: CollectionName, item_id: ItemId, state: State, reques
     responses={**_PICTURE, **problem_responses(404, 422, 429, 503)},
 )
 async def item_thumbnail(
-    collection: CollectionName, item_id: ItemId, state: State, request: Request, size: ThumbnailSide = 256
+    collection: CollectionName,
+    item_id: ItemId,
+    state: State,
+    in_thread: InThread,
+    request: Request,
+    size: ThumbnailSide = 256,
 ) -> Response:
     """Return a small JPEG of an item."""
 
     def read(store: Store) -> tuple[Item, Store]:
         return _item(store, item_id), store
 
-    until = state.admission.time_limit()
-    item, store = await run_in_threadpool(state.collections.read, collection, read)
+    item, store = await in_thread(partial(state.collections.read, collection, read))
     key = (collection, item.uri, item.content_hash, item.version, size)
     entry = state.thumbnails.get(key)
     if entry is None:
         make = partial(_thumbnail, item, store, size, state.settings.limits.image_pixels)
-        jpeg = await state.admission.run(make, request, until)
+        jpeg = await in_thread(make)
         if jpeg is None:
             detail = "There is no picture of this item: its file is missing, or cannot be read as an image now."
             raise ProblemError(404, "image not available", detail)

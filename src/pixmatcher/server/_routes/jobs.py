@@ -15,14 +15,16 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..._text import name_as_unicode
-from ...collection import Collection, KeepsFolderNotes, Store, WritableStore
+from ...collection import ForgetsSources, KeepsFolderNotes, Store, UsedByProcesses, WritableStore
 from .._job_runner import JobRunner
 from .._jobs import ENDED, Job
 from .._problems import ProblemError, problem_responses
 from .._source_check import check_new_source, full_spec
 from .._state import CollectionName, ServedStore, State
-from .._tokens import writes
+from .._tokens import ClientId, writes
 
+# These routes do not wait with the queries: they read the sources of a collection and a small table, and who looks
+# after a job or stops it must not be refused because many search.
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _MOST_LISTENERS = 64
@@ -100,6 +102,17 @@ def _writable(store: Store) -> WritableStore:
     return store
 
 
+def _changed_by_jobs(store: Store) -> WritableStore:
+    writable = _writable(store)
+    if isinstance(store, UsedByProcesses) and store.one_process:
+        raise ProblemError(
+            422,
+            "not possible in this collection",
+            "Only the process of the service can use this collection: index it while the service is stopped.",
+        )
+    return writable
+
+
 @router.get("/collections/{collection}/sources", responses=problem_responses(404, 422, 503))
 def list_sources(store: ServedStore) -> CollectionSources:
     """List the sources of a collection."""
@@ -123,13 +136,18 @@ def list_sources(store: ServedStore) -> CollectionSources:
     dependencies=[Depends(writes)],
 )
 def index_sources(
-    collection: CollectionName, store: ServedStore, state: State, response: Response, request: IndexRequest
+    collection: CollectionName,
+    store: ServedStore,
+    state: State,
+    client: ClientId,
+    response: Response,
+    request: IndexRequest,
 ) -> Job:
     """Start a job that indexes sources, or refreshes the sources that the collection has.
 
     A source that the collection does not have must be inside one of the folders that the service allows.
     """
-    own = _writable(store).sources()
+    own = _changed_by_jobs(store).sources()
     sources = None if request.sources is None else [full_spec(source) for source in request.sources]
     for source in sources or ():
         if source not in own:
@@ -137,7 +155,7 @@ def index_sources(
     asked: dict[str, Any] = request.model_dump(exclude_none=True)
     if sources is not None:
         asked["sources"] = sources
-    return _accepted(state.jobs.add(collection, "index", asked), response)
+    return _accepted(state.jobs.add(collection, "index", asked, client), response)
 
 
 @router.delete(
@@ -150,19 +168,21 @@ def forget_source(
     collection: CollectionName,
     store: ServedStore,
     state: State,
+    client: ClientId,
     response: Response,
     source: Annotated[str, Query(min_length=1, max_length=4096, description="A source, or a folder or file of one.")],
 ) -> Job:
     """Start a job that removes a source, or a folder or file of one, with its items. No file is deleted."""
-    if not isinstance(store, Collection):
-        raise ProblemError(422, "not possible in this collection", "Only a collection in a folder forgets sources.")
+    _changed_by_jobs(store)
+    if not isinstance(store, ForgetsSources):
+        raise ProblemError(422, "not possible in this collection", "The store of this collection forgets no sources.")
     source = full_spec(source)
     own = store.sources()
     if source not in own and not any(source.startswith(os.path.join(spec, "")) for spec in own if os.path.isabs(spec)):
         raise ProblemError(
             404, "no such source", "The collection has no such source: GET on this address lists its sources."
         )
-    return _accepted(state.jobs.add(collection, "forget", {"source": source}), response)
+    return _accepted(state.jobs.add(collection, "forget", {"source": source}, client), response)
 
 
 @router.post(
@@ -175,6 +195,7 @@ def watch_collection(
     collection: CollectionName,
     store: ServedStore,
     state: State,
+    client: ClientId,
     response: Response,
     request: WatchRequest | None = None,
 ) -> Job:
@@ -182,8 +203,8 @@ def watch_collection(
 
     If the collection is watched already, that job is the answer. After a restart of the service the job goes on.
     """
-    _writable(store)
-    return _accepted(state.jobs.add(collection, "watch", (request or WatchRequest()).model_dump()), response)
+    _changed_by_jobs(store)
+    return _accepted(state.jobs.add(collection, "watch", (request or WatchRequest()).model_dump(), client), response)
 
 
 @router.get("/jobs", responses=problem_responses(503))

@@ -23,8 +23,9 @@ from ...searching import (
     search,
     search_embedded,
 )
+from .._answer_models import SearchAnswer
 from .._metrics import count_query, query_kind
-from .._problems import ProblemError, problem_of, problem_responses
+from .._problems import problem_of, problem_responses
 from .._requests import (
     BatchBody,
     SearchBody,
@@ -45,34 +46,6 @@ PROBLEMS = problem_responses(400, 403, 404, 408, 413, 415, 422, 429, 503)
 
 _GREATEST_VALUE = 1e6
 """The greatest value of a vector of a client; embeddings have values up to 1, and scores must stay finite."""
-
-
-class HitAnswer(BaseModel):
-    """An item that was found; a higher score is nearer."""
-
-    rank: int
-    score: float
-    probability: float | None = None
-    """The probability to be what was asked for, if the space has a calibration for such queries."""
-    id: int
-    uri: str
-    label: str | None
-    caption: str | None = None
-    missing: float | None = None
-    """The share of the picture that is missing at the end of a file that is cut short."""
-    details: dict[str, Any] | None = None
-
-
-class SearchAnswer(BaseModel):
-    """The hits of a query, best first; the same JSON as that of the command line."""
-
-    query: Any
-    space: str
-    took_ms: float
-    hits: list[HitAnswer]
-    weak: bool | None = None
-    """Whether even the best hit is probably not what was asked for."""
-    note: str | None = None
 
 
 class FailedQuery(BaseModel):
@@ -145,9 +118,6 @@ async def search_collection_batch(collection: CollectionName, request: Request, 
     state.collections.reference(collection)
     read = await read_body(request, state, BatchBody, until)
     body: BatchBody = read.body
-    most = state.settings.limits.batch
-    if len(body.queries) > most:
-        raise ProblemError(422, "too many queries", f"A batch may have at most {most} queries.")
     options = options_of(body, state)
     results = []
     with state.admission.place():
@@ -181,5 +151,5 @@ def shown_result(state: ServerState, result: SearchResult | CategoryResult) -> d
     """Return a result as JSON; its note, which may quote an error, has no path of a collection."""
     values = result.as_json()
     if "note" in values:
-        values["note"] = state.collections.without_paths(values["note"])
+        values["note"] = state.collections.note_for_clients(values["note"])
     return values

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ...client import wire
@@ -30,17 +30,29 @@ from ...searching import (
 )
 from .._answers import PICTURE_HEADERS
 from .._metrics import count_query, query_kind
+from .._pages import (
+    Cursor,
+    Page,
+    failures_page,
+    ids_page,
+    incomplete_page,
+    method_of,
+    page_by_place,
+    slices_of,
+)
 from .._problems import ProblemError, problem_responses
 from .._requests import (
+    MOST_PARTS,
     FilterBody,
     OptionsBody,
+    PartBody,
+    TextAndImageBody,
     check_folder,
     check_parts,
     check_results,
     options_of,
 )
-from .._state import CollectionName, ServerState, State
-from .collections import method_of
+from .._state import CollectionName, InThread, ServerState, State
 
 router = APIRouter(
     prefix="/v1/collections/{collection}/store",
@@ -49,6 +61,7 @@ router = APIRouter(
 )
 
 _MOST_ROWS = 1000
+_IDS_OF_PAGE = 100_000
 _Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Ids = Annotated[list[_Id], Field(max_length=_MOST_ROWS)]
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -74,6 +87,8 @@ NamedText = Annotated[str, AfterValidator(_encodable)]
 PathText = Annotated[NamedText, AfterValidator(_without_null)]
 """The path of a file or folder, or a URL."""
 
+AskedCursor = Annotated[Cursor, Query()]
+
 _JSON: dict[str, Any] = {"response_class": Response}
 
 
@@ -81,14 +96,11 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class PartBody(_Strict):
-    """A part of a query: a text, an image or the id of an item."""
+class StorePartBody(PartBody):
+    """A part of a query; its image is a data URL, and the name of it is for messages."""
 
-    text: NamedText | None = None
-    image: str | None = None
     image_name: NamedText | None = None
-    id: int | None = None
-    weight: float = 1.0
+    weight: Annotated[float, Field(gt=0)] = 1.0
 
 
 class StoreFilterBody(FilterBody):
@@ -103,25 +115,22 @@ class StoreOptionsBody(OptionsBody):
     filter: StoreFilterBody | None = None
 
 
-_Parts = Annotated[list[PartBody], Field(max_length=_MOST_ROWS)]
+_Parts = Annotated[list[StorePartBody], Field(max_length=MOST_PARTS)]
 
 
-class QueryBody(_Strict):
-    """A query; its images are data URLs, and their names are for messages."""
+class StoreQueryBody(TextAndImageBody):
+    """A query; its image is a data URL, and the name of it is for messages."""
 
-    text: NamedText | None = None
-    image: str | None = None
     image_name: NamedText | None = None
-    text_weight: float = 0.5
     note: NamedText = ""
-    want: _Parts = []
-    avoid: _Parts = []
+    want: _Parts = Field(default_factory=list)
+    avoid: _Parts = Field(default_factory=list)
 
 
 class QueryRequest(_Strict):
     """A query with the options of its search."""
 
-    query: QueryBody
+    query: StoreQueryBody
     options: StoreOptionsBody = StoreOptionsBody()
 
 
@@ -135,7 +144,7 @@ class SimilarRequest(_Strict):
 class CategoriesRequest(_Strict):
     """An image whose labels are asked for."""
 
-    query: QueryBody
+    query: StoreQueryBody
     k: _Count = 5
     space: NamedText | None = None
 
@@ -193,11 +202,10 @@ class ChangesRequest(_Strict):
     state: Annotated[list[_Id], Field(min_length=4, max_length=4)]
 
 
-async def _run_of(name: CollectionName, http: Request, state: State) -> Callable[[Callable[[Store], Any]], Any]:
-    until = state.admission.time_limit()
-
+async def _run_of(name: CollectionName, in_thread: InThread, state: State) -> Callable[[Callable[[Store], Any]], Any]:
     async def run(work: Callable[[Store], Any]) -> Response:
-        return await state.admission.run(lambda: _answer(state.collections.use(name, work)), http, until)
+        response: Response = await in_thread(lambda: _answer(state.collections.use(name, work)))
+        return response
 
     return run
 
@@ -232,7 +240,7 @@ async def answer_query(run: Run, state: State, request: QueryRequest) -> Respons
         query = _query(request.query, state)
         result = search(store, query, options)
         count_query(query_kind(query), result.space)
-        return wire.result_as_json(result)
+        return _with_note(wire.result_as_json(result), state)
 
     return await run(work)
 
@@ -245,7 +253,7 @@ async def answer_similar(run: Run, state: State, request: SimilarRequest) -> Res
     def work(store: Store) -> Any:
         result = search_similar(store, request.id, options)
         count_query("item", result.space)
-        return wire.result_as_json(result)
+        return _with_note(wire.result_as_json(result), state)
 
     return await run(work)
 
@@ -257,7 +265,7 @@ async def answer_categories(run: Run, state: State, request: CategoriesRequest) 
 
     def work(store: Store) -> Any:
         result = classify(store, _query(request.query, state), k=request.k, space=request.space)
-        return wire.categories_as_json(result)
+        return _with_note(wire.categories_as_json(result), state)
 
     return await run(work)
 
@@ -319,20 +327,33 @@ async def items_by_id(run: Run, state: State, request: ItemsRequest) -> Response
 
 
 @router.get("/ids", **_JSON)
-async def ids(run: Run) -> Response:
-    """Return the ids of all items, ascending, as 64-bit integers, little-endian."""
-    return await run(
-        lambda store: Response(wire.ids_as_bytes(method_of(store, "ids")()), media_type="application/octet-stream")
-    )
+async def ids(run: Run, cursor: AskedCursor = None) -> Response:
+    """Return a page of the ids of all items, ascending, as 64-bit integers, little-endian, in base64."""
+
+    def work(store: Store) -> Any:
+        page = ids_page(store, cursor, _IDS_OF_PAGE)
+        return {"values": wire.ids_as_text(page.values), "next": page.next}
+
+    return await run(work)
 
 
 @router.get("/labels", **_JSON)
-async def labels(run: Run) -> Response:
-    """Return the number of items of each label, and the names of labels, in their order."""
+async def labels(run: Run, state: State, cursor: AskedCursor = None) -> Response:
+    """Return a page of the labels with the number of their items, in their order."""
 
     def work(store: Store) -> Any:
         counts: dict[str, int] = getattr(store, "label_counts", dict)()
-        return {"counts": [*counts.items()], "names": [*store.label_names().items()]}
+        return _page_as_json(page_by_place(slices_of([*counts.items()]), cursor, _most_rows(state)), list)
+
+    return await run(work)
+
+
+@router.get("/label-names", **_JSON)
+async def label_names(run: Run, state: State, cursor: AskedCursor = None) -> Response:
+    """Return a page of the labels that have a name, with their names, in their order."""
+
+    def work(store: Store) -> Any:
+        return _page_as_json(page_by_place(slices_of([*store.label_names().items()]), cursor, _most_rows(state)), list)
 
     return await run(work)
 
@@ -358,15 +379,15 @@ async def calibrations(run: Run) -> Response:
 
 
 @router.get("/failures", **_JSON)
-async def failures(run: Run) -> Response:
-    """Return the images that could not be indexed."""
-    return await run(lambda store: [*map(wire.failure_as_json, method_of(store, "failures")())])
+async def failures(run: Run, state: State, cursor: AskedCursor = None) -> Response:
+    """Return a page of the images that could not be indexed."""
+    return await run(lambda store: _page_as_json(failures_page(store, cursor, _most_rows(state)), wire.failure_as_json))
 
 
 @router.get("/incomplete", **_JSON)
-async def incomplete(run: Run) -> Response:
-    """Return the items of files whose end is missing."""
-    return await run(lambda store: [*map(wire.item_as_json, method_of(store, "incomplete")())])
+async def incomplete(run: Run, state: State, cursor: AskedCursor = None) -> Response:
+    """Return a page of the items of files whose end is missing."""
+    return await run(lambda store: _page_as_json(incomplete_page(store, cursor, _most_rows(state)), wire.item_as_json))
 
 
 @router.get("/sources", **_JSON)
@@ -382,9 +403,14 @@ async def formats(run: Run) -> Response:
 
 
 @router.get("/folders", **_JSON)
-async def folders(run: Run) -> Response:
-    """Return the folders that contain items directly."""
-    return await run(lambda store: sorted(method_of(store, "item_folders")()))
+async def folders(run: Run, state: State, cursor: AskedCursor = None) -> Response:
+    """Return a page of the folders that contain items directly, sorted."""
+
+    def work(store: Store) -> Any:
+        found = sorted(method_of(store, "item_folders")())
+        return _page_as_json(page_by_place(slices_of(found), cursor, _most_rows(state)), str)
+
+    return await run(work)
 
 
 @router.post("/has-items-in", **_JSON)
@@ -434,6 +460,14 @@ async def picture(
     return await run(work)
 
 
+def _with_note(values: dict[str, Any], state: ServerState) -> dict[str, Any]:
+    return values | {"note": state.collections.note_for_clients(values["note"])}
+
+
+def _page_as_json(page: Page[Any], as_json: Callable[[Any], Any]) -> dict[str, Any]:
+    return {"values": [*map(as_json, page.values)], "next": page.next}
+
+
 def _answer(values: Any) -> Response:
     """Return values as JSON, and a response as it is."""
     if isinstance(values, Response):
@@ -459,7 +493,7 @@ def _check_ids(ids: list[int], state: ServerState) -> None:
         raise ProblemError(422, "too many ids", f"Name at most {most} ids.")
 
 
-def _query(body: QueryBody, state: ServerState) -> SearchQuery:
+def _query(body: StoreQueryBody, state: ServerState) -> SearchQuery:
     check_parts((body.text, body.image, *body.want, *body.avoid), state)
     limits = state.settings.limits
     return wire.query_from_json(body.model_dump(), limits.body_bytes, limits.image_pixels)

@@ -1,0 +1,102 @@
+"""The inner loops of a search in C: scores of codes, and of stored rows.
+
+`_inner_loops.c` is compiled when the package is built. If there was no compiler, or the processor is too old,
+`available` is false, and FAISS and NumPy find the same results in more time.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .vectors import Float16, Float32, Rows
+
+if TYPE_CHECKING:
+    import ctypes
+
+LIBRARY = Path(__file__).with_name("_inner_loops.so")
+_GREATEST_CODE = 255
+_GREATEST_WEIGHT = 32767
+_GREATEST_SUM = 2**31 - 1
+
+
+def available() -> bool:
+    """Return whether the functions of this module can be called."""
+    return _library() is not None
+
+
+def integer_query(query: Float32) -> tuple[npt.NDArray[np.int16], float]:
+    """Return a query (D,) as integers (D,), and the number by which these are multiplied to be the query, rounded.
+
+    The product of the integers with any code fits 32 bits.
+    """
+    exact = query.astype(np.float64)
+    magnitudes = np.abs(exact)
+    greatest, total = float(magnitudes.max()), float(magnitudes.sum())
+    if greatest == 0:
+        return np.zeros(len(query), np.int16), 0.0
+    most = _GREATEST_SUM / _GREATEST_CODE - len(query)  # each value may be rounded up
+    step = max(greatest / _GREATEST_WEIGHT, total / most)
+    return np.rint(exact / step).astype(np.int16), step
+
+
+def best_codes(
+    codes: int,
+    start: int,
+    stop: int,
+    query: npt.NDArray[np.int16],
+    count: int,
+    allowed: npt.NDArray[np.uint8] | None = None,
+) -> tuple[npt.NDArray[np.int32], Rows]:
+    """Return the scores and positions of the `count` codes with the highest scores, in no particular order.
+
+    `codes` is the address of all codes (N, D) uint8; those from `start` to `stop` are examined, and of these only the
+    ones whose bit in `allowed` is 1, the lowest bit of a byte first. `query` is one of `integer_query`.
+    """
+    scores, positions = np.empty(count, np.int32), np.empty(count, np.int64)
+    bits = allowed.ctypes.data if allowed is not None else None
+    where = (scores.ctypes.data, positions.ctypes.data)
+    _required().pixmatcher_best_codes(codes, start, stop, len(query), query.ctypes.data, bits, count, *where)
+    found = positions >= 0
+    return (scores, positions) if found.all() else (scores[found], positions[found])
+
+
+def row_scores(values: Float16, rows: Rows, query: Float32) -> Float32:
+    """Return the inner products (N,) of some `rows` (N,) of `values` (R, D) with `query` (D,).
+
+    They are summed in float64, as `inner_products` does. The caller makes sure that there are such rows.
+    """
+    exact, scores = query.astype(np.float64), np.empty(len(rows), np.float32)
+    rows = np.ascontiguousarray(rows)
+    where = (len(rows), values.shape[1], exact.ctypes.data, scores.ctypes.data)
+    _required().pixmatcher_row_scores(values.ctypes.data, rows.ctypes.data, *where)
+    return scores
+
+
+def _required() -> Any:
+    library = _library()
+    assert library is not None, "ask available() first"
+    return library
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """Return the compiled library; None if it was not compiled or this processor cannot run it."""
+    try:
+        import ctypes
+
+        library = ctypes.CDLL(str(LIBRARY))
+        best, rows = library.pixmatcher_best_codes, library.pixmatcher_row_scores
+        runs = library.pixmatcher_kernels_run
+    except (ImportError, OSError, AttributeError):
+        return None
+    number, address = ctypes.c_int64, ctypes.c_void_p
+    best.argtypes = [address, number, number, number, address, address, number, address, address]
+    rows.argtypes = [address, address, number, number, address, address]
+    best.restype = rows.restype = None
+    return library if sys.byteorder == "little" and runs() else None

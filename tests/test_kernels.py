@@ -1,0 +1,142 @@
+"""The loops in C return what NumPy computes, stay inside their arrays, and are compiled where there is a compiler."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pixmatcher.vector_index import _kernels
+from pixmatcher.vector_index._scoring import inner_products
+
+# With a compiler, a build without the library must be noticed.
+needs_library = pytest.mark.skipif(
+    not _kernels.LIBRARY.exists() and shutil.which("cc") is None, reason="the package was built without a C compiler"
+)
+
+DIMENSIONS = [1, 7, 16, 48, 63, 64, 65, 100, 384, 770]
+
+
+def numpy_scores(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
+    return codes.astype(np.int64) @ query.astype(np.int64)
+
+
+@needs_library
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_best_codes_are_those_of_numpy(dimension: int) -> None:
+    random = np.random.default_rng(dimension)
+    codes = random.integers(0, 256, (500, dimension), np.uint8)
+    query, _ = _kernels.integer_query(random.normal(size=dimension).astype(np.float32))
+    allowed = random.random(500) < 0.4
+    for start, stop in ((0, 500), (3, 490), (77, 78), (9, 9)):
+        for mask in (None, allowed):
+            inside = np.arange(start, stop)
+            inside = inside if mask is None else inside[mask[start:stop]]
+            expected = numpy_scores(codes[inside], query)
+            for count in (1, 2, 10, 37, 500):
+                bits = None if mask is None else np.packbits(mask, bitorder="little")
+                scores, positions = _kernels.best_codes(codes.ctypes.data, start, stop, query, count, bits)
+                assert len(scores) == len({*positions.tolist()}) == min(count, len(inside))
+                assert sorted(scores.tolist()) == sorted(expected.tolist())[-len(scores) :] * bool(len(scores))
+                assert scores.tolist() == numpy_scores(codes[positions], query).tolist()
+
+
+@needs_library
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+@pytest.mark.parametrize("kind", ["equal", "one", "normal", "tiny", "huge"])
+def test_no_sum_exceeds_32_bits(dimension: int, kind: str) -> None:
+    values = np.random.default_rng(dimension).normal(size=dimension)
+    if kind == "equal":
+        values[:] = -1
+    elif kind == "one":
+        values[1:] = 0
+    elif kind == "tiny":
+        values *= 1e-30
+    elif kind == "huge":
+        values *= 1e30
+    query, step = _kernels.integer_query(values.astype(np.float32))
+    assert np.abs(query.astype(float) * step - values.astype(np.float32)).max() <= step / 2 * (1 + 1e-6)
+    for extreme in (np.where(query > 0, 255, 0), np.where(query < 0, 255, 0)):
+        codes = np.tile(extreme.astype(np.uint8), (3, 1))
+        scores, _ = _kernels.best_codes(codes.ctypes.data, 0, 3, query, 3)
+        assert scores.tolist() == numpy_scores(codes, query).tolist()
+
+
+@needs_library
+def test_a_query_of_zeros_has_the_score_zero() -> None:
+    query, step = _kernels.integer_query(np.zeros(48, np.float32))
+    assert (query.any(), step) == (False, 0)
+
+
+@needs_library
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_row_scores_are_those_of_numpy(dimension: int) -> None:
+    random = np.random.default_rng(dimension)
+    values = random.normal(size=(300, dimension)).astype(np.float16)
+    values[10] = 0
+    values[20] = np.finfo(np.float16).max
+    values[30] = np.finfo(np.float16).smallest_subnormal
+    values[40:50] = values[50]
+    rows = random.integers(0, 300, 500)
+    rows[:20] = np.arange(40, 60)
+    for scale in (1, 1e-20, 1e20):
+        query = (random.normal(size=dimension) * scale).astype(np.float32)
+        scores = _kernels.row_scores(values, rows, query)
+        assert scores.tolist() == inner_products(values[rows], query).tolist()
+        assert len({*scores[:10].tolist()}) == 1
+
+
+HARNESS = r"""
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+int pixmatcher_kernels_run(void);
+void pixmatcher_best_codes(const uint8_t *, int64_t, int64_t, int64_t, const int16_t *, const uint8_t *, int64_t,
+                           int32_t *, int64_t *);
+void pixmatcher_row_scores(const uint16_t *, const int64_t *, int64_t, int64_t, const double *, float *);
+int main(void) {
+    if (!pixmatcher_kernels_run()) { puts("done"); return 0; }
+    for (int64_t dimension = 1; dimension < 200; dimension += 3)
+        for (int64_t rows = 1; rows < 60; rows += 7)
+            for (int64_t count = 1; count <= rows; count += 5) {
+                /* Each array ends where its memory ends. */
+                uint8_t *codes = malloc(rows * dimension), *allowed = malloc((rows + 7) / 8);
+                int16_t *query = malloc(2 * dimension);
+                uint16_t *values = malloc(2 * rows * dimension);
+                double *exact = malloc(8 * dimension);
+                int32_t *scores = malloc(4 * count);
+                int64_t *positions = malloc(8 * count), *numbers = malloc(8 * rows);
+                float *products = malloc(4 * rows);
+                for (int64_t i = 0; i < rows * dimension; i++) { codes[i] = rand(); values[i] = rand() & 0x7bff; }
+                for (int64_t i = 0; i < dimension; i++) { query[i] = rand() % 8001 - 4000; exact[i] = query[i]; }
+                for (int64_t i = 0; i < (rows + 7) / 8; i++) allowed[i] = rand();
+                for (int64_t i = 0; i < rows; i++) numbers[i] = rand() % rows;
+                pixmatcher_best_codes(codes, 0, rows, dimension, query, NULL, count, scores, positions);
+                pixmatcher_best_codes(codes, 0, rows, dimension, query, allowed, count, scores, positions);
+                pixmatcher_row_scores(values, numbers, rows, dimension, exact, products);
+                free(codes); free(allowed); free(query); free(values); free(exact); free(scores); free(positions);
+                free(numbers); free(products);
+            }
+    puts("done");
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_no_loop_leaves_its_arrays(tmp_path: Path) -> None:
+    """The same code, built so that it stops at the first byte out of bounds and the first undefined result."""
+    program, harness = tmp_path / "harness", tmp_path / "harness.c"
+    harness.write_text(HARNESS)
+    flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    built = subprocess.run(
+        ["gcc", *flags, "-o", program, harness, _kernels.LIBRARY.with_suffix(".c")], capture_output=True, text=True
+    )
+    if built.returncode and "san" in built.stderr:
+        pytest.skip("gcc has no sanitizers here")
+    assert not built.returncode, built.stderr
+    ran = subprocess.run([program], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr[-3000:]

@@ -1,0 +1,87 @@
+"""The suite of the protocols of stores, for each store: a folder, Milvus, and a store of another package."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from memory_store import MemoryStore
+from pixmatcher import Collection, encoders
+from pixmatcher.collection import WritableStore, open_named_store
+from pixmatcher.milvus import open_milvus
+from pixmatcher.records import Space
+from store_suite import ReadableStoreSuite, SearchedStoreSuite
+from support import TinyEncoder
+
+
+class TestFolder(ReadableStoreSuite):
+    """A collection in a folder."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path, tiny: TinyEncoder) -> Iterator[WritableStore]:
+        with Collection.create(tmp_path / "collection", [tiny]) as collection:
+            yield collection
+
+
+class TestMilvusLite(ReadableStoreSuite):
+    """A collection in Milvus Lite."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path, tiny: TinyEncoder) -> Iterator[WritableStore]:
+        with open_milvus(str(tmp_path / "milvus")) as collection:
+            collection.create([tiny])
+            yield collection
+
+
+class TestMilvusServer(ReadableStoreSuite):
+    """A collection on a server: Milvus Lite, or the one that the variable PIXMATCHER_TEST_MILVUS names (HOST:PORT)."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+        if given := os.environ.get("PIXMATCHER_TEST_MILVUS"):
+            yield given
+            return
+        from milvus_server import MilvusServer
+
+        with MilvusServer(tmp_path_factory.mktemp("server")) as server:
+            yield server.address
+
+    @pytest.fixture
+    def tiny(self) -> Iterator[TinyEncoder]:
+        """An encoder with one space, which old versions of Milvus can keep too."""
+        encoder = TinyEncoder()
+        encoder.spaces = (Space("semantic", 24, text=True),)
+        encode_images = encoder.encode_images
+        encoder.encode_images = lambda pixels: {"semantic": encode_images(pixels)["semantic"]}
+        encoders.register_encoder("tiny", lambda: encoder)
+        yield encoder
+        encoders.unregister_encoder("tiny")
+
+    @pytest.fixture
+    def store(self, server: str, tiny: TinyEncoder) -> Iterator[WritableStore]:
+        with open_milvus(f"//{server}/test_{uuid.uuid4().hex}") as collection:
+            collection.create([tiny])
+            yield collection
+            collection.delete()
+
+
+class TestStoreOfAnotherPackage(SearchedStoreSuite):
+    """A store that a package declares as an entry point."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path, tiny: TinyEncoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableStore]:
+        info = tmp_path / "site" / "memory_store-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: memory-store\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[pixmatcher.stores]\nmemory = memory_store:opened_memory\n")
+        monkeypatch.syspath_prepend(tmp_path / "site")
+        MemoryStore.opened.clear()
+        opened = open_named_store("memory:suite")
+        assert isinstance(opened, MemoryStore)
+        yield opened
+        MemoryStore.opened.clear()
