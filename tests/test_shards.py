@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memory_store import MemoryStore
 from pixmatcher import Collection, CollectionError, ShardError, SourceError, index, index_shard, merge_shards
 from pixmatcher._locks import FileLock
 from pixmatcher.export import export_arrays
@@ -296,6 +297,22 @@ def test_merging_into_a_collection_that_has_other_images(tiny: TinyEncoder, tmp_
         assert collection.sources() == [str(tmp_path / "other"), str(tmp_path / "photos")]
         assert collection.verify() == []
     assert index(None, tmp_path / "c").unchanged == 25
+
+
+def test_merging_into_a_store_of_another_package(tiny: TinyEncoder, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    paint_many(photos, 20)
+    run_shards(photos, 2, tmp_path / "shards")
+    one, merged = MemoryStore(), MemoryStore()
+    index(photos, one)
+    assert merge_shards(tmp_path / "shards", merged).index.added == 20
+    assert merge_shards(tmp_path / "shards", merged).index.unchanged == 20
+    assert index(photos, merged).unchanged == 20
+    query = np.ones(48, np.float32)
+    found, expected = (store.search(query, space="visual", k=20) for store in (merged, one))
+    assert [hit.item.uri for hit in found] == [hit.item.uri for hit in expected]
+    # This store keeps float32, of which shards keep float16.
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-2)
 
 
 # ---- Running and merging again ----
