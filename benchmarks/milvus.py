@@ -3,9 +3,9 @@
     python benchmarks/milvus.py milvus:bench.milvus --rows 1000000
     python benchmarks/milvus.py milvus://127.0.0.1:19530/bench --rows 1000000 --folder bench-folder
 
-The rows are like embeddings: points around 2,000 centres, of 384 values. A collection that exists is measured as it is.
-With `--folder`, the same rows are stored in a collection in that folder, and its times are measured too. Results are
-printed as they are measured.
+The rows are like embeddings: points around 2,000 centres, of 384 values. A collection that exists is measured as it
+is. With `--folder`, the same rows are stored in a collection in that folder, and its times are measured too. Results
+are printed as they are measured.
 """
 
 from __future__ import annotations

@@ -95,28 +95,64 @@ class Run:
     cpu_seconds: float
     seconds_each: float
     cpu_seconds_each: float
+    worker_cpu_seconds_each: float
+    """The part of the worker processes on the nodes."""
+    busy: float
+    """The share of the time in which these had work, also while other programs used their core."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The state of a run when so many images are done."""
+
+    images: int
+    time: float
+    cpu_seconds: float
+    workers: dict[int, tuple[float, float]]
+    """Of each worker process the seconds that it ran, and that it waited for its core."""
+
+
+def scheduled(pid: int) -> tuple[float, float]:
+    """Return how many seconds the threads of a process ran, and waited for a core (Linux)."""
+    ran = waited = 0.0
+    for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):
+            values = thread.read_text().split()
+            ran, waited = ran + int(values[0]) / 1e9, waited + int(values[1]) / 1e9
+    return ran, waited
 
 
 def timed_run(command: list[str], made: RayCluster, images: int) -> Run:
     """Run a command that indexes and prints how many images are done."""
-    before = time.perf_counter()
+    started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=made.environment) as process:
 
         def pids() -> set[int]:
             return descendants(process.pid).union(*(node.pids() for node in [*made.nodes, made.head]))
 
-        marks: list[tuple[int, float, float]] = []
+        marks: list[Mark] = []
         with measuring(pids) as cpu:
             assert process.stdout is not None
             for line in process.stdout:
                 if len(marks) < 2 and int(line) >= images * (0.8 if marks else 0.2):
                     cpu.look()
-                    marks.append((int(line), time.perf_counter(), cpu.seconds()))
+                    workers = {pid: scheduled(pid) for node in made.nodes for pid in node.workers()}
+                    marks.append(Mark(int(line), time.perf_counter(), cpu.seconds(), workers))
     if process.returncode:
         raise SystemExit(f"{command} failed.")
-    (first, began, cpu_began), (last, ended, cpu_ended) = marks
-    count = last - first
-    return Run(time.perf_counter() - before, cpu.seconds(), (ended - began) / count, (cpu_ended - cpu_began) / count)
+    first, last = marks
+    count, seconds = last.images - first.images, last.time - first.time
+    before_and_after = [(first.workers.get(pid, (0.0, 0.0)), times) for pid, times in last.workers.items()]
+    ran = sum(after[0] - before[0] for before, after in before_and_after)
+    waited = sum(after[1] - before[1] for before, after in before_and_after)
+    return Run(
+        time.perf_counter() - started,
+        cpu.seconds(),
+        seconds / count,
+        (last.cpu_seconds - first.cpu_seconds) / count,
+        ran / count,
+        (ran + waited) / (seconds * max(1, len(last.workers))),
+    )
 
 
 def spread(values: list[float], digits: int = 2) -> str:
@@ -167,7 +203,7 @@ def overhead(made: RayCluster, photos: Path, folder: Path, images: int, repeats:
 def scaling(made: RayCluster, photos: Path, folder: Path, images: int, repeats: int) -> None:
     """Compare one node with two, each bound to a core of its own, in turns."""
     first = made.add(core=0)
-    speedups = []
+    speedups, free = list[float](), list[float]()
     for turn in range(repeats):
         one = timed_run(index_command(photos, folder / "c", made), made, images)
         second = made.add(core=1)
@@ -175,10 +211,15 @@ def scaling(made: RayCluster, photos: Path, folder: Path, images: int, repeats: 
         made.kill(second)
         time.sleep(20)  # until Ray has noticed it
         speedups.append(one.seconds_each / two.seconds_each)
-        rates = 1 / one.seconds_each, 1 / two.seconds_each
-        print(f"  turn {turn + 1}: one node {rates[0]:.1f} images/s, two nodes {rates[1]:.1f} images/s", flush=True)
+        free.append(2 * two.busy / two.worker_cpu_seconds_each / (one.busy / one.worker_cpu_seconds_each))
+        for name, run in (("one node", one), ("two nodes", two)):
+            print(
+                f"  turn {turn + 1}, {name}: {1 / run.seconds_each:.1f} images/s; its processes need "
+                f"{1000 * run.worker_cpu_seconds_each:.1f} ms CPU an image and work {100 * run.busy:.0f} % of the time",
+                flush=True,
+            )
     made.kill(first)
-    print(f"two nodes / one node: {spread(speedups)}")
+    print(f"two nodes / one node: {spread(speedups)}; on cores that nothing else uses: {spread(free)}")
 
 
 def kills(made: RayCluster, photos: Path, folder: Path, images: int, count: int) -> None:
