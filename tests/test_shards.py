@@ -23,6 +23,7 @@ import pytest
 from memory_store import MemoryStore
 from pixmatcher import Collection, CollectionError, ShardError, SourceError, index, index_shard, merge_shards
 from pixmatcher._locks import FileLock
+from pixmatcher._progress import Progress
 from pixmatcher.export import export_arrays
 from pixmatcher.indexing import MergeReport, Shard, numbers_text
 from pixmatcher.indexing._shards import SourcePlace, digest_of
@@ -398,6 +399,27 @@ def test_a_folder_that_one_machine_cannot_read_is_reported(tiny: TinyEncoder, tm
     run_shards(photos, 3, tmp_path / "shards")
     report = merge_shards(tmp_path / "shards", tmp_path / "c")
     assert [(Path(f.uri).name, f.reason) for f in report.index.failures] == [("b", "folder cannot be read")]
+
+
+def test_shards_that_are_written_during_a_merge(tiny: TinyEncoder, tmp_path: Path) -> None:
+    photos, shards = tmp_path / "photos", tmp_path / "shards"
+    paths = paint_many(photos, 20)
+    run_shards(photos, 2, shards)
+    paint(paths[3], 100)
+
+    def write_meanwhile(progress: Progress) -> None:
+        run_shards(photos, 2, shards)
+
+    with pytest.raises(ShardError, match="were written while they were merged: merge again"):
+        merge_shards(shards, tmp_path / "c", progress=write_meanwhile)
+    report = merge_shards(shards, tmp_path / "c")
+    assert (report.index.added, report.index.total, report.to_run_again) == (1, 20, "")
+
+    def delete_meanwhile(progress: Progress) -> None:
+        shutil.rmtree(shards / "shard-00002-of-00002", ignore_errors=True)
+
+    with pytest.raises(ShardError, match="merge again when that has finished"):
+        merge_shards(shards, tmp_path / "d", progress=delete_meanwhile)
 
 
 def test_what_was_forgotten_stays_forgotten(tiny: TinyEncoder, tmp_path: Path) -> None:
