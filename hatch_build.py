@@ -16,7 +16,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ("-std=gnu11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden")
-SOURCES = ("images/_jpeg_eighth.c", "vector_index/_inner_loops.c")
+SOURCES = ("encoders/lite/_network_avx2.c", "images/_jpeg_eighth.c", "vector_index/_inner_loops.c")
 """Each becomes a library of its own beside it."""
 
 
@@ -35,7 +35,7 @@ class Compile(BuildHookInterface[Any]):
             made = self.made / library.name
             try:
                 compiler = shlex.split(os.environ.get("CC") or "cc")
-                command = [*compiler, *FLAGS, "-o", made, package / source]
+                command = [*compiler, *FLAGS, "-o", made, package / source, "-lm"]
                 subprocess.run(command, check=True, capture_output=True, text=True)
                 if version == "editable":
                     _replace(package / library, made)
@@ -49,7 +49,7 @@ class Compile(BuildHookInterface[Any]):
                 continue
             platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data.update(pure_python=False, tag=f"py3-none-{platform}")
-            build_data["force_include"][str(made)] = f"pixmatcher/{library}"
+            build_data["force_include"][str(made)] = f"pixmatcher/{library.as_posix()}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         shutil.rmtree(self.made)

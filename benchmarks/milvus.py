@@ -3,9 +3,9 @@
     python benchmarks/milvus.py milvus:bench.milvus --rows 1000000
     python benchmarks/milvus.py milvus://127.0.0.1:19530/bench --rows 1000000 --folder bench-folder
 
-The rows are like embeddings: points around 2,000 centres, of 384 values. The address must name no collection yet. With
-`--folder`, the same rows are stored in a collection in that folder, and its times are measured too. Results are printed
-as they are measured.
+The rows are like embeddings: points around 2,000 centres, of 384 values. A collection that exists is measured as it
+is. With `--folder`, the same rows are stored in a collection in that folder, and its times are measured too. Results
+are printed as they are measured.
 """
 
 from __future__ import annotations
@@ -109,8 +109,9 @@ def main() -> None:
     filters = {"a label": Filter(labels=("label 7",)), "a folder": Filter(folder="/photos/0001")}
     record = EncoderRecord("bench", "1", (SPACE,))
     with open_milvus(options.address.removeprefix("milvus:")) as store:
-        store.create([record])
-        fill(lambda items, rows: store.add(items, {"visual": rows}, source="bench:rows"), options.rows, "Milvus")
+        if not store.encoders:
+            store.create([record])
+            fill(lambda items, rows: store.add(items, {"visual": rows}, source="bench:rows"), options.rows, "Milvus")
         started = time.monotonic()
         store.update_indexes()
         print(f"Milvus: indexes {time.monotonic() - started:.0f} s: {store.index_descriptions()}", flush=True)

@@ -3,8 +3,9 @@
     python benchmarks/shards.py --zip tiny-imagenet.zip --images 2000 --shards 4 --turns 3
     python benchmarks/shards.py --rows 100000 --shards 16
 
-Prints the seconds of each turn, their ratios, whether both collections are the same, and for many rows the seconds and
-the greatest memory of a merge, and of a merge of the same shards again.
+Prints the seconds of each turn, of the clock and of the processors; other work on the machine changes the latter less.
+Prints also their ratios, whether both collections are the same, and for many rows the seconds and the greatest memory
+of a merge, and of a merge of the same shards again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,11 +41,31 @@ def unpack(archive: Path, count: int, folder: Path) -> None:
             path.write_bytes(opened.read(name))
 
 
-def run(*arguments: object) -> float:
+class Seconds(NamedTuple):
+    """How long commands took: seconds of the clock, and of the processors."""
+
+    clock: float
+    processors: float
+
+    def __str__(self) -> str:
+        return f"{self.clock:.1f} s ({self.processors:.1f} s of processors)"
+
+
+def run(*arguments: object) -> Seconds:
     """Run a command of PixMatcher; return its seconds."""
-    started = time.perf_counter()
-    subprocess.run([*CLI, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    started, before = time.perf_counter(), _processor_seconds()
+    subprocess.run([*CLI, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return Seconds(time.perf_counter() - started, _processor_seconds() - before)
+
+
+def total(parts: Iterable[Seconds]) -> Seconds:
+    """Return the sum of seconds."""
+    return Seconds(*map(sum, zip(*parts, strict=True)))
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def same(one: Path, other: Path) -> bool:
@@ -68,19 +91,20 @@ def compare_runs(archive: Path, images: int, shards: int, turns: int, folder: Pa
         for name in ("one", "shards", "merged"):
             shutil.rmtree(folder / name, ignore_errors=True)
         one = run("index", folder / "photos", "-c", folder / "one")
-        parts = [
+        parts = total(
             run("index", folder / "photos", "--shard", f"{number}/{shards}", "--to", folder / "shards")
             for number in range(1, shards + 1)
-        ]
+        )
         merge = run("merge", folder / "shards", "-c", folder / "merged")
-        ratios.append((sum(parts) + merge) / one)
+        both = total([parts, merge])
+        ratios.append((both.clock / one.clock, both.processors / one.processors))
         print(
-            f"turn {turn + 1}: one run {one:.1f} s; {shards} shards {sum(parts):.1f} s + merge {merge:.1f} s; "
-            f"ratio {ratios[-1]:.2f}; the same: {same(folder / 'one', folder / 'merged')}",
+            f"turn {turn + 1}: one run {one}; {shards} shards {parts}; merge {merge}; ratio {ratios[-1][0]:.2f} "
+            f"({ratios[-1][1]:.2f} of processors); the same: {same(folder / 'one', folder / 'merged')}",
             flush=True,
         )
-    start = min(run("--version") for _ in range(3))
-    print(f"median ratio {np.median(ratios):.2f}; a process starts in {start:.1f} s at least")
+    clock, processors = np.median(ratios, axis=0)
+    print(f"median ratio {clock:.2f} ({processors:.2f} of processors)")
 
 
 def merge_many(rows: int, shards: int, folder: Path) -> None:
@@ -136,8 +160,9 @@ def merge_many(rows: int, shards: int, folder: Path) -> None:
     print(f"{rows:,} rows in {shards} shards, {size / 1e6:,.0f} MB", flush=True)
     for what in ("merge", "merge again"):
         seconds = run("merge", folder / "shards", "-c", folder / "c")
+        rate = rows / seconds.clock
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        print(f"{what}: {seconds:.1f} s, {rows / seconds:,.0f} rows/s, at most {peak:,.0f} MB of memory", flush=True)
+        print(f"{what}: {seconds}, {rate:,.0f} rows/s, at most {peak:,.0f} MB of memory", flush=True)
 
 
 def main() -> None:

@@ -62,10 +62,11 @@ def upload_many(url: str, count: int, folder: Path, first: int = 0) -> None:
 NAMES = ["a.jpg", "b c/ü.PNG", "x%20y.jpg", "plus+and&.webp", "q?x=1#f.jpg", "日本/写真.jpeg"]
 
 
-def test_what_a_bucket_lists(bucket: str, tmp_path: Path) -> None:
+def test_what_a_bucket_lists(server: str, bucket: str, tmp_path: Path) -> None:
     sent = {name: upload(bucket, name, seed, tmp_path) for seed, name in enumerate(NAMES)}
     for name in ("notes.txt", ".hidden/x.jpg", ".x.jpg", "noextension"):
         upload(bucket, name, 50, tmp_path)
+    put(server, f"{bucket.removeprefix('s3:/')}/folder/")  # some tools make such an object for a folder
     upload(f"{bucket}-other", "y.jpg", 51, tmp_path)  # its name begins with that of the folder
     source = open_source(f"{bucket}/")
     assert source.spec == bucket
@@ -182,6 +183,31 @@ def test_errors_of_buckets(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
         refused(bucket, "cannot be read or written (", tmp_path)
     failed = cli("merge", bucket, "-c", "c", cwd=tmp_path)
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+
+
+def put(address: str, path: str, content: bytes = b"") -> None:
+    """Store an object whose name no client of S3 would send as it is."""
+    at = urlsplit(address)
+    with socket.create_connection((at.hostname or "", at.port or 0)) as connection:
+        head = (
+            f"PUT {path} HTTP/1.1\r\nHost: {at.netloc}\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+        )
+        connection.sendall(f"{head}\r\n\r\n".encode() + content)
+        assert b" 200 " in connection.recv(99)
+
+
+def test_objects_whose_names_cannot_be_used(server: str, bucket: str) -> None:
+    for number, name in enumerate(("a//b.jpg", "./b.jpg", "a/../b.jpg", "a%09b.jpg")):
+        folder = f"{bucket}/{number}"
+        put(server, f"{folder.removeprefix('s3:/')}/{name}")
+        with pytest.raises(SourceError, match=r"has an object whose name cannot be used \(.*\): rename it, or name"):
+            [*open_source(folder).scan()]
+
+
+def test_credentials_in_a_url_are_refused_and_not_shown() -> None:
+    with pytest.raises(SourceError, match="names no bucket") as caught:
+        open_source("s3://key:secret@photos/x")
+    assert "secret" not in str(caught.value)
 
 
 def test_a_wrong_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -42,7 +42,10 @@ BackendOption = Annotated[
 DeviceOption = Annotated[
     str | None,
     typer.Option(
-        metavar="auto|cpu|cuda|mps", help="The device on which PyTorch runs the encoders.", show_default=False
+        metavar="auto|cpu|cuda|mps|...",
+        help="The device that runs exported or downloaded encoders: auto, cpu, cuda or mps with PyTorch; cpu, cuda, "
+        "tensorrt, coreml, openvino or directml with ONNX Runtime.",
+        show_default=False,
     ),
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Do not download models.")]

@@ -125,6 +125,7 @@ def serve_command(
             f"Without tokens, everybody who can reach {printable(host)} could read and change the collections: name a "
             "token file with --token-file, which `pixmatcher tokens add NAME --scope read --file FILE` makes."
         )
+    workers = workers or min(usable_cores(), _MOST_WORKERS)
     limits = Limits(
         body_bytes=int(max_body * 1e6),
         image_pixels=pixels_of(max_megapixels),
@@ -135,7 +136,7 @@ def serve_command(
         seconds=max_seconds,
     )
     settings = ServerSettings(
-        locate_collections(collections or ()),
+        locate_collections(collections or (), workers),
         token_file=None if token_file is None else token_file.absolute(),
         limits=limits,
         allow_urls=allow_urls,
@@ -144,7 +145,7 @@ def serve_command(
         hosts=(*LOOPBACK_HOSTS, *(hosts or ())) if loopback or hosts else (),
         source_folders=tuple(folder.absolute() for folder in sources or ()),
         state_folder=None if state is None else state.absolute(),
-        workers=workers or min(usable_cores(), _MOST_WORKERS),
+        workers=workers,
     )
     with open_socket(host, port) as listening:
         name = f"[{host}]" if ":" in host else host

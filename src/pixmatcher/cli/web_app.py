@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from ._output import print_pairs
 @command("app", example="pixmatcher app -c ~/Pictures", panel=SEARCH)
 def app_command(
     collections: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--collection",
             "-c",

@@ -251,6 +251,15 @@ class CreatedByIndexing(Protocol):
 
 
 @runtime_checkable
+class UsedByProcesses(Protocol):
+    """What a store may have too: it says whether several processes can use it. Without it, they can."""
+
+    @property
+    def one_process(self) -> bool:
+        """Whether only one process can have the collection open at a time."""
+
+
+@runtime_checkable
 class VerifiesItself(Store, Protocol):
     """What a store may have too: `pixmatcher verify` checks it."""
 

@@ -23,13 +23,13 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
 
     kind, rest = reference_of(name)
     if kind == "onnx":
-        return _open_folder(Path(rest), name)
+        return _open_folder(Path(rest), name, runtime)
     folder = model_folder(name)
     torch_requested = runtime.backend == "torch" or (
-        runtime.backend == "auto" and runtime.device not in ("auto", "cpu")
+        runtime.backend == "auto" and _needs_torch(runtime.device, exported=folder.is_dir())
     )
     if not torch_requested and folder.is_dir():
-        return _open_folder(folder, name)
+        return _open_folder(folder, name, runtime)
     if name.endswith(INT8) and kind != "hf":
         raise EncoderError(
             f"The encoder {name} does not exist yet: run `pixmatcher models export {name.removesuffix(INT8)} --int8`."
@@ -42,7 +42,7 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
         from .hub.client import pull_onnx
 
         pull_onnx(rest, folder, name=name, offline=runtime.offline, progress=runtime.progress)
-        return _open_folder(folder, name)
+        return _open_folder(folder, name, runtime)
     if runtime.backend != "onnx" and torch_installed():
         from .torch.models import import_library
 
@@ -60,9 +60,20 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
     raise EncoderError(torch_missing_message(name))
 
 
-def _open_folder(folder: Path, name: str) -> Encoder:
+def _needs_torch(device: str, *, exported: bool) -> bool:
+    """Return whether PyTorch is what runs a model on a device; CUDA is left to PyTorch where both have it."""
+    from .onnx.providers import ONNX_ONLY, has_provider
+
+    if device in ("auto", "cpu", *ONNX_ONLY):
+        return False
+    return torch_installed() or not (exported and has_provider(device))
+
+
+def _open_folder(folder: Path, name: str, runtime: Runtime) -> Encoder:
     from .onnx.encoder import OnnxEncoder
     from .onnx.layout import read_model
+    from .onnx.providers import provider_of
 
     logger.debug("Backend onnx for %s: its files are in %s", name, folder)
-    return OnnxEncoder(replace(read_model(folder), name=name), folder)
+    provider_of(runtime.device)  # raises an error before any image is read
+    return OnnxEncoder(replace(read_model(folder), name=name), folder, runtime.device)

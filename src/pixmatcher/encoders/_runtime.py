@@ -27,9 +27,10 @@ class Runtime:
     """
 
     backend: str = field(default_factory=lambda: os.environ.get("PIXMATCHER_BACKEND") or "auto")
-    """`onnx` is ONNX Runtime on the CPU, `torch` is PyTorch, `auto` is ONNX Runtime if the encoder was exported."""
+    """`onnx` is ONNX Runtime, `torch` is PyTorch, `auto` is ONNX Runtime if the encoder was exported."""
     device: str = field(default_factory=lambda: os.environ.get("PIXMATCHER_DEVICE") or "auto")
-    """The device of PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is the first available one of cuda, mps and cpu."""
+    """The device. PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is the first available one of cuda, mps and cpu. ONNX
+    Runtime: `cpu`, which is also `auto`, or one of `cuda`, `tensorrt`, `coreml`, `openvino` and `directml`."""
     offline: bool = field(default_factory=_offline)
     """Whether downloads are forbidden."""
     progress: ProgressCallback | None = field(default=None, compare=False)

@@ -128,8 +128,17 @@ def _read_listings(place: Place, common: CommonFacts) -> dict[int, ListingFacts]
                 f"The shard {shard} in {place.name} is made with {difference}: delete its folder {shard.folder}, and "
                 "encode it again."
             )
+        if shard.count != common.count:
+            raise _of_another_shard(shard, place)
         found[shard.number] = facts
     return found
+
+
+def _of_another_shard(shard: Shard, place: Place) -> ShardError:
+    return ShardError(
+        f"The folder {shard.folder} in {place.name} has the files of another shard: delete it, and merge again to "
+        "see what is missing."
+    )
 
 
 def _source_place(
@@ -257,13 +266,16 @@ class _Merge:
         with open_listing(self._place, shard) as listing:
             assert listing is not None
             for entry in listing[1]:
+                if not shard.has(digest_of(entry.uri)):
+                    raise _of_another_shard(shard, self._place)
                 if not (forgotten and _is_below(entry.uri, forgotten)):
                     yield replace(entry, uri=self._at.uri_of(entry.uri))
 
     def _store_facts(self, notes: FolderNotes | None) -> None:
         """Store what is known of the complete source: names of labels, notes, and what cannot be used."""
-        unusable = {u.uri: u for facts in self._shards.values() for u in facts.unusable}
-        self._comparison.record_failures(self._at.spec, (Failure(u.uri, u.reason, u.detail) for u in unusable.values()))
+        unusable = {self._uri_here(u.uri, facts.place): u for facts in self._shards.values() for u in facts.unusable}
+        failures = (Failure(uri, u.reason, u.detail) for uri, u in unusable.items())
+        self._comparison.record_failures(self._at.spec, failures)
         names = {label: name for facts in self._shards.values() for label, name in facts.label_names.items()}
         if names:
             self._target.set_label_names(names)
@@ -271,6 +283,10 @@ class _Merge:
             self._report.index.passed_over = {kind: dict(counts) for kind, counts in notes.passed_over.items()}
             if isinstance(self._target, KeepsFolderNotes) and notes != self._target.folder_notes(self._at.spec):
                 self._target.set_folder_notes(self._at.spec, notes)
+
+    def _uri_here(self, uri: str, place: SourcePlace) -> str:
+        """Return where something is on this machine whose uri is that of the machine with the source at `place`."""
+        return self._at.spec if uri == place.spec else self._at.uri_of(place.name_of(uri))
 
     def _store_part(self, part: Part, left: dict[str, Entry], store: ResultStore, counter: Counter) -> None:
         """Store those results of a part that belong to the entries `left`, and take these out."""

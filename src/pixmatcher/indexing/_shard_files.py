@@ -2,7 +2,7 @@
 
     shards.json                        what all shards of the place have in common
     shard-00003-of-00064/
-        listing.jsonl                  how the shard was listed, then its entries, one a line
+        listing.jsonl                  how the shard was listed, then its entries, one a line, then a checksum
         00001-5f3a9c02.zip             a part: the results of some of its images
             results.jsonl              one image a line: what an item needs, or why it failed
             embeddings/SPACE.npy       a row of float16 for each image that did not fail
@@ -14,7 +14,7 @@ A part is never changed. Of several results of one image, that of the last part 
 from __future__ import annotations
 
 import base64
-import binascii
+import errno
 import json
 import zipfile
 import zlib
@@ -155,10 +155,14 @@ def write_listing(place: Place, shard: Shard, facts: ListingFacts, lines: IO[byt
         "unusable": [asdict(each) for each in facts.unusable],
     }
     with TemporaryFile() as content:
-        content.write(json.dumps(head).encode() + b"\n")
+        block = json.dumps(head).encode() + b"\n"
         lines.seek(0)
-        while block := lines.read(1 << 20):
+        checksum = 0
+        while block:
             content.write(block)
+            checksum = zlib.crc32(block, checksum)
+            block = lines.read(1 << 20)
+        content.write(_checksum_line(checksum))
         content.seek(0)
         place.write(f"{shard.folder}/{_LISTING_NAME}", content)
 
@@ -175,7 +179,8 @@ def open_listing(place: Place, shard: Shard) -> Generator[tuple[ListingFacts, It
     name = f"{shard.folder}/{_LISTING_NAME}"
     with place.read(name) as file:
         with _damage_explained(place, name):
-            head = json.loads(file.readline())
+            line = file.readline()
+            head = json.loads(line)
             notes = head["notes"]
             if notes is not None:
                 lists = {key: tuple(value) for key, value in notes.items() if isinstance(value, list)}
@@ -190,7 +195,7 @@ def open_listing(place: Place, shard: Shard) -> Generator[tuple[ListingFacts, It
                 notes,
                 tuple(Unusable(**each) for each in head["unusable"]),
             )
-        yield facts, _entries_of(place, name, file)
+        yield facts, _entries_of(place, name, file, zlib.crc32(line))
 
 
 def entry_line(entry: Entry) -> bytes:
@@ -205,9 +210,20 @@ def entries_of_lines(lines: Iterable[bytes]) -> Iterator[Entry]:
         yield Entry(**values | {"urls": tuple(values.get("urls", ()))})
 
 
-def _entries_of(place: Place, name: str, lines: Iterable[bytes]) -> Iterator[Entry]:
+def _entries_of(place: Place, name: str, lines: Iterable[bytes], checksum: int) -> Iterator[Entry]:
+    """Yield the entries of the rest of a listing; `checksum` is that of its first line."""
     with _damage_explained(place, name):
-        yield from entries_of_lines(lines)
+        for line in lines:
+            if line == _checksum_line(checksum):
+                return
+            checksum = zlib.crc32(line, checksum)
+            yield from entries_of_lines([line])
+        raise ValueError("it is cut off or changed")
+
+
+def _checksum_line(checksum: int) -> bytes:
+    """Return the last line of a listing: the CRC-32 of the other lines."""
+    return b'{"crc32": %d}\n' % checksum
 
 
 @dataclass(frozen=True)
@@ -335,7 +351,9 @@ def _damage_explained(place: Place, name: str) -> Iterator[None]:
     """Raise the errors that a damaged file causes as a `ShardError`."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, binascii.Error, EOFError, KeyError, TypeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a wrong offset leads before the file
+            raise
         raise ShardError(
             f"{place.name}/{name} is damaged ({' '.join(str(error).split())}): delete it, and encode its shard again."
         ) from error

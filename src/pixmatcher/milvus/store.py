@@ -112,6 +112,11 @@ class MilvusCollection:
             self.close()
             raise
 
+    @property
+    def one_process(self) -> bool:
+        """Whether only one process can have the collection open: Milvus Lite locks its folder."""
+        return self._address.folder is not None
+
     # Opening and closing
 
     def create(self, encoders: Sequence[DescribesEncoder]) -> None:

@@ -18,11 +18,12 @@ from datetime import datetime, timedelta
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar
 
+from .._urls import without_password
 from ..errors import FetchError, SourceError
 
 T = TypeVar("T")
 
-_URL = re.compile(r"(s3|gs)://([^/?#]+)(?:/(.*))?", re.DOTALL)
+_URL = re.compile(r"(s3|gs)://([^/?#@:\s]+)(?:/(.*))?", re.DOTALL)
 _CONNECTIONS = 16
 _MOST_BYTES = 128 << 20
 """Objects that are read ahead have so many bytes in memory at most, or are a single one."""
@@ -62,7 +63,9 @@ class ObjectStore:
         """Raises `SourceError` if the URL names no bucket, or if the package that is needed is not installed."""
         match = _URL.fullmatch(url)
         if match is None:
-            raise SourceError(f"{url} names no bucket: write it like s3://bucket/folder or gs://bucket/folder.")
+            raise SourceError(
+                f"{without_password(url)} names no bucket: write it like s3://bucket/folder or gs://bucket/folder."
+            )
         scheme, bucket, folder = match.groups()
         folder = (folder or "").strip("/")
         self.url = f"{scheme}://{bucket}" + (f"/{folder}" if folder else "")
@@ -140,6 +143,13 @@ def _fetch_error(url: str, error: Exception) -> FetchError:
     if isinstance(error, FileNotFoundError) or not {"NoSuchBucket", "NoSuchKey"}.isdisjoint(code):
         sentence = f"{url} is not found ({detail}): check the name of the bucket and the object."
         return FetchError(sentence, "missing", detail)
+    if name := re.search(r'(?:invalid|parse) path: .*?ath "(.*?)"', text):
+        return FetchError(
+            f"{url} has an object whose name cannot be used ({name[1][:_MOST_CHARACTERS]}): rename it, or name another "
+            "folder; names must not contain //, /./, /../ or control characters.",
+            "cannot be read",
+            detail,
+        )
     if any(place in text for place in _CREDENTIALS_OF_MACHINES):
         detail = "no credentials"
     elif not isinstance(error, (PermissionDeniedError, UnauthenticatedError)) and _REFUSALS.isdisjoint(code):

@@ -21,7 +21,7 @@ from typing import Any
 
 from .._logging import show_log
 from .._progress import Progress
-from ..collection import Collection, WritableStore, open_collection
+from ..collection import Collection, ForgetsSources, WritableStore, open_collection
 from ..errors import CollectionError, PixMatcherError, StorageError
 from ..indexing import IndexReport, index
 from ..indexing.watching import retry_while_locked, watch
@@ -151,7 +151,9 @@ class _Run:
         )
 
     def _forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        with Collection.open(self._call.reference) as collection:
+        store = open_collection(self._call.reference)
+        assert isinstance(store, ForgetsSources)
+        with store if isinstance(store, Collection) else contextlib.closing(store) as collection:
             source = str(request["source"])
             try:
                 removed = collection.forget(source)
@@ -159,7 +161,8 @@ class _Run:
                 raise
             except CollectionError:
                 # The attempt before this one may have removed it.
-                collection.begin_writing()
+                if isinstance(collection, WritableStore):
+                    collection.begin_writing()
                 if source in collection.sources():
                     raise
                 removed = 0

@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 GREATEST_LIMIT = 2**63 - 1
 
-Cursor = Annotated[str | None, Field(pattern="^[0-9]{1,18}$", description="The value `next` of the page before.")]
+Cursor = Annotated[str | None, Field(pattern="^[0-9]{1,19}$", description="The value `next` of the page before.")]
 
 
 class PageQuery(BaseModel):
@@ -50,7 +50,7 @@ def page_limit(limit: int | None, usual: int, limits: Limits) -> int:
 
 def page_by_place(read: Callable[[int, int], Sequence[_T]], cursor: str | None, limit: int) -> Page[_T]:
     """Return a page of a list. `read(start, limit)` returns up to `limit` entries after the first `start` ones."""
-    start = int(cursor or 0)
+    start = min(int(cursor or 0), GREATEST_LIMIT - limit - 1)
     values = read(start, limit + 1)  # one more says whether another page follows
     return Page(values[:limit], str(start + limit) if len(values) > limit else None)
 
@@ -59,7 +59,8 @@ def page_by_id(
     read: Callable[[int, int], Sequence[_T]], cursor: str | None, limit: int, id_of: Callable[[_T], int]
 ) -> Page[_T]:
     """Return a page of a list in the order of ids. `read(after_id, limit)` returns the first entries above an id."""
-    values = read(int(cursor or 0), limit + 1)
+    # Ids of a vector database have up to 19 digits; no id is greater than the greatest number of 64 bits.
+    values = read(min(int(cursor or 0), GREATEST_LIMIT), limit + 1)
     return Page(values[:limit], str(id_of(values[limit - 1])) if len(values) > limit else None)
 
 

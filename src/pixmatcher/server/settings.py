@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from ..collection import Collection, open_collection
+from ..collection import Collection, UsedByProcesses, open_collection
 from ..errors import QueryError
 from ..records import FOLDER_NAME
 
@@ -96,13 +96,13 @@ class ServerSettings:
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)", re.DOTALL)
 
 
-def locate_collections(references: Sequence[str]) -> dict[str, str]:
+def locate_collections(references: Sequence[str], workers: int = 1) -> dict[str, str]:
     """Return the collections by the names that they have in URLs.
 
     A reference is what `open_collection` takes, or NAME=REFERENCE. Without a name, it is that of the folder of the
     images; a number is added to a name that is taken. Without references, it is the nearest collection in or above the
     current folder. Each collection is opened once. Raises `CollectionError` if one cannot be opened, and `QueryError`
-    if a given name is used twice.
+    if a given name is used twice, or if so many `workers` cannot use a collection.
     """
     found: dict[str, str] = {}
     unnamed: list[tuple[str, str]] = []
@@ -113,6 +113,11 @@ def locate_collections(references: Sequence[str]) -> dict[str, str]:
         try:
             # A relative path would be another one after a change of the current folder.
             absolute = os.path.abspath(store.path) if isinstance(store, Collection) else str(place)
+            if workers > 1 and isinstance(store, UsedByProcesses) and store.one_process:
+                raise QueryError(
+                    f"Only one process can use {store.path}: add --workers 1, or keep the collection in a Milvus "
+                    "server (milvus://HOST:19530/NAME)."
+                )
         finally:
             store.close()
         if match is None:

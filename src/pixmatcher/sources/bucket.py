@@ -54,7 +54,7 @@ class BucketSource:
                 if any(name.startswith(".") for name in names):
                     continue
                 if not is_allowed_extension(names[-1]):
-                    self._passed_over += bool(names[-1])  # some tools make an object of size 0 for a folder
+                    self._passed_over += found.size > 0  # some tools make an object of size 0 for a folder
                 elif found.size > _MOST_BYTES:
                     yield Unusable(self._uri(found.key), "too large", f"more than {_MOST_BYTES >> 20} MB")
                 else:

@@ -183,7 +183,8 @@ class ExactIndex:
 
     def _scan_with_kernels(self, query: Float32, count: int, bits: _Bits | None, parts: _Parts) -> _Found:
         """Return the best scores and positions in each part, and by how much rounding the query changes a score."""
-        codes = faiss.downcast_index(self._index.index).codes
+        index: Any = faiss.downcast_index(self._index.index)
+        codes = index.codes
         values, step = _kernels.integer_query(query)
         offset = _ZERO_CODE * int(values.sum(dtype=np.int64))
 

@@ -87,7 +87,7 @@ def choose_options(collection: Collection, *, text: bool) -> SearchOptions:
         )
         chosen_labels = _choose_labels(collection)
         exact = False
-        if any(collection.indexes.kind(name) != EXACT for name in spaces):
+        if any(index.kind != EXACT for index in collection.index_descriptions().values()):
             exact = st.toggle(t("exact"), key="exact", help=t("exact_help"), persist_state="session")
     if not space and (replaced := replaced_encoder(repr(collection.encoders), text, collection)) is not None:
         space, why = replaced

@@ -9,13 +9,15 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import streamlit as st
 
 from ..collection import CATALOG_NAME, Collection, Item
+from ..collection import open_collection as open_any_collection
 from ..errors import CollectionError, PixMatcherError
 from ..searching import EmbeddedQuery, EncoderFallback, Query, embed_query
-from .collection_list import CollectionList, collection_paths
+from .collection_list import CollectionList, collection_paths, is_folder
 
 _COLLECT_GARBAGE_SECONDS = 10
 _RETRY_ENCODER_SECONDS = 60
@@ -42,10 +44,15 @@ def collection_list() -> CollectionList:
 
 
 def open_collection(path: Path) -> Collection:
-    """Return the open collection in a folder. It is opened once for all visitors.
+    """Return the open collection in a folder, or the store that a path names. It is opened once for all visitors.
 
-    Raises `CollectionMissingError` if it does not exist any more.
+    A store has the methods of a collection that the app uses. Raises `CollectionMissingError` if a folder does not
+    exist any more.
     """
+    if not is_folder(path):
+        store = _open_once(str(path), (0, 0))
+        _warm_up(str(path), (0, 0)).join()
+        return store
     try:
         status = (path / CATALOG_NAME).stat()
     except OSError as error:
@@ -65,7 +72,7 @@ def open_collection(path: Path) -> Collection:
 @st.cache_resource(show_spinner=False, max_entries=64, on_release=lambda collection: collection.close())
 def _open_once(path: str, identity: tuple[int, int]) -> Collection:
     """Open a collection, once for all visitors; `identity` is the cache key of its file."""
-    collection = Collection.open(path)
+    collection = cast(Collection, open_any_collection(path))
     _log.info("opened the collection %s with %d items", path, len(collection))
     return collection
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..collection import Collection
+from ..collection import Collection, ReadableStore, open_collection
 from ..errors import CollectionError, NoCollectionError
 
 COLLECTIONS_VARIABLE = "PIXMATCHER_COLLECTIONS"
@@ -41,7 +43,7 @@ def collection_paths() -> list[Path]:
     `CollectionError` if a named collection is missing.
     """
     named = sys.argv[1:] or [part for part in os.environ.get(COLLECTIONS_VARIABLE, "").split(os.pathsep) if part]
-    return locate_all([Path(name) for name in named]) if named else collection_here()
+    return locate_all(named) if named else collection_here()
 
 
 def collection_here() -> list[Path]:
@@ -52,24 +54,43 @@ def collection_here() -> list[Path]:
         return []
 
 
-def locate_all(named: Sequence[Path]) -> list[Path]:
-    """Return the folders of the named collections.
+def locate_all(named: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return the folders of the named collections; of one in a store that is no folder, the path of the store.
 
     Raises `CollectionError` if a collection is missing or named twice.
     """
     found: list[Path] = []
-    for path in named:
-        if path.parts[:1] in (("http:",), ("https:",)):
+    for name in named:
+        if os.fspath(name).startswith(("http:", "https:")):
             raise CollectionError(
                 "The web app shows collections in folders: run it on the machine of the service, and name the folder."
             )
-        folder = Collection.locate(path)
-        if folder is None:
-            raise CollectionError(f"There is no collection in {path}: create one with `pixmatcher index FOLDER`.")
-        if any(os.path.samefile(folder, other) for other in found):
-            raise CollectionError(f"The collection {path} is named twice: name each collection once.")
-        found.append(folder)
+        place = Collection.locate(name) or _path_of_store(os.fspath(name))
+        if place is None:
+            raise CollectionError(f"There is no collection in {name}: create one with `pixmatcher index FOLDER`.")
+        if any(place == other or _is_same_folder(place, other) for other in found):
+            raise CollectionError(f"The collection {name} is named twice: name each collection once.")
+        found.append(place)
     return found
+
+
+def _path_of_store(name: str) -> Path | None:
+    """Return the path of the store that a name names; None if it names a folder."""
+    if is_folder(Path(name)):
+        return None
+    with contextlib.closing(open_collection(name)) as store:
+        if not isinstance(store, ReadableStore):
+            raise CollectionError(f"The web app cannot list {name}: name a collection in a folder.")
+        return store.path
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path of the list is that of a folder, and not one that names a store."""
+    return re.match(r"[a-z][a-z0-9_-]+:", str(path)) is None or os.path.lexists(path)
+
+
+def _is_same_folder(one: Path, other: Path) -> bool:
+    return is_folder(one) and is_folder(other) and os.path.samefile(one, other)
 
 
 def display_names(paths: Sequence[Path]) -> dict[Path, str]:

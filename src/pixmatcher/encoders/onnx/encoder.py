@@ -23,17 +23,20 @@ BATCH_SIZE = 4
 
 
 class OnnxEncoder:
-    """Embeds images, and texts if the card has a text network, in its one space. All vectors have length 1."""
+    """Embeds images, and texts if the card has a text network, in its one space. All vectors have length 1.
+
+    The image network runs on `device` (see `providers`), the text network on the CPU.
+    """
 
     batch_size = BATCH_SIZE
 
-    def __init__(self, card: Card, folder: Path) -> None:
+    def __init__(self, card: Card, folder: Path, device: str = "cpu") -> None:
         self.card = card
         self.name = card.name
         self.fingerprint = card.fingerprint
         self.spaces: tuple[Space, ...] = (card.space,)
         self.recipe = card.recipe
-        self._visual = Lazy(lambda: _Side(card, card.visual, folder, optimise=True))
+        self._visual = Lazy(lambda: _Side(card, card.visual, folder, optimise=True, device=device))
         self._textual = Lazy(lambda: _TextSide(card, folder))
 
     def load_images(self) -> None:
@@ -81,11 +84,11 @@ _TYPES: dict[str, Any] = {
 class _Side:
     """An image or text network."""
 
-    def __init__(self, card: Card, network: Network, folder: Path, *, optimise: bool) -> None:
+    def __init__(self, card: Card, network: Network, folder: Path, *, optimise: bool, device: str = "cpu") -> None:
         self.network = network
         self._name, self._dimension, self._path = card.name, card.space.dimension, folder / network.file
         with loading(self._path, card.name, "export or pull it again"):
-            self.session: InferenceSession = open_network(self._path, optimise=optimise, repack=optimise)
+            self.session: InferenceSession = open_network(self._path, optimise=optimise, repack=optimise, device=device)
             given = next(given for given in self.session.get_inputs() if given.name == network.input)
             self.input_dtype = np.dtype(_TYPES[given.type])
             self.single = given.shape[:1] == [1]

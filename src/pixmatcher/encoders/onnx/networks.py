@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import EncoderError
+from .providers import CPU, provider_of
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -61,11 +62,14 @@ def loading(path: Path, encoder: str, remedy: str) -> Iterator[None]:
         raise EncoderError(f"The encoder {encoder} cannot load {path}: {remedy}. ({error})") from error
 
 
-def open_network(path: Path, *, optimise: bool = True, repack: bool = True) -> InferenceSession:
+def open_network(path: Path, *, optimise: bool = True, repack: bool = True, device: str = "cpu") -> InferenceSession:
     """Open a network that computes on the thread of its caller, since callers have threads of their own.
 
     `optimise` simplifies the graph, which takes longer than loading and is worth it for many batches. So does `repack`,
-    which reads all weights and copies them to an order that suits the processor.
+    which reads all weights and copies them to an order that suits the processor. If the provider of a device other than
+    the CPU fails to start, a warning is logged and the CPU is used.
+
+    Raises `EncoderError` if the installed ONNX Runtime does not have the provider of `device`.
     """
     # ONNX Runtime 1.29 and later sends telemetry, and keeps a file for it, unless this is set before the import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -80,7 +84,17 @@ def open_network(path: Path, *, optimise: bool = True, repack: bool = True) -> I
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors, which are raised as well
     started = time.perf_counter()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    provider = provider_of(device)
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
+        problem = "" if provider in session.get_providers() else "the driver or a library is missing"
+    except Exception as error:  # the library has no error class of its own
+        if provider == CPU:
+            raise
+        problem = str(error)
+        session = onnxruntime.InferenceSession(str(path), options, providers=[CPU])
+    if problem:
+        logger.warning("%s runs on the CPU, as %s could not start: %s", path, device, problem)
     logger.debug(
         "Loaded %s in %.3f s: ONNX Runtime %s, %s, 1 thread per call",
         path,

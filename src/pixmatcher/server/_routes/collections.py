@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from ..._text import as_unicode, name_as_unicode
-from ...collection import Collection, Store, WritableStore, describe_collection
+from ...collection import Collection, Store, UsedByProcesses, WritableStore, describe_collection
 from .._answer_models import Contents, LabelCount
 from .._pages import AskedPage, failures_page, method_of, page_by_place, page_limit, slices_of
 from .._problems import ProblemError, problem_responses
@@ -121,8 +121,10 @@ async def list_failures(collection: CollectionName, state: State, in_thread: InT
 
 
 def is_writable(store: Store) -> bool:
-    """Return whether sources can be indexed into a collection."""
-    return isinstance(store, WritableStore) and (not isinstance(store, Collection) or os.access(store.path, os.W_OK))
+    """Return whether sources can be indexed into a collection. A job needs a process of its own for that."""
+    if not isinstance(store, WritableStore) or (isinstance(store, UsedByProcesses) and store.one_process):
+        return False
+    return not isinstance(store, Collection) or os.access(store.path, os.W_OK)
 
 
 def _summary(state: State, name: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..._text import name_as_unicode
-from ...collection import Collection, KeepsFolderNotes, Store, WritableStore
+from ...collection import ForgetsSources, KeepsFolderNotes, Store, UsedByProcesses, WritableStore
 from .._job_runner import JobRunner
 from .._jobs import ENDED, Job
 from .._problems import ProblemError, problem_responses
@@ -102,6 +102,17 @@ def _writable(store: Store) -> WritableStore:
     return store
 
 
+def _changed_by_jobs(store: Store) -> WritableStore:
+    writable = _writable(store)
+    if isinstance(store, UsedByProcesses) and store.one_process:
+        raise ProblemError(
+            422,
+            "not possible in this collection",
+            "Only the process of the service can use this collection: index it while the service is stopped.",
+        )
+    return writable
+
+
 @router.get("/collections/{collection}/sources", responses=problem_responses(404, 422, 503))
 def list_sources(store: ServedStore) -> CollectionSources:
     """List the sources of a collection."""
@@ -136,7 +147,7 @@ def index_sources(
 
     A source that the collection does not have must be inside one of the folders that the service allows.
     """
-    own = _writable(store).sources()
+    own = _changed_by_jobs(store).sources()
     sources = None if request.sources is None else [full_spec(source) for source in request.sources]
     for source in sources or ():
         if source not in own:
@@ -162,8 +173,9 @@ def forget_source(
     source: Annotated[str, Query(min_length=1, max_length=4096, description="A source, or a folder or file of one.")],
 ) -> Job:
     """Start a job that removes a source, or a folder or file of one, with its items. No file is deleted."""
-    if not isinstance(store, Collection):
-        raise ProblemError(422, "not possible in this collection", "Only a collection in a folder forgets sources.")
+    _changed_by_jobs(store)
+    if not isinstance(store, ForgetsSources):
+        raise ProblemError(422, "not possible in this collection", "The store of this collection forgets no sources.")
     source = full_spec(source)
     own = store.sources()
     if source not in own and not any(source.startswith(os.path.join(spec, "")) for spec in own if os.path.isabs(spec)):
@@ -191,7 +203,7 @@ def watch_collection(
 
     If the collection is watched already, that job is the answer. After a restart of the service the job goes on.
     """
-    _writable(store)
+    _changed_by_jobs(store)
     return _accepted(state.jobs.add(collection, "watch", (request or WatchRequest()).model_dump(), client), response)
 
 

@@ -34,7 +34,9 @@ def show() -> None:
     grid.metric(t("labels"), f"{len(label_counts):,}", border=True)
     grid.metric(t("failed"), f"{len(failures):,}", border=True)
     grid.metric(t("size"), size_text(summary.bytes), border=True)
-    grid.metric(t("on_disk"), size_text(collection.size_on_disk()), border=True)
+    on_disk: int | None = collection.size_on_disk()  # a store on another machine may not know it
+    if on_disk is not None:
+        grid.metric(t("on_disk"), size_text(on_disk), border=True)
     _show_indexing(collection.path)
     left, right = st.columns(2, gap="medium")
     with left:

@@ -1,0 +1,128 @@
+"""The image network of `lite` in C against ONNX Runtime, which runs the same file."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+
+from pixmatcher.encoders.lite import FILES, OUTPUTS, LiteEncoder, _network
+from pixmatcher.encoders.lite._onnx_file import read_onnx
+from pixmatcher.encoders.onnx.networks import open_network
+from pixmatcher.errors import EncoderError
+from pixmatcher.images import fit_image, open_image
+
+NETWORK = FILES / "visual.onnx"
+PHOTOS = sorted((Path(__file__).parents[1] / "examples" / "photos").glob("*.jpg"))
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def runs_here() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return _network.LIBRARY.exists() and "avx2" in flags and "fma" in flags
+
+
+needs_avx2 = pytest.mark.skipif(not runs_here(), reason="needs the compiled library and a processor with AVX2")
+
+
+@pytest.fixture(scope="module")
+def network() -> _network.ImageNetwork:
+    return _network.ImageNetwork(NETWORK)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Pixels:
+    """Photos, noise, and images of one colour, for which most results are clipped."""
+    recipe = LiteEncoder.recipe
+    photos = [fit_image(open_image(path, min_side=recipe.min_side).image, recipe) for path in PHOTOS[:12]]
+    noise = np.random.default_rng(0).integers(0, 256, (3, 260, 260, 3), dtype=np.uint8)
+    plain = [np.full((260, 260, 3), value, np.uint8) for value in (0, 127, 255)]
+    ramp = np.broadcast_to(np.linspace(0, 255, 260)[:, None, None], (260, 260, 3)).astype(np.uint8)
+    return np.stack([*photos, *noise, *plain, ramp])
+
+
+@needs_avx2
+def test_the_outputs_are_those_of_onnx_runtime(network: _network.ImageNetwork, pixels: Pixels) -> None:
+    expected = open_network(NETWORK).run(OUTPUTS, {"pixels": pixels})
+    # All integers are equal. Only sums of floats are rounded in another order.
+    for found, wanted in zip(network.run(pixels), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-3)
+
+
+@needs_avx2
+def test_an_image_does_not_depend_on_the_others(network: _network.ImageNetwork, pixels: Pixels) -> None:
+    together = network.run(pixels)
+    alone = [network.run(pixels[i : i + 1]) for i in range(len(pixels))]
+    for number, output in enumerate(together):
+        assert np.array_equal(output, np.concatenate([each[number] for each in alone]))
+    assert [len(output) for output in network.run(pixels[:0])] == [0, 0, 0]
+
+
+@needs_avx2
+def test_threads_share_a_network(network: _network.ImageNetwork, pixels: Pixels) -> None:
+    expected = network.run(pixels)
+    with ThreadPoolExecutor(4) as pool:
+        for outputs in pool.map(network.run, [pixels] * 8):
+            assert all(map(np.array_equal, outputs, expected))
+
+
+@needs_avx2
+def test_pixels_may_be_a_view(network: _network.ImageNetwork, pixels: Pixels) -> None:
+    mirrored = pixels[:2, :, ::-1]
+    assert all(map(np.array_equal, network.run(mirrored), network.run(np.ascontiguousarray(mirrored))))
+    with pytest.raises(ValueError, match="instead of"):
+        network.run(pixels[:, :100])
+
+
+@needs_avx2
+def test_embeddings_are_those_of_onnx_runtime(pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings = []
+    for own in (True, False):
+        monkeypatch.setattr(_network, "is_faster_here", lambda own=own: own)
+        embeddings.append(LiteEncoder().encode_images(pixels))
+    for space in ("visual", "semantic"):
+        own, other = (each[space] / np.linalg.norm(each[space], axis=1, keepdims=True) for each in embeddings)
+        assert (own * other).sum(axis=1).min() > 0.99999
+
+
+@needs_avx2
+def test_a_damaged_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("card.json", "heads.onnx"):
+        (tmp_path / name).write_bytes((FILES / name).read_bytes())
+    content = NETWORK.read_bytes()
+    monkeypatch.setattr(_network, "is_faster_here", lambda: True)
+    for damaged in (b"", content[: len(content) // 2], bytes(len(content)), b"\xff" * 1000):
+        (tmp_path / "visual.onnx").write_bytes(damaged)
+        with pytest.raises(EncoderError, match="install pixmatcher again"):
+            LiteEncoder(tmp_path).load_images()
+
+
+def test_without_the_library_onnx_runtime_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_network, "LIBRARY", tmp_path / "missing.so")
+    _network._library.cache_clear()
+    try:
+        assert not _network.is_faster_here()
+        assert LiteEncoder().encode_images(np.zeros((1, 260, 260, 3), np.uint8))["visual"].shape == (1, 384)
+    finally:
+        _network._library.cache_clear()
+
+
+def test_the_file_is_read_as_the_library_onnx_reads_it() -> None:
+    nodes, constants = read_onnx(NETWORK.read_bytes())
+    graph = onnx.load(NETWORK).graph
+    assert [(node.operator, node.inputs, node.outputs) for node in nodes] == [
+        (node.op_type, tuple(node.input), tuple(node.output)) for node in graph.node
+    ]
+    assert len(constants) == len(graph.initializer)
+    for tensor in graph.initializer:
+        expected = onnx.numpy_helper.to_array(tensor)
+        assert constants[tensor.name].dtype == expected.dtype
+        np.testing.assert_array_equal(constants[tensor.name], expected)
