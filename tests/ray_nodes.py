@@ -125,6 +125,7 @@ class RayCluster:
         self.environment = {
             **os.environ,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "200",  # tests run on busy machines
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef",
             **(environment or {}),

@@ -15,6 +15,7 @@ from ...records import Space
 from ..texts.tokenizer import open_tokenizer
 from .card import Card, Network
 from .networks import Floats, Lazy, loading, open_network, unit
+from .providers import GPUS
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -36,6 +37,7 @@ class OnnxEncoder:
         self.fingerprint = card.fingerprint
         self.spaces: tuple[Space, ...] = (card.space,)
         self.recipe = card.recipe
+        self.device = device if device in GPUS else ""
         self._visual = Lazy(lambda: _Side(card, card.visual, folder, optimise=True, device=device))
         self._textual = Lazy(lambda: _TextSide(card, folder))
 

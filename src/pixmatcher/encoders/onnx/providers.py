@@ -15,6 +15,8 @@ PROVIDERS = {
 """Name of a device -> the provider, and the package that has it."""
 ONNX_ONLY = frozenset(PROVIDERS) - {"cuda"}
 """The devices that PyTorch does not have."""
+GPUS = frozenset({"cuda", "tensorrt"})
+"""The devices that are GPUs as Ray counts them."""
 
 
 def provider_of(device: str) -> str:

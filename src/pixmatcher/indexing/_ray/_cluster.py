@@ -21,6 +21,7 @@ _log = logging.getLogger("pixmatcher.indexing")
 THIS_MACHINE = "ray"
 _CLIENT = re.compile(r"ray://([^/:\s]+|\[[0-9A-Fa-f:.]+\]):(\d+)/?")
 _CONNECT_SECONDS = 10.0
+_TRIES = 3
 
 
 def check_call(on: str, encoders: Sequence[Encoder]) -> None:
@@ -72,10 +73,12 @@ def _connect(address: str) -> None:
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
-        try:
-            ray.init(address, **quiet)
-        except ConnectionAbortedError:  # the head is so busy that the process for this client did not start in time
-            ray.init(address, **quiet)
+        for _ in range(_TRIES - 1):
+            # The head gives the process for a client half a minute to start, too little if it is busy.
+            with contextlib.suppress(ConnectionAbortedError):
+                ray.init(address, **quiet)
+                return
+        ray.init(address, **quiet)
         return
     try:
         ray.init("auto", **quiet)  # a cluster that runs on this machine
