@@ -19,6 +19,7 @@ def app_command(
         typer.Option(
             "--collection",
             "-c",
+            metavar="PATH",
             help="A collection to show; repeat the option for several. By default, the nearest collection in or above "
             "the current folder; if there is none, the app offers to create one.",
             show_default=False,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._text import printable
@@ -24,6 +27,9 @@ REQUEST_SECONDS = 60.0
 BUILD_SECONDS = 6 * 3600.0
 """The limit for building and loading an index, and for every request to the Milvus Lite of this process."""
 
+_LONGEST_PAUSE = 3.0
+_NOT_LOADED = re.compile("not loaded|call load\\(\\)")
+
 _OLDEST = (2, 3)
 _OLDEST_WITH_SPACES = (2, 4)
 """The first versions with upserts, and with several vector fields in a collection."""
@@ -35,14 +41,12 @@ class Connection:
     def __init__(self, address: Address) -> None:
         """Connect. Raises `CollectionError` if Milvus cannot be reached, or is too old."""
         self.address = address
-        client_class = _client_class()
+        self._client_class = _client_class()
         self._lite = address.folder is not None
-        url = _lite.start(address.folder) if address.folder is not None else address.server
+        self._url = _lite.start(address.folder) if address.folder is not None else address.server
+        self.version: tuple[int, ...] | None = None
         try:
-            self._client: MilvusClient = client_class(
-                uri=url, token="" if self._lite else os.environ.get(TOKEN_VARIABLE, ""), timeout=CONNECT_SECONDS
-            )
-            self.version: tuple[int, ...] | None = None
+            self._client = self._new_client()
             if not self._lite:
                 self.version = _version(self.call("get_server_version", timeout=CONNECT_SECONDS))
         except BaseException as error:
@@ -71,13 +75,37 @@ class Connection:
                 f"not {count}: upgrade it to 2.4 or newer, or use an encoder with 1 space."
             )
 
+    def _new_client(self) -> MilvusClient:
+        token = "" if self._lite else os.environ.get(TOKEN_VARIABLE, "")
+        client: MilvusClient = self._client_class(uri=self._url, token=token, timeout=CONNECT_SECONDS)
+        return client
+
     def call(self, method: str, *arguments: Any, timeout: float | None = None, **options: Any) -> Any:
         """Call a method of the client. Raises `CollectionError` if that fails, `StorageError` if the disk is full."""
         seconds = timeout or (BUILD_SECONDS if self._lite else REQUEST_SECONDS)
-        try:
-            return getattr(self._client, method)(*arguments, timeout=seconds, **options)
-        except Exception as error:  # pymilvus raises errors of its own, of gRPC and of Python
-            raise self._explained(error) from error
+        until, pause = time.monotonic() + seconds, 0.1
+        while True:
+            try:
+                return getattr(self._client, method)(*arguments, timeout=seconds, **options)
+            except Exception as error:  # pymilvus raises errors of its own, of gRPC and of Python
+                if time.monotonic() + pause > until or not self._can_recover(error, arguments):
+                    raise self._explained(error) from error
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _can_recover(self, error: Exception, arguments: Sequence[Any]) -> bool:
+        """Return whether a request may succeed when it is repeated, after what that needs was done."""
+        if self._lite:
+            return False
+        text = _message(error)
+        with contextlib.suppress(Exception):  # the next try reports what is wrong
+            if _NOT_LOADED.search(text) and self.is_lite and arguments:
+                # Milvus as a server loads its collections when it is started again; Milvus Lite does not.
+                self._client.load_collection(arguments[0])
+                return True
+            if _is_unreachable(error, text):
+                self._client = self._new_client()
+        return _is_unreachable(error, text)
 
     def call_local(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the client that asks no server."""
@@ -104,17 +132,22 @@ class Connection:
             return CollectionError(
                 f"The Milvus of {path} refused the token: set {TOKEN_VARIABLE}=USER:PASSWORD to one that it accepts."
             )
-        if "UNAVAILABLE" in code or re.search(r"connect|unavailable", text, re.IGNORECASE):
+        if _is_unreachable(error, text):
             return CollectionError(
                 f"The Milvus of {path} cannot be reached: start it, or correct the address, and try again."
             )
-        if re.search(r"not loaded", text):
+        if _NOT_LOADED.search(text):
             return CollectionError(f"The index of {path} is being built: try again when that is done.")
         if re.search(r"collection not found|can't find collection|not exist", text):
             return CollectionError(f"{path} was deleted meanwhile: index again to create it.")
         return CollectionError(
             f"The Milvus of {path} refused a request ({text}): check that it is version 2.3 or newer and undamaged."
         )
+
+
+def _is_unreachable(error: Exception, text: str) -> bool:
+    code = str(getattr(error, "code", ""))
+    return "UNAVAILABLE" in code or re.search(r"connect|unavailable|closed channel", text, re.IGNORECASE) is not None
 
 
 def _client_class() -> Any:
