@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit
 
 from .._urls import without_password
 from ..errors import FetchError, SourceError
@@ -77,8 +78,12 @@ class ObjectStore:
             raise SourceError(f"{url} needs another package: run `pip install 'pixmatcher[cloud]'`.") from None
         self._api: Any = obstore
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        if endpoint and not _is_address(endpoint):  # the package would panic
+            raise SourceError(
+                f"{endpoint!r} in AWS_ENDPOINT_URL is no address of a store: write it like https://host:9000."
+            )
         # A server that is named by http:// has no encryption, and the user knows it.
-        options: Any = {**_TIMEOUTS, "allow_http": endpoint.startswith("http://")}
+        options: Any = {**_TIMEOUTS, "allow_http": endpoint.lower().startswith("http://")}
         with self._errors_explained():
             self._store = obstore.store.from_url(self._bucket, client_options=options, retry_config=_RETRIES)
 
@@ -130,6 +135,20 @@ class ObjectStore:
             yield
         except (BaseError, OSError, ValueError) as error:
             raise _fetch_error(url, error) from error
+
+
+def _is_address(text: str) -> bool:
+    """Return whether a text is the URL of a server."""
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and re.fullmatch("[!-~]+", text) is not None
+        )
+    except ValueError:
+        return False
 
 
 def _fetch_error(url: str, error: Exception) -> FetchError:
