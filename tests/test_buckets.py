@@ -181,6 +181,10 @@ def test_errors_of_buckets(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
         refused(bucket, "cannot be read or written (", tmp_path)
+    for address in ("", "nonsense", "http://", "ftp://127.0.0.1", "http://127.0.0.1:99999"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        refused(bucket, f"'{address}' in AWS_ENDPOINT_URL is no address of a store: write it like", tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     failed = cli("merge", bucket, "-c", "c", cwd=tmp_path)
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
 
@@ -217,6 +221,12 @@ def test_a_wrong_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         refused(
             "s3://photos/x", "s3://photos/x is refused (The AWS Access Key Id you provided does not exist", tmp_path
         )
+
+
+def test_a_key_that_no_header_can_have(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "two\nlines")
+    with pytest.raises(SourceError, match="check the names and credentials in the environment"):
+        [*open_source(bucket).scan()]
 
 
 def test_without_the_package(tmp_path: Path) -> None:

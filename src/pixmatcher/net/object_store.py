@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit
 
 from .._urls import without_password
 from ..errors import FetchError, SourceError
@@ -76,9 +77,13 @@ class ObjectStore:
         except ImportError:
             raise SourceError(f"{url} needs another package: run `pip install 'pixmatcher[cloud]'`.") from None
         self._api: Any = obstore
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint is not None and not _is_address(endpoint):  # the package would panic, also if it is empty
+            raise SourceError(
+                f"{endpoint!r} in AWS_ENDPOINT_URL is no address of a store: write it like https://host:9000."
+            )
         # A server that is named by http:// has no encryption, and the user knows it.
-        options: Any = {**_TIMEOUTS, "allow_http": endpoint.startswith("http://")}
+        options: Any = {**_TIMEOUTS, "allow_http": (endpoint or "").lower().startswith("http://")}
         with self._errors_explained():
             self._store = obstore.store.from_url(self._bucket, client_options=options, retry_config=_RETRIES)
 
@@ -130,6 +135,28 @@ class ObjectStore:
             yield
         except (BaseError, OSError, ValueError) as error:
             raise _fetch_error(url, error) from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # its module cannot be imported
+                raise
+            raise FetchError(
+                f"{url} cannot be read or written ({error}): check the names and credentials in the environment.",
+                "cannot be read",
+                str(error),
+            ) from error
+
+
+def _is_address(text: str) -> bool:
+    """Return whether a text is the URL of a server."""
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and re.fullmatch("[!-~]+", text) is not None
+        )
+    except ValueError:
+        return False
 
 
 def _fetch_error(url: str, error: Exception) -> FetchError:
