@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from milvus_server import MilvusServer
-from pixmatcher import Calibration, CollectionError, Filter, Item, index
+from pixmatcher import Calibration, Collection, CollectionError, Filter, Item, index
 from pixmatcher.collection import open_collection, open_named_store
 from pixmatcher.milvus import MilvusCollection, _connection, _indexes, _tables, open_milvus, store
 from pixmatcher.records import EncoderRecord, Space
@@ -243,6 +243,13 @@ def test_calibrations_hold_for_the_encoder(lite: MilvusCollection) -> None:
     assert lite.calibrations() == {"semantic": {"text": own}}
     lite.encoders = (EncoderRecord("tiny", "another", RECORD.spaces),)
     assert lite.calibrations() == {}
+
+
+def test_names_of_labels_that_are_not_unicode(lite: MilvusCollection, tmp_path: Path, tiny: TinyEncoder) -> None:
+    with Collection.create(tmp_path / "local", [tiny]) as local:
+        for each in (lite, local):
+            each.set_label_names({"\udcff": "nul\0\udcff"})
+            assert each.label_names() == {"\\udcff": "nul\0\\udcff"}
 
 
 # Several processes

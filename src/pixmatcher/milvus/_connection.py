@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .._text import printable
@@ -118,8 +119,10 @@ class Connection:
 
 
 def _client_class() -> Any:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC prints errors that are raised too
     try:
-        import milvus_lite  # noqa: F401  # so that both packages of the extra are there, or neither
+        if find_spec("milvus_lite") is None:  # both packages of the extra are there, or neither
+            raise ImportError
         from pymilvus import MilvusClient
     except ImportError:
         raise CollectionError(
