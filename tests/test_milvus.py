@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,19 @@ def test_one_process_uses_milvus_lite(lite: MilvusCollection, tmp_path: Path) ->
     assert cli("info", "-c", f"milvus:{tmp_path}/lite", "--json").returncode == 0
 
 
+def test_a_damaged_database_is_one_sentence(lite: MilvusCollection, tmp_path: Path) -> None:
+    fill(lite, 3)
+    lite.update_indexes()
+    lite.close()
+    for file in (tmp_path / "lite" / "collections" / "pixmatcher").rglob("*.parquet"):
+        os.truncate(file, 100)
+    done = cli("verify", "-c", f"milvus:{tmp_path}/lite")
+    assert done.returncode == 2
+    assert "cannot be read or written (" in done.stderr
+    assert done.stderr.endswith("move it elsewhere and index again.\n")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_newer_format_is_refused(lite: MilvusCollection, tmp_path: Path) -> None:
     lite._notes.put("manifest", {"": {"format": 99, "encoders": []}})
     with pytest.raises(CollectionError, match=r"has the format 99, newer than the 1 .* upgrade with `pip install"):
@@ -250,6 +264,18 @@ def test_names_of_labels_that_are_not_unicode(lite: MilvusCollection, tmp_path: 
         for each in (lite, local):
             each.set_label_names({"\udcff": "nul\0\udcff"})
             assert each.label_names() == {"\\udcff": "nul\0\\udcff"}
+
+
+def test_a_changed_item_stays_one_of_its_source(tmp_path: Path, tiny: TinyEncoder) -> None:
+    source = ListedSource({"a": "one", "b": "two", "c": "two"})
+    with open_milvus(str(tmp_path / "listed")) as collection:
+        collection.create([tiny])
+        index(source, collection, encoders=[tiny])
+        source.entries["list://x/a"] = replace(source.entries["list://x/a"], label="new")
+        index(source, collection, encoders=[tiny])
+        assert {row.source for row in collection.rows()} == {source.spec}
+        del source.entries["list://x/a"]
+        assert index(source, collection, encoders=[tiny]).removed == 1
 
 
 # Several processes

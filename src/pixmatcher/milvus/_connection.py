@@ -113,6 +113,8 @@ class Connection:
             return CollectionError(f"The index of {path} is being built: try again when that is done.")
         if re.search(r"collection not found|can't find collection|not exist", text):
             return CollectionError(f"{path} was deleted meanwhile: index again to create it.")
+        if self._lite:
+            return CollectionError(f"{path} cannot be read or written ({text}): move it elsewhere and index again.")
         return CollectionError(
             f"The Milvus of {path} refused a request ({text}): check that it is version 2.3 or newer and undamaged."
         )
