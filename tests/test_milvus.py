@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from milvus_server import MilvusServer
-from pixmatcher import Calibration, CollectionError, Filter, Item, index
+from pixmatcher import Calibration, Collection, CollectionError, Filter, Item, index
 from pixmatcher.collection import open_collection, open_named_store
 from pixmatcher.collection.row_stores import RefusedItemsError
 from pixmatcher.milvus import MilvusCollection, _connection, _indexes, _tables, open_milvus, store
@@ -137,6 +138,19 @@ def test_one_process_uses_milvus_lite(lite: MilvusCollection, tmp_path: Path) ->
     assert cli("info", "-c", f"milvus:{tmp_path}/lite", "--json").returncode == 0
 
 
+def test_a_damaged_database_is_one_sentence(lite: MilvusCollection, tmp_path: Path) -> None:
+    fill(lite, 3)
+    lite.update_indexes()
+    lite.close()
+    for file in (tmp_path / "lite" / "collections" / "pixmatcher").rglob("*.parquet"):
+        os.truncate(file, 100)
+    done = cli("verify", "-c", f"milvus:{tmp_path}/lite")
+    assert done.returncode == 2
+    assert "cannot be read or written (" in done.stderr
+    assert done.stderr.endswith("move it elsewhere and index again.\n")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_newer_format_is_refused(lite: MilvusCollection, tmp_path: Path) -> None:
     lite._notes.put("manifest", {"": {"format": 99, "encoders": []}})
     with pytest.raises(CollectionError, match=r"has the format 99, newer than the 1 .* upgrade with `pip install"):
@@ -246,6 +260,25 @@ def test_calibrations_hold_for_the_encoder(lite: MilvusCollection) -> None:
     assert lite.calibrations() == {"semantic": {"text": own}}
     lite.encoders = (EncoderRecord("tiny", "another", RECORD.spaces),)
     assert lite.calibrations() == {}
+
+
+def test_names_of_labels_that_are_not_unicode(lite: MilvusCollection, tmp_path: Path, tiny: TinyEncoder) -> None:
+    with Collection.create(tmp_path / "local", [tiny]) as local:
+        for each in (lite, local):
+            each.set_label_names({"\udcff": "nul\0\udcff"})
+            assert each.label_names() == {"\\udcff": "nul\0\\udcff"}
+
+
+def test_a_changed_item_stays_one_of_its_source(tmp_path: Path, tiny: TinyEncoder) -> None:
+    source = ListedSource({"a": "one", "b": "two", "c": "two"})
+    with open_milvus(str(tmp_path / "listed")) as collection:
+        collection.create([tiny])
+        index(source, collection, encoders=[tiny])
+        source.entries["list://x/a"] = replace(source.entries["list://x/a"], label="new")
+        index(source, collection, encoders=[tiny])
+        assert {row.source for row in collection.rows()} == {source.spec}
+        del source.entries["list://x/a"]
+        assert index(source, collection, encoders=[tiny]).removed == 1
 
 
 # Several processes

@@ -723,7 +723,15 @@ def test_filters_by_folder_with_unusual_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"after": "yesterday"}, {"before": "24-1-1"}, {"min_width": -1}, {"min_height": 2.5}, {"labels": "one"}]
+    "options",
+    [
+        {"after": "yesterday"},
+        {"before": "24-1-1"},
+        {"min_width": -1},
+        {"min_height": 2.5},
+        {"min_width": 2**63},
+        {"labels": "one"},
+    ],
 )
 def test_invalid_filters_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(CollectionError):

@@ -78,4 +78,4 @@ def map_command(
     if projection.stale:
         print(f"Since the map was computed: {stale_text(projection)}. --refresh computes it again.", file=sys.stderr)
     if not projection.kept:
-        print("The map is not stored, because the collection cannot be written now.", file=sys.stderr)
+        print("The map is not stored, because the collection cannot be written now, or keeps no maps.", file=sys.stderr)

@@ -401,7 +401,9 @@ class Catalog(Database):
 
     def put_label_names(self, names: Mapping[str, str]) -> None:
         """Store the names of labels."""
-        self.connection.executemany("INSERT OR REPLACE INTO label_names VALUES (?, ?)", names.items())
+        self.connection.executemany(
+            "INSERT OR REPLACE INTO label_names VALUES (?, ?)", [tuple(map(sql_text, pair)) for pair in names.items()]
+        )
 
     def label_names(self) -> dict[str, str]:
         """Return the names of labels, for those that have one."""

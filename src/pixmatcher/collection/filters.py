@@ -44,7 +44,7 @@ class Filter:
             if date is not None and not _is_date(date):
                 raise CollectionError(f"{date!r} is not a date: write it like 2024, 2024-05 or 2024-05-17.")
         for size in (self.min_width, self.min_height):
-            if size is not None and (type(size) is not int or size < 0):
+            if size is not None and (type(size) is not int or not 0 <= size < 2**63):
                 raise CollectionError(f"A size is a number of pixels, not {size!r}.")
         if self.folder is not None:
             folder = local_path(os.fspath(self.folder))

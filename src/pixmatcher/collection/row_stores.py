@@ -241,9 +241,18 @@ class _Mirror(Catalog):
     """A temporary catalog of what a store holds. The row of an item is its id."""
 
     def __init__(self, folder: Path) -> None:
+        self._specs: dict[str, int] = {}
         super().__init__(folder / "mirror.sqlite", folder, create=True)
         self._updates: _Updates | None = None
         self._update_source = ""
+
+    def source_id(self, spec: str) -> int:
+        self._specs[spec] = super().source_id(spec)
+        return self._specs[spec]
+
+    def sources(self) -> dict[str, int]:
+        # As the store knows them: a catalog completes a spec without an absolute path by its own folder.
+        return dict(self._specs)
 
     def fill(self, store: RowStore) -> None:
         """Copy all that the store holds, but for the embeddings."""

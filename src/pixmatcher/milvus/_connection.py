@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .._text import printable
@@ -140,6 +141,8 @@ class Connection:
             return CollectionError(f"The index of {path} is being built: try again when that is done.")
         if re.search(r"collection not found|can't find collection|not exist", text):
             return CollectionError(f"{path} was deleted meanwhile: index again to create it.")
+        if self._lite:
+            return CollectionError(f"{path} cannot be read or written ({text}): move it elsewhere and index again.")
         return CollectionError(
             f"The Milvus of {path} refused a request ({text}): check that it is version 2.3 or newer and undamaged."
         )
@@ -151,8 +154,10 @@ def _is_unreachable(error: Exception, text: str) -> bool:
 
 
 def _client_class() -> Any:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC prints errors that are raised too
     try:
-        import milvus_lite  # noqa: F401  # so that both packages of the extra are there, or neither
+        if find_spec("milvus_lite") is None:  # both packages of the extra are there, or neither
+            raise ImportError
         from pymilvus import MilvusClient
     except ImportError:
         raise CollectionError(

@@ -313,8 +313,9 @@ class MilvusCollection:
         """Store the names of labels; names of other labels stay as they are."""
         with self._lock:
             known = self.label_names()
-            if known | dict(names) != known:
-                self._notes.put(LABEL_NAMES, {"": known | dict(names)})
+            changed = known | {as_unicode(label): as_unicode(name) for label, name in names.items()}
+            if changed != known:
+                self._notes.put(LABEL_NAMES, {"": changed})
 
     def labels_called(self, texts: Iterable[str]) -> set[str]:
         """Return the labels that equal one of these texts, or whose name does, in full or in a part between commas."""
