@@ -64,6 +64,7 @@ bench: $(VENV)/installed-dev torch-venv peers-venv
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/limits.py
+	$(BIN)/python benchmarks/processors.py
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/index.py

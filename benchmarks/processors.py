@@ -2,12 +2,13 @@
 
     python benchmarks/processors.py [--rounds 15] [--data tiny-imagenet-mini.zip]
 
-Each turn takes the time of the processor that the thread used, so other work on the machine changes little. The figures
-are medians, and lowest to highest. OpenVINO is compared if the package `openvino` is installed. With `--data`, images of
-Tiny ImageNet are embedded by each, and their embeddings are compared with those of ONNX Runtime.
+Each turn takes the time of the processor that this process used, so other work on the machine changes little. The
+figures are medians, and lowest to highest. OpenVINO is compared if the package `openvino` is installed. With `--data`,
+images of Tiny ImageNet are embedded by each, and their embeddings are compared with those of ONNX Runtime.
 
-ONNX Runtime asks the processor what it can do, and has no option to hide it. To compare its paths for AVX2 on a processor
-with VNNI, run this in a virtual machine that masks the flags (QEMU: `-cpu host,-avx512f,-avx-vnni`; not tried).
+ONNX Runtime asks the processor what it can do, and has no option to hide it. To compare its paths for AVX2 on a
+processor with VNNI, run this in a virtual machine that masks the flags (QEMU: `-cpu host,-avx512f,-avx-vnni`; not
+tried).
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ def main() -> None:
     for name, times in spent.items():
         middle = statistics.median(times)
         print(
-            f"{name:32} {middle:6.2f} ms an image ({min(times):.2f} to {max(times):.2f}), {1000 / middle:5.1f} a second, "
-            f"{first / middle:.2f} times"
+            f"{name:32} {middle:6.2f} ms an image ({min(times):.2f} to {max(times):.2f}), "
+            f"{1000 / middle:5.1f} a second, {first / middle:.2f} times"
         )
     if arguments.data:
         with tempfile.TemporaryDirectory() as folder:
