@@ -108,18 +108,18 @@ class Mark:
     images: int
     time: float
     cpu_seconds: float
-    workers: dict[int, tuple[float, float]]
-    """Of each worker process the seconds that it ran, and that it waited for its core."""
+    workers: dict[int, dict[str, tuple[float, float]]]
+    """Of each thread of each worker process the seconds that it ran, and that it waited for a core."""
 
 
-def scheduled(pid: int) -> tuple[float, float]:
-    """Return how many seconds the threads of a process ran, and waited for a core (Linux)."""
-    ran = waited = 0.0
+def scheduled(pid: int) -> dict[str, tuple[float, float]]:
+    """Return how many seconds each thread of a process ran, and waited for a core (Linux)."""
+    found = {}
     for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with contextlib.suppress(OSError):
-            values = thread.read_text().split()
-            ran, waited = ran + int(values[0]) / 1e9, waited + int(values[1]) / 1e9
-    return ran, waited
+            ran, waited = thread.read_text().split()[:2]
+            found[thread.parent.name] = int(ran) / 1e9, int(waited) / 1e9
+    return found
 
 
 def timed_run(command: list[str], made: RayCluster, images: int) -> Run:
@@ -142,16 +142,22 @@ def timed_run(command: list[str], made: RayCluster, images: int) -> Run:
         raise SystemExit(f"{command} failed.")
     first, last = marks
     count, seconds = last.images - first.images, last.time - first.time
-    before_and_after = [(first.workers.get(pid, (0.0, 0.0)), times) for pid, times in last.workers.items()]
-    ran = sum(after[0] - before[0] for before, after in before_and_after)
-    waited = sum(after[1] - before[1] for before, after in before_and_after)
+    ran = busy = 0.0
+    for pid, threads in last.workers.items():
+        spent = [
+            (after[0] - before[0], after[1] - before[1])
+            for thread, after in threads.items()
+            for before in [first.workers.get(pid, {}).get(thread, (0.0, 0.0))]
+        ]
+        ran += sum(thread[0] for thread in spent)
+        busy += sum(max(spent))  # the thread that encodes
     return Run(
         time.perf_counter() - started,
         cpu.seconds(),
         seconds / count,
         (last.cpu_seconds - first.cpu_seconds) / count,
         ran / count,
-        (ran + waited) / (seconds * max(1, len(last.workers))),
+        busy / (seconds * max(1, len(last.workers))),
     )
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memory_store import MemoryStore
 from pixmatcher import Collection, CollectionError, ShardError, SourceError, index, index_shard, merge_shards
 from pixmatcher._locks import FileLock
 from pixmatcher._progress import Progress
@@ -297,6 +298,22 @@ def test_merging_into_a_collection_that_has_other_images(tiny: TinyEncoder, tmp_
         assert collection.sources() == [str(tmp_path / "other"), str(tmp_path / "photos")]
         assert collection.verify() == []
     assert index(None, tmp_path / "c").unchanged == 25
+
+
+def test_merging_into_a_store_of_another_package(tiny: TinyEncoder, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    paint_many(photos, 20)
+    run_shards(photos, 2, tmp_path / "shards")
+    one, merged = MemoryStore(), MemoryStore()
+    index(photos, one)
+    assert merge_shards(tmp_path / "shards", merged).index.added == 20
+    assert merge_shards(tmp_path / "shards", merged).index.unchanged == 20
+    assert index(photos, merged).unchanged == 20
+    query = np.ones(48, np.float32)
+    found, expected = (store.search(query, space="visual", k=20) for store in (merged, one))
+    assert [hit.item.uri for hit in found] == [hit.item.uri for hit in expected]
+    # This store keeps float32, of which shards keep float16.
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-2)
 
 
 # ---- Running and merging again ----
@@ -686,7 +703,7 @@ for line in sys.stdin:
 
 @pytest.mark.slow
 def test_shards_and_merges_killed_repeatedly_lose_nothing(tiny: TinyEncoder, tmp_path: Path) -> None:
-    """60 kills at random moments of shards and of merges, which run in any order."""
+    """40 kills or more at random moments of shards and of merges, which run in any order."""
     seed = random.randrange(1 << 30)
     print("seed", seed)  # noqa: T201
     chance = random.Random(seed)
@@ -708,17 +725,17 @@ def test_shards_and_merges_killed_repeatedly_lose_nothing(tiny: TinyEncoder, tmp
             assert ready, "the run hangs"
             return int(driver.stdout.readline())  # type: ignore[union-attr]
 
-        longest = {"merge": 0.1, "shard": 0.1}
-        while min(killed.values()) < 30:
-            kind = "merge" if chance.random() < 0.5 and (shards / "shards.json").exists() else "shard"
+        assert run("1/3", -1) == 0
+        longest = {"merge": 0.2, "shard": 0.2}
+        while min(killed.values()) < 20 or after_kill <= 5:
+            kind = chance.choice(("merge", "shard"))
             what = kind if kind == "merge" else f"{chance.randint(1, 3)}/3"
             code = run(what, chance.uniform(0, longest[kind]))
-            assert code in (0, -signal.SIGKILL, 1)
-            # An error is that there is no listing yet, or no shard at all.
-            assert code != 1 or (kind == "merge" and not [*shards.glob("*/listing.jsonl")])
+            assert code in (0, -signal.SIGKILL)
             killed[kind] += code < 0
-            longest[kind] *= 0.8 if code == 0 else 1.05
-            if code == 0 and chance.random() < 0.2 and min(killed.values()) < 25:
+            # Most runs must be killed and some must end, also on a busy machine.
+            longest[kind] *= 0.8 if code == 0 else 1.1
+            if code == 0 and what != "1/3" and chance.random() < 0.3:  # begin again
                 shutil.rmtree(merged if kind == "merge" else shards / f"shard-{what[0]:0>5}-of-00003")
             if code < 0 and Collection.locate(merged) is not None:
                 with Collection.open(merged) as collection:

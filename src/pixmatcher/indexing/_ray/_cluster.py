@@ -54,7 +54,9 @@ def connected(on: str) -> Iterator[None]:
         return
     with _silent():
         try:
-            _connect(address)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                _connect(address)
         except Exception as error:  # Ray raises errors of many kinds
             with contextlib.suppress(Exception):
                 ray.shutdown()
@@ -129,9 +131,7 @@ def _silent() -> Iterator[None]:
     if prints is not None:  # Ray prints the death of a worker process to standard output, also without `log_to_driver`
         ray_worker._worker_logs_enabled = False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         if prints is not None:
             ray_worker._worker_logs_enabled = prints
