@@ -89,8 +89,8 @@ def merge_shards(
         progress: Called with the number of images that are stored, then with the rows of an index that is trained.
 
     Raises `ShardError` if the place has no shards, or if they are damaged, do not belong together or are written
-    meanwhile; `CollectionError` if the collection has other encoders, `CollectionLockedError` if another process writes
-    to it.
+    meanwhile; `CollectionError` if the collection has other encoders, `CollectionLockedError` if another process
+    writes to it.
     """
     started = time.monotonic()
     opened = open_place(place)
