@@ -216,6 +216,19 @@ def test_an_image_that_does_not_fit_is_a_failure(tmp_path: Path, tiny: TinyEncod
         assert {item.label for item in collection.items()} == {"a", "b"}
 
 
+def test_a_change_that_does_not_fit_is_a_failure(tmp_path: Path, tiny: TinyEncoder) -> None:
+    source = ListedSource({"a": "one", "b": "two"})
+    with open_milvus(str(tmp_path / "lite")) as collection:
+        collection.create([tiny])
+        index(source, collection, encoders=[tiny])
+        source.entries["list://x/a"] = replace(source.entries["list://x/a"], label="x" * 5000)
+        source.entries["list://x/b"] = replace(source.entries["list://x/b"], label="new")
+        for _ in range(2):
+            report = index(source, collection, encoders=[tiny])
+            assert [failure.reason for failure in report.failures] == ["text too long for Milvus"]
+            assert [(item.uri, item.label) for item in collection.items()] == [("list://x/b", "new")]
+
+
 def test_long_notes_are_divided(lite: MilvusCollection) -> None:
     names = {f"label {number}": f"name {number} é" * 20 for number in range(2000)}
     lite.set_label_names(names)

@@ -91,7 +91,10 @@ class RowStore(Protocol):
         """
 
     def change(self, changes: Sequence[Change]) -> list[int]:
-        """Store new fields of items, and return the ids that they have then, in the same order."""
+        """Store new fields of items, and return the ids that they have then, in the same order.
+
+        Raises `RefusedItemsError`, before anything is stored, if the store cannot hold some of the items.
+        """
 
     def copy(self, copies: Sequence[Copy], *, source: str) -> list[int | None]:
         """Store items with the embeddings of others; return their ids, or None where the other item is missing."""
@@ -155,7 +158,7 @@ class RowComparison(SourceComparison):
             retry_failed=retry_failed,
         )
         for changes in _blocks(self._mirror.changes()):
-            self._store.change(changes)
+            self._change(changes)
         for uris in _blocks(self._mirror.removed_failures()):
             self._store.remove_failures(uris)
         return result
@@ -182,8 +185,21 @@ class RowComparison(SourceComparison):
         with self._mirror.noting_updates(source) as updates:
             result = super().store_known(source, items)
         # The store may know its items by what has changed of them, so that a moved item gets another id.
-        self._mirror.set_ids(zip((u.id for u in updates), self._store.change(updates), strict=True) if updates else ())
+        self._mirror.set_ids(zip((u.id for u in updates), self._change(updates), strict=True) if updates else ())
         return result
+
+    def _change(self, changes: Sequence[Change]) -> list[int]:
+        """Change items of the store, and return their ids. Those that it cannot hold any more become failures."""
+        try:
+            return self._store.change(changes)
+        except RefusedItemsError as error:
+            refused = {failure.uri: failure for failure in error.failures}
+        for change in changes:
+            if (failure := refused.get(change.item.uri)) is not None:
+                self.record_failures(change.source, [failure], remove=[failure.uri])
+        kept = [change for change in changes if change.item.uri not in refused]
+        ids = dict(zip((change.id for change in kept), self._store.change(kept), strict=True)) if kept else {}
+        return [ids.get(change.id, change.id) for change in changes]
 
     def record_failures(self, source: str, failures: Iterable[Failure], *, remove: Iterable[str] = ()) -> int:
         """Store failures of a source, and remove the items of the uris `remove`; return how many were removed."""

@@ -630,7 +630,10 @@ class MilvusCollection:
         return {row["content_hash"] for row in found}
 
     def change(self, changes: Sequence[Change]) -> list[int]:
-        """Store uri, version, label, caption, date and details of items, and return their ids then."""
+        """Store uri, version, label, caption, date and details of items, and return their ids then.
+
+        Raises `RefusedItemsError` before anything is stored if Milvus cannot hold one of them.
+        """
         with self._lock:
             found = self._whole_rows([each.id for each in changes])
             changed = []
@@ -647,9 +650,14 @@ class MilvusCollection:
                     details=each.item.details,
                 )
                 changed.append((each.id, self._copied(row, new, each.source, row["created"], row["written"])))
-            stored = self._put_accepted([row for _, row in changed])
+            rows = [row for _, row in changed]
+            known = self._items.get([row["id"] for row in rows], ("uri",))
+            if refused := _refused([item_of(row) for row in rows], rows, known):
+                raise RefusedItemsError(refused)
+            if rows:
+                self._put(rows)
             # Items that moved: the new rows first, so that a process that is killed here loses nothing.
-            self._items.delete([old for old, row in changed if row["id"] != old and row["id"] in stored])
+            self._items.delete([old for old, row in changed if row["id"] != old])
         new_ids = {old: row["id"] for old, row in changed}
         return [new_ids.get(each.id, each.id) for each in changes]
 
