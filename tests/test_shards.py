@@ -511,6 +511,16 @@ def test_shards_that_do_not_belong_together(tiny: TinyEncoder, tmp_path: Path) -
     assert not (tmp_path / "c").exists()
 
 
+def test_a_shard_of_one_folder_is_not_replaced_by_that_of_another(tiny: TinyEncoder, tmp_path: Path) -> None:
+    paint_many(tmp_path / "one", 3)
+    paint(tmp_path / "other" / "something.png", 9)
+    index_shard(tmp_path / "one", "1/1", tmp_path / "to", encoders=["tiny"])
+    with pytest.raises(ShardError, match=r"is of .*one, and .*other has none of its images: name another place"):
+        index_shard(tmp_path / "other", "1/1", tmp_path / "to", encoders=["tiny"])
+    merge_shards(tmp_path / "to", tmp_path / "collection")
+    assert {os.path.dirname(uri) for uri in contents(tmp_path / "collection")} == {str(tmp_path / "one")}
+
+
 def test_a_collection_of_another_encoder_is_left_alone(tiny: TinyEncoder, tmp_path: Path) -> None:
     paint_many(tmp_path / "photos", 4)
 

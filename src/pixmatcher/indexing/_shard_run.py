@@ -35,6 +35,7 @@ from ._shard_files import (
     ShardOptions,
     entries_of_lines,
     entry_line,
+    open_listing,
     part_names,
     part_number,
     read_common,
@@ -134,6 +135,7 @@ def index_shard(
             stages = Stages(work, work, ThreadWorkers(executor, workers, work, work, loaded, encode_options))
             work.find_done([] if retry_failed else str(DecoderCapabilities(max_pixels)).split("\n"))
             facts = _list(opened, shard, common, work, lines)
+            _check_same_source(place, shard, facts, work)
             write_listing(place, shard, facts, lines)
             found = IndexReport(Path(place.name))
             work.lines = lines
@@ -195,6 +197,22 @@ def _list(source: Source, shard: Shard, common: CommonFacts, work: _ShardWork, l
     return ListingFacts(common, at, source.remote, listing.count, digest, label_names, notes, unusable)
 
 
+def _check_same_source(place: Place, shard: Shard, facts: ListingFacts, work: _ShardWork) -> None:
+    """Raise `ShardError` if the shard is of another folder: none of the names that it listed is listed now."""
+    try:
+        with open_listing(place, shard) as known:
+            if known is None or known[0].place.spec == facts.place.spec:
+                return
+            spec, names = known[0].place.spec, [entry.uri for entry in known[1]]
+    except ShardError:
+        return  # it is damaged, and made again
+    if names and work.entry_count and not any(map(work.has_listed, names)):
+        raise ShardError(
+            f"The shard {shard} in {place.name} is of {spec}, and {facts.place.spec} has none of its images: name "
+            "another place with --to."
+        )
+
+
 class _ShardWork:
     """The images of a shard that must be encoded, and the parts that are written of them.
 
@@ -246,6 +264,10 @@ class _ShardWork:
         elif (failure := self._done[key]) is not None:
             self._old_failures.append(replace(failure, uri=entry.uri))
         return True
+
+    def has_listed(self, name: str) -> bool:
+        """Return whether the source lists an entry of this name."""
+        return digest_of(name) in self._listed
 
     def failures(self) -> list[Failure]:
         """Return the images of the shard that cannot be used."""
