@@ -216,6 +216,19 @@ def test_an_image_that_does_not_fit_is_a_failure(tmp_path: Path, tiny: TinyEncod
         assert {item.label for item in collection.items()} == {"a", "b"}
 
 
+def test_texts_that_are_not_unicode_stay_the_same(tmp_path: Path, tiny: TinyEncoder) -> None:
+    details = {"a\0\udcff": '"\\\udcfe', "b": "猫"}
+    source = ListedSource({"a": None})
+    source.entries["list://x/a"] = replace(source.entries["list://x/a"], caption="\udcff", details=details)
+    with open_milvus(str(tmp_path / "lite")) as collection:
+        collection.create([tiny])
+        index(source, collection, encoders=[tiny])
+        (item,) = collection.items()
+        assert (item.caption, item.details) == ("\\udcff", details)
+        assert index(source, collection, encoders=[tiny]).unchanged == 1
+        assert collection.verify() == []
+
+
 def test_a_change_that_does_not_fit_is_a_failure(tmp_path: Path, tiny: TinyEncoder) -> None:
     source = ListedSource({"a": "one", "b": "two"})
     with open_milvus(str(tmp_path / "lite")) as collection:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._text import as_unicode, values_as_unicode
+from .._text import as_unicode
 from ..collection import Item
 from ..records import Space
 from ._expressions import shown_name, stored_name
@@ -55,6 +55,8 @@ def row_of(
     `created` and `written` are nanoseconds since 1970: when an item of this uri was first and last stored.
     """
     rest: dict[str, Any] = {name: value for name in _REST if (value := getattr(item, name)) is not None}
+    if item.caption is not None:
+        rest["caption"] = as_unicode(item.caption)
     if item.details:
         rest["details"] = dict(item.details)
     return {
@@ -69,7 +71,8 @@ def row_of(
         "width": -1 if item.width is None else item.width,
         "height": -1 if item.height is None else item.height,
         "incomplete": item.missing is not None,
-        "rest": json.dumps(values_as_unicode(rest), ensure_ascii=False),
+        # Single surrogates, which details may contain, become escapes of JSON.
+        "rest": as_unicode(json.dumps(rest, ensure_ascii=False)),
         "source": source,
         "created": created,
         "written": written,
