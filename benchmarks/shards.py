@@ -54,7 +54,7 @@ class Seconds(NamedTuple):
 def run(*arguments: object) -> Seconds:
     """Run a command of PixMatcher; return its seconds."""
     started, before = time.perf_counter(), _processor_seconds()
-    subprocess.run([*CLI, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run([*CLI, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
     return Seconds(time.perf_counter() - started, _processor_seconds() - before)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -126,3 +130,33 @@ def test_the_file_is_read_as_the_library_onnx_reads_it() -> None:
         expected = onnx.numpy_helper.to_array(tensor)
         assert constants[tensor.name].dtype == expected.dtype
         np.testing.assert_array_equal(constants[tensor.name], expected)
+
+
+SANITIZED = """
+import sys
+from pathlib import Path
+import numpy as np
+from pixmatcher.encoders.lite import FILES, _network
+_network.LIBRARY = Path(sys.argv[1])
+pixels = np.random.default_rng(0).integers(0, 256, (2, 260, 260, 3), dtype=np.uint8)
+print([output.shape for output in _network.ImageNetwork(FILES / "visual.onnx").run(pixels)])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+@needs_avx2
+def test_the_code_stays_within_its_memory(tmp_path: Path) -> None:
+    """The same code, built so that it stops at the first byte out of bounds and the first undefined result."""
+    library = tmp_path / "sanitized.so"
+    flags = ["-O2", "-shared", "-fPIC", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    built = subprocess.run(
+        ["gcc", *flags, "-o", library, _network.LIBRARY.with_suffix(".c"), "-lm"], capture_output=True, text=True
+    )
+    if built.returncode and "san" in built.stderr:
+        pytest.skip("gcc has no sanitizers here")
+    assert not built.returncode, built.stderr
+    preloaded = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    environment = os.environ | {"LD_PRELOAD": preloaded.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
+    ran = subprocess.run([sys.executable, "-c", SANITIZED, library], capture_output=True, text=True, env=environment)
+    assert (ran.returncode, ran.stdout) == (0, "[(2, 1280), (2, 1000), (2, 1024)]\n"), ran.stderr[-3000:]

@@ -20,8 +20,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memory_store import MemoryStore
 from pixmatcher import Collection, CollectionError, ShardError, SourceError, index, index_shard, merge_shards
 from pixmatcher._locks import FileLock
+from pixmatcher._progress import Progress
 from pixmatcher.export import export_arrays
 from pixmatcher.indexing import MergeReport, Shard, numbers_text
 from pixmatcher.indexing._shards import SourcePlace, digest_of
@@ -298,6 +300,22 @@ def test_merging_into_a_collection_that_has_other_images(tiny: TinyEncoder, tmp_
     assert index(None, tmp_path / "c").unchanged == 25
 
 
+def test_merging_into_a_store_of_another_package(tiny: TinyEncoder, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    paint_many(photos, 20)
+    run_shards(photos, 2, tmp_path / "shards")
+    one, merged = MemoryStore(), MemoryStore()
+    index(photos, one)
+    assert merge_shards(tmp_path / "shards", merged).index.added == 20
+    assert merge_shards(tmp_path / "shards", merged).index.unchanged == 20
+    assert index(photos, merged).unchanged == 20
+    query = np.ones(48, np.float32)
+    found, expected = (store.search(query, space="visual", k=20) for store in (merged, one))
+    assert [hit.item.uri for hit in found] == [hit.item.uri for hit in expected]
+    # This store keeps float32, of which shards keep float16.
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-2)
+
+
 # ---- Running and merging again ----
 
 
@@ -381,6 +399,27 @@ def test_a_folder_that_one_machine_cannot_read_is_reported(tiny: TinyEncoder, tm
     run_shards(photos, 3, tmp_path / "shards")
     report = merge_shards(tmp_path / "shards", tmp_path / "c")
     assert [(Path(f.uri).name, f.reason) for f in report.index.failures] == [("b", "folder cannot be read")]
+
+
+def test_shards_that_are_written_during_a_merge(tiny: TinyEncoder, tmp_path: Path) -> None:
+    photos, shards = tmp_path / "photos", tmp_path / "shards"
+    paths = paint_many(photos, 20)
+    run_shards(photos, 2, shards)
+    paint(paths[3], 100)
+
+    def write_meanwhile(progress: Progress) -> None:
+        run_shards(photos, 2, shards)
+
+    with pytest.raises(ShardError, match="were written while they were merged: merge again"):
+        merge_shards(shards, tmp_path / "c", progress=write_meanwhile)
+    report = merge_shards(shards, tmp_path / "c")
+    assert (report.index.added, report.index.total, report.to_run_again) == (1, 20, "")
+
+    def delete_meanwhile(progress: Progress) -> None:
+        shutil.rmtree(shards / "shard-00002-of-00002", ignore_errors=True)
+
+    with pytest.raises(ShardError, match="merge again when that has finished"):
+        merge_shards(shards, tmp_path / "d", progress=delete_meanwhile)
 
 
 def test_what_was_forgotten_stays_forgotten(tiny: TinyEncoder, tmp_path: Path) -> None:
@@ -664,7 +703,7 @@ for line in sys.stdin:
 
 @pytest.mark.slow
 def test_shards_and_merges_killed_repeatedly_lose_nothing(tiny: TinyEncoder, tmp_path: Path) -> None:
-    """60 kills at random moments of shards and of merges, which run in any order."""
+    """40 kills or more at random moments of shards and of merges, which run in any order."""
     seed = random.randrange(1 << 30)
     print("seed", seed)  # noqa: T201
     chance = random.Random(seed)
@@ -686,17 +725,17 @@ def test_shards_and_merges_killed_repeatedly_lose_nothing(tiny: TinyEncoder, tmp
             assert ready, "the run hangs"
             return int(driver.stdout.readline())  # type: ignore[union-attr]
 
-        longest = {"merge": 0.1, "shard": 0.1}
-        while min(killed.values()) < 30:
-            kind = "merge" if chance.random() < 0.5 and (shards / "shards.json").exists() else "shard"
+        assert run("1/3", -1) == 0
+        longest = {"merge": 0.2, "shard": 0.2}
+        while min(killed.values()) < 20 or after_kill <= 5:
+            kind = chance.choice(("merge", "shard"))
             what = kind if kind == "merge" else f"{chance.randint(1, 3)}/3"
             code = run(what, chance.uniform(0, longest[kind]))
-            assert code in (0, -signal.SIGKILL, 1)
-            # An error is that there is no listing yet, or no shard at all.
-            assert code != 1 or (kind == "merge" and not [*shards.glob("*/listing.jsonl")])
+            assert code in (0, -signal.SIGKILL)
             killed[kind] += code < 0
-            longest[kind] *= 0.8 if code == 0 else 1.05
-            if code == 0 and chance.random() < 0.2 and min(killed.values()) < 25:
+            # Most runs must be killed and some must end, also on a busy machine.
+            longest[kind] *= 0.8 if code == 0 else 1.1
+            if code == 0 and what != "1/3" and chance.random() < 0.3:  # begin again
                 shutil.rmtree(merged if kind == "merge" else shards / f"shard-{what[0]:0>5}-of-00003")
             if code < 0 and Collection.locate(merged) is not None:
                 with Collection.open(merged) as collection:

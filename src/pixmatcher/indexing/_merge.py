@@ -88,8 +88,8 @@ def merge_shards(
             the collection are then in that folder.
         progress: Called with the number of images that are stored, then with the rows of an index that is trained.
 
-    Raises `ShardError` if the place has no shards, or if they are damaged or do not belong together; `CollectionError`
-    if the collection has other encoders, `CollectionLockedError` if another process writes to it.
+    Raises `ShardError` if the place has no shards, or if they are damaged, do not belong together or are written
+    meanwhile; `CollectionError` if the collection has other encoders, `CollectionLockedError` if another process writes to it.
     """
     started = time.monotonic()
     opened = open_place(place)
@@ -237,18 +237,29 @@ class _Merge:
         counter = Counter(len(pending), progress, "Merging")
         source = _MergedSource(spec, any(facts.remote for facts in self._shards.values()))
         store = ResultStore(self._target, self._comparison, source, index, self._with_embeddings)
+        found = 0
         for shard in self._shards:
             left = {
                 entry.uri: entry
                 for entry in self._entries(shard, notes)
                 if _contains(pending, digest_of(entry.uri, entry.version))
             }
+            found += len(left)
             for name in reversed(part_names(self._place, shard)):  # of several results the last one counts
                 if not left:
                     break
                 self._store_part(read_part(self._place, name, self._target.spaces), left, store, counter)
             if left:
                 self._report.unfinished[shard.number] = len(left)
+        if found < len(pending):
+            raise self._written_meanwhile()
+
+    def _written_meanwhile(self) -> ShardError:
+        """Return the error for listings that were replaced or deleted during the merge."""
+        return ShardError(
+            f"The shards in {self._place.name} were written while they were merged: merge again when that has "
+            "finished; what is stored is kept."
+        )
 
     def _notes(self) -> FolderNotes | None:
         """Return what to keep of a folder source; None for other sources."""
@@ -264,7 +275,8 @@ class _Merge:
         """Yield the entries that a shard lists, but for those that were removed from the collection by `forget`."""
         forgotten = {*(notes.forgotten if notes is not None else ())}
         with open_listing(self._place, shard) as listing:
-            assert listing is not None
+            if listing is None:
+                raise self._written_meanwhile()
             for entry in listing[1]:
                 if not shard.has(digest_of(entry.uri)):
                     raise _of_another_shard(shard, self._place)

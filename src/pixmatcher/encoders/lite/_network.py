@@ -155,7 +155,8 @@ class _Arranger:
         self.widths = network.head.results, network.classes, statistics
 
     def _scale(self, name: str) -> np.float32:
-        return np.float32(self._constants[f"{name}_scale"])
+        scale: np.float32 = np.float32(self._constants[f"{name}_scale"])
+        return scale
 
     def _zero(self, name: str) -> int:
         return int(self._constants[f"{name}_zero"])

@@ -42,8 +42,13 @@ EXPORT int pixmatcher_lite_suits(void) {
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define LOOP _Pragma("clang loop unroll(disable)")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
 #define LOOP _Pragma("GCC unroll 1")
+#endif
 /* The compiler would add in another order, for which there are not enough registers. */
 #define ADD_PRODUCTS(sum, from, weights)                                   \
     {                                                                      \
