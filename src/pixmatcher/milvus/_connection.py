@@ -100,9 +100,10 @@ class Connection:
             return False
         text = _message(error)
         with contextlib.suppress(Exception):  # the next try reports what is wrong
-            if _NOT_LOADED.search(text) and self.is_lite and arguments:
-                # Milvus as a server loads its collections when it is started again; Milvus Lite does not.
-                self._client.load_collection(arguments[0])
+            if _NOT_LOADED.search(text):
+                # Milvus loads its collections when it is started again, in a while; Milvus Lite does not.
+                if self.is_lite and arguments:
+                    self._client.load_collection(arguments[0])
                 return True
             if _is_unreachable(error, text):
                 self._client = self._new_client()
@@ -138,7 +139,7 @@ class Connection:
                 f"The Milvus of {path} cannot be reached: start it, or correct the address, and try again."
             )
         if _NOT_LOADED.search(text):
-            return CollectionError(f"The index of {path} is being built: try again when that is done.")
+            return CollectionError(f"Milvus loads {path}, or builds its index: try again when that is done.")
         if re.search(r"collection not found|can't find collection|not exist", text):
             return CollectionError(f"{path} was deleted meanwhile: index again to create it.")
         if self._lite:
