@@ -47,7 +47,7 @@ _NOT_RUN = re.compile(r"<!-- not run: (.+) -->\n\Z")
 _INCLUDED = re.compile(r'--8<-- "(.+)"\n')
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HARMLESS = {"cd", ".", "ruff", "wait"}
-_OF_OTHERS = {"chown", "claude", "docker", "export", "kubectl", "ray", "ssh", "systemctl", "useradd"}
+_OF_OTHERS = {"chown", "claude", "curl", "docker", "export", "kubectl", "ray", "ssh", "systemctl", "useradd"}
 """Programs whose options are not checked; a command after `--` is."""
 
 

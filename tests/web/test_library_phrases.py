@@ -29,6 +29,8 @@ PACKAGE = Path(pixmatcher.__file__).parent
 POSITION_OF_REASON = {"InvalidImageError": 0, "FetchError": 1, "Unusable": 1, "Failure": 1}
 FROM_OTHER_ERRORS = {
     "found.reason",
+    "found['reason']",
+    "values['reason']",
     "row.reason",
     "u.reason",
     "damage.reason",

@@ -16,7 +16,7 @@ from .index import print_report
 @command("merge", example="pixmatcher merge shards -c photos", panel=INDEX)
 def merge_command(
     place: Annotated[
-        str, typer.Argument(metavar="PLACE", help="The folder of the shards: --to of `pixmatcher index --shard`.")
+        str, typer.Argument(metavar="PLACE", help="The folder of the shards, which `pixmatcher index` got with --to.")
     ],
     collection: Annotated[
         str,

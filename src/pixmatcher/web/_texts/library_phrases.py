@@ -45,6 +45,8 @@ FRENCH_PHRASES = {
     "cannot be read": "illisible",
     "symlink loop": "lien en boucle",
     "too large": "trop grande",
+    "id in use": "identifiant déjà pris par une autre image",
+    "text too long for Milvus": "texte trop long pour Milvus",
     "too many pixels": "trop de pixels",
     "too many scans": "trop de passes de décodage",
     "truncated": "incomplète",
