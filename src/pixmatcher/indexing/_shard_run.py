@@ -108,8 +108,9 @@ def index_shard(
         shard: Such as "3/64": the third of 64 shards.
         to: The folder for all shards of this source, which is created if it does not exist.
         encoders: Names or encoder objects, by default `lite`; the same for all shards.
-        max_pixels, thumbnails, exclude, hidden: As for `index`, the same for all shards.
-        retry_failed, allow_private, workers, runtime, progress: As for `index`.
+
+    The other arguments are those of `index`; the limit of pixels, thumbnails and what is left out must be the same for
+    all shards.
 
     What is written stays written when the run is interrupted; the next run continues from there. A run after the source
     has changed encodes what is new or changed.
