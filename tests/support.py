@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pixmatcher.images import Recipe
@@ -125,3 +126,12 @@ def fill_up(disk: Path) -> Path:
                 while True:
                     file.write(b"x" * block)
     return filler
+
+
+def build_with_sanitizers(output: Path, *sources: Path, flags: Sequence[str] = ("-g", "-O1")) -> None:
+    """Compile C so that it stops at the first byte out of bounds and the first undefined result."""
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    built = subprocess.run(["gcc", *flags, *sanitizers, "-o", output, *sources, "-lm"], capture_output=True, text=True)
+    if built.returncode and "san" in built.stderr:
+        pytest.skip("gcc has no sanitizers here")
+    assert not built.returncode, built.stderr

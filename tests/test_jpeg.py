@@ -15,6 +15,7 @@ from PIL import Image
 from pixmatcher import open_image
 from pixmatcher.images import _open
 from pixmatcher.images._jpeg import LIBRARY, decode_eighth
+from support import build_with_sanitizers
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 # With a compiler, a build without the library must be noticed.
@@ -253,13 +254,7 @@ def test_damaged_files_cause_no_memory_errors(tmp_path: Path) -> None:
     """The same code, built so that it stops at the first byte out of bounds and the first undefined result."""
     program, harness = tmp_path / "harness", tmp_path / "harness.c"
     harness.write_text(HARNESS)
-    flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    built = subprocess.run(
-        ["gcc", *flags, "-o", program, harness, LIBRARY.with_suffix(".c")], capture_output=True, text=True
-    )
-    if built.returncode and "san" in built.stderr:
-        pytest.skip("gcc has no sanitizers here")
-    assert not built.returncode, built.stderr
+    build_with_sanitizers(program, harness, LIBRARY.with_suffix(".c"))
     names = []
     long_codes = [with_long_codes(jpeg(picture(64, 64), subsampling=subsampling)) for subsampling in (0, 2)]
     for number, data in enumerate([*long_codes, *damaged(1500, seed=1)]):

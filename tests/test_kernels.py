@@ -11,6 +11,7 @@ import pytest
 
 from pixmatcher.vector_index import _kernels
 from pixmatcher.vector_index._scoring import inner_products
+from support import build_with_sanitizers
 
 # With a compiler, a build without the library must be noticed.
 needs_library = pytest.mark.skipif(
@@ -131,12 +132,6 @@ def test_no_loop_leaves_its_arrays(tmp_path: Path) -> None:
     """The same code, built so that it stops at the first byte out of bounds and the first undefined result."""
     program, harness = tmp_path / "harness", tmp_path / "harness.c"
     harness.write_text(HARNESS)
-    flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    built = subprocess.run(
-        ["gcc", *flags, "-o", program, harness, _kernels.LIBRARY.with_suffix(".c")], capture_output=True, text=True
-    )
-    if built.returncode and "san" in built.stderr:
-        pytest.skip("gcc has no sanitizers here")
-    assert not built.returncode, built.stderr
+    build_with_sanitizers(program, harness, _kernels.LIBRARY.with_suffix(".c"))
     ran = subprocess.run([program], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr[-3000:]

@@ -19,6 +19,7 @@ from pixmatcher.encoders.lite._onnx_file import read_onnx
 from pixmatcher.encoders.onnx.networks import open_network
 from pixmatcher.errors import EncoderError
 from pixmatcher.images import fit_image, open_image
+from support import build_with_sanitizers
 
 NETWORK = FILES / "visual.onnx"
 PHOTOS = sorted((Path(__file__).parents[1] / "examples" / "photos").glob("*.jpg"))
@@ -149,13 +150,7 @@ print([output.shape for output in _network.ImageNetwork(FILES / "visual.onnx").r
 def test_the_code_stays_within_its_memory(tmp_path: Path) -> None:
     """The same code, built so that it stops at the first byte out of bounds and the first undefined result."""
     library = tmp_path / "sanitized.so"
-    flags = ["-O2", "-shared", "-fPIC", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    built = subprocess.run(
-        ["gcc", *flags, "-o", library, _network.LIBRARY.with_suffix(".c"), "-lm"], capture_output=True, text=True
-    )
-    if built.returncode and "san" in built.stderr:
-        pytest.skip("gcc has no sanitizers here")
-    assert not built.returncode, built.stderr
+    build_with_sanitizers(library, _network.LIBRARY.with_suffix(".c"), flags=["-O2", "-shared", "-fPIC"])
     preloaded = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     environment = os.environ | {"LD_PRELOAD": preloaded.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
     ran = subprocess.run([sys.executable, "-c", SANITIZED, library], capture_output=True, text=True, env=environment)

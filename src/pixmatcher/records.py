@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from ._locks import PID_ENDING
 
@@ -128,6 +129,17 @@ class FolderNotes:
     """How many files the last run passed over: kind -> extension -> number."""
     judged: bytes = field(default=b"", repr=False)
     """Which files with unknown names are images; see `sources._judged`."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as values of JSON, `judged` in base64."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**values, "judged": base64.b64encode(self.judged).decode("ascii")}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> FolderNotes:
+        """Return the notes from what `as_json` returned. Raises `ValueError` or `TypeError` if it is damaged."""
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists, "judged": base64.b64decode(values.get("judged", ""))})
 
 
 FOLDER_NAME = ".pixmatcher"

@@ -29,6 +29,7 @@ from ..collection import (
     Hit,
     Item,
     Neighbour,
+    evenly_spaced,
     query_vector,
     space_named,
 )
@@ -127,10 +128,7 @@ class Client:
 
     def sample_ids(self, count: int) -> list[int]:
         """Return the ids of up to `count` items, evenly spaced in the order of the ids."""
-        ids = self.ids()
-        chosen = ids if len(ids) <= count else ids[np.arange(count) * len(ids) // count]
-        sampled: list[int] = chosen.tolist()
-        return sampled
+        return evenly_spaced(self.ids(), count)
 
     def failures(self) -> list[Failure]:
         """Return the images that could not be indexed and still exist."""

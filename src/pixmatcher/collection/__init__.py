@@ -9,7 +9,7 @@ from .._lazy import lazy_names
 from ..records import CATALOG_NAME, FOLDER_NAME
 from ._indexes import SpaceIndexes
 from ._names import delete_collection
-from ._spaces import query_vector, space_named, whole_number
+from ._spaces import evenly_spaced, labels_named, query_vector, space_named, whole_number
 from .collection import Collection
 from .filters import Filter
 from .items import (
@@ -103,8 +103,10 @@ __all__ = [
     "check_item",
     "delete_collection",
     "describe_collection",
+    "evenly_spaced",
     "find_to_forget",
     "forgetting",
+    "labels_named",
     "open_collection",
     "open_named_store",
     "query_vector",

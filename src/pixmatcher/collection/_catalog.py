@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from ..errors import CollectionError, CollectionUpgradedError
 from ..records import Calibration, FolderNotes, QueryKind
 from ._database import Database
 from ._migrations import readable_columns
+from ._spaces import labels_named
 from .items import Changes, CollectionState, Failure, Item
 
 _ITEM_COLUMNS = tuple(field.name for field in fields(Item))
@@ -364,16 +364,15 @@ class Catalog(Database):
         found = self.query(f"SELECT {columns} FROM sources WHERE id = ?", source_id)
         if not found or found[0][0] is None:
             return FolderNotes()
-        values: dict[str, Any] = json.loads(found[0][0])
-        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return FolderNotes(**{**values, **lists}, judged=found[0][1] or b"")
+        return replace(FolderNotes.from_json(json.loads(found[0][0])), judged=found[0][1] or b"")
 
     def put_folder_notes(self, spec: str, notes: FolderNotes) -> None:
         """Store the notes of a folder source."""
-        values = {field.name: getattr(notes, field.name) for field in fields(notes)}
-        judged = values.pop("judged")
+        values = notes.as_json()
+        del values["judged"]  # it has a column of its own
         self.connection.execute(
-            "UPDATE sources SET notes = ?, judged = ? WHERE id = ?", (json.dumps(values), judged, self.source_id(spec))
+            "UPDATE sources SET notes = ?, judged = ? WHERE id = ?",
+            (json.dumps(values), notes.judged, self.source_id(spec)),
         )
 
     def put_failures(self, failures: Iterable[Failure], source_id: int) -> None:
@@ -414,8 +413,7 @@ class Catalog(Database):
         requested = {*texts}
         found = self.query("SELECT DISTINCT label FROM items WHERE label IS NOT NULL")
         labels = {label for (label,) in found}
-        called = {label: {name, *map(str.strip, name.split(","))} for label, name in self.label_names().items()}
-        return {label for label in labels if label in requested or not requested.isdisjoint(called.get(label, ()))}
+        return labels & (requested | labels_named(self.label_names(), requested))
 
     # Calibrations
 

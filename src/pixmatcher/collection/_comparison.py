@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy.typing as npt
 
@@ -18,9 +18,6 @@ from ..records import Entry
 from ._catalog import Catalog
 from ._entry_table import ENTRY_COLUMNS, create_entry_table, entry_of, insert_entries
 from .items import Failure, Item
-
-if TYPE_CHECKING:
-    from .collection import Collection
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,23 @@ class StoredItems:
     unknown: frozenset[str] = frozenset()
 
 
+class StoresItems(Protocol):
+    """What a comparison needs of the collection that it writes to; `Collection` says what each method does."""
+
+    def add(
+        self,
+        items: Sequence[Item],
+        embeddings: Mapping[str, npt.ArrayLike],
+        *,
+        source: str,
+        thumbnails: Mapping[str, bytes],
+    ) -> object:
+        """Store items of a source with their embeddings."""
+
+    def add_copies(self, items: Sequence[Item], *, source: str) -> list[Item]:
+        """Store items whose content the collection has; return those whose content it does not have."""
+
+
 class SourceComparison:
     """A comparison of sources with a collection, and the storing of what it finds.
 
@@ -60,7 +74,7 @@ class SourceComparison:
     Sources are named by their specs. All methods but `known_contents` are called from one thread.
     """
 
-    def __init__(self, collection: Collection, catalog: Catalog, sources: Sequence[str]) -> None:
+    def __init__(self, collection: StoresItems, catalog: Catalog, sources: Sequence[str]) -> None:
         """Called only by `Collection.compare_sources`."""
         self._collection = collection
         self._catalog = catalog

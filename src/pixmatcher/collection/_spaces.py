@@ -1,9 +1,10 @@
-"""Checks of what callers give: names of spaces, query vectors and whole numbers."""
+"""What every store does with what callers give: names of spaces, query vectors, whole numbers, ids, names of labels."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import SupportsIndex
 
 import numpy as np
@@ -46,3 +47,14 @@ def whole_number(value: SupportsIndex, name: str) -> int:
         return operator.index(value)
     except TypeError:
         raise CollectionError(f"The {name} must be a whole number, not {value!r}.") from None
+
+
+def evenly_spaced(ids: npt.NDArray[np.int64], count: int) -> list[int]:
+    """Return up to `count` of ids (N,), evenly spaced in their order."""
+    chosen: list[int] = (ids if len(ids) <= count else ids[np.arange(count) * len(ids) // count]).tolist()
+    return chosen
+
+
+def labels_named(names: Mapping[str, str], texts: AbstractSet[str]) -> set[str]:
+    """Return the labels whose name is one of these texts, in full or in a part between commas."""
+    return {label for label, name in names.items() if not texts.isdisjoint({name, *map(str.strip, name.split(","))})}

@@ -10,12 +10,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,6 @@ import numpy.typing as npt
 from ..errors import CollectionError
 from ._catalog import Catalog, sql_value
 from ._comparison import ComparisonResult, SourceComparison, StoredItems
-from .collection import Collection
 from .items import Failure, Item
 
 _BLOCK = 2000
@@ -135,7 +135,7 @@ class RowComparison(SourceComparison):
 
     def __init__(self, store: RowStore, mirror: _Mirror, sources: Sequence[str]) -> None:
         """Called only by `compare_rows`."""
-        super().__init__(cast(Collection, _StoredAndMirrored(store, mirror)), mirror, sources)
+        super().__init__(_StoredAndMirrored(store, mirror), mirror, sources)
         self._store = store
         self._mirror = mirror
 
@@ -239,27 +239,13 @@ class _StoredAndMirrored:
         return [item for item in items if item.uri not in uris]
 
 
-class _Updates(list[Change]):
-    """The changes of a block, as a context manager that stops noting them."""
-
-    def __init__(self, stop: Callable[[], None]) -> None:
-        super().__init__()
-        self._stop = stop
-
-    def __enter__(self) -> _Updates:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-
 class _Mirror(Catalog):
     """A temporary catalog of what a store holds. The row of an item is its id."""
 
     def __init__(self, folder: Path) -> None:
         self._specs: dict[str, int] = {}
         super().__init__(folder / "mirror.sqlite", folder, create=True)
-        self._updates: _Updates | None = None
+        self._updates: list[Change] | None = None
         self._update_source = ""
 
     def source_id(self, spec: str) -> int:
@@ -308,13 +294,14 @@ class _Mirror(Catalog):
         if self._updates is not None:
             self._updates.append(Change(item.id, item, self._update_source))
 
-    def noting_updates(self, source: str) -> _Updates:
-        """Note the updates of items of a source until the end of the block."""
-        self._updates, self._update_source = _Updates(self._stop_noting), source
-        return self._updates
-
-    def _stop_noting(self) -> None:
-        self._updates = None
+    @contextmanager
+    def noting_updates(self, source: str) -> Iterator[list[Change]]:
+        """Yield the updates of items of a source, which are noted until the end of the block."""
+        self._updates, self._update_source = [], source
+        try:
+            yield self._updates
+        finally:
+            self._updates = None
 
     def set_ids(self, changed: Iterable[tuple[int, int]]) -> None:
         """Give items another id."""

@@ -13,7 +13,6 @@ A part is never changed. Of several results of one image, that of the last part 
 
 from __future__ import annotations
 
-import base64
 import errno
 import json
 import zipfile
@@ -141,9 +140,6 @@ class ListingFacts:
 
 def write_listing(place: Place, shard: Shard, facts: ListingFacts, lines: IO[bytes]) -> None:
     """Store what a shard lists; `lines` has its entries, as `entry_line` returns them."""
-    notes = None
-    if facts.notes is not None:
-        notes = asdict(facts.notes) | {"judged": base64.b64encode(facts.notes.judged).decode()}
     head = {
         "common": facts.common.as_json(),
         "place": asdict(facts.place),
@@ -151,7 +147,7 @@ def write_listing(place: Place, shard: Shard, facts: ListingFacts, lines: IO[byt
         "entries": facts.entries,
         "digest": facts.digest,
         "label_names": dict(facts.label_names),
-        "notes": notes,
+        "notes": None if facts.notes is None else facts.notes.as_json(),
         "unusable": [asdict(each) for each in facts.unusable],
     }
     with TemporaryFile() as content:
@@ -181,10 +177,6 @@ def open_listing(place: Place, shard: Shard) -> Generator[tuple[ListingFacts, It
         with _damage_explained(place, name):
             line = file.readline()
             head = json.loads(line)
-            notes = head["notes"]
-            if notes is not None:
-                lists = {key: tuple(value) for key, value in notes.items() if isinstance(value, list)}
-                notes = FolderNotes(**{**notes, **lists, "judged": base64.b64decode(notes["judged"])})
             facts = ListingFacts(
                 CommonFacts.from_json(head["common"], place),
                 SourcePlace(**head["place"]),
@@ -192,7 +184,7 @@ def open_listing(place: Place, shard: Shard) -> Generator[tuple[ListingFacts, It
                 int(head["entries"]),
                 int(head["digest"]),
                 head["label_names"],
-                notes,
+                None if head["notes"] is None else FolderNotes.from_json(head["notes"]),
                 tuple(Unusable(**each) for each in head["unusable"]),
             )
         yield facts, _entries_of(place, name, file, zlib.crc32(line))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -32,8 +31,10 @@ from ..collection import (
     ToForget,
     TuningPoint,
     check_item,
+    evenly_spaced,
     find_to_forget,
     forgetting,
+    labels_named,
     query_vector,
     records_as_json,
     records_from_json,
@@ -68,8 +69,6 @@ from ._tables import MOST_ROWS, Row, Table, id_of
 _FORMAT = 1
 _MOST_HITS = MOST_ROWS - 1
 """One more is asked for, to see whether its score is the same."""
-
-
 _TIMED_QUERIES = 30
 _DECIMALS = 6
 """Scores have so many decimals."""
@@ -149,8 +148,9 @@ class MilvusCollection:
             raise CollectionError(f"{self.path} is a collection of another program: name another one with -c.")
         self._items = Table(connection, name)
         self._notes = Notes(Table(connection, name + NOTES))
-        self._thumbnails = Thumbnails(Notes(Table(connection, name + THUMBNAILS)))
-        for table in (self._notes.table, Table(connection, name + THUMBNAILS), self._items):
+        thumbnails = Table(connection, name + THUMBNAILS)
+        self._thumbnails = Thumbnails(Notes(thumbnails))
+        for table in (self._notes.table, thumbnails, self._items):
             table.load()
         manifest = self._notes.get(MANIFEST)
         if manifest is None:
@@ -230,10 +230,7 @@ class MilvusCollection:
 
     def sample_ids(self, count: int) -> list[int]:
         """Return the ids of up to `count` items, evenly spaced in the order of the ids."""
-        ids = self.ids()
-        chosen = ids if len(ids) <= count else ids[np.arange(count) * len(ids) // count]
-        sampled: list[int] = chosen.tolist()
-        return sampled
+        return evenly_spaced(self.ids(), count)
 
     def failures(self) -> list[Failure]:
         """Return the images that could not be indexed and still exist."""
@@ -326,12 +323,7 @@ class MilvusCollection:
     def _labels_meant(self, texts: Iterable[str]) -> set[str]:
         """Return the labels that `labels_called` returns, and others that no item has."""
         wanted = {*map(as_unicode, texts)}
-        named = {
-            label
-            for label, name in self.label_names().items()
-            if not wanted.isdisjoint({name, *map(str.strip, name.split(","))})
-        }
-        return wanted | named
+        return wanted | labels_named(self.label_names(), wanted)
 
     def labels_by_id(self, ids: Iterable[int]) -> dict[int, str | None]:
         """Return the label, or None, of each of these ids that exists."""
@@ -769,20 +761,13 @@ class MilvusCollection:
 
     def folder_notes(self, source: str) -> FolderNotes:
         """Return what is kept of a folder source, by its spec, from one run to the next; empty notes if it is new."""
-        found: dict[str, Any] | None = (self._notes.get(SOURCE, source) or {}).get("notes")
-        if found is None:
-            return FolderNotes()
-        judged = base64.b64decode(found.pop("judged"))
-        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in found.items()}
-        return FolderNotes(**values, judged=judged)
+        return FolderNotes.from_json((self._notes.get(SOURCE, source) or {}).get("notes") or {})
 
     def set_folder_notes(self, source: str, notes: FolderNotes) -> None:
         """Store what is to be kept of a folder source until the next run."""
-        values = {field.name: getattr(notes, field.name) for field in fields(notes)}
-        values["judged"] = base64.b64encode(notes.judged).decode("ascii")
         with self._lock:
             known = self._notes.get(SOURCE, source) or {"created": time.time_ns()}
-            self._notes.put(SOURCE, {source: {**known, "notes": values}})
+            self._notes.put(SOURCE, {source: {**known, "notes": notes.as_json()}})
 
     def update_indexes(self, *, progress: ProgressCallback | None = None) -> None:
         """Write everything to disk, and build the indexes that the number of items asks for now."""
