@@ -73,7 +73,7 @@ bench: $(VENV)/installed-dev torch-venv peers-venv
 	$(BIN)/python benchmarks/peers_index.py --peers $(PEERS_VENV)/bin/python
 	$(BIN)/python benchmarks/peers_tool.py --rclip $(PEERS_VENV)/bin/python --torch $(TORCH_VENV)/bin/python
 
-$(VENV)/installed: pyproject.toml constraints.txt hatch_build.py $(wildcard src/pixmatcher/*/*.c src/pixmatcher/*/*/*.c)
+$(VENV)/installed: pyproject.toml constraints.txt hatch_build.py $(wildcard src/pixmatcher/*/*.c src/pixmatcher/*/*/*.[ch])
 	@echo "Installing PixMatcher into $(VENV), which takes about half a minute ..."
 	@$(PYTHON) -m venv $(VENV)
 	@set -o pipefail; $(BIN)/python $(PIP) --editable . | $(SHOW)

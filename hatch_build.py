@@ -16,7 +16,13 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ("-std=gnu11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden")
-SOURCES = ("encoders/lite/_network_avx2.c", "images/_jpeg_eighth.c", "vector_index/_inner_loops.c")
+SOURCES = (
+    "encoders/lite/_network_avx512.c",
+    "encoders/lite/_network_avxvnni.c",
+    "encoders/lite/_network_avx2.c",
+    "images/_jpeg_eighth.c",
+    "vector_index/_inner_loops.c",
+)
 """Each becomes a library of its own beside it."""
 
 

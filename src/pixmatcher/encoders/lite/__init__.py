@@ -74,11 +74,12 @@ def _open_network(path: Path, *, optimise: bool = True) -> InferenceSession:
 
 def _open_image_network(path: Path) -> Callable[[npt.NDArray[np.uint8]], Outputs]:
     """Open the image network with what runs it fastest on this processor; all compute the same integers."""
-    from ._network import ImageNetwork, is_faster_here
+    from ._network import ImageNetwork, fastest_instructions
 
-    if is_faster_here():
+    instructions = fastest_instructions()
+    if instructions is not None:
         with _errors_explained(path):
-            return ImageNetwork(path).run
+            return ImageNetwork(path, instructions).run
     session = _open_network(path)
 
     def run(pixels: npt.NDArray[np.uint8]) -> Outputs:

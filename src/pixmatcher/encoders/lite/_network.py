@@ -1,13 +1,14 @@
-"""The image network of `lite` in C, for x86 processors without VNNI, on which ONNX Runtime is slow.
+"""The image network of `lite` in C, for x86 processors on which it is faster than ONNX Runtime.
 
-`_network_avx2.c` computes from the weights in `visual.onnx` the same integers as ONNX Runtime. It is compiled when the
-package is built. Without it, and on other processors, ONNX Runtime runs the network.
+`_network.h` computes from the weights in `visual.onnx` the same integers as ONNX Runtime. It is compiled for three
+sets of instructions when the package is built. Without them, and on other processors, ONNX Runtime runs the network.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,8 +18,6 @@ import numpy.typing as npt
 
 from ._onnx_file import Constants, Node, read_onnx
 
-LIBRARY = Path(__file__).with_name("_network_avx2.so")
-
 Floats: TypeAlias = "npt.NDArray[np.float32]"
 
 SIDE = 260
@@ -26,6 +25,30 @@ _PANEL = 16
 """Output channels of a panel of weights."""
 _LINE = 64
 """Bytes of a cache line."""
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """A set of instructions that the network is compiled for, and how the weights are arranged for it."""
+
+    name: str
+    library: Path
+    lanes: int
+    """Channels that are computed at a time."""
+    rows: int
+    """Rows that a depthwise layer multiplies at a time."""
+    weight: type[np.signedinteger[Any]]
+    """The type of the weights of a depthwise layer."""
+    pairs: bool
+    """Whether the products of two groups of channels are added in 16 bits, where they fit."""
+
+
+_HERE = Path(__file__).parent
+AVX512 = Instructions("AVX-512 with VNNI", _HERE / "_network_avx512.so", lanes=16, rows=4, weight=np.int8, pairs=False)
+AVX_VNNI = Instructions("AVX-VNNI", _HERE / "_network_avxvnni.so", lanes=8, rows=2, weight=np.int16, pairs=False)
+AVX2 = Instructions("AVX2", _HERE / "_network_avx2.so", lanes=8, rows=2, weight=np.int16, pairs=True)
+ALL = (AVX512, AVX_VNNI, AVX2)
+"""From the fastest to the slowest."""
 
 
 class _Pointwise(ctypes.Structure):
@@ -87,15 +110,16 @@ class _Network(ctypes.Structure):
 class ImageNetwork:
     """The image network, read from `visual.onnx`. Its method may be called from several threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, instructions: Instructions) -> None:
         """Read the weights. Raises `ValueError` if the file is not the network that `tools/lite_visual.py` writes."""
-        library = _library()
+        library = _library(instructions.library)
         if library is None:
-            raise ValueError(f"{LIBRARY.name} was not compiled")
+            raise ValueError(f"{instructions.library.name} was not compiled")
         self._run = library.pixmatcher_lite_run
         nodes, constants = read_onnx(path.read_bytes())
+        pair = library.pixmatcher_lite_pair if instructions.pairs else None
         try:
-            self._network = _Arranger(nodes, constants, library.pixmatcher_lite_pair)
+            self._network = _Arranger(nodes, constants, instructions, pair)
         except (KeyError, IndexError) as error:
             raise ValueError(f"{path} is another network than expected ({error!r})") from error
 
@@ -116,10 +140,12 @@ class ImageNetwork:
 
 
 class _Arranger:
-    """Arranges the weights as `_network_avx2.c` reads them, and keeps them in memory."""
+    """Arranges the weights as `_network.h` reads them, and keeps them in memory."""
 
-    def __init__(self, nodes: list[Node], constants: Constants, pair: Callable[..., int]) -> None:
-        self._constants, self._pair = constants, pair
+    def __init__(
+        self, nodes: list[Node], constants: Constants, instructions: Instructions, pair: Callable[..., int] | None
+    ) -> None:
+        self._constants, self._instructions, self._pair = constants, instructions, pair
         self._kept: list[npt.NDArray[np.uint8]] = []
         convolutions = {node.outputs[0].removesuffix("_conv"): node for node in nodes if node.operator == "Conv"}
         summarised = {node.outputs[0].removesuffix("_values") for node in nodes if node.outputs[0].endswith("_values")}
@@ -174,22 +200,28 @@ class _Arranger:
         constants, zero = self._constants, self._zero(entering)
         bias = constants[f"{name}_bias_q"] - zero * rows.sum(axis=1, dtype=np.int32)
         factors = self._scale(entering) * constants[f"{name}_weight_scale"] / self._scale(name)
-        return {"bias": self._keep(bias.astype(np.int32)), "factors": self._keep(factors)}
+        return {"bias": self._keep(self._padded(bias.astype(np.int32))), "factors": self._keep(self._padded(factors))}
+
+    def _padded(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return values of channels, followed by zeros for those that are only there to fill a vector."""
+        missing = -len(values) % self._instructions.lanes
+        return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
 
     def _pointwise(self, name: str, entering: str) -> _Pointwise:
         """Return a convolution whose windows are one after the other in memory, as they are for 1x1."""
         weights = self._constants[f"{name}_weight_q"]
         rows = np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(len(weights), -1)
-        groups = rows.shape[1] // 4
-        panels, orders, paired = [], np.empty((-(-len(rows) // _PANEL), groups), np.uint16), []
-        for order, start in zip(orders, range(0, len(rows), _PANEL), strict=True):
-            panel = rows[start : start + _PANEL].reshape(-1, groups, 4).transpose(1, 0, 2)
-            panel = np.ascontiguousarray(panel)
-            paired.append(self._pair(panel.ctypes.data, groups, panel.shape[1], order.ctypes.data))
-            if paired[-1] < 0:
-                raise ValueError(f"the weights of {name} are too large for AVX2")
-            panels.append(panel[order].reshape(-1))
         made = _Pointwise(rows.shape[1], len(rows), zero=self._zero(name), **self._sums(name, entering, rows))
+        rows, groups = self._padded(rows), rows.shape[1] // 4
+        panels, orders = [], np.tile(np.arange(groups, dtype=np.uint16), (-(-len(rows) // _PANEL), 1))
+        paired = [0] * len(orders) if self._pair is None else []
+        for order, start in zip(orders, range(0, len(rows), _PANEL), strict=True):
+            panel = np.ascontiguousarray(rows[start : start + _PANEL].reshape(-1, groups, 4).transpose(1, 0, 2))
+            if self._pair is not None:
+                paired.append(self._pair(panel.ctypes.data, groups, panel.shape[1], order.ctypes.data))
+                if paired[-1] < 0:
+                    raise ValueError(f"the weights of {name} are too large for {self._instructions.name}")
+            panels.append(panel[order].reshape(-1))
         made.weights, made.order = self._keep(np.concatenate(panels)), self._keep(orders)
         made.paired = self._keep(np.array(paired, np.uint16))
         return made
@@ -198,17 +230,21 @@ class _Arranger:
         name = node.outputs[0].removesuffix("_conv")
         weights = self._constants[f"{name}_weight_q"][:, 0]
         channels, kernel = weights.shape[:2]
+        lanes, together = self._instructions.lanes, self._instructions.rows
         if self._zero(entering) or self._zero(name):
             raise ValueError(f"{name} has a zero point")
+        if channels % lanes:
+            raise ValueError(f"{name} has {channels} channels")
         strides, pads = node.attributes["strides"], node.attributes["pads"]
-        # With a stride of 1, two rows of results are computed from the same pairs of rows: the weights of the second
-        # one begin a row later.
-        rows = np.zeros((channels, 2 if strides[0] == 1 else 1, kernel + 1, kernel), np.int16)
+        # With a stride of 1, two rows of results are computed from the same rows: the weights of the second one begin
+        # a row later.
+        sets = (kernel + together) // together
+        rows = np.zeros((channels, 2 if strides[0] == 1 else 1, sets * together, kernel), self._instructions.weight)
         for number in range(rows.shape[1]):
             rows[:, number, number : number + kernel] = weights
-        pairs = rows.reshape(-1, 8, rows.shape[1], (kernel + 1) // 2, 2, kernel).transpose(0, 3, 5, 2, 1, 4)
+        arranged = rows.reshape(-1, lanes, rows.shape[1], sets, together, kernel).transpose(0, 3, 5, 2, 1, 4)
         sums = self._sums(name, entering, weights.reshape(channels, -1))
-        return _Depthwise(channels, kernel, strides[0], pads[0], weights=self._keep(pairs), **sums)
+        return _Depthwise(channels, kernel, strides[0], pads[0], weights=self._keep(arranged), **sums)
 
     def _skip(self, block: _Block, leaving: str, entering: str, added: str) -> None:
         """Let a block add its input to its result, as a sum of floats that is rounded once."""
@@ -219,18 +255,22 @@ class _Arranger:
         block.shift = np.float32(self._zero(added)) - np.float32(moved)
 
 
-def is_faster_here() -> bool:
-    """Return whether this processor has AVX2, and nothing that makes ONNX Runtime faster; and the library exists."""
-    library = _library()
-    return library is not None and bool(library.pixmatcher_lite_suits())
+def fastest_instructions() -> Instructions | None:
+    """Return the instructions with which the network is faster here than in ONNX Runtime; None if there are none."""
+    for instructions in ALL:
+        library = _library(instructions.library)
+        if library is not None and library.pixmatcher_lite_suits():
+            return instructions
+    return None
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
+def _library(path: Path) -> ctypes.CDLL | None:
     try:
-        library = ctypes.CDLL(str(LIBRARY))
-        library.pixmatcher_lite_pair.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+        library = ctypes.CDLL(str(path))
         library.pixmatcher_lite_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, *[ctypes.c_void_p] * 3]
+        if hasattr(library, "pixmatcher_lite_pair"):
+            library.pixmatcher_lite_pair.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
     except (OSError, AttributeError):
         return None
     return library
