@@ -20,6 +20,7 @@ SOURCES = (
     "encoders/lite/_network_avx512.c",
     "encoders/lite/_network_avxvnni.c",
     "encoders/lite/_network_avx2.c",
+    "images/_resize_bilinear.c",
     "images/_jpeg_eighth.c",
     "vector_index/_inner_loops.c",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ._bilinear import resize_bilinear
 from ._open import OpenedImage
 from ._recipe import SPARE, Recipe
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
+
+
+_GAP = 3.0
+"""With this gap, averaging blocks of pixels before an image is resized makes no visible difference."""
 
 
 def fit_image(image: Image.Image | OpenedImage, recipe: Recipe) -> NDArray[np.uint8]:
@@ -22,6 +27,13 @@ def fit_image(image: Image.Image | OpenedImage, recipe: Recipe) -> NDArray[np.ui
     """
     import numpy as np
 
+    if recipe.resize == "box" and recipe.interpolation == "bilinear":
+        pixels = image.image if isinstance(image, OpenedImage) else image
+        box = _centre(pixels.size, recipe)
+        if box[2] - box[0] < 2 * _GAP * recipe.size:  # otherwise Pillow averages blocks first
+            fitted = resize_bilinear(pixels, recipe.size, box)
+            if fitted is not None:
+                return fitted
     return np.array(fit_to_recipe(image, recipe))
 
 
@@ -33,11 +45,7 @@ def fit_to_recipe(image: Image.Image | OpenedImage, recipe: Recipe) -> Image.Ima
         pixels, area, full = image, (0.0, 0.0, *image.size), image.size
     target = (recipe.size, recipe.size)
     if recipe.resize == "box":
-        width, height = pixels.size
-        side = min(width, height) * recipe.crop
-        left, top = (width - side) / 2, (height - side) / 2
-        # With a gap of 3, averaging blocks of pixels first makes no visible difference.
-        return resize_box(pixels, target, recipe, (left, top, left + side, top + side), reducing_gap=3.0)
+        return resize_box(pixels, target, recipe, _centre(pixels.size, recipe), reducing_gap=_GAP)
     columns, rows = _resized_size(full, recipe)
     x, y = (area[2] - area[0]) / columns, (area[3] - area[1]) / rows
     first_column, first_row = (round((side - recipe.size) / 2) for side in (columns, rows))
@@ -50,6 +58,13 @@ def fit_to_recipe(image: Image.Image | OpenedImage, recipe: Recipe) -> Image.Ima
         pixels = pixels.crop((0, above, pixels.width, below))
         top, bottom = top - above, bottom - above
     return resize_box(pixels, target, recipe, (left, top, right, bottom))
+
+
+def _centre(size: tuple[int, int], recipe: Recipe) -> tuple[float, float, float, float]:
+    """Return the box (left, top, right, bottom) of the centre of an image that a recipe with `resize` "box" keeps."""
+    side = min(size) * recipe.crop
+    left, top = (size[0] - side) / 2, (size[1] - side) / 2
+    return left, top, left + side, top + side
 
 
 def resize_box(
