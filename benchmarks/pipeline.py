@@ -38,7 +38,7 @@ from speed import PHOTOS, ROOT, decoder, limits, make_large_photos, pixmatcher, 
 from pixmatcher import indexing
 from pixmatcher._cores import usable_cores
 from pixmatcher.collection import FOLDER_NAME, SpaceIndexes
-from pixmatcher.indexing import _encode, _pipeline, _store, reading
+from pixmatcher.indexing import _encode, _pipeline, _store, _workers, reading
 from pixmatcher.sources import Source
 
 MIXED = {"PNG": (1920, 1080), "WEBP": (1600, 1200), "HEIF": (4000, 3000)}
@@ -100,7 +100,7 @@ class Stages:
         for holder, attribute, name in (
             (_encode, "open_image", "decode"),
             (_encode, "fit_image", "preprocess"),
-            (_pipeline, "load_for_run", "open the network"),
+            (_workers, "load_for_run", "open the network"),
             (_pipeline, "compare_sources", "list, compare"),
             (encoder, "_encode", "network"),
             (encoder, "process", "a batch"),

@@ -27,14 +27,21 @@ import numpy as np
 from speed import unpack_small_images
 
 from pixmatcher.encoders.lite import FILES, OUTPUTS, LiteEncoder
-from pixmatcher.encoders.lite._network import LIBRARY, ImageNetwork, is_faster_here
+from pixmatcher.encoders.lite._network import ALL, AVX2, AVX512, AVX_VNNI, ImageNetwork, fastest_instructions
 from pixmatcher.images import fit_image, open_image
 
 NETWORK = FILES / "visual.onnx"
 FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
+NEEDED = {AVX512: {"avx512_vnni"}, AVX_VNNI: {"avx_vnni"}, AVX2: {"avx2", "fma"}}
 BATCH = LiteEncoder.batch_size
 
 Run = Callable[[Any], Any]
+
+
+def flags() -> set[str]:
+    """Return what the processor has, as Linux names it."""
+    file = Path("/proc/cpuinfo")
+    return set(file.read_text().split()) if file.exists() else set()
 
 
 def session(**options: str) -> Run:
@@ -78,8 +85,9 @@ def candidates() -> dict[str, Run]:
         made["OpenVINO"] = openvino()
     except ImportError:
         print("OpenVINO is not installed.")
-    if LIBRARY.exists():
-        made["PixMatcher's code for AVX2"] = ImageNetwork(NETWORK).run
+    for instructions in ALL:
+        if instructions.library.exists() and NEEDED[instructions] <= flags():
+            made[f"PixMatcher, {instructions.name}"] = ImageNetwork(NETWORK, instructions).run
     return made
 
 
@@ -91,9 +99,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
-    print(f"{platform.processor() or platform.machine()}: {', '.join(name for name in FLAGS if name in flags)}")
-    print(f"PixMatcher uses {'its own code' if is_faster_here() else 'ONNX Runtime'} here.")
+    print(f"{platform.processor() or platform.machine()}: {', '.join(name for name in FLAGS if name in flags())}")
+    used = fastest_instructions()
+    print(f"PixMatcher uses {f'its own code, {used.name},' if used else 'ONNX Runtime'} here.")
     runs = candidates()
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 260, 260, 3), dtype=np.uint8)
     spent: dict[str, list[float]] = {name: [] for name in runs}
