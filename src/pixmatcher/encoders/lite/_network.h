@@ -48,7 +48,7 @@ typedef struct { /* a 1x1 convolution */
     int32_t channels, results;
     const int8_t *weights; /* (panel of 16 results, group of 4 channels, result of the panel, 4) */
     /* Only read by `_network_avx2.c`: */
-    const uint16_t *order;  /* (panel, channels / 4): numbers of the groups; first those in pairs, one after the other */
+    const uint16_t *order;  /* (panel, channels / 4): numbers of the groups; first those in pairs */
     const uint16_t *paired; /* of each panel, the number of groups that are in pairs */
     const int32_t *bias;    /* includes the zero point of the input */
     const float *factors;   /* from sums to results */
@@ -57,7 +57,8 @@ typedef struct { /* a 1x1 convolution */
 
 typedef struct {
     int32_t channels, kernel, stride, before; /* padding at the top and on the left */
-    /* (channel / LANES, set of rows, column, row of the results: 2 if the stride is 1, channel % LANES, row of the set) */
+    /* (channel / LANES, set of rows, column, row of the results, channel % LANES, row of the set); there are two rows of
+     * results if the stride is 1 */
     const void *weights;
     const int32_t *bias;
     const float *factors;
@@ -228,8 +229,10 @@ static void pool(const uint8_t *map, int pixels, int channels, float scale, floa
     for (int c = 0; c < channels; c += 8) {
         const uint8_t *of_eight = map + (size_t)c / LANES * LANES * pixels + c % LANES;
         __m256i sums = _mm256_setzero_si256();
-        for (int p = 0; p < pixels; p++)
-            sums = _mm256_add_epi32(sums, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(of_eight + LANES * p))));
+        for (int p = 0; p < pixels; p++) {
+            const __m128i eight = _mm_loadl_epi64((const __m128i *)(of_eight + LANES * p));
+            sums = _mm256_add_epi32(sums, _mm256_cvtepu8_epi32(eight));
+        }
         _mm256_storeu_ps(result + c, _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale / (float)pixels)));
     }
 }
@@ -255,7 +258,8 @@ static void classify(const Network *network, int images, const float *features, 
         }
     }
     for (int c = 0; c < classes; c += 8) {
-        const __m256 scales = _mm256_loadu_ps(network->class_scales + c), bias = _mm256_loadu_ps(network->class_bias + c);
+        const __m256 scales = _mm256_loadu_ps(network->class_scales + c);
+        const __m256 bias = _mm256_loadu_ps(network->class_bias + c);
         for (int image = 0; image < images; image++) {
             float *sums = logits + (size_t)image * classes + c;
             _mm256_storeu_ps(sums, _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(sums), scales), bias));

@@ -1,9 +1,9 @@
 /* The image network of `lite` for x86 processors that have AVX2, with or without its instructions for neural networks
  * (AVX-VNNI; `_network_avxvnni.c` defines AVX_VNNI and includes this file).
  *
- * A depthwise layer multiplies 16-bit numbers by pairs of rows (VPMADDWD, VPDPWSSD). In 1x1 convolutions VPMADDUBSW adds
- * two products in 16 bits. It does not saturate: two neighbouring weights of the same sign add up to 128 at most, which
- * `pixmatcher_lite_pair` checks. VPDPBUSD adds four products in 32 bits.
+ * A depthwise layer multiplies 16-bit numbers by pairs of rows (VPMADDWD, VPDPWSSD). In 1x1 convolutions VPMADDUBSW
+ * adds two products in 16 bits. It does not saturate: two neighbouring weights of the same sign add up to 128 at most,
+ * which `pixmatcher_lite_pair` checks. VPDPBUSD adds four products in 32 bits.
  */
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -14,8 +14,8 @@
 
 static int has_bit(unsigned word, int bit) { return word >> bit & 1; }
 
-/* Whether the processor has these instructions, and none that make ONNX Runtime faster or that it was not compared with:
- * for AVX2, neither VNNI nor AVX-512; for AVX-VNNI, no AMX. `_network.py` asks for AVX-512 first. */
+/* Whether the processor has these instructions, and none that make ONNX Runtime faster or with which it was not
+ * compared: for AVX2, neither VNNI nor AVX-512; for AVX-VNNI, no AMX. `_network.py` asks for AVX-512 first. */
 EXPORT int pixmatcher_lite_suits(void) {
     unsigned a = 0, b = 0, c = 0, d = 0, later = 0;
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__get_cpuid_count(7, 0, &a, &b, &c, &d))

@@ -46,8 +46,8 @@ INLINE Vector rounded(Vector sums, __m512 factors) {
     return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), factors));
 }
 
-/* Write the results of `count` neighbouring places (at least 4), in one row or in several at a distance of `next` bytes.
- * The zero point is added, if there is one; values below 0 or above 255 are clipped. */
+/* Write the results of `count` neighbouring places (at least 4), in one row or in several at a distance of `next`
+ * bytes. The zero point is added, if there is one; values below 0 or above 255 are clipped. */
 INLINE void store(const Vector *sums, int count, int rows, __m512 factors, const Vector *zero, uint8_t *result,
                   size_t next) {
     const Vector places = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
