@@ -57,8 +57,8 @@ typedef struct { /* a 1x1 convolution */
 
 typedef struct {
     int32_t channels, kernel, stride, before; /* padding at the top and on the left */
-    /* (channel / LANES, set of rows, column, row of the results, channel % LANES, row of the set); there are two rows of
-     * results if the stride is 1 */
+    /* (channel / LANES, set of rows, column, row of the results, channel % LANES, row of the set); there are two rows
+     * of results if the stride is 1 */
     const void *weights;
     const int32_t *bias;
     const float *factors;

@@ -45,7 +45,7 @@ class Instructions:
 
 _HERE = Path(__file__).parent
 AVX512 = Instructions("AVX-512 with VNNI", _HERE / "_network_avx512.so", lanes=16, rows=4, weight=np.int8, pairs=False)
-AVX_VNNI = Instructions("AVX-VNNI", _HERE / "_network_avxvnni.so", lanes=8, rows=2, weight=np.int16, pairs=False)
+AVX_VNNI = Instructions("AVX-VNNI", _HERE / "_network_avxvnni.so", lanes=8, rows=4, weight=np.int8, pairs=False)
 AVX2 = Instructions("AVX2", _HERE / "_network_avx2.so", lanes=8, rows=2, weight=np.int16, pairs=True)
 ALL = (AVX512, AVX_VNNI, AVX2)
 """From the fastest to the slowest."""

@@ -1,9 +1,9 @@
 /* The image network of `lite` for x86 processors that have AVX2, with or without its instructions for neural networks
  * (AVX-VNNI; `_network_avxvnni.c` defines AVX_VNNI and includes this file).
  *
- * A depthwise layer multiplies 16-bit numbers by pairs of rows (VPMADDWD, VPDPWSSD). In 1x1 convolutions VPMADDUBSW
+ * With AVX2, a depthwise layer multiplies 16-bit numbers by pairs of rows (VPMADDWD). In 1x1 convolutions VPMADDUBSW
  * adds two products in 16 bits. It does not saturate: two neighbouring weights of the same sign add up to 128 at most,
- * which `pixmatcher_lite_pair` checks. VPDPBUSD adds four products in 32 bits.
+ * which `pixmatcher_lite_pair` checks. With AVX-VNNI, VPDPBUSD adds four products in 32 bits: of 4 channels or 4 rows.
  */
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -40,7 +40,11 @@ EXPORT int pixmatcher_lite_suits(void) {
 
 #define Vector __m256i
 #define LANES 8
+#if defined(AVX_VNNI)
+#define ROWS 4
+#else
 #define ROWS 2
+#endif
 #include "_network.h"
 
 /* The compiler would add in another order, for which there are not enough registers. */
@@ -50,10 +54,9 @@ EXPORT int pixmatcher_lite_suits(void) {
 #else
 #define VEX "%{vex%} "
 #endif
-#define ADD_PRODUCTS(sum, from, weights) \
-    __asm__(VEX "vpdpwssd %[x], %[w], %[total]" : [total] "+x"(sum) : [x] "x"(from), [w] "x"(weights));
 #define ADD_BYTES(sum, from, weights) \
     __asm__(VEX "vpdpbusd %[w], %[x], %[total]" : [total] "+x"(sum) : [x] "x"(from), [w] "x"(weights));
+#define ADD_PRODUCTS ADD_BYTES /* of a depthwise layer */
 #else
 #define ADD_PRODUCTS(sum, from, weights)                                   \
     {                                                                      \
@@ -240,36 +243,46 @@ static void pointwise(const Pointwise *layer, const uint8_t *input, size_t input
 
 /* ---- Depthwise convolutions ---- */
 
-/* Interleave two rows of 8 channels as 16-bit numbers: (column, channel, row). */
-INLINE void pair_rows(const uint8_t *first, const uint8_t *second, int width, __m256i *pairs) {
+/* Interleave two columns of `ROWS` rows of 8 channels: (column, channel, row). */
+INLINE void interleave(const __m128i *rows, Vector *together) {
+    const __m128i a = _mm_unpacklo_epi8(rows[0], rows[1]), b = _mm_unpackhi_epi8(rows[0], rows[1]);
+#if defined(AVX_VNNI)
+    const __m128i c = _mm_unpacklo_epi8(rows[2], rows[3]), d = _mm_unpackhi_epi8(rows[2], rows[3]);
+    together[0] = _mm256_set_m128i(_mm_unpackhi_epi16(a, c), _mm_unpacklo_epi16(a, c));
+    together[1] = _mm256_set_m128i(_mm_unpackhi_epi16(b, d), _mm_unpacklo_epi16(b, d));
+#else
+    together[0] = _mm256_cvtepu8_epi16(a);
+    together[1] = _mm256_cvtepu8_epi16(b);
+#endif
+}
+
+/* Interleave rows of a plane; a column of zeros follows if there is an odd number of them. */
+INLINE void interleave_rows(const uint8_t *const *inputs, size_t plane, int width, Vector *together) {
     for (int x = 0; x < width; x += 2) {
-        __m128i a = _mm_loadu_si128((const __m128i *)(first + 8 * x));
-        __m128i b = _mm_loadu_si128((const __m128i *)(second + 8 * x));
-        if (x + 1 == width) { /* the column after the last one is padding */
-            a = _mm_move_epi64(a);
-            b = _mm_move_epi64(b);
+        __m128i rows[ROWS];
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            const __m128i row = _mm_loadu_si128((const __m128i *)((inputs[r] ? inputs[r] + plane : ZEROS) + 8 * x));
+            rows[r] = x + 1 == width ? _mm_move_epi64(row) : row;
         }
-        _mm256_store_si256(pairs + x, _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)));
-        _mm256_store_si256(pairs + x + 1, _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)));
+        interleave(rows, together + x);
     }
 }
 
 /* Compute COLUMNS neighbouring results of 8 channels, in one row or in two rows. */
-INLINE void depthwise_tile(const Vector *pairs, int kernel, int stride, int columns, const __m256i *weights,
+INLINE void depthwise_tile(const Vector *together, int kernel, int stride, int columns, const __m256i *weights,
                            __m256i bias, __m256 factors, uint8_t *result, size_t result_row, int rows) {
-    const int sets = stride == 1 ? 2 : 1;
     __m256i sums[2 * COLUMNS];
     UNROLL for (int i = 0; i < rows * COLUMNS; i++) sums[i] = bias;
-    for (int k = 0; k < (kernel + 1) / 2; k++) {
-        const __m256i *from = pairs + k * columns;
+    for (int set = 0; set < SETS(kernel); set++) {
+        const __m256i *from = together + set * columns;
         LOOP for (int x = 0; x < kernel; x++) {
             const __m256i first = weights[0], second = weights[rows - 1];
             UNROLL for (int i = 0; i < COLUMNS; i++) {
-                const __m256i pair = from[i * stride];
-                ADD_PRODUCTS(sums[i], pair, first);
-                if (rows == 2) ADD_PRODUCTS(sums[COLUMNS + i], pair, second);
+                const __m256i values = from[i * stride];
+                ADD_PRODUCTS(sums[i], values, first);
+                if (rows == 2) ADD_PRODUCTS(sums[COLUMNS + i], values, second);
             }
-            weights += sets;
+            weights += stride == 1 ? 2 : 1;
             from += 1;
         }
     }
@@ -278,35 +291,31 @@ INLINE void depthwise_tile(const Vector *pairs, int kernel, int stride, int colu
 }
 
 INLINE void depthwise_rows_of(const Depthwise *layer, const uint8_t *const *inputs, size_t input_plane, int side,
-                              Vector *pairs, uint8_t *result, size_t result_plane, int width, int kernel, int stride,
+                              Vector *together, uint8_t *result, size_t result_plane, int width, int kernel, int stride,
                               int rows) {
-    const int columns = (width - 1) * stride + kernel + 1, sets = stride == 1 ? 2 : 1;
+    const int columns = TOGETHER_COLUMNS(width, stride, kernel);
     const __m256i *weights = (const __m256i *)layer->weights;
     for (int c = 0; c < layer->channels; c += 8) {
-        UNROLL for (int k = 0; k < kernel; k += 2) {
-            const size_t plane = c / 8 * input_plane;
-            const uint8_t *first = inputs[k] ? inputs[k] + plane : ZEROS;
-            const uint8_t *second = inputs[k + 1] ? inputs[k + 1] + plane : ZEROS;
-            pair_rows(first, second, side, pairs + k / 2 * columns + layer->before);
-        }
+        UNROLL for (int set = 0; set < SETS(kernel); set++)
+            interleave_rows(inputs + set * ROWS, c / 8 * input_plane, side, together + set * columns + layer->before);
         const __m256i bias = _mm256_loadu_si256((const __m256i *)(layer->bias + c));
         const __m256 factors = _mm256_loadu_ps(layer->factors + c);
         for (int x = 0;; x += COLUMNS) {
             if (x > width - COLUMNS) x = width - COLUMNS; /* the last tile computes some results again */
-            depthwise_tile(pairs + x * stride, kernel, stride, columns, weights, bias, factors, result + 8 * x,
+            depthwise_tile(together + x * stride, kernel, stride, columns, weights, bias, factors, result + 8 * x,
                            (size_t)8 * width, rows);
             if (x == width - COLUMNS) break;
         }
-        weights += (kernel + 1) / 2 * kernel * sets;
+        weights += SETS(kernel) * kernel * (stride == 1 ? 2 : 1);
         result += result_plane;
     }
 }
 
 static void depthwise_rows(const Depthwise *layer, const uint8_t *const *inputs, size_t input_plane, int side,
-                           Vector *pairs, uint8_t *result, size_t result_plane, int width, int rows) {
-#define CASE(KERNEL, STRIDE, ROWS)                                                                                    \
-    if (layer->kernel == KERNEL && layer->stride == STRIDE && rows == ROWS)                                           \
-        depthwise_rows_of(layer, inputs, input_plane, side, pairs, result, result_plane, width, KERNEL, STRIDE, ROWS);
+                           Vector *together, uint8_t *result, size_t result_plane, int width, int rows) {
+#define CASE(KERNEL, STRIDE, OF)                                                                                     \
+    if (layer->kernel == KERNEL && layer->stride == STRIDE && rows == OF)                                            \
+        depthwise_rows_of(layer, inputs, input_plane, side, together, result, result_plane, width, KERNEL, STRIDE, OF);
     CASE(3, 1, 2)
     CASE(3, 1, 1)
     CASE(3, 2, 1)
