@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 
 from pixmatcher import index
 from pixmatcher.encoders import Runtime, describe_device, load_encoder, unload_encoders
+from pixmatcher.encoders._protocol import device_choice_of
 from pixmatcher.encoders.lite import LiteEncoder
 from pixmatcher.encoders.manage import model_details
 from pixmatcher.encoders.onnx import _measured, _measuring, devices, providers
@@ -126,6 +127,9 @@ def test_the_cpu_is_used_if_a_device_does_not_start(
     with caplog.at_level(logging.WARNING, "pixmatcher.encoders"), pytest.warns(UserWarning, match="CUDA"):
         assert red(encoder).shape == (2, 3)
     assert "runs on the CPU, as cuda could not start" in caplog.text
+    choice = device_choice_of(encoder)
+    assert choice is not None
+    assert (choice.device, choice.reason) == ("cpu", "only one")
 
 
 @pytest.mark.parametrize("device", [name for name in PROVIDERS if name not in MISSING])
@@ -176,6 +180,8 @@ def test_a_device_that_fails_or_has_other_embeddings_is_rejected(folder: Path) -
     assert min(measured.images_per_second.values()) > 0
     assert measured.rejected["absent"] == "it fails (no driver)"
     assert measured.rejected["damaged"].startswith("it fails (")
+    assert not measured.complete
+    assert measure_devices(load, ["other"], 2, 8).complete
     assert all("embeddings differ" in measured.rejected[name] for name in ("other", "nan", "renamed"))
     with pytest.raises(DeviceError):
         measure_devices(lambda device: load("absent" if device == "cpu" else device), ["near"], 2, 8)
@@ -243,6 +249,11 @@ def test_indexing_many_images_measures_once_and_other_runs_use_it(
     )
     np.testing.assert_allclose(red(load_encoder(name, runtime)), [[1, 0, 0]] * 2, atol=1e-3)
     assert choice().device == "openvino"
+    assert choice().final
+    save_measurement("colour-1", Measurement({"cpu": 10}, {"openvino": "it fails (no driver)"}, complete=False))
+    unload_encoders()
+    index(tmp_path / "photos", tmp_path / "again", encoders=[name], runtime=runtime)
+    assert set(choice().images_per_second) == {"cpu", "openvino"}  # the driver is there now
     monkeypatch.setattr(_measured, "__version__", "99")
     assert choice().reason == "not measured"
 

@@ -24,6 +24,8 @@ class DeviceChoice:
     """The devices that cannot be used, and why."""
     detail: str = ""
     """More about the reason, for people."""
+    final: bool = True
+    """Whether it stays so when many images are indexed. If not, the devices are measured then."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the choice as a JSON object."""

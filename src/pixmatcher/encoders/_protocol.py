@@ -92,9 +92,9 @@ def device_of(encoder: Encoder) -> str:
 
 
 def must_choose_device(encoder: Encoder) -> bool:
-    """Return whether it is unknown on which device an encoder is fastest, and `choose_devices` would find out."""
+    """Return whether `choose_devices` would find out on which device an encoder is fastest."""
     choice = device_choice_of(encoder)
-    return choice is not None and choice.reason == "not measured"
+    return choice is not None and not choice.final
 
 
 def choose_devices(encoders: Iterable[Encoder], count: int) -> None:

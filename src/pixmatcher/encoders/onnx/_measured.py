@@ -9,7 +9,7 @@ import logging
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class Measurement:
 
     images_per_second: Mapping[str, float]
     rejected: Mapping[str, str]
+    complete: bool = True
+    """Whether no device failed. One that did may be repaired: the next run that indexes measures again."""
 
 
 def read_measurement(fingerprint: str) -> Measurement | None:
@@ -40,6 +42,7 @@ def read_measurement(fingerprint: str) -> Measurement | None:
         return Measurement(
             {str(device): float(pace) for device, pace in paces.items()},
             {str(device): str(why) for device, why in rejected.items()},
+            stored["complete"] is True,
         )
     except FileNotFoundError:
         return None
@@ -50,8 +53,7 @@ def read_measurement(fingerprint: str) -> Measurement | None:
 
 def save_measurement(fingerprint: str, measured: Measurement) -> None:
     """Store what was measured. Where that is impossible, it is logged, and the next run measures again."""
-    values: dict[str, Any] = {"key": _key(fingerprint)}
-    values |= {"images_per_second": dict(measured.images_per_second), "rejected": dict(measured.rejected)}
+    values = {"key": _key(fingerprint), **asdict(measured)}
     try:
         path = _file_of(fingerprint)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,14 +39,14 @@ def measure_devices(load: Callable[[str], ImageSide], devices: Sequence[str], ba
     Raises what `load("cpu")` raises.
     """
     pixels = example_images(batch, size)
-    sides, rejected = {"cpu": load("cpu")}, {}
+    sides, rejected, complete = {"cpu": load("cpu")}, {}, True
     expected = sides["cpu"].encode(pixels)
     for device in devices:
         try:
             side = load(device)
             nearness = least_cosine(expected, side.encode(pixels))
         except Exception as error:  # the libraries of a device may raise anything
-            rejected[device] = f"it fails ({_first_line(error)})"
+            rejected[device], complete = f"it fails ({_first_line(error)})", False
             continue
         if nearness >= MIN_COSINE:
             sides[device] = side
@@ -60,7 +60,7 @@ def measure_devices(load: Callable[[str], ImageSide], devices: Sequence[str], ba
             for device, side in sides.items():
                 seconds = _seconds(threads, side, pixels, batches[device])
                 paces[device].append(usable_cores() * batches[device] * batch / seconds)
-    return Measurement({device: float(np.median(each)) for device, each in paces.items()}, rejected)
+    return Measurement({device: float(np.median(each)) for device, each in paces.items()}, rejected, complete)
 
 
 def fastest(measured: Measurement) -> str:

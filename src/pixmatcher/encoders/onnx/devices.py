@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from .._device_choice import DeviceChoice
 from ._measured import Measurement, read_measurement, save_measurement
 from ._measuring import ImageSide, fastest, measure_devices
-from .networks import DeviceError
+from .networks import DeviceError, quiet_runtime
 from .providers import GPUS, devices_to_compare, has_provider, may_have_devices
 
 logger = logging.getLogger("pixmatcher.encoders")
@@ -34,6 +34,7 @@ class DeviceNetwork(Generic[S]):
         self._lock = threading.Lock()
         self._loaded: list[S] = []
         self._measured: Measurement | None = None
+        self._not_started = ""
 
     def __bool__(self) -> bool:
         return bool(self._loaded)
@@ -41,6 +42,8 @@ class DeviceNetwork(Generic[S]):
     @property
     def choice(self) -> DeviceChoice:
         """The device on which the network runs or would run, and why. Nothing is loaded or measured for it."""
+        if self._not_started:
+            return DeviceChoice("cpu", "only one", detail=self._not_started)
         requested = self._requested
         if requested == "cpu" or has_provider(requested):
             return DeviceChoice(requested, "requested")
@@ -50,8 +53,11 @@ class DeviceNetwork(Generic[S]):
             return DeviceChoice("cpu", "only one", detail="the installed ONNX Runtime has nothing else")
         measured = self._measured or read_measurement(self._fingerprint)
         if measured is None:
-            return DeviceChoice("cpu", "not measured", detail="the next run that indexes measures what is faster")
-        return DeviceChoice(fastest(measured), "measured", measured.images_per_second, measured.rejected)
+            detail = "other devices are measured when many images are indexed"
+            return DeviceChoice("cpu", "not measured", detail=detail, final=False)
+        return DeviceChoice(
+            fastest(measured), "measured", measured.images_per_second, measured.rejected, final=measured.complete
+        )
 
     @property
     def gpu(self) -> str:
@@ -60,15 +66,16 @@ class DeviceNetwork(Generic[S]):
         return device if device in GPUS else ""
 
     def choose_device(self) -> None:
-        """Measure the devices of this machine, unless one was requested, there is one only, or it was done before.
+        """Measure the devices of this machine, unless one was requested, there is only one, or it was done before.
 
         Raises `EncoderError` if the network cannot be loaded on the CPU.
         """
-        if self._requested != "auto" or self._loaded or self.choice.reason != "not measured":
+        if self._loaded or self.choice.final:
             return
         if devices := devices_to_compare():
             logger.info("Measuring %s on the CPU and with %s, once", self._name, ", ".join(devices))
-            self._measured = measure_devices(self._load, devices, self._batch, self._size)
+            with quiet_runtime():  # a device that does not start is no error here
+                self._measured = measure_devices(self._load, devices, self._batch, self._size)
             save_measurement(self._fingerprint, self._measured)
             logger.info("The image network of %s runs on %s", self._name, self.choice)
 
@@ -85,5 +92,6 @@ class DeviceNetwork(Generic[S]):
         try:
             return self._load(device)
         except DeviceError as error:
-            logger.warning("%s runs on the CPU, as %s could not start: %s", self._name, device, error)
+            self._not_started = f"{device} could not start: {error}"
+            logger.warning("%s runs on the CPU, as %s", self._name, self._not_started)
             return self._load("cpu")

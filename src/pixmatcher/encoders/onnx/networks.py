@@ -72,6 +72,18 @@ def loading(path: Path, encoder: str, remedy: str) -> Iterator[None]:
         raise EncoderError(f"The encoder {encoder} cannot load {path}: {remedy}. ({error})") from error
 
 
+@contextmanager
+def quiet_runtime() -> Iterator[None]:
+    """Let ONNX Runtime print nothing during the block; it prints errors of its libraries besides raising them."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)  # the usual one
+
+
 def open_network(path: Path, *, optimise: bool = True, repack: bool = True, device: str = "cpu") -> InferenceSession:
     """Open a network that computes on the thread of its caller, since callers have threads of their own.
 
