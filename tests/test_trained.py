@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
 from pixmatcher import Collection, CollectionError, Filter, Item, upgrade
 from pixmatcher.evaluation.tuning import tune
 from pixmatcher.records import Space
-from pixmatcher.vector_index import IndexTarget, _kinds
+from pixmatcher.vector_index import IndexTarget, _gpu, _kinds, _training
 from pixmatcher.vector_index._exact import ExactIndex
 from pixmatcher.vector_index._measuring import count_hits, exact_nearest, sample_queries
 from pixmatcher.vector_index._scan import ScanIndex, scan
@@ -752,3 +753,78 @@ def test_the_command_line_filters(tmp_path: Path) -> None:
     wrong = cli("search", "a cat", "--after", "soon")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "write it like" in wrong.stderr
+
+
+class TestGpu:
+    """No GPU is here, so FAISS on the CPU stands for it: what is chosen is tested, and what happens when it fails."""
+
+    @pytest.fixture
+    def rows(self) -> Float32:
+        return image_like_rows(4000)
+
+    @pytest.fixture
+    def calls(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+        """What is asked of the GPU."""
+        calls: list[str] = []
+
+        def to_gpu(resources: object, device: int, index: object) -> object:
+            calls.append("index")
+            return index
+
+        def knn(resources: object, queries: Float32, values: Float32, k: int, *, metric: int) -> object:
+            calls.append("knn")
+            return faiss.knn(queries, values, k, metric)
+
+        monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "a GPU", raising=False)
+        monkeypatch.setattr(faiss, "index_cpu_to_gpu", to_gpu, raising=False)
+        monkeypatch.setattr(faiss, "knn_gpu", knn)
+        _gpu._resources.cache_clear()
+        yield calls
+        _gpu._resources.cache_clear()
+
+    @pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="this FAISS may use a GPU")
+    def test_a_faiss_without_gpus_uses_the_cpu(self) -> None:
+        _gpu._resources.cache_clear()
+        assert _gpu.on_gpu_or_cpu(lambda gpu: gpu) is None
+
+    @pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="this FAISS may use a GPU")
+    def test_the_cpu_is_used_if_another_process_cannot_use_the_gpu(
+        self, calls: list[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level("INFO", "pixmatcher.vector_index"):
+            assert _gpu.on_gpu_or_cpu(lambda gpu: gpu) is None
+        assert "FAISS uses the CPU" in caplog.text
+        assert "index_cpu_to_gpu" in caplog.text or "StandardGpuResources" in caplog.text
+
+    def test_training_and_measuring_use_the_gpu_with_the_same_results(
+        self, rows: Float32, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        vectors, every = write(tmp_path, rows), np.arange(len(rows))
+        queries, own = sample_queries(vectors, every, 30)
+
+        def results() -> list[np.ndarray]:
+            nearest = exact_nearest(vectors, every, queries, own, 10)
+            monkeypatch.setattr(_training, "MAX_FLAT_LISTS", 32)
+            return [_training._centres(rows, 64), nearest.rows, nearest.kth_scores]
+
+        on_cpu = results()
+        assert calls == []
+        _gpu._resources.cache_clear()
+        monkeypatch.setattr(_gpu, "_PROBE", "")
+        for found, expected in zip(results(), on_cpu, strict=True):
+            np.testing.assert_array_equal(found, expected)
+        assert set(calls) == {"index", "knn"}
+
+    def test_the_cpu_goes_on_if_the_gpu_fails(
+        self, rows: Float32, calls: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        expected = _training._kmeans(rows, 16)
+        _gpu._resources.cache_clear()
+        monkeypatch.setattr(_gpu, "_PROBE", "")
+
+        def fail(*arguments: object) -> None:
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(faiss, "index_cpu_to_gpu", fail)
+        np.testing.assert_array_equal(_training._kmeans(rows, 16), expected)
+        assert "goes on with the CPU (out of memory)" in caplog.text

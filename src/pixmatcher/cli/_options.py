@@ -43,8 +43,8 @@ DeviceOption = Annotated[
     str | None,
     typer.Option(
         metavar="auto|cpu|cuda|mps|...",
-        help="The device that runs exported or downloaded encoders: auto, cpu, cuda or mps with PyTorch; cpu, cuda, "
-        "tensorrt, coreml, openvino or directml with ONNX Runtime.",
+        help="The device that runs the image networks: auto, cpu, cuda or mps with PyTorch; auto, cpu, cuda, tensorrt, "
+        "coreml, openvino or directml with ONNX Runtime, which also runs lite.",
         show_default=False,
     ),
 ]

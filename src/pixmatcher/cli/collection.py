@@ -60,7 +60,9 @@ def info_command(
 ) -> None:
     """Show what is in a collection, and which images could not be indexed."""
     from ..collection import Collection, describe_collection
+    from ..encoders import describe_device
     from ..indexing import add_counts, list_passed_over
+    from ..searching import AnswersQueries
 
     if passed_over:
         with open_folder_collection(collection) as folder:
@@ -69,8 +71,14 @@ def info_command(
         return
     with open_readable_store(collection) as opened:
         described = describe_collection(opened)
+        # The encoders of a service run on its machine.
+        local = [] if isinstance(opened, AnswersQueries) else [record.name for record in described.encoders]
+        devices = {name: choice for name in local if (choice := describe_device(name)) is not None}
         if as_json:
-            print_json(described.as_json())
+            values = described.as_json()
+            for encoder in values["encoders"]:
+                encoder["runs_on"] = devices[encoder["name"]].as_json() if encoder["name"] in devices else None
+            print_json(values)
             return
         failures, incomplete = opened.failures(), opened.incomplete()
     pairs = [
@@ -82,6 +90,7 @@ def info_command(
         ("formats", ", ".join(f"{name} {count:,}" for name, count in described.formats.items()) or "none"),
         ("labels", f"{described.labels:,}"),
         ("encoders", ", ".join(f"{e.name} ({e.fingerprint or 'unknown version'})" for e in described.encoders)),
+        *(("runs on", f"{name}: {choice}") for name, choice in devices.items()),
         ("spaces", ", ".join(map(_space_text, described.spaces.values()))),
         ("index", ", ".join(_index_text(space, index) for space, index in described.indexes.items())),
         *([] if described.bytes is None else [("on disk", f"{described.bytes / 1e6:.1f} MB")]),

@@ -8,9 +8,20 @@ May import `images` and `net`.
 """
 
 from ..records import EncoderRecord, Space
-from ._protocol import Encoder, calibrations_of, check_encoder, device_of, reads_text, text_language
+from ._device_choice import DeviceChoice
+from ._protocol import (
+    Encoder,
+    calibrations_of,
+    check_encoder,
+    choose_devices,
+    device_of,
+    must_choose_device,
+    reads_text,
+    text_language,
+)
 from ._registry import (
     DEFAULT_ENCODER,
+    describe_device,
     describe_encoder,
     describe_saved,
     full_name,
@@ -27,12 +38,15 @@ from ._runtime import Runtime, with_encoders
 
 __all__ = [
     "DEFAULT_ENCODER",
+    "DeviceChoice",
     "Encoder",
     "EncoderRecord",
     "Runtime",
     "Space",
     "calibrations_of",
     "check_encoder",
+    "choose_devices",
+    "describe_device",
     "describe_encoder",
     "describe_saved",
     "device_of",
@@ -40,6 +54,7 @@ __all__ = [
     "load_encoder",
     "load_encoders",
     "load_recorded",
+    "must_choose_device",
     "plugin_encoder_names",
     "reads_text",
     "recorded_calibrations",

@@ -2,6 +2,7 @@
 
 weights/URL           a file of weights; the URL without its scheme, quoted
 models/NAME           a folder with a card, or a link to one; the name of the encoder, quoted
+devices/HASH.json     the images a second that an encoder reaches on each device of a machine
 models/.NAME.making   an unfinished folder; the process that makes it holds models/.NAME.lock
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,15 +22,11 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
     """
     from ._cache import model_folder, torch_missing_message
 
+    if (exported := onnx_folder(name, runtime)) is not None:
+        return _open_folder(exported, name, runtime)
     kind, rest = reference_of(name)
-    if kind == "onnx":
-        return _open_folder(Path(rest), name, runtime)
     folder = model_folder(name)
-    torch_requested = runtime.backend == "torch" or (
-        runtime.backend == "auto" and _needs_torch(runtime.device, exported=folder.is_dir())
-    )
-    if not torch_requested and folder.is_dir():
-        return _open_folder(folder, name, runtime)
+    torch_requested = _is_torch_requested(folder, runtime)
     if name.endswith(INT8) and kind != "hf":
         raise EncoderError(
             f"The encoder {name} does not exist yet: run `pixmatcher models export {name.removesuffix(INT8)} --int8`."
@@ -58,6 +55,41 @@ def open_model(name: str, runtime: Runtime) -> Encoder:
     if runtime.backend == "onnx" and torch_installed():
         raise EncoderError(f"The encoder {name} has not been exported: run `pixmatcher models export {name}` first.")
     raise EncoderError(torch_missing_message(name))
+
+
+def onnx_folder(name: str, runtime: Runtime) -> Path | None:
+    """Return the folder of ONNX files that an encoder is opened from; None if it is opened in another way.
+
+    Raises `EncoderError` if the name is unknown.
+    """
+    from ._cache import model_folder
+
+    kind, rest = reference_of(name)
+    if kind == "onnx":
+        return Path(rest)
+    folder = model_folder(name)
+    return folder if folder.is_dir() and not _is_torch_requested(folder, runtime) else None
+
+
+def check_bundled_device(name: str, device: str) -> None:
+    """Raise `EncoderError` if ONNX Runtime, which runs the bundled encoder, cannot use a device.
+
+    Devices of PyTorch are allowed where it is installed: they are meant for the other encoders of a collection.
+    """
+    from .onnx.providers import PROVIDERS, provider_of
+
+    if device in ("auto", "cpu") or (torch_installed() and re.fullmatch(r"cuda(:\d+)?|mps", device)):
+        return
+    if device not in PROVIDERS:
+        raise EncoderError(f"The encoder {name} cannot run on {device}: choose auto, cpu, {', '.join(PROVIDERS)}.")
+    provider_of(device)
+
+
+def _is_torch_requested(folder: Path, runtime: Runtime) -> bool:
+    """Return whether the runtime asks for PyTorch to run a model, of which `folder` would be the ONNX files."""
+    return runtime.backend == "torch" or (
+        runtime.backend == "auto" and _needs_torch(runtime.device, exported=folder.is_dir())
+    )
 
 
 def _needs_torch(device: str, *, exported: bool) -> bool:

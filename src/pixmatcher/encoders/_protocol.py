@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import EncoderError
 from ..records import Calibrations, Space
+from ._device_choice import DeviceChoice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,11 +22,12 @@ class Encoder(Protocol):
     Any class with these members is an encoder; it need not inherit from this one. All methods may be called from
     several threads at once.
 
-    Four more members are optional. `calibrations`, name of a space -> "text" or "image" -> `Calibration`, gives hits a
+    More members are optional. `calibrations`, name of a space -> "text" or "image" -> `Calibration`, gives hits a
     probability; a collection's own calibrations have precedence. `reads_text(text) -> bool` says whether the encoder
     can read a text; one that it cannot read is not searched. `text_language`, such as "English", completes the message
     about such a text. `device` says where it runs, such as "cpu" or "cuda"; an encoder that has it uses a GPU where
-    there is one, and gets one from a Ray cluster. To read `calibrations`, an encoder is made but loads nothing else.
+    there is one, and gets one from a Ray cluster. `choose_device()` is called before many images are encoded, to find
+    out which device is fastest. To read `calibrations`, an encoder is made but loads nothing else.
     """
 
     @property
@@ -58,6 +60,8 @@ class Encoder(Protocol):
         """Embed texts: for each space that supports text (N, dimension) float32; {} if none does."""
 
 
+_MEASURED_FROM = 500
+"""So many images take longer than measuring the devices."""
 _MEMBERS = ("name", "fingerprint", "spaces", "recipe", "batch_size", "load_images", "encode_images", "encode_texts")
 
 
@@ -85,6 +89,25 @@ def reads_text(encoder: Encoder, text: str) -> bool:
 def device_of(encoder: Encoder) -> str:
     """Return the device on which an encoder runs; "" if it does not say so, as it always uses the processor."""
     return str(getattr(encoder, "device", ""))
+
+
+def must_choose_device(encoder: Encoder) -> bool:
+    """Return whether `choose_devices` would find out on which device an encoder is fastest."""
+    choice = device_choice_of(encoder)
+    return choice is not None and not choice.final
+
+
+def choose_devices(encoders: Iterable[Encoder], count: int) -> None:
+    """Let encoders find out which device is fastest, before they encode `count` images; for few, it takes too long."""
+    for encoder in encoders:
+        if count >= _MEASURED_FROM and (choose := getattr(encoder, "choose_device", None)):
+            choose()
+
+
+def device_choice_of(encoder: Encoder) -> DeviceChoice | None:
+    """Return on which device an encoder runs, and why; None if it does not say so."""
+    choice: DeviceChoice | None = getattr(encoder, "device_choice", None)
+    return choice
 
 
 def text_language(encoder: Encoder) -> str:

@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain, count
 from pathlib import Path
 
@@ -21,9 +21,10 @@ from .._plugins import ENCODERS, load_plugin, plugin_names
 from .._text import command_to_upgrade
 from ..errors import EncoderError, OutdatedCollectionError, PixMatcherError
 from ..records import Calibrations, DescribesEncoder, EncoderRecord, Space
-from ._names import INT8, KNOWN, TORCH_KINDS, is_reference, reference_of
-from ._open_model import open_model
-from ._protocol import Encoder, calibrations_of, check_encoder
+from ._device_choice import DeviceChoice
+from ._names import INT8, KNOWN, TORCH_KINDS, is_reference, reference_of, torch_installed
+from ._open_model import check_bundled_device, onnx_folder, open_model
+from ._protocol import Encoder, calibrations_of, check_encoder, device_choice_of
 from ._renamed import RenamedEncoder
 from ._runtime import Runtime
 
@@ -35,10 +36,10 @@ EncoderFactory = Callable[[], Encoder]
 DEFAULT_ENCODER = "lite"
 
 
-def _make_lite() -> Encoder:
+def _make_lite(device: str = "cpu") -> Encoder:
     from .lite import LiteEncoder
 
-    return LiteEncoder()
+    return LiteEncoder(device=device)
 
 
 _BUNDLED: dict[str, EncoderFactory] = {DEFAULT_ENCODER: _make_lite}
@@ -156,6 +157,9 @@ def _load_once(name: str, runtime: Runtime) -> Encoder:
     """Open an encoder, once for each name and runtime."""
     started = time.perf_counter()
     factory = _factory_of(name)
+    if name == DEFAULT_ENCODER:
+        check_bundled_device(name, runtime.device)
+        factory = partial(_make_lite, runtime.device)
     encoder = open_model(name, runtime) if factory is None else _make(name, factory)
     logger.info("Encoder %s opened in %.2f s, fingerprint %s", name, time.perf_counter() - started, encoder.fingerprint)
     return encoder
@@ -274,8 +278,26 @@ def describe_encoder(name: str) -> EncoderRecord:
     """
     if name in KNOWN:
         return EncoderRecord(name, "", (KNOWN[name].space,))
-    encoder = load_encoder(name)
+    encoder = _make_lite() if name == DEFAULT_ENCODER else load_encoder(name)
     return EncoderRecord(encoder.name, encoder.fingerprint, tuple(encoder.spaces))
+
+
+def describe_device(name: str, runtime: Runtime | None = None) -> DeviceChoice | None:
+    """Return on which device an encoder runs here, and why; None for one of another package, or not on this machine.
+
+    No network is loaded, and nothing is measured.
+    """
+    runtime = runtime or Runtime()
+    try:
+        factory = _factory_of(name)
+        if factory is None and onnx_folder(name, runtime) is None:
+            installed = torch_installed() and runtime.backend != "onnx"
+            return DeviceChoice(runtime.device, "PyTorch", detail="PyTorch runs it") if installed else None
+        if factory is None or name == DEFAULT_ENCODER:
+            return device_choice_of(load_encoder(name, runtime))
+    except EncoderError as error:
+        return DeviceChoice("", "not available", detail=str(error))
+    return None
 
 
 def describe_saved(name: str, dimension: int) -> EncoderRecord:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..records import Calibrations, Space
-from ._protocol import Encoder, calibrations_of, device_of, reads_text, text_language
+from ._device_choice import DeviceChoice
+from ._protocol import Encoder, calibrations_of, device_choice_of, device_of, reads_text, text_language
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +59,14 @@ class RenamedEncoder:
 
     def reads_text(self, text: str) -> bool:
         return reads_text(self.encoder, text)
+
+    @property
+    def device_choice(self) -> DeviceChoice | None:
+        return device_choice_of(self.encoder)
+
+    def choose_device(self) -> None:
+        if choose := getattr(self.encoder, "choose_device", None):
+            choose()
 
     def load_images(self) -> None:
         self.encoder.load_images()

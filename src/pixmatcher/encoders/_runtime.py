@@ -30,7 +30,8 @@ class Runtime:
     """`onnx` is ONNX Runtime, `torch` is PyTorch, `auto` is ONNX Runtime if the encoder was exported."""
     device: str = field(default_factory=lambda: os.environ.get("PIXMATCHER_DEVICE") or "auto")
     """The device. PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is the first available one of cuda, mps and cpu. ONNX
-    Runtime: `cpu`, which is also `auto`, or one of `cuda`, `tensorrt`, `coreml`, `openvino` and `directml`."""
+    Runtime, which also runs `lite`: `cpu`, `cuda`, `tensorrt`, `coreml`, `openvino`, `directml`; `auto` is the one that
+    was measured to be fastest when images were indexed, or else `cpu`."""
     offline: bool = field(default_factory=_offline)
     """Whether downloads are forbidden."""
     progress: ProgressCallback | None = field(default=None, compare=False)

@@ -23,7 +23,7 @@ from ._cache import (
     torch_missing_message,
 )
 from ._names import INT8, KNOWN, TORCH_KINDS, reference_of, torch_installed
-from ._registry import DEFAULT_ENCODER, describe_encoder, full_name, plugin_encoder_names
+from ._registry import DEFAULT_ENCODER, describe_device, describe_encoder, full_name, plugin_encoder_names
 from ._runtime import Runtime
 from .onnx.card import Card, read_card
 from .onnx.layout import read_model
@@ -234,6 +234,11 @@ def _export_fp32(name: str, target: Path, weights: Path | None, runtime: Runtime
     return export_model(model, target)
 
 
+def _device(name: str) -> list[tuple[str, str]]:
+    choice = describe_device(name)
+    return [] if choice is None else [("runs on", str(choice))]
+
+
 def model_details(name: str) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the properties of an encoder on this machine, and a sentence for each damaged file.
 
@@ -247,6 +252,7 @@ def model_details(name: str) -> tuple[list[tuple[str, str]], list[str]]:
             ("fingerprint", record.fingerprint),
             ("spaces", _spaces(record)),
             ("state", "bundled" if bundled else PLUGIN),
+            *_device(name),
         ], []
     kind, rest = reference_of(name)
     folder = expanded(rest) if kind == "onnx" else model_folder(name)
@@ -263,6 +269,7 @@ def model_details(name: str) -> tuple[list[tuple[str, str]], list[str]]:
             f"{card.space.name}, {card.space.dimension} values, {'text and image' if card.space.text else 'image'}",
         ),
         ("precision", card.precision),
+        *_device(name),
         ("images", f"{recipe.size} pixels, crop {recipe.crop:.3g}, {recipe.resize}, {recipe.interpolation}"),
         ("mean", ", ".join(f"{value:.4g}" for value in recipe.mean)),
         ("std", ", ".join(f"{value:.4g}" for value in recipe.std)),

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .._cores import usable_cores
 from .._progress import Progress, ProgressCallback
 from ..collection import Failure
-from ..encoders import Encoder
+from ..encoders import Encoder, choose_devices
 from ..images import fit_image, open_image
 from ..indexing.reading import WorkItem, as_completed, failure_reason, in_batches, read_entry, work_batches
 from ..records import Space
@@ -69,6 +69,7 @@ def encode_images(
             vectors[positions] = encoder.encode_images(np.stack(pixels))[space.name]
         return len(batch)
 
+    choose_devices([encoder], len(entries))
     done = 0
     batches = work_batches(source, entries, encoder.batch_size, allow_private=allow_private)
     with closing(batches), closing(as_completed(executor, work, batches, 2 * usable_cores())) as finished:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from .._version import __version__
 from ..collection import Failure, Item, PendingWork
-from ..encoders import Encoder
+from ..encoders import Encoder, choose_devices
 from ..errors import InvalidImageError, SourceError
 from ..images import (
     THUMBNAIL_SIDE,
@@ -60,6 +61,15 @@ class DecoderCapabilities:
         if reason == _TOO_MANY_PIXELS:
             return self._of_pixels
         return self._of_decoder.get(decoder, self._of_unknown)
+
+
+def begin_to_load(executor: Executor, encoders: Sequence[Encoder], count: int) -> None:
+    """Let the encoders choose their devices, while nothing else runs, and begin to load them in a worker thread.
+
+    `count` is the number of images to encode.
+    """
+    choose_devices(encoders, count)
+    executor.submit(load_for_run, encoders)
 
 
 def load_for_run(encoders: Sequence[Encoder]) -> None:

@@ -234,10 +234,8 @@ class _Run:
 
     def update(self, report: IndexReport, *, retry_failed: bool, progress: ProgressCallback | None) -> None:
         """Compare the sources with the collection, and index what has changed."""
-        # The encoders are loaded once: a second call would let another worker wait for the first instead of decoding.
-        loading = not len(self._collection)  # all images are new
-        if loading:
-            self._workers.prepare()
+        if not len(self._collection):  # all images are new
+            self._workers.prepare(None)
         # All sources are listed before any image is encoded, to recognise images that moved from one to another.
         result, unknown_paths = compare_sources(
             self._sources,
@@ -251,8 +249,8 @@ class _Run:
         report.changed += result.updated
         report.remembered += result.remembered
         counter = Counter(result.pending, progress, "Indexing")
-        if result.pending and not loading:
-            self._workers.prepare()
+        if result.pending:
+            self._workers.prepare(result.pending)
         for source in self._sources.values():
             self._stages.run(source, report, counter)
         kept, failures, found = items_of_absent_folders(self._sources, self._comparison, unknown_paths)

@@ -133,13 +133,16 @@ def index_shard(
         encode_options = EncodeOptions(max_pixels, thumbnails, allow_private)
         workers = max(1, workers or usable_cores())
         with ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor:
-            stages = Stages(work, work, ThreadWorkers(executor, workers, work, work, loaded, encode_options))
+            threads = ThreadWorkers(executor, workers, work, work, loaded, encode_options)
+            stages = Stages(work, work, threads)
             work.find_done([] if retry_failed else str(DecoderCapabilities(max_pixels)).split("\n"))
             facts = _list(opened, shard, common, work, lines)
             _check_same_source(place, shard, facts, work)
             write_listing(place, shard, facts, lines)
             found = IndexReport(Path(place.name))
             work.lines = lines
+            if work.pending_count:
+                threads.prepare(work.pending_count)
             try:
                 stages.run(opened, found, Counter(work.pending_count, progress, f"Shard {shard}"))
             finally:

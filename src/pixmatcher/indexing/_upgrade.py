@@ -26,7 +26,7 @@ from ..images import DEFAULT_MAX_PIXELS
 from ..records import EncoderRecord, Space
 from ..sources import HoldsEmbeddings, Source, open_source
 from ._compare import Listing, list_entries, missing_source
-from ._encode import EncodeOptions, load_for_run
+from ._encode import EncodeOptions, begin_to_load
 from ._folders import absent_folders, places_of, restore_notes
 from ._report import IndexReport
 from ._stages import Counter, Stages
@@ -124,7 +124,7 @@ def upgrade(
         options = EncodeOptions(max_pixels, reencoding.has_thumbnails, allow_private)
         run = _Run(reencoding, opened, options, executor, workers, progress)
         new = [encoder for encoder in loaded if any(space.name in reencoding.new_spaces for space in encoder.spaces)]
-        executor.submit(load_for_run, new)
+        begin_to_load(executor, new, report.total - report.continued)
         unreadable = run.list_sources(lost)
         if new:
             run.encode(reencoding.begin_round, new, reencoding.new_spaces)

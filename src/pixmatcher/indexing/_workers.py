@@ -9,17 +9,20 @@ from functools import partial
 from typing import Protocol
 
 from ..collection import PendingWork
-from ..encoders import Encoder
+from ..encoders import Encoder, must_choose_device
 from ..sources import Entry, HoldsEmbeddings, Source
-from ._encode import BatchEncoder, BatchResult, EncodeOptions, KeepsThumbnails, load_for_run
+from ._encode import BatchEncoder, BatchResult, EncodeOptions, KeepsThumbnails, begin_to_load
 from .reading import WorkItem, as_completed, work_batches
 
 
 class Workers(Protocol):
     """The workers of a run: threads of this process, or processes of a Ray cluster."""
 
-    def prepare(self) -> None:
-        """Begin to load what encoding needs."""
+    def prepare(self, count: int | None) -> None:
+        """Begin to load what encoding needs: for `count` images, None if their number is not known yet.
+
+        Calls after the first that loads something do nothing.
+        """
 
     def encode(self, source: Source, entries: Iterable[Entry]) -> Generator[BatchResult, None, None]:
         """Yield the results of the entries of a source, in any order; an empty one while nothing is ready."""
@@ -49,10 +52,15 @@ class ThreadWorkers:
         self._encoders = encoders
         self._options = options
         self._encoder = BatchEncoder(place, work, encoders, options)
+        self._prepared = False
 
-    def prepare(self) -> None:
-        """Begin to load the encoders in a worker thread."""
-        self._executor.submit(load_for_run, self._encoders)
+    def prepare(self, count: int | None) -> None:
+        """Begin to load the encoders in a worker thread; if they have a device to choose, when the number is known."""
+        # A second thread would wait for the first one to load them, instead of decoding.
+        if self._prepared or (count is None and any(map(must_choose_device, self._encoders))):
+            return
+        self._prepared = True
+        begin_to_load(self._executor, self._encoders, count or 0)
 
     def encode(self, source: Source, entries: Iterable[Entry]) -> Generator[BatchResult, None, None]:
         """Yield the results of the entries of a source, batch by batch."""

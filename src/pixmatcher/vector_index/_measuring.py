@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
 from .._progress import Progress, ProgressCallback
+from ._gpu import on_gpu_or_cpu
 from ._lists import InvertedLists, project, read_projected
 from ._scoring import inner_products, true_scores
 from ._target import OperatingPoint
@@ -107,7 +110,7 @@ def exact_nearest(
     done, depth = 0, k + 1 + _EQUALLY_NEAR
     for block, stored in vectors.stream(rows):
         count = min(depth, len(block))
-        scores, places = faiss.knn(queries, stored.astype(np.float32), count, faiss.METRIC_INNER_PRODUCT)
+        scores, places = on_gpu_or_cpu(partial(_highest_products, queries, stored.astype(np.float32), count))
         found.append((scores, block[places]))
         if len(found) > _MAX_UNMERGED_BLOCKS:
             found = [_merged(found, depth)]
@@ -133,6 +136,15 @@ def exact_nearest(
         near = kept[scores >= nearest.kth_scores[number]]
         nearest.rows[number, : len(near)] = near
     return nearest
+
+
+def _highest_products(queries: Float32, values: Float32, count: int, gpu: Any) -> tuple[Float32, Rows]:
+    """Return the `count` highest inner products of each query (Q, D) with `values` (N, D), and the numbers of these."""
+    metric = faiss.METRIC_INNER_PRODUCT
+    if gpu is None:
+        found: tuple[Float32, Rows] = faiss.knn(queries, values, count, metric)
+        return found
+    return faiss.knn_gpu(gpu, queries, values, count, metric=metric)
 
 
 def _merged(found: Sequence[tuple[Float32, Rows]], depth: int) -> tuple[Float32, Rows]:

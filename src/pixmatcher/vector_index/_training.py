@@ -8,6 +8,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from ._gpu import flat_index, on_gpu_or_cpu
 from ._lists import MAX_FLAT_LISTS, InvertedLists, nearest_centres, new_faiss_index, read_projected
 from .vectors import Float32, Rows, VectorFile
 
@@ -68,9 +69,7 @@ def _centres(sample: Float32, count: int) -> Float32:
         return _kmeans(sample, count)
     group_count = 2 ** (int(math.log2(count)) // 2)
     rough = _kmeans(sample[:: max(1, len(sample) // (group_count * 256))], group_count)
-    coarse: Any = faiss.IndexFlatL2(sample.shape[1])
-    coarse.add(rough)
-    nearest = coarse.search(sample, 1)[1][:, 0]
+    nearest = on_gpu_or_cpu(lambda gpu: _nearest(sample, rough, gpu))
     groups = [sample[nearest == group] for group in range(group_count)]
     # The number of centres of a group is proportional to its part of the sample.
     exact = np.array([len(each) for each in groups]) * count / len(sample)
@@ -80,8 +79,20 @@ def _centres(sample: Float32, count: int) -> Float32:
     return _kmeans(sample, count, start)
 
 
+def _nearest(sample: Float32, centres: Float32, gpu: Any) -> Rows:
+    """Return the number (N,) of the centre that is nearest to each row of a sample (N, d)."""
+    index = flat_index(sample.shape[1], gpu)
+    index.add(centres)
+    numbers: Rows = index.search(sample, 1)[1][:, 0]
+    return numbers
+
+
 def _kmeans(sample: Float32, count: int, start: Float32 | None = None) -> Float32:
     """Return the centres (count, d) of k-means, which starts with rows of the sample or with given centres."""
+    return on_gpu_or_cpu(lambda gpu: _kmeans_on(sample, count, start, gpu))
+
+
+def _kmeans_on(sample: Float32, count: int, start: Float32 | None, gpu: Any) -> Float32:
     clustering: Any = faiss.Clustering(sample.shape[1], count)
     clustering.niter = _ITERATIONS
     clustering.seed = 1
@@ -90,6 +101,6 @@ def _kmeans(sample: Float32, count: int, start: Float32 | None = None) -> Float3
     if start is not None:
         clustering.niter = _REFINING_ITERATIONS
         faiss.copy_array_to_vector(start.ravel(), clustering.centroids)
-    clustering.train(np.ascontiguousarray(sample), faiss.IndexFlatL2(sample.shape[1]))
+    clustering.train(np.ascontiguousarray(sample), flat_index(sample.shape[1], gpu))
     centres: Float32 = faiss.vector_to_array(clustering.centroids).reshape(count, -1)
     return centres

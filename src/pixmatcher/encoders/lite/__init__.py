@@ -26,6 +26,8 @@ import numpy.typing as npt
 
 from ...images import Recipe
 from ...records import Calibration, Calibrations, Space
+from .._device_choice import DeviceChoice
+from ..onnx.devices import DeviceNetwork
 from ..onnx.networks import Floats, Lazy, loading, open_network
 from ..texts.tokenizer import MAX_CHARACTERS, require_unicode
 from ._lexicon import MAX_WORDS, Lexicon
@@ -67,20 +69,20 @@ def _errors_explained(path: Path) -> AbstractContextManager[None]:
     return loading(path, "`lite`", "install pixmatcher again")
 
 
-def _open_network(path: Path, *, optimise: bool = True) -> InferenceSession:
+def _open_network(path: Path, *, optimise: bool = True, device: str = "cpu") -> InferenceSession:
     with _errors_explained(path):
-        return open_network(path, optimise=optimise)
+        return open_network(path, optimise=optimise, device=device)
 
 
-def _open_image_network(path: Path) -> Callable[[npt.NDArray[np.uint8]], Outputs]:
-    """Open the image network with what runs it fastest on this processor; all compute the same integers."""
+def _open_image_network(path: Path, device: str) -> Callable[[npt.NDArray[np.uint8]], Outputs]:
+    """Open the image network on a device; on the CPU with what is fastest, which computes the same integers."""
     from ._network import ImageNetwork, fastest_instructions
 
-    instructions = fastest_instructions()
+    instructions = fastest_instructions() if device == "cpu" else None
     if instructions is not None:
         with _errors_explained(path):
             return ImageNetwork(path, instructions).run
-    session = _open_network(path)
+    session = _open_network(path, device=device)
 
     def run(pixels: npt.NDArray[np.uint8]) -> Outputs:
         features, logits, statistics = session.run(OUTPUTS, {"pixels": pixels})
@@ -92,8 +94,8 @@ def _open_image_network(path: Path) -> Callable[[npt.NDArray[np.uint8]], Outputs
 class _ImageSide:
     """The image network, and the small network that computes embeddings from its outputs."""
 
-    def __init__(self, folder: Path) -> None:
-        self.run: Callable[[npt.NDArray[np.uint8]], Outputs] = _open_image_network(folder / "visual.onnx")
+    def __init__(self, folder: Path, device: str) -> None:
+        self.run: Callable[[npt.NDArray[np.uint8]], Outputs] = _open_image_network(folder / "visual.onnx", device)
         """Returns the outputs of the network for pixels (N, H, W, 3) uint8."""
         # A second network instead of NumPy, whose matrix products start threads that compete with the caller's.
         self.heads = _open_network(folder / "heads.onnx")
@@ -102,6 +104,10 @@ class _ImageSide:
         """Return the embeddings of both spaces from the outputs of `run`."""
         visual, semantic = self.heads.run(["visual", "semantic"], dict(zip(OUTPUTS, outputs, strict=True)))
         return {"visual": visual, "semantic": semantic}
+
+    def encode(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Floats]:
+        """Return the embeddings of both spaces of pixels (N, H, W, 3) uint8."""
+        return self.embed(self.run(pixels))
 
 
 class _TextSide:
@@ -134,7 +140,8 @@ class LiteEncoder:
     """Embeds images in `visual` and `semantic`, texts in `semantic`; see `pixmatcher.encoders.Encoder`.
 
     The image side and the text side are each loaded at their first use: a text query loads no image network, indexing
-    loads no text network.
+    loads no text network. The image network runs on `device`, see `pixmatcher.Runtime`; the text network runs on the
+    CPU.
     """
 
     name = "lite"
@@ -143,7 +150,7 @@ class LiteEncoder:
     batch_size = BATCH_SIZE
     text_language = "English"
 
-    def __init__(self, folder: Path = FILES) -> None:
+    def __init__(self, folder: Path = FILES, device: str = "cpu") -> None:
         with _errors_explained(folder / "card.json"):
             card = json.loads((folder / "card.json").read_bytes())
             self.fingerprint: str = card["fingerprint"]
@@ -151,7 +158,14 @@ class LiteEncoder:
                 space: {kind: Calibration(*numbers) for kind, numbers in kinds.items()}
                 for space, kinds in card.get("calibration", {}).items()
             }
-        self._images = Lazy(lambda: _ImageSide(folder))
+        self._images = DeviceNetwork(
+            self.fingerprint,
+            device,
+            lambda device: _ImageSide(folder, device),
+            batch=BATCH_SIZE,
+            size=RECIPE.size,
+            name=self.name,
+        )
         self._texts = Lazy(lambda: _TextSide(folder))
 
     def reads_text(self, text: str) -> bool:
@@ -162,13 +176,27 @@ class LiteEncoder:
         require_unicode(text)
         return has_latin(text)
 
+    @property
+    def device(self) -> str:
+        """The GPU on which the image network runs; "" if there is none."""
+        return self._images.gpu
+
+    @property
+    def device_choice(self) -> DeviceChoice:
+        """The device on which the image network runs, and why."""
+        return self._images.choice
+
+    def choose_device(self) -> None:
+        """Measure which device is fastest, if that is unknown and `device` is `auto`."""
+        self._images.choose_device()
+
     def load_images(self) -> None:
         """Load the image side, which is otherwise loaded at its first use."""
         self._images.get()
 
     def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Floats]:
         """Embed pixels (N, 260, 260, 3): `visual` (N, 384), `semantic` (N, 768)."""
-        return self.embed_outputs(self.run_network(pixels))
+        return self._images.get().encode(pixels)
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Floats]:
         """Embed texts: `semantic` (N, 768). Only the first 256 tokens of a text are used.

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from ...errors import EncoderError
 from ...images import normalize_pixels
 from ...records import Space
+from .._device_choice import DeviceChoice
 from ..texts.tokenizer import open_tokenizer
 from .card import Card, Network
+from .devices import DeviceNetwork
 from .networks import Floats, Lazy, loading, open_network, unit
-from .providers import GPUS
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -26,7 +27,8 @@ BATCH_SIZE = 4
 class OnnxEncoder:
     """Embeds images, and texts if the card has a text network, in its one space. All vectors have length 1.
 
-    The image network runs on `device` (see `providers`), the text network on the CPU.
+    The image network runs on `device` (see `providers`; `auto` is the fastest one that was measured), the text network
+    on the CPU.
     """
 
     batch_size = BATCH_SIZE
@@ -37,9 +39,29 @@ class OnnxEncoder:
         self.fingerprint = card.fingerprint
         self.spaces: tuple[Space, ...] = (card.space,)
         self.recipe = card.recipe
-        self.device = device if device in GPUS else ""
-        self._visual = Lazy(lambda: _Side(card, card.visual, folder, optimise=True, device=device))
+        self._visual = DeviceNetwork(
+            card.fingerprint,
+            device,
+            lambda device: _ImageSide(card, folder, device),
+            batch=BATCH_SIZE,
+            size=card.recipe.size,
+            name=card.name,
+        )
         self._textual = Lazy(lambda: _TextSide(card, folder))
+
+    @property
+    def device(self) -> str:
+        """The GPU on which the image network runs; "" if there is none."""
+        return self._visual.gpu
+
+    @property
+    def device_choice(self) -> DeviceChoice:
+        """The device on which the image network runs, and why."""
+        return self._visual.choice
+
+    def choose_device(self) -> None:
+        """Measure which device is fastest, if that is unknown and `device` is `auto`."""
+        self._visual.choose_device()
 
     def load_images(self) -> None:
         """Load the image network, which is otherwise loaded at its first use."""
@@ -47,16 +69,11 @@ class OnnxEncoder:
 
     def encode_images(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Floats]:
         """Embed pixels (N, size, size, 3): (N, dimension) of length 1."""
-        side, given = self._visual.get(), self.prepare(pixels)
-        # One by one if the network takes one image only.
-        parts = np.split(given, len(given)) if side.single and len(given) > 1 else [given]
-        vectors = [side.run({side.network.input: part}) for part in parts]
-        return {self.spaces[0].name: unit(np.concatenate(vectors))}
+        return self._visual.get().encode(pixels)
 
     def prepare(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         """Convert pixels (N, size, size, 3) to the input of the image network."""
-        dtype = self._visual.get().input_dtype
-        return pixels if dtype == np.uint8 else normalize_pixels(pixels, self.recipe).astype(dtype)
+        return self._visual.get().prepare(pixels)
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Floats]:
         """Embed texts: (N, dimension) of length 1; {} if the encoder does not support text.
@@ -114,6 +131,27 @@ class _Side:
             )
         vectors: Floats = output.astype(np.float32, copy=False)
         return vectors
+
+
+class _ImageSide(_Side):
+    """An image network on a device."""
+
+    def __init__(self, card: Card, folder: Path, device: str) -> None:
+        super().__init__(card, card.visual, folder, optimise=True, device=device)
+        self._space, self._recipe = card.space.name, card.recipe
+
+    def prepare(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        """Convert pixels (N, size, size, 3) to the input of the network."""
+        dtype = self.input_dtype
+        return pixels if dtype == np.uint8 else normalize_pixels(pixels, self._recipe).astype(dtype)
+
+    def encode(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Floats]:
+        """Embed pixels (N, size, size, 3): (N, dimension) of length 1."""
+        given = self.prepare(pixels)
+        # One by one if the network takes one image only.
+        parts = np.split(given, len(given)) if self.single and len(given) > 1 else [given]
+        vectors = [self.run({self.network.input: part}) for part in parts]
+        return {self._space: unit(np.concatenate(vectors))}
 
 
 class _TextSide(_Side):

@@ -15,12 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import EncoderError
-from .providers import CPU, provider_of
+from .providers import CPU, provider_of, provider_options
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 logger = logging.getLogger("pixmatcher.encoders")
+
+
+class DeviceError(EncoderError):
+    """A device that ONNX Runtime has could not start, because a driver is missing for example."""
+
 
 Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -55,21 +60,38 @@ class Lazy(Generic[T]):
 
 @contextmanager
 def loading(path: Path, encoder: str, remedy: str) -> Iterator[None]:
-    """Raise each error of the block as an `EncoderError` of one sentence; each library has errors of its own."""
+    """Raise each error of the block as an `EncoderError` of one sentence; each library has errors of its own.
+
+    A `DeviceError` is raised as it is: it says nothing against the file.
+    """
     try:
         yield
+    except DeviceError:
+        raise
     except Exception as error:
         raise EncoderError(f"The encoder {encoder} cannot load {path}: {remedy}. ({error})") from error
+
+
+@contextmanager
+def quiet_runtime() -> Iterator[None]:
+    """Let ONNX Runtime print nothing during the block; it prints errors of its libraries besides raising them."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)  # the usual one
 
 
 def open_network(path: Path, *, optimise: bool = True, repack: bool = True, device: str = "cpu") -> InferenceSession:
     """Open a network that computes on the thread of its caller, since callers have threads of their own.
 
     `optimise` simplifies the graph, which takes longer than loading and is worth it for many batches. So does `repack`,
-    which reads all weights and copies them to an order that suits the processor. If the provider of a device other than
-    the CPU fails to start, a warning is logged and the CPU is used.
+    which reads all weights and copies them to an order that suits the processor.
 
-    Raises `EncoderError` if the installed ONNX Runtime does not have the provider of `device`.
+    Raises `EncoderError` if the installed ONNX Runtime does not have the provider of `device`, `DeviceError` if it
+    fails to start.
     """
     # ONNX Runtime 1.29 and later sends telemetry, and keeps a file for it, unless this is set before the import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -85,16 +107,15 @@ def open_network(path: Path, *, optimise: bool = True, repack: bool = True, devi
     options.log_severity_level = 3  # errors, which are raised as well
     started = time.perf_counter()
     provider = provider_of(device)
+    providers = {provider: provider_options(provider), CPU: {}}
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
-        problem = "" if provider in session.get_providers() else "the driver or a library is missing"
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers.items()))
     except Exception as error:  # the library has no error class of its own
         if provider == CPU:
             raise
-        problem = str(error)
-        session = onnxruntime.InferenceSession(str(path), options, providers=[CPU])
-    if problem:
-        logger.warning("%s runs on the CPU, as %s could not start: %s", path, device, problem)
+        raise DeviceError(str(error)) from error
+    if provider not in session.get_providers():
+        raise DeviceError("the driver or a library is missing")
     logger.debug(
         "Loaded %s in %.3f s: ONNX Runtime %s, %s, 1 thread per call",
         path,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import metadata
+
+from ..._cores import usable_cores
 from ...errors import EncoderError
 
 CPU = "CPUExecutionProvider"
@@ -17,6 +21,9 @@ ONNX_ONLY = frozenset(PROVIDERS) - {"cuda"}
 """The devices that PyTorch does not have."""
 GPUS = frozenset({"cuda", "tensorrt"})
 """The devices that are GPUs as Ray counts them."""
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+_NOT_COMPARED = frozenset({"tensorrt"})
+"""TensorRT builds an engine when it loads a network, which takes minutes: it must be named."""
 
 
 def provider_of(device: str) -> str:
@@ -43,3 +50,35 @@ def has_provider(device: str) -> bool:
         return provider_of(device) != CPU
     except EncoderError:
         return False
+
+
+def provider_options(provider: str) -> dict[str, str]:
+    """Return the options with which a provider is started."""
+    if provider == PROVIDERS["openvino"][0]:
+        # One thread for each caller, as on the CPU: with its own number of threads, OpenVINO takes 1.25 times the
+        # processor time for batches of several callers.
+        return dict.fromkeys(("num_of_threads", "num_streams"), str(usable_cores()))
+    return {}
+
+
+def installed_packages() -> dict[str, str]:
+    """Return the installed packages of ONNX Runtime, name -> version. ONNX Runtime itself is not imported."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def may_have_devices() -> bool:
+    """Return whether the installed packages may run networks on anything but the CPU; nothing is imported."""
+    return sys.platform == "darwin" or bool(installed_packages().keys() - {"onnxruntime"})
+
+
+def devices_to_compare() -> list[str]:
+    """Return the devices of the installed ONNX Runtime that `auto` compares with the CPU."""
+    if not may_have_devices():
+        return []
+    return [device for device in PROVIDERS if device not in _NOT_COMPARED and has_provider(device)]

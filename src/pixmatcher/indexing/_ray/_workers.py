@@ -94,7 +94,7 @@ class RayWorkers:
             for node in others
         ]
 
-    def prepare(self) -> None:
+    def prepare(self, count: int | None) -> None:
         """Do nothing: only after the comparison it is known whether a cluster is needed."""
 
     def _begin(self) -> WorkerPool:
