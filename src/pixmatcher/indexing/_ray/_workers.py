@@ -13,7 +13,7 @@ import numpy as np
 
 from ...collection import Failure, PendingWork, WritableStore
 from ...encoders import Encoder, Runtime, device_of
-from ...errors import ClusterError, InvalidImageError, SourceError
+from ...errors import ClusterError, InvalidImageError, SourceError, StorageError
 from ...records import EncoderRecord
 from ...sources import Entry, FetchesAhead, Source
 from .._encode import BatchResult, DecoderCapabilities, EncodeOptions
@@ -118,7 +118,8 @@ class RayWorkers:
     def encode(self, source: Source, entries: Iterable[Entry]) -> Generator[BatchResult, None, None]:
         """Yield the results of portions of the entries; an empty one about once a second while nothing is ready.
 
-        Raises `ClusterError` if the cluster cannot work any more, `SourceError` if nodes cannot read the source.
+        Raises `ClusterError` if the cluster cannot work any more, `SourceError` if nodes cannot read the source,
+        `StorageError` if an object store answers no more.
         """
         portions = Portions(entries)
         if not portions:
@@ -190,6 +191,8 @@ class RayWorkers:
         if answer.problem:
             assert call.process.ready is not None
             raise SourceError(_not_on_node(source, call.process.ready.node, answer.problem))
+        if isinstance(answer, Encoded) and answer.lost:
+            raise StorageError(answer.lost)
         if isinstance(answer, Hashes):
             call.portion.known = self._known(source, answer.hashes)
             portions.give_again([call.portion])
