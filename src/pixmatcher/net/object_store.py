@@ -39,6 +39,7 @@ _AWAY_SECONDS = 120.0
 """How long a store that has answered before is waited for when it answers no more."""
 _ASK_SECONDS = 1.0
 """How often it is then asked whether it answers again."""
+_NO_RETRIES: Any = {"max_retries": 0}
 _ASKING_TIMEOUTS: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=10)}
 _LISTED_AT_ONCE = 1000
 _REFUSALS = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
@@ -94,12 +95,11 @@ class ObjectStore:
                 f"{endpoint!r} in AWS_ENDPOINT_URL is no address of a store: write it like https://host:9000."
             )
         # A server that is named by http:// has no encryption, and the user knows it.
-        http: Any = {"allow_http": (endpoint or "").lower().startswith("http://")}
+        options: Any = {**_TIMEOUTS, "allow_http": (endpoint or "").lower().startswith("http://")}
+        make = obstore.store.from_url
         with self._errors_explained():
-            self._store, self._asked = (
-                obstore.store.from_url(self._bucket, client_options={**timeouts, **http}, retry_config=retries)
-                for timeouts, retries in ((_TIMEOUTS, _RETRIES), (_ASKING_TIMEOUTS, {"max_retries": 0}))
-            )
+            self._store = make(self._bucket, client_options=options, retry_config=_RETRIES)
+            self._asked = make(self._bucket, client_options=options | _ASKING_TIMEOUTS, retry_config=_NO_RETRIES)
         self._has_answered = False
         self._given_up: StorageError | None = None
 
