@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from pixmatcher import (
 )
 from pixmatcher._progress import Progress, ProgressCallback
 from pixmatcher.indexing import _merge, _shard_run, _store
+from pixmatcher.indexing._encode import EncodeOptions
+from pixmatcher.indexing._ray._worker import RayWorker, Setup
 from pixmatcher.net import object_store
 from pixmatcher.net.object_store import ObjectStore, fetch_objects
 from pixmatcher.sources import Entry, open_source
@@ -419,6 +422,24 @@ def test_a_store_that_goes_away_while_shards_are_written_and_merged(
         assert merge_shards(place, tmp_path / "c", progress=once(away)).index.total == 64
     index(photos, tmp_path / "one", encoders=["tiny"])
     assert_same(tmp_path / "one", tmp_path / "c")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_node_of_a_cluster_says_that_the_store_is_away(
+    server: str, bucket: str, monkeypatch: pytest.MonkeyPatch, tiny: TinyEncoder, tmp_path: Path
+) -> None:
+    upload_many(bucket, 4, tmp_path)
+    with closing(CuttingProxy(server, b"", 0)) as gate:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", gate.address)
+        entries = [found for found in open_source(bucket).scan() if isinstance(found, Entry)]
+        worker = RayWorker()
+        worker._begin(Setup((), "auto", "cpu", True, EncodeOptions(1 << 20, True, False), 1), [tiny])
+        answer = worker.encode(bucket, entries[:2], frozenset())
+        assert (len(answer.result.encoded), answer.lost) == (2, "")
+        gate.close()
+        answer = worker.encode(bucket, entries[2:], frozenset())
+        assert re.fullmatch(f"{bucket} {NOT_ANSWERED}", answer.lost)
+        assert not len(answer.result)
 
 
 def test_a_list_goes_on_where_the_store_went_away(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
