@@ -75,7 +75,7 @@ class FolderPlace:
         folder = self._path / unfinished_in if unfinished_in else path.parent
         temporary = folder / f"{path.name}.{token_hex(4)}{_NEW}"
         with explain_disk_errors(self._path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             try:
                 with temporary.open("xb") as file:
                     copyfileobj(content, file, 1 << 20)
