@@ -129,7 +129,7 @@ def merge_many(rows: int, shards: int, folder: Path) -> None:
     records = records_of(load_encoders(["lite"]))
     at = SourcePlace.of("/photos")
     common = CommonFacts(at.source_name, shards, records, ShardOptions(512_000_000, True))
-    write_common(place, common)
+    write_common(place, Shard(1, shards), common)
     names: list[list[str]] = [[] for _ in range(shards)]
     digest = 0
     for number in range(rows):

@@ -140,12 +140,15 @@ class MemoryComparison:
         missing: Sequence[int] = (),
         decoder_capabilities: str = "",
         retry_failed: bool = False,
+        keep_newer: bool = False,
     ) -> ComparisonResult:
         stored = {item.uri: item for item in self._store.items.values()}
-        unchanged = 0
+        unchanged = newer = 0
         for uri, (source, entry) in self._seen.items():
             if uri in stored and stored[uri].version == entry.version:
                 unchanged += 1
+            elif keep_newer and uri in stored and (stored[uri].modified or "") > (entry.modified or "9999"):
+                newer += 1
             elif retry_failed or uri not in self._store.failed or self._store.failed[uri][1].version != entry.version:
                 self._pending.append((source, entry))
         self._missing = [
@@ -158,7 +161,7 @@ class MemoryComparison:
         for uri, (source, _) in [*self._store.failed.items()]:
             if source in self._sources and uri not in self._seen and uri not in waiting:
                 del self._store.failed[uri]
-        return ComparisonResult(unchanged, 0, len(self._pending))
+        return ComparisonResult(unchanged, 0, len(self._pending), newer=newer)
 
     def other_sources(self) -> list[str]:
         return [source for source in self._store.known_sources if source not in self._sources]

@@ -169,8 +169,11 @@ class RayCluster:
 
     def index_command(self, *arguments: str | Path) -> list[str]:
         """The command that indexes on the cluster, from its head."""
-        command = [*self.on_head(), sys.executable, "-m", "pixmatcher", "index"]
-        return [*command, *map(str, arguments), "--on", "ray"]
+        return self.command("index", *arguments)
+
+    def command(self, *arguments: str | Path) -> list[str]:
+        """A command of PixMatcher that encodes on the cluster, from its head."""
+        return [*self.on_head(), sys.executable, "-m", "pixmatcher", *map(str, arguments), "--on", "ray"]
 
     def kill(self, node: Node) -> None:
         """End a node at once."""

@@ -17,8 +17,8 @@ START = "from moto.server import main; import sys; main(sys.argv[1:])"
 
 
 @contextmanager
-def s3_server(*buckets: str, calls_without_key: int | None = None) -> Iterator[str]:
-    """Run a server with these buckets; yield its address.
+def s3_server(*buckets: str, calls_without_key: int | None = None, port: int = 0) -> Iterator[str]:
+    """Run a server with these buckets, on a free port or this one; yield its address.
 
     Any key is right, unless `calls_without_key` says after how many calls the server knows none.
     """
@@ -27,7 +27,7 @@ def s3_server(*buckets: str, calls_without_key: int | None = None) -> Iterator[s
         environment["INITIAL_NO_AUTH_ACTION_COUNT"] = str(calls_without_key)
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", START, "-H", "127.0.0.1", "-p", "0"], stdout=log, stderr=log, env=environment
+            [sys.executable, "-c", START, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log, env=environment
         )
         try:
             yield _prepared(process, log, buckets)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,14 +22,20 @@ from pixmatcher import (
     InvalidImageError,
     ShardError,
     SourceError,
+    StorageError,
     index,
     index_shard,
     merge_shards,
 )
+from pixmatcher._progress import Progress, ProgressCallback
+from pixmatcher.indexing import _merge, _shard_run, _store
+from pixmatcher.indexing._encode import EncodeOptions
+from pixmatcher.indexing._ray._worker import RayWorker, Setup
+from pixmatcher.net import object_store
 from pixmatcher.net.object_store import ObjectStore, fetch_objects
 from pixmatcher.sources import Entry, open_source
 from s3_server import credentials, s3_server
-from support import TinyEncoder, cli, paint
+from support import TinyEncoder, cli, paint, paint_many
 from test_shards import assert_same, contents
 
 pytestmark = [pytest.mark.xdist_group("s3"), pytest.mark.slow]
@@ -186,7 +193,7 @@ def test_errors_of_buckets(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
         refused(bucket, f"'{address}' in AWS_ENDPOINT_URL is no address of a store: write it like", tmp_path)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     failed = cli("merge", bucket, "-c", "c", cwd=tmp_path)
-    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
 
 
 def put(address: str, path: str, content: bytes = b"") -> None:
@@ -218,9 +225,16 @@ def test_a_wrong_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with s3_server("photos", calls_without_key=1) as address:
         for name, value in credentials(address).items():
             monkeypatch.setenv(name, value)
-        refused(
-            "s3://photos/x", "s3://photos/x is refused (The AWS Access Key Id you provided does not exist", tmp_path
-        )
+        message = "s3://photos/x is refused (The AWS Access Key Id you provided does not exist"
+        refused("s3://photos/x", message, tmp_path)
+        paint(tmp_path / "photos" / "a.png", 1)
+        for command in (
+            ("merge", "s3://photos/x", "-c", "c"),
+            ("index", "photos", "--shard", "1/2", "--to", "s3://photos/x"),
+        ):
+            failed = cli(*command, cwd=tmp_path)
+            assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
+            assert message in failed.stderr
 
 
 def test_a_key_that_no_header_can_have(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,17 +259,25 @@ class CuttingProxy:
     def __init__(self, address: str, word: bytes, times: int) -> None:
         self._target = urlsplit(address)
         self._word, self._left = word, times
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._port = 0
+        self.open()
+        self.address = f"http://127.0.0.1:{self._port}"
+
+    def open(self) -> None:
+        """Listen, at the same port as before."""
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self._port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         with suppress(OSError):
             while True:
-                connection, _ = self._listener.accept()
+                connection, _ = listener.accept()
                 threading.Thread(target=self._pass_on, args=(connection,), daemon=True).start()
 
     def _pass_on(self, client: socket.socket) -> None:
@@ -318,3 +340,116 @@ def test_objects_are_read_ahead_within_limits(bucket: str, tmp_path: Path) -> No
     for _ in fetch_objects(store, iter(requests), batch_size=8):
         break  # closed early
     assert os.path.isdir(tmp_path)
+
+
+# ---- Stores that stop answering ----
+
+NOT_ANSWERED = r"has not answered for 1 s \(.+\): run the same command again when it answers; what is done is kept\."
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a store for a second; write often."""
+    monkeypatch.setattr(object_store, "_AWAY_SECONDS", 1.0)
+    monkeypatch.setattr(_shard_run, "_PART_ITEMS", 16)
+    monkeypatch.setattr(_store, "_FLUSH_ITEMS", 8)
+    monkeypatch.setattr(_merge, "_BATCH", 8)
+
+
+def once(act: Callable[[], object], after: int = 1) -> ProgressCallback:
+    """Return a callback that acts when so many images are done."""
+    acted: list[int] = []
+
+    def report(progress: Progress) -> None:
+        if progress.done >= after and not acted:
+            acted.append(progress.done)
+            act()
+
+    return report
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_is_killed_while_its_images_are_encoded(
+    monkeypatch: pytest.MonkeyPatch, tiny: TinyEncoder, tmp_path: Path
+) -> None:
+    url, count = "s3://photos/x", 150
+    with ExitStack() as running:
+        address = running.enter_context(s3_server("photos"))
+        for name, value in credentials(address).items():
+            monkeypatch.setenv(name, value)
+        upload_many(url, count, tmp_path)
+        with pytest.raises(StorageError, match=f"^{url} {NOT_ANSWERED}$"):
+            index_shard(url, "1/1", tmp_path / "shards", encoders=["tiny"], progress=once(running.close, 20))
+    assert [*(tmp_path / "shards").glob("*/*.zip")]
+    failed = cli("index", url, "-c", "c", cwd=tmp_path)
+    assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)  # it has never answered this process
+    with s3_server("photos", port=urlsplit(address).port or 0):
+        upload_many(url, count, tmp_path)
+        report = index_shard(url, "1/1", tmp_path / "shards", encoders=["tiny"])
+    assert (report.entries, report.failures) == (count, [])
+    assert report.unchanged >= 20
+    assert merge_shards(tmp_path / "shards", tmp_path / "c").index.total == count
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_store_that_goes_away_while_shards_are_written_and_merged(
+    server: str, bucket: str, monkeypatch: pytest.MonkeyPatch, tiny: TinyEncoder, tmp_path: Path
+) -> None:
+    photos, place = tmp_path / "photos", bucket.replace("photos", "shards", 1)
+    paint_many(photos, 64)
+    with closing(CuttingProxy(server, b"", 0)) as gate:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", gate.address)
+        with pytest.raises(StorageError, match=f"^{place} {NOT_ANSWERED}$"):
+            index_shard(photos, "1/1", place, encoders=["tiny"], progress=once(gate.close))
+        gate.open()
+        report = index_shard(photos, "1/1", place, encoders=["tiny"])
+        assert (report.entries, report.failures) == (64, [])
+        with pytest.raises(StorageError, match=NOT_ANSWERED):
+            merge_shards(place, tmp_path / "c", progress=once(gate.close))
+        with Collection.open(tmp_path / "c") as collection:
+            assert 8 <= len(collection) < 64
+            assert collection.verify() == []
+        gate.open()
+        # A store that comes back in time is waited for.
+        monkeypatch.setattr(object_store, "_AWAY_SECONDS", 60.0)
+
+        def away() -> None:
+            gate.close()
+            threading.Timer(2.5, gate.open).start()
+
+        report = index_shard(photos, "1/1", f"{place}-2", encoders=["tiny"], progress=once(away))
+        assert report.encoded == 64
+        assert merge_shards(place, tmp_path / "c", progress=once(away)).index.total == 64
+    index(photos, tmp_path / "one", encoders=["tiny"])
+    assert_same(tmp_path / "one", tmp_path / "c")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_node_of_a_cluster_says_that_the_store_is_away(
+    server: str, bucket: str, monkeypatch: pytest.MonkeyPatch, tiny: TinyEncoder, tmp_path: Path
+) -> None:
+    upload_many(bucket, 4, tmp_path)
+    with closing(CuttingProxy(server, b"", 0)) as gate:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", gate.address)
+        entries = [found for found in open_source(bucket).scan() if isinstance(found, Entry)]
+        worker = RayWorker()
+        worker._begin(Setup((), "auto", "cpu", True, EncodeOptions(1 << 20, True, False), 1), [tiny])
+        answer = worker.encode(bucket, entries[:2], frozenset())
+        assert (len(answer.result.encoded), answer.lost) == (2, "")
+        gate.close()
+        answer = worker.encode(bucket, entries[2:], frozenset())
+        assert re.fullmatch(f"{bucket} {NOT_ANSWERED}", answer.lost)
+        assert not len(answer.result)
+
+
+def test_a_list_goes_on_where_the_store_went_away(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")
+    with s3_server("photos") as address, closing(CuttingProxy(address, b"", 0)) as gate:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", gate.address)
+        upload_many(bucket, 35, tmp_path)
+        listed = ObjectStore(bucket).objects()
+        keys = [next(listed).key]
+        gate.close()
+        threading.Timer(2.5, gate.open).start()
+        keys += [found.key for found in listed]
+    assert keys == sorted(f"{'abc'[seed % 3]}/{seed:03}.png" for seed in range(35))

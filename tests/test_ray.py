@@ -309,6 +309,24 @@ def test_the_collection_is_that_of_one_machine(two_nodes: RayCluster, tmp_path: 
 
 
 @on_cluster
+def test_an_upgrade_is_that_of_one_machine(two_nodes: RayCluster, tmp_path: Path) -> None:
+    photos, here, there = tmp_path / "photos", tmp_path / "here", tmp_path / "there"
+    paths = paint_many(photos, 24)
+    shutil.copy(paths[0], photos / "copy.png")
+    shards = write(tmp_path / "shard.tar", [file for seed in range(6) for file in sample(f"{seed:03}", seed + 500)])
+    index([photos, f"webdataset:{shards}"], here)
+    paint(paths[3], 900)  # changed since
+    shutil.copytree(here, there)
+    local = cli("upgrade", "-c", here, "--encoder", "slow", env=two_nodes.environment, timeout=300)
+    assert local.returncode == 0, local.stderr
+    command = two_nodes.command("upgrade", "-c", there, "--encoder", "slow")
+    remote = subprocess.run(command, capture_output=True, text=True, env=two_nodes.environment, timeout=300)
+    assert remote.returncode == 0, remote.stderr
+    assert counts(remote.stdout) == counts(local.stdout)
+    assert contents(there) == contents(here)
+
+
+@on_cluster
 def test_nodes_that_die_lose_nothing(two_nodes: RayCluster, tmp_path: Path) -> None:
     photos, here, there = tmp_path / "photos", tmp_path / "here", tmp_path / "there"
     paint_many(photos, 300)

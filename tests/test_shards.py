@@ -347,6 +347,33 @@ def test_a_shard_that_is_run_again_encodes_only_what_is_new(tiny: TinyEncoder, t
     assert_same(tmp_path / "one", tmp_path / "c")
 
 
+def test_what_is_newer_in_the_collection_than_in_the_shards_is_kept(tiny: TinyEncoder, tmp_path: Path) -> None:
+    photos, shards, memory = tmp_path / "photos", tmp_path / "shards", MemoryStore()
+    paths = paint_many(photos, 12)
+    run_shards(photos, 2, shards)
+    paint_many(photos, 2, first=50)
+    for number, path in enumerate(paths[:4]):
+        paint(path, 100 + number)
+        seconds = path.stat().st_mtime + (60 if number < 3 else -60)  # the last is replaced by an earlier file
+        os.utime(path, (seconds, seconds))
+    index(photos, tmp_path / "c", encoders=["tiny"])
+    index(photos, memory)
+    expected = contents(tmp_path / "c")
+    for target in (tmp_path / "c", memory):
+        report = merge_shards(shards, target).index
+        assert (report.added, report.changed, report.unchanged, report.total) == (0, 1, 8, 14)
+        assert report.notes == [
+            "3 images are kept as in the collection, which has later files than the shards: to take the files of now, "
+            f"index {photos} into it."
+        ]
+    merged = contents(tmp_path / "c")
+    assert {uri for uri in merged if merged[uri] != expected[uri]} == {str(paths[3])}
+    assert index(photos, tmp_path / "c").changed == 1
+    assert contents(tmp_path / "c") == expected
+    run_shards(photos, 2, shards)
+    assert merge_shards(shards, tmp_path / "c").index.notes == []
+
+
 def test_what_failed_is_tried_again_on_request(tiny: TinyEncoder, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     paint_many(photos, 3)
@@ -757,7 +784,7 @@ def test_shards_and_merges_killed_repeatedly_lose_nothing(tiny: TinyEncoder, tmp
         assert driver.wait(120) == 0
     assert after_kill > 3
     assert_same(tmp_path / "one", merged)
-    assert not [*shards.glob("*/*.new")]
+    assert not [*shards.rglob("*.new")]
 
 
 @pytest.mark.slow
@@ -789,6 +816,23 @@ def test_a_shard_killed_loses_only_its_unfinished_part(tmp_path: Path) -> None:
 def _results(part: Path) -> list[Mapping[str, object]]:
     with zipfile.ZipFile(part) as archive:
         return [json.loads(line) for line in archive.read("results.jsonl").splitlines()]
+
+
+def test_what_a_killed_process_leaves_is_deleted_by_the_next_run(tiny: TinyEncoder, tmp_path: Path) -> None:
+    paint_many(tmp_path / "photos", 4)
+    code = (
+        "import os, sys\nsys.path.insert(0, sys.argv[1])\nfrom support import TinyEncoder\n"
+        "from pixmatcher import index_shard\nfrom pixmatcher.indexing import _shard_places\n"
+        "_shard_places.copyfileobj = lambda *_: os._exit(9)\n"  # as it writes its first file, shards.json
+        "index_shard(sys.argv[2], '1/2', sys.argv[3], encoders=[TinyEncoder()])"
+    )
+    shards = tmp_path / "shards"
+    killed = subprocess.run([sys.executable, "-c", code, HERE, tmp_path / "photos", shards])
+    assert killed.returncode == 9
+    (left,) = shards.rglob("*.new")
+    assert left.name.startswith("shards.json.")
+    index_shard(tmp_path / "photos", "1/2", shards, encoders=["tiny"])
+    assert not [*shards.rglob("*.new")]
 
 
 def test_the_files_of_a_part_are_plain(tiny: TinyEncoder, tmp_path: Path) -> None:

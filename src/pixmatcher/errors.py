@@ -127,6 +127,6 @@ class CollectionUpgradedError(CollectionError):
 
 
 class StorageError(CollectionError):
-    """The disk is full or fails; what was stored before stays stored."""
+    """The disk is full or fails, or an object store answers no more; what was stored before stays stored."""
 
     exit_code = 1

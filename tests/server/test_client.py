@@ -335,6 +335,13 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_images_of_a_service_are_not_encoded_on_a_cluster(service: str) -> None:
+    pytest.importorskip("ray")
+    done = cli("index", "-c", f"{service}/c/photos", "--on", "ray")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"Error: The images of {service}/c/photos are encoded where it is: leave out --on.\n"
+
+
 LISTS = ("ids", "failures", "incomplete", "item_folders", "label_counts", "label_names")
 
 

@@ -48,6 +48,16 @@ DeviceOption = Annotated[
         show_default=False,
     ),
 ]
+OnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="PLACE",
+        help="Where images are decoded and encoded: ray (the Ray cluster of this machine, started if there "
+        "is none) or ray://HOST:PORT. By default in this process.",
+        show_default=False,
+    ),
+]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Do not download models.")]
 WeightsOption = Annotated[
     Path | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from ._options import (
     DeviceOption,
     MegapixelsOption,
     OfflineOption,
+    OnOption,
     PrivateHostsOption,
     WeightsOption,
     pixels_of,
@@ -115,22 +116,14 @@ def index_command(
         bool, typer.Option(help="Store a small picture of each image from a remote or tar source, to show it later.")
     ] = True,
     allow_private_hosts: PrivateHostsOption = False,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PLACE",
-            help="Where images are decoded and encoded: ray (the Ray cluster of this machine, started if there "
-            "is none) or ray://HOST:PORT. By default in this process.",
-            show_default=False,
-        ),
-    ] = None,
+    on: OnOption = None,
     backend: BackendOption = None,
     device: DeviceOption = None,
     offline: OfflineOption = False,
     weights: WeightsOption = None,
 ) -> None:
     """Index images, or refresh a collection: added, changed, moved and deleted files."""
-    from ..indexing import index, index_shard
+    from ..indexing import ShardReport, index, index_shard
 
     sources, encoder = _with_array_options(sources, categories, uris, base, encoder)
     max_pixels = pixels_of(max_megapixels)
@@ -140,46 +133,27 @@ def index_command(
         if encoder is None or len(encoder) != 1:
             raise QueryError("--weights belongs to one encoder: name it with --encoder.")
         import_weights(encoder[0], weights)
-    if shard is not None or to is not None:
-        if shard is None or to is None:
-            raise QueryError("--shard and --to belong together: give both, such as --shard 3/64 --to shards.")
-        if not sources or len(sources) != 1 or collection is not None:
-            raise QueryError("A shard is of one source and has no collection: name one source, and leave out -c.")
-        if on is not None:
-            raise QueryError("A shard is encoded by the machine that the command runs on: leave out --on or --shard.")
-        with ProgressBars() as bars:
-            made = index_shard(
-                sources[0],
-                shard,
-                to,
-                encoders=encoder,
-                runtime=runtime_of(backend, device, offline, bars),
-                max_pixels=max_pixels,
-                retry_failed=retry_failed,
-                thumbnails=thumbnails,
-                allow_private=allow_private_hosts,
-                exclude=exclude,
-                hidden=hidden,
-                progress=bars.callback,
-            )
-        _print_shard(made)
-        return
     stop_jobs_on_sigterm(collection)
     with ProgressBars() as bars:
-        report = index(
-            sources or None,
-            collection,
-            encoders=encoder,
-            runtime=runtime_of(backend, device, offline, bars),
-            max_pixels=max_pixels,
-            retry_failed=retry_failed,
-            thumbnails=thumbnails,
-            allow_private=allow_private_hosts,
-            on=on,
-            exclude=exclude,
-            hidden=hidden,
-            progress=bars.callback,
-        )
+        options: dict[str, Any] = {
+            "encoders": encoder,
+            "runtime": runtime_of(backend, device, offline, bars),
+            "max_pixels": max_pixels,
+            "retry_failed": retry_failed,
+            "thumbnails": thumbnails,
+            "allow_private": allow_private_hosts,
+            "exclude": exclude,
+            "hidden": hidden,
+            "progress": bars.callback,
+        }
+        report: IndexReport | ShardReport
+        if shard is not None or to is not None:
+            report = index_shard(*_shard_arguments(sources, collection, shard, to, on), **options)
+        else:
+            report = index(sources or None, collection, on=on, **options)
+    if isinstance(report, ShardReport):
+        _print_shard(report)
+        return
     print_report(report)
     if report.remembered:
         again = ["index", *(sources or ()), *(("-c", collection) if collection else ()), "--retry-failed"]
@@ -212,6 +186,19 @@ def _with_array_options(
     if not path:
         raise QueryError(f"{sources[0]} names no file: write it like arrays:EMBEDDINGS.npy.")
     return [spec_of(path, options | given | ({"encoder": encoder[0]} if encoder else {}))], None
+
+
+def _shard_arguments(
+    sources: list[str] | None, collection: str | None, shard: str | None, to: str | None, on: str | None
+) -> tuple[str, str, str]:
+    """Return the source, the shard and the place of --shard and --to. Raises `QueryError` if the call has others."""
+    if shard is None or to is None:
+        raise QueryError("--shard and --to belong together: give both, such as --shard 3/64 --to shards.")
+    if not sources or len(sources) != 1 or collection is not None:
+        raise QueryError("A shard is of one source and has no collection: name one source, and leave out -c.")
+    if on is not None:
+        raise QueryError("A shard is encoded by the machine that the command runs on: leave out --on or --shard.")
+    return sources[0], shard, to
 
 
 def _print_shard(report: ShardReport) -> None:

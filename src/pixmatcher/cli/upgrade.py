@@ -15,6 +15,7 @@ from ._options import (
     DeviceOption,
     MegapixelsOption,
     OfflineOption,
+    OnOption,
     PrivateHostsOption,
     pixels_of,
 )
@@ -44,6 +45,7 @@ def upgrade_command(
     ] = False,
     max_megapixels: MegapixelsOption = 512,
     allow_private_hosts: PrivateHostsOption = False,
+    on: OnOption = None,
     backend: BackendOption = None,
     device: DeviceOption = None,
     offline: OfflineOption = False,
@@ -65,6 +67,7 @@ def upgrade_command(
             without_missing=without_missing,
             max_pixels=max_pixels,
             allow_private=allow_private_hosts,
+            on=on,
             runtime=runtime_of(backend, device, offline, bars),
             progress=bars.callback,
         )
@@ -87,6 +90,8 @@ def print_report(report: UpgradeReport) -> None:
         (0 if report.finished else len(report.missing), "missing"),
     ]
     print(", ".join(f"{count:,} {what}" for count, what in counts if count) or "nothing to encode")
+    for note in report.notes:
+        print(f"Note: {printable(note)}")
     print_failures(report.missing)
     if report.finished:
         print(f"The encoders are now {printable(names)}.")

@@ -19,20 +19,24 @@ from ._catalog import Catalog
 from ._entry_table import ENTRY_COLUMNS, create_entry_table, entry_of, insert_entries
 from .items import Failure, Item
 
+_NEWER = "items.version IS NOT seen.version AND items.modified > seen.modified"
+"""Whether an item is of a later file than the entry of its uri; NULL, as FALSE, if one of them has no date."""
+
 
 @dataclass(frozen=True)
 class ComparisonResult:
     """What a comparison found.
 
     Counts of the entries whose item is `unchanged`, of those whose item received a new label, caption or details
-    (`updated`), of those that are `pending`: their image must be read, and of those whose image failed before and is
-    not tried again (`remembered`).
+    (`updated`), of those that are `pending`: their image must be read, of those whose image failed before and is not
+    tried again (`remembered`), and of those whose item is of a `newer` file.
     """
 
     unchanged: int
     updated: int
     pending: int
     remembered: int = 0
+    newer: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,18 +102,20 @@ class SourceComparison:
         missing: Sequence[int] = (),
         decoder_capabilities: str = "",
         retry_failed: bool = False,
+        keep_newer: bool = False,
     ) -> ComparisonResult:
         """Find the entries that need work and the items that are missing, and update the labels of the other items.
 
         Items at or below one of `unknown_paths`, and those of `unknown_sources`, are not missing: their files could not
         be listed. The ids of items of other sources in `missing` are. An image that failed is pending again, unless
         the version of its failure is the version of its entry, a space and a line of `decoder_capabilities`; and with
-        `retry_failed`. Failures that do not hold any more are deleted.
+        `retry_failed`. With `keep_newer`, for entries that were listed a while ago, an entry whose item has a later
+        date `modified` is not pending. Failures that do not hold any more are deleted.
         """
         sources = json.dumps([*self._ids.values()])
         listed = json.dumps([source_id for spec, source_id in self._ids.items() if spec not in unknown_sources])
         with self._catalog.writing():
-            self._find_pending(decoder_capabilities.split("\n"), retry_failed)
+            self._find_pending(decoder_capabilities.split("\n"), retry_failed, keep_newer)
             self._find_missing(listed, missing, unknown_paths)
             run = self._catalog.connection.execute
             run(
@@ -135,16 +141,20 @@ class SourceComparison:
                 "OR seen.caption IS NOT items.caption OR seen.details IS NOT items.details))"
             ).rowcount
             pending = self._catalog.number("SELECT count(*) FROM temp.pending")
+            newer = 0
+            if keep_newer:
+                newer = self._catalog.number(f"SELECT count(*) FROM temp.seen JOIN items USING (uri) WHERE {_NEWER}")
             listed_entries = self._catalog.number("SELECT count(*) FROM temp.seen")
-        return ComparisonResult(same - updated, updated, pending, listed_entries - same - pending)
+        return ComparisonResult(same - updated, updated, pending, listed_entries - same - pending - newer, newer)
 
-    def _find_pending(self, capabilities: Sequence[str], retry_failed: bool) -> None:
+    def _find_pending(self, capabilities: Sequence[str], retry_failed: bool, keep_newer: bool) -> None:
         places = ", ".join(["seen.version || ' ' || ?"] * len(capabilities))
         self._catalog.connection.execute(
             "CREATE TEMP TABLE pending AS SELECT seen.* FROM temp.seen LEFT JOIN items USING (uri) "
             "LEFT JOIN failures USING (uri) WHERE items.version IS NOT seen.version "
-            f"AND (? OR failures.version IS NULL OR failures.version NOT IN ({places}))",
-            (retry_failed, *capabilities),
+            f"AND (? OR failures.version IS NULL OR failures.version NOT IN ({places})) "
+            f"AND NOT (? AND coalesce({_NEWER}, FALSE))",
+            (retry_failed, *capabilities, keep_newer),
         )
 
     def _find_missing(self, sources: str, missing: Sequence[int], unknown_paths: Sequence[str]) -> None:

@@ -147,6 +147,7 @@ class RowComparison(SourceComparison):
         missing: Sequence[int] = (),
         decoder_capabilities: str = "",
         retry_failed: bool = False,
+        keep_newer: bool = False,
     ) -> ComparisonResult:
         """Find the entries that need work and the missing items, and update the labels of the other items."""
         self._mirror.watch()
@@ -156,6 +157,7 @@ class RowComparison(SourceComparison):
             missing=missing,
             decoder_capabilities=decoder_capabilities,
             retry_failed=retry_failed,
+            keep_newer=keep_newer,
         )
         for changes in _blocks(self._mirror.changes()):
             self._change(changes)

@@ -183,6 +183,7 @@ class Comparison(PendingWork, Protocol):
         missing: Sequence[int] = (),
         decoder_capabilities: str = "",
         retry_failed: bool = False,
+        keep_newer: bool = False,
     ) -> ComparisonResult:
         """Find the entries that need work and the items that are missing."""
 

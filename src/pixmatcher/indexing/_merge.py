@@ -77,9 +77,9 @@ def merge_shards(
     """Store what the shards at a place contain in a collection. Neither the images nor the encoder are needed.
 
     The collection is then as after `index` of the source, except for the order of its items. Nothing is removed: the
-    next `index` removes images that do not exist any more. If shards are missing or unfinished, what is there is
-    stored, and the report says what is not; the next call stores the rest. A call that is interrupted is continued by
-    the next one, too.
+    next `index` removes images that do not exist any more. An item of a later file than that of the shards is kept.
+    If shards are missing or unfinished, what is there is stored, and the report says what is not; the next call stores
+    the rest. A call that is interrupted is continued by the next one, too.
 
     Arguments:
         place: The folder of the shards.
@@ -221,8 +221,15 @@ class _Merge:
         notes = self._notes()
         for shard in self._shards:
             self._comparison.add_entries(spec, self._entries(shard, notes))
-        compared = self._comparison.compare(unknown_sources=[spec])  # so that nothing is removed
+        # Of an unknown source nothing is removed.
+        compared = self._comparison.compare(unknown_sources=[spec], keep_newer=True)
         index.unchanged, index.changed = compared.unchanged, compared.updated
+        if compared.newer:
+            images = f"{compared.newer:,} image" + ("s are" if compared.newer > 1 else " is")
+            index.notes.append(
+                f"{images} kept as in the collection, which has later files than the shards: to take the files of now, "
+                f"index {spec} into it."
+            )
         self._store_facts(notes)
         digests = (digest_of(entry.uri, entry.version) for entry in self._comparison.pending(spec))
         pending = np.sort(np.fromiter(digests, np.uint64))  # 8 bytes an image

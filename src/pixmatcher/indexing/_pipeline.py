@@ -137,8 +137,9 @@ def index(
             local = ThreadWorkers(executor, threads, target, comparison, loaded, options)
             used: Workers = local
             if on is not None:
+                asks = len(target) > 0
                 used = cluster.enter_context(
-                    RayWorkers(on, workers, local, target, comparison, loaded, options, runtime or Runtime())
+                    RayWorkers(on, workers, local, target, comparison, loaded, options, runtime, asks=asks)
                 )
             run = _Run(by_spec, target, comparison, used, str(DecoderCapabilities(max_pixels)))
             try:

@@ -116,9 +116,10 @@ def read_common(place: Place) -> CommonFacts | None:
         return CommonFacts.from_json(json.load(file), place)
 
 
-def write_common(place: Place, facts: CommonFacts) -> None:
-    """Store what all shards of a place have in common, unless it is stored."""
-    place.write(_COMMON_NAME, BytesIO((json.dumps(facts.as_json(), indent=2) + "\n").encode()))
+def write_common(place: Place, shard: Shard, facts: CommonFacts) -> None:
+    """Store what all shards of a place have in common; the folder of `shard` must be locked."""
+    content = BytesIO((json.dumps(facts.as_json(), indent=2) + "\n").encode())
+    place.write(_COMMON_NAME, content, unfinished_in=shard.folder)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import IO, Protocol
 from .._files import explain_disk_errors, sync_file, sync_folder
 from .._locks import FileLock
 from .._urls import is_url
-from ..errors import ShardError
+from ..errors import FetchError, ShardError
 from ..net.object_store import ObjectStore, is_object_url
 
 _LOCK_NAME = "lock"
@@ -36,8 +36,12 @@ class Place(Protocol):
     def read(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """Open a file to be read; it is seekable."""
 
-    def write(self, name: str, content: IO[bytes]) -> None:
-        """Write the rest of an open file under a name, and wait until it is kept."""
+    def write(self, name: str, content: IO[bytes], *, unfinished_in: str = "") -> None:
+        """Write the rest of an open file under a name, and wait until it is kept.
+
+        `unfinished_in` is the folder of the place where a file is until it is whole, by default its own. What a killed
+        process leaves there is deleted when the folder is `locked` again.
+        """
 
     def locked(self, folder: str, what: str) -> AbstractContextManager[None]:
         """Prevent other processes from writing to a folder during the block, where the place offers locks.
@@ -65,12 +69,13 @@ class FolderPlace:
         with explain_disk_errors(self._path), (self._path / name).open("rb") as file:
             yield file
 
-    def write(self, name: str, content: IO[bytes]) -> None:
+    def write(self, name: str, content: IO[bytes], *, unfinished_in: str = "") -> None:
         path = self._path / name
         # Several processes may write the same file at the same time.
-        temporary = path.with_name(f"{path.name}.{token_hex(4)}{_NEW}")
+        folder = self._path / unfinished_in if unfinished_in else path.parent
+        temporary = folder / f"{path.name}.{token_hex(4)}{_NEW}"
         with explain_disk_errors(self._path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             try:
                 with temporary.open("xb") as file:
                     copyfileobj(content, file, 1 << 20)
@@ -106,20 +111,34 @@ class BucketPlace:
     """
 
     def __init__(self, url: str) -> None:
-        self._store = ObjectStore(url)
+        with _refusals_as_shard_errors():
+            self._store = ObjectStore(url)
         self.name = self._store.url
 
     def names(self, folder: str = "") -> list[str]:
-        return self._store.names(folder)
+        with _refusals_as_shard_errors():
+            return self._store.names(folder)
 
-    def read(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        return self._store.open(name)
+    @contextmanager
+    def read(self, name: str) -> Iterator[IO[bytes]]:
+        with _refusals_as_shard_errors(), self._store.open(name) as file:
+            yield file
 
-    def write(self, name: str, content: IO[bytes]) -> None:
-        self._store.write(name, content)
+    def write(self, name: str, content: IO[bytes], *, unfinished_in: str = "") -> None:
+        with _refusals_as_shard_errors():
+            self._store.write(name, content)
 
     def locked(self, folder: str, what: str) -> AbstractContextManager[None]:
         return nullcontext()
+
+
+@contextmanager
+def _refusals_as_shard_errors() -> Iterator[None]:
+    """Raise the `FetchError` of a store that cannot be used as a `ShardError`."""
+    try:
+        yield
+    except FetchError as error:
+        raise ShardError(str(error)) from error
 
 
 def open_place(path: str | os.PathLike[str]) -> Place:

@@ -126,9 +126,13 @@ def index_shard(
     loaded, records = _encoders_of(opened, encoders, runtime)
     options = ShardOptions(max_pixels, thumbnails, None if exclude is None else tuple(exclude), hidden)
     common = CommonFacts(SourcePlace.of(opened.spec).source_name, shard.count, records, options)
-    _agree(place, common)
+    known = read_common(place)
+    if known is not None and (difference := common.difference(known)):
+        raise ShardError(f"The shards in {place.name} are made with {difference}: name another place with --to.")
     report = ShardReport(place.name, shard)
     with place.locked(shard.folder, f"The shard {shard} in {place.name}"), TemporaryFile() as lines:
+        if known is None:
+            write_common(place, shard, common)
         work = _ShardWork(place, shard, SourcePlace.of(opened.spec), {s.name: s for r in records for s in r.spaces})
         encode_options = EncodeOptions(max_pixels, thumbnails, allow_private)
         workers = max(1, workers or usable_cores())
@@ -168,15 +172,6 @@ def _encoders_of(
         return [], tuple(source.describes)
     loaded = load_encoders(encoders or (DEFAULT_ENCODER,), runtime)
     return loaded, records_of(loaded)
-
-
-def _agree(place: Place, common: CommonFacts) -> None:
-    """Store what all shards have in common. Raises `ShardError` if the shards at this place have other facts."""
-    known = read_common(place)
-    if known is None:
-        write_common(place, common)
-    elif difference := common.difference(known):
-        raise ShardError(f"The shards in {place.name} are made with {difference}: name another place with --to.")
 
 
 def _list(source: Source, shard: Shard, common: CommonFacts, work: _ShardWork, lines: IO[bytes]) -> ListingFacts:

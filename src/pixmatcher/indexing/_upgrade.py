@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,9 +29,10 @@ from ..sources import HoldsEmbeddings, Source, open_source
 from ._compare import Listing, list_entries, missing_source
 from ._encode import EncodeOptions, begin_to_load
 from ._folders import absent_folders, places_of, restore_notes
+from ._ray import RayWorkers, check_call
 from ._report import IndexReport
 from ._stages import Counter, Stages
-from ._workers import ThreadWorkers
+from ._workers import ThreadWorkers, Workers
 
 _log = logging.getLogger("pixmatcher.indexing")
 
@@ -61,6 +63,8 @@ class UpgradeReport:
 
     For example, they are on a disk that is not connected.
     """
+    notes: list[str] = field(default_factory=list)
+    """What was found out about the nodes of a cluster: sentences."""
     seconds: float = 0.0
 
 
@@ -73,6 +77,7 @@ def upgrade(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     allow_private: bool = False,
     workers: int | None = None,
+    on: str | None = None,
     runtime: Runtime | None = None,
     progress: ProgressCallback | None = None,
 ) -> UpgradeReport:
@@ -94,18 +99,22 @@ def upgrade(
             can be read, or if a source with missing images is empty or cannot be read: `Collection.forget` removes it.
         max_pixels: Larger images are not decoded and count as missing.
         allow_private: Whether URLs of private and loopback addresses may be fetched.
-        workers: The number of threads that decode and encode, by default the number of usable cores.
+        workers: The number of threads that decode and encode, or of processes with `on`; as for `index`.
+        on: Where images are decoded and encoded, by default in this process; "ray" or "ray://HOST:PORT" as for `index`.
         runtime: How the encoders run.
         progress: Called with the number of images that are done, then with the rows of an index that is trained.
 
     Raises `CollectionError`, `CollectionLockedError`, `StorageError` or `EncoderError` if the upgrade cannot start or
-    continue; `SourceError` if the collection has saved embeddings, which cannot be encoded.
+    continue, `ClusterError` if the Ray cluster is the reason; `SourceError` if the collection has saved embeddings,
+    which cannot be encoded.
     """
     started = time.monotonic()
     runtime = with_encoders(runtime, [encoder for encoder in encoders or () if not isinstance(encoder, str)])
-    workers = max(1, workers or usable_cores())
+    if on is not None:
+        check_call(on, runtime.encoders if runtime is not None else ())
+    threads = max(1, workers or usable_cores()) if on is None else 1
     with (
-        ThreadPoolExecutor(workers, thread_name_prefix="pixmatcher") as executor,
+        ThreadPoolExecutor(threads, thread_name_prefix="pixmatcher") as executor,
         Collection.open(collection or Collection.find()) as target,
     ):
         target.begin_writing()
@@ -122,9 +131,10 @@ def upgrade(
         report.encoders = reencoding.encoders
         report.continued = reencoding.done_count()
         options = EncodeOptions(max_pixels, reencoding.has_thumbnails, allow_private)
-        run = _Run(reencoding, opened, options, executor, workers, progress)
+        run = _Run(report, reencoding, opened, options, executor, threads, on, workers, runtime, progress)
         new = [encoder for encoder in loaded if any(space.name in reencoding.new_spaces for space in encoder.spaces)]
-        begin_to_load(executor, new, report.total - report.continued)
+        if on is None:
+            begin_to_load(executor, new, report.total - report.continued)
         unreadable = run.list_sources(lost)
         if new:
             run.encode(reencoding.begin_round, new, reencoding.new_spaces)
@@ -223,11 +233,16 @@ class _Place:
 class _Run:
     """The encoding of the images of some sources in one call of `upgrade`."""
 
+    report: UpgradeReport
     reencoding: Reencoding
     sources: Sequence[Source]
     options: EncodeOptions
     executor: ThreadPoolExecutor
     threads: int
+    on: str | None
+    processes: int | None
+    """How many processes of a cluster encode; None for as many as it has room for."""
+    runtime: Runtime | None
     progress: ProgressCallback | None
 
     def list_sources(self, lost: Sequence[Failure]) -> set[str]:
@@ -249,16 +264,33 @@ class _Run:
 
     def encode(self, begin_round: Callable[[], int], encoders: Sequence[Encoder], spaces: Mapping[str, Space]) -> None:
         """Encode the images of a round, and of further ones until `begin_round` returns 0."""
+        if not (pending := begin_round()):
+            return
         place = _Place(spaces, self.reencoding)
-        workers = ThreadWorkers(self.executor, self.threads, place, self.reencoding, encoders, self.options)
-        stages = Stages(place, self.reencoding, workers)
         report = IndexReport(self.reencoding.path)
-        if pending := begin_round():
-            counter = Counter(pending, self.progress, "Upgrading")
+        counter = Counter(pending, self.progress, "Upgrading")
+        with ExitStack() as cluster:
+            local = ThreadWorkers(self.executor, self.threads, place, self.reencoding, encoders, self.options)
+            workers: Workers = local
+            if self.on is not None:
+                ray = RayWorkers(
+                    self.on,
+                    self.processes,
+                    local,
+                    place,
+                    self.reencoding,
+                    encoders,
+                    self.options,
+                    self.runtime,
+                    asks=False,
+                )
+                workers = cluster.enter_context(ray)
+            stages = Stages(place, self.reencoding, workers)
             while pending:
                 for source in self.sources:
                     stages.run(source, report, counter)
                 counter.grow(pending := begin_round())
+            self.report.notes += getattr(workers, "notes", ())
 
 
 def _build_indexes(path: Path, progress: ProgressCallback | None) -> None:

@@ -8,9 +8,12 @@ addresses are not restricted.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Generator, Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +23,9 @@ from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 from .._urls import without_password
-from ..errors import FetchError, SourceError
+from ..errors import FetchError, SourceError, StorageError
+
+_log = logging.getLogger("pixmatcher.net")
 
 T = TypeVar("T")
 
@@ -30,6 +35,12 @@ _MOST_BYTES = 128 << 20
 """Objects that are read ahead have so many bytes in memory at most, or are a single one."""
 _RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
 _TIMEOUTS: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(minutes=10), "read_timeout": "20s"}
+_AWAY_SECONDS = 120.0
+"""How long a store that has answered before is waited for when it answers no more."""
+_ASK_SECONDS = 1.0
+"""How often it is then asked whether it answers again."""
+_NO_RETRIES: Any = {"max_retries": 0}
+_ASKING_TIMEOUTS: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=10)}
 _LISTED_AT_ONCE = 1000
 _REFUSALS = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
 _CREDENTIALS_OF_MACHINES = ("169.254.169.254", "metadata.google.internal", "fd00:ec2::254")
@@ -57,7 +68,8 @@ class ObjectInfo:
 class ObjectStore:
     """The objects below a place in a bucket. Keys are relative to it. Any thread may call the methods.
 
-    Every method raises `FetchError` of one sentence if the store refuses, or does not answer after several tries.
+    Every method raises `FetchError` of one sentence if the store refuses, or does not answer after several tries. If it
+    has answered before, the methods wait until it answers again, and raise `StorageError` after two minutes.
     """
 
     def __init__(self, url: str) -> None:
@@ -84,46 +96,112 @@ class ObjectStore:
             )
         # A server that is named by http:// has no encryption, and the user knows it.
         options: Any = {**_TIMEOUTS, "allow_http": (endpoint or "").lower().startswith("http://")}
+        make = obstore.store.from_url
         with self._errors_explained():
-            self._store = obstore.store.from_url(self._bucket, client_options=options, retry_config=_RETRIES)
+            self._store = make(self._bucket, client_options=options, retry_config=_RETRIES)
+            self._asked = make(self._bucket, client_options=options | _ASKING_TIMEOUTS, retry_config=_NO_RETRIES)
+        self._has_answered = False
+        self._given_up: StorageError | None = None
 
     def objects(self, folder: str = "") -> Iterator[ObjectInfo]:
         """Yield all objects below a folder of the place, and of the folders below it."""
-        with self._errors_explained():
-            prefix = self._prefix + (f"{folder}/" if folder else "")
-            for page in self._api.list(self._store, prefix or None, chunk_size=_LISTED_AT_ONCE):
-                for each in page:
-                    key = each["path"].removeprefix(self._prefix)
-                    tag = (each["e_tag"] or each["version"] or each["last_modified"].isoformat()).strip('"')
-                    yield ObjectInfo(key, each["size"], tag, each["last_modified"])
+        prefix = self._prefix + (f"{folder}/" if folder else "")
+        last: str | None = None
+        pages: Iterator[Any] | None = None
+
+        def next_page() -> Any:
+            nonlocal pages
+            if pages is None:
+                pages = iter(self._api.list(self._store, prefix or None, offset=last, chunk_size=_LISTED_AT_ONCE))
+            try:
+                return next(pages, None)
+            except BaseException:
+                pages = None  # the list goes on behind the last object
+                raise
+
+        while (page := self._answer(next_page)) is not None:
+            for each in page:
+                last = each["path"]
+                key = each["path"].removeprefix(self._prefix)
+                tag = (each["e_tag"] or each["version"] or each["last_modified"].isoformat()).strip('"')
+                yield ObjectInfo(key, each["size"], tag, each["last_modified"])
 
     def names(self, folder: str = "") -> list[str]:
         """Return the names of the objects and folders directly in a folder of the place, sorted."""
-        with self._errors_explained():
-            prefix = self._prefix + (f"{folder}/" if folder else "")
-            found = self._api.list_with_delimiter(self._store, prefix or None)
-            paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
-            return sorted(path.removeprefix(prefix).strip("/") for path in paths)
+        prefix = self._prefix + (f"{folder}/" if folder else "")
+        found = self._answer(lambda: self._api.list_with_delimiter(self._store, prefix or None))
+        paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
+        return sorted(path.removeprefix(prefix).strip("/") for path in paths)
 
-    def read(self, key: str) -> bytes:
-        """Return the content of an object."""
-        with self._errors_explained(key):
-            return bytes(self._api.get(self._store, self._prefix + key).bytes())
+    def read(self, key: str, stop: threading.Event | None = None) -> bytes:
+        """Return the content of an object. `stop` ends the waiting for a store that does not answer."""
+        return self._answer(lambda: bytes(self._api.get(self._store, self._prefix + key).bytes()), key, stop)
 
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
         """Download an object to a temporary file, and open it."""
         with TemporaryFile() as file:
-            with self._errors_explained(key):
+
+            def download() -> None:
+                file.seek(0)
+                file.truncate()
                 for block in self._api.get(self._store, self._prefix + key).stream(min_chunk_size=_BLOCK_BYTES):
                     file.write(block)
+
+            self._answer(download, key)
             file.seek(0)
             yield file
 
     def write(self, key: str, content: IO[bytes]) -> None:
         """Store the rest of an open file as an object, which appears when it is complete."""
-        with self._errors_explained(key):
+        start = content.tell()
+
+        def upload() -> None:
+            content.seek(start)
             self._api.put(self._store, self._prefix + key, content, chunk_size=_BLOCK_BYTES, max_concurrency=2)
+
+        self._answer(upload, key)
+
+    def _answer(self, ask: Callable[[], T], key: str = "", stop: threading.Event | None = None) -> T:
+        """Return what `ask` returns. If the store answers no more, wait until it does, and ask again."""
+        if self._given_up is not None and not self._answers():
+            raise self._given_up
+        self._given_up = None
+        while True:
+            try:
+                with self._errors_explained(key):
+                    answer = ask()
+            except FetchError as error:
+                self._has_answered |= not error.transient
+                if not error.transient or not self._has_answered or self._answers():
+                    raise
+                self._wait(error, stop or threading.Event())
+            else:
+                self._has_answered = True
+                return answer
+
+    def _answers(self) -> bool:
+        """Return whether the store answers anything at all."""
+        try:
+            with self._errors_explained():
+                self._api.head(self._asked, f"{self._prefix}pixmatcher")
+        except FetchError as error:
+            return not error.transient
+        return True
+
+    def _wait(self, error: FetchError, stop: threading.Event) -> None:
+        """Wait until the store answers. Raises `StorageError` if that takes too long, `error` if `stop` is set."""
+        _log.info("%s does not answer, and is waited for", self.url)
+        end = time.monotonic() + _AWAY_SECONDS
+        while not self._answers():
+            if time.monotonic() > end:
+                self._given_up = StorageError(
+                    f"{self.url} has not answered for {_AWAY_SECONDS:.0f} s ({error.detail}): run the same command "
+                    "again when it answers; what is done is kept."
+                )
+                raise self._given_up from error
+            if stop.wait(_ASK_SECONDS):
+                raise error
 
     @contextmanager
     def _errors_explained(self, key: str = "") -> Iterator[None]:
@@ -201,12 +279,13 @@ def fetch_objects(
 
     A request is any key that identifies the object, its key in the store, and its size in bytes. Requests are taken in
     the thread of the caller, as long as less than 128 MB are in memory. An object that cannot be read is yielded as the
-    `FetchError`. Close the generator to end early.
+    `FetchError`. Close the generator to end early. Raises `StorageError` if the store answers no more.
     """
     remaining = iter(requests)
     running: dict[Future[bytes | FetchError], tuple[T, int]] = {}
     following = next(remaining, None)
     in_memory = 0
+    stop = threading.Event()
     with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="pixmatcher-objects") as executor:
         try:
             while running or following is not None:
@@ -214,7 +293,7 @@ def fetch_objects(
                     if len(running) >= max(batch_size, 2 * _CONNECTIONS):
                         break
                     key, name, size = following
-                    running[executor.submit(_fetched, store, name)] = (key, size)
+                    running[executor.submit(_fetched, store, name, stop)] = (key, size)
                     in_memory += size
                     following = next(remaining, None)
                 done = wait(running, timeout=1, return_when=FIRST_COMPLETED).done
@@ -225,12 +304,13 @@ def fetch_objects(
                     taken.append((key, future.result()))
                 yield taken
         finally:
+            stop.set()
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _fetched(store: ObjectStore, key: str) -> bytes | FetchError:
+def _fetched(store: ObjectStore, key: str, stop: threading.Event) -> bytes | FetchError:
     try:
-        return store.read(key)
+        return store.read(key, stop)
     except FetchError as error:
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..._version import __version__
 from ...encoders import Encoder, Runtime, load_recorded
-from ...errors import OutdatedCollectionError, PixMatcherError, SourceError
+from ...errors import OutdatedCollectionError, PixMatcherError, SourceError, StorageError
 from ...records import EncoderRecord
 from ...sources import Entry, Source, open_source
 from .._encode import BatchResult, DecoderCapabilities, EncodeOptions
@@ -69,6 +69,8 @@ class Encoded:
     """How long it took."""
     problem: str = ""
     """Why the source cannot be opened on this node; "" if it can."""
+    lost: str = ""
+    """The sentence of a `StorageError`: the store with the images answers no more; "" if it does."""
 
 
 class _Known:
@@ -136,8 +138,11 @@ class RayWorker:
         except SourceError as error:
             return Encoded(BatchResult(), 0.0, str(error))
         self._known.hashes = known
-        with closing(self._threads.encode(source, entries)) as results:
-            joined = _join([*results])
+        try:
+            with closing(self._threads.encode(source, entries)) as results:
+                joined = _join([*results])
+        except StorageError as error:
+            return Encoded(BatchResult(), 0.0, lost=str(error))
         return Encoded(joined, time.monotonic() - started)
 
     def _begin(self, setup: Setup, encoders: Sequence[Encoder]) -> None:

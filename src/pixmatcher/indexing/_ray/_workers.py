@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ...collection import Failure, PendingWork, WritableStore
+from ...collection import Failure, PendingWork
 from ...encoders import Encoder, Runtime, device_of
-from ...errors import ClusterError, InvalidImageError, SourceError
+from ...errors import ClusterError, InvalidImageError, SourceError, StorageError
 from ...records import EncoderRecord
 from ...sources import Entry, FetchesAhead, Source
-from .._encode import BatchResult, DecoderCapabilities, EncodeOptions
+from .._encode import BatchResult, DecoderCapabilities, EncodeOptions, KeepsThumbnails
 from .._workers import ThreadWorkers
 from ._cluster import connected
 from ._pool import Share, WorkerPool, WorkerProcess, last_line, share_with_gpu
@@ -47,7 +47,7 @@ class _Call:
 class RayWorkers:
     """Worker processes on a Ray cluster. Use it as a context manager, which ends them.
 
-    What the collection has already is asked here: nodes have no collection.
+    What the collection has already is asked here, of `place` and `work`: nodes have no collection.
     """
 
     def __init__(
@@ -55,21 +55,27 @@ class RayWorkers:
         on: str,
         most: int | None,
         local: ThreadWorkers,
-        collection: WritableStore,
+        place: KeepsThumbnails,
         work: PendingWork,
         encoders: Sequence[Encoder],
         options: EncodeOptions,
-        runtime: Runtime,
+        runtime: Runtime | None,
+        *,
+        asks: bool,
     ) -> None:
-        """Use `most` processes, or as many as the cluster has room for."""
+        """Use `most` processes, or as many as the cluster has room for.
+
+        `asks` says whether contents may be known, so that it is worth it to hash files before they are encoded.
+        """
         self._on = on
         self._most = most
         self._local = local
-        self._collection = collection
+        self._place = place
         self._work = work
         self._encoders = encoders
         self._options = options
-        self._runtime = runtime
+        self._runtime = runtime or Runtime()
+        self._asks = asks
         self._exit = ExitStack()
         self._pool: WorkerPool | None = None
 
@@ -118,7 +124,8 @@ class RayWorkers:
     def encode(self, source: Source, entries: Iterable[Entry]) -> Generator[BatchResult, None, None]:
         """Yield the results of portions of the entries; an empty one about once a second while nothing is ready.
 
-        Raises `ClusterError` if the cluster cannot work any more, `SourceError` if nodes cannot read the source.
+        Raises `ClusterError` if the cluster cannot work any more, `SourceError` if nodes cannot read the source,
+        `StorageError` if an object store answers no more.
         """
         portions = Portions(entries)
         if not portions:
@@ -136,7 +143,7 @@ class RayWorkers:
         """Yield the results of portions as `encode` does."""
         calls: dict[Any, _Call] = {}
         # Over a network, reading an image twice takes longer than encoding one that the collection has.
-        asks = len(self._collection) > 0 and not (source.remote or isinstance(source, FetchesAhead))
+        asks = self._asks and not (source.remote or isinstance(source, FetchesAhead))
         while portions or calls:
             pool.renew()
             while portions and (process := pool.next_free()) is not None:
@@ -190,6 +197,8 @@ class RayWorkers:
         if answer.problem:
             assert call.process.ready is not None
             raise SourceError(_not_on_node(source, call.process.ready.node, answer.problem))
+        if isinstance(answer, Encoded) and answer.lost:
+            raise StorageError(answer.lost)
         if isinstance(answer, Hashes):
             call.portion.known = self._known(source, answer.hashes)
             portions.give_again([call.portion])
@@ -231,7 +240,7 @@ class RayWorkers:
         """Return which contents the collection has, with their thumbnails if it keeps those of the source."""
         known = self._work.known_contents([content_hash for content_hash in hashes if content_hash])
         if source.thumbnails and self._options.thumbnails:
-            known = {content_hash for content_hash in known if self._collection.thumbnail(content_hash) is not None}
+            known = {content_hash for content_hash in known if self._place.thumbnail(content_hash) is not None}
         return frozenset(known)
 
     def _checked(self, source: Source, result: BatchResult, portion: Portion, node: str) -> BatchResult:
