@@ -93,7 +93,7 @@ class Indexes:
             exact = self._connection.is_lite and _EXACT_IN_LITE
             wanted = SpaceIndex() if exact else chosen_index(rows, space.dimension)
             if wanted.kind != current.kind or wanted.lists > 2 * current.lists:
-                self._build(space.name, replace(wanted, rows=rows, target=current.target))
+                self.build(space.name, replace(wanted, rows=rows, target=current.target))
                 self.tune(space.name, current.target)
 
     def tune(self, space: str, target: float, queries: Float32 | None = None) -> list[Point]:
@@ -118,7 +118,7 @@ class Indexes:
                 if recall >= target:
                     break
                 visited *= 2
-        self._save(space, index)
+        self.save(space, index)
         return points
 
     def milliseconds(self, space: str, vectors: Float32, index: SpaceIndex, *, exact: bool = False) -> float:
@@ -166,7 +166,8 @@ class Indexes:
         )
         return [{int(row["id"]) for _, row in hits} for hits in found]
 
-    def _build(self, space: str, index: SpaceIndex) -> None:
+    def build(self, space: str, index: SpaceIndex) -> None:
+        """Build an index in the place of the present one. Searches cannot be answered meanwhile."""
         field = vector_field(self._spaces, space)
         indexes = self._connection.call_local("prepare_index_params")
         parameters = {"nlist": index.lists} if index.kind == LISTS else {}
@@ -176,9 +177,10 @@ class Indexes:
             self._connection.call("drop_index", self._items.name, name)
         self._connection.call("create_index", self._items.name, indexes, timeout=BUILD_SECONDS)
         self._items.load()
-        self._save(space, index)
+        self.save(space, index)
 
-    def _save(self, space: str, index: SpaceIndex) -> None:
+    def save(self, space: str, index: SpaceIndex) -> None:
+        """Store what is known of the index of a space."""
         self._kept = None
         self.of(space)
         assert self._kept is not None

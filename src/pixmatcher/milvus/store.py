@@ -64,7 +64,7 @@ from ._rows import (
     vector_fields,
 )
 from ._schema import NOTES, THUMBNAILS, create_tables
-from ._tables import MOST_ROWS, Row, Table, id_of
+from ._tables import LATE_SECONDS, MOST_ROWS, Row, Table, id_of
 
 _FORMAT = 1
 _MOST_HITS = MOST_ROWS - 1
@@ -101,6 +101,8 @@ class MilvusCollection:
         self._snapshots = threading.local()
         self._kept_counts: tuple[int, dict[str, int], dict[str, int]] | None = None
         self._known_sources: dict[str, Any] = {}
+        self._written_generation = 0
+        self._latest = _LatestRows()
         if address.folder is not None and not _lite.is_database(address.folder):
             return
         connection = self._connect()
@@ -364,7 +366,7 @@ class MilvusCollection:
     @property
     def generation(self) -> int:
         """A number that rises with each change to the items: nanoseconds since 1970."""
-        return int(self._notes.get(STATE) or 0)
+        return max(self._written_generation, int(self._notes.get(STATE) or 0))
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[int]:
@@ -523,10 +525,11 @@ class MilvusCollection:
         vectors = {vector_field(self.spaces, name): rows.astype(np.float32) for name, rows in stored.items()}
         now = time.time_ns()
         with self._lock:
-            known = self._items.get([id_of("item", item.uri) for item in items], ("uri", "created"))
+            ids = [id_of("item", item.uri) for item in items]
+            known = self._latest.put_over(self._items.get(ids, ("uri", "created"), late=True), ids)
             rows: list[dict[str, Any]] = []
             for position, item in enumerate(items):
-                old = known.get(id_of("item", item.uri))
+                old = known.get(ids[position])
                 created = now if old is None else old["created"]
                 values = {field: found[position] for field, found in vectors.items()}
                 rows.append(row_of(item, source=source_number(source), created=created, written=now, vectors=values))
@@ -549,11 +552,17 @@ class MilvusCollection:
         """Store rows; of several with the same id, the last one. Their failures are removed."""
         unique = {row["id"]: row for row in rows}
         self._items.put([*unique.values()], row_bytes=row_bytes(self.spaces))
+        self._latest.note({item_id: {"uri": row["uri"], "created": row["created"]} for item_id, row in unique.items()})
         self._notes.delete(FAILURE, [_uri(row) for row in unique.values()])
         self._note_change()
 
+    def _delete(self, ids: Sequence[int]) -> None:
+        self._items.delete(ids)
+        self._latest.note(dict.fromkeys(ids))
+
     def _note_change(self) -> None:
-        self._notes.put(STATE, {"": time.time_ns()})
+        self._written_generation = time.time_ns()
+        self._notes.put(STATE, {"": self._written_generation}, awaited=False)
 
     def add_source(self, source: str) -> None:
         """Store the spec of a source, unless it is stored."""
@@ -568,7 +577,7 @@ class MilvusCollection:
             found = self._items.get([each for each in wanted if _is_id(each)], ("content_hash",))
             if not found:
                 return 0
-            self._items.delete([*found])
+            self._delete([*found])
             self._note_change()
             hashes = [*{row["content_hash"] for row in found.values()}]
             for start in range(0, len(hashes), 1000):
@@ -649,7 +658,7 @@ class MilvusCollection:
             if rows:
                 self._put(rows)
             # Items that moved: the new rows first, so that a process that is killed here loses nothing.
-            self._items.delete([old for old, row in changed if row["id"] != old])
+            self._delete([old for old, row in changed if row["id"] != old])
         new_ids = {old: row["id"] for old, row in changed}
         return [new_ids.get(each.id, each.id) for each in changes]
 
@@ -776,6 +785,27 @@ class MilvusCollection:
         self._indexes.update()
         for table in (self._items, self._notes.table):
             table.catch_up()
+
+
+class _LatestRows:
+    """The rows that this process wrote in the last seconds, which a read that does not wait may miss."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, tuple[float, Row | None]] = {}
+
+    def note(self, rows: Mapping[int, Row | None]) -> None:
+        """Note rows by their ids, with None for those that were deleted, and forget older ones."""
+        now = time.monotonic()
+        for item_id, row in rows.items():
+            self._rows.pop(item_id, None)  # the oldest come first
+            self._rows[item_id] = (now, row)
+        while self._rows and next(iter(self._rows.values()))[0] < now - LATE_SECONDS:
+            del self._rows[next(iter(self._rows))]
+
+    def put_over(self, found: dict[int, Row], ids: Iterable[int]) -> dict[int, Row]:
+        """Return what was found of these ids, as this process left it."""
+        latest = {item_id: self._rows[item_id][1] for item_id in ids if item_id in self._rows}
+        return {item_id: row for item_id, row in {**found, **latest}.items() if row is not None}
 
 
 def _refused(items: Sequence[Item], rows: Sequence[Row], known: Mapping[int, Row]) -> list[Failure]:
