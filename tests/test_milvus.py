@@ -167,10 +167,15 @@ def test_a_collection_of_another_program(server: MilvusServer) -> None:
         open_milvus(f"//{server.address}/foreign")
 
 
-def test_more_results_than_milvus_returns(lite: MilvusCollection) -> None:
-    fill(lite, 3)
-    with pytest.raises(CollectionError, match="Milvus returns up to 16,383 results"):
-        lite.search(np.zeros(24), space="semantic", k=20_000)
+def test_more_results_than_milvus_returns(lite: MilvusCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(lite, 30)
+    query = np.zeros(24)
+    assert len(lite.search(query, space="semantic", k=20_000)) == 30
+    assert lite.search(query, space="semantic", k=20_000, filter=Filter(folder="/nowhere")) == []
+    monkeypatch.setattr(store, "_MOST_HITS", 29)
+    with pytest.raises(CollectionError, match="30 images can be results, and Milvus returns up to 29: ask for fewer"):
+        lite.search(query, space="semantic", k=20_000)
+    assert len(lite.search(query, space="semantic", k=29)) == 29
 
 
 # Storing
@@ -214,6 +219,16 @@ def test_an_image_that_does_not_fit_is_a_failure(tmp_path: Path, tiny: TinyEncod
         assert (report.added, report.total) == (2, 2)
         assert [(f.uri, f.reason) for f in report.failures] == [("list://x/long", "text too long for Milvus")]
         assert {item.label for item in collection.items()} == {"a", "b"}
+        encoded = tiny.encoded
+        report = index(source, collection, encoders=["tiny"])
+        assert [(f.uri, f.reason) for f in report.failures] == [("list://x/long", "text too long for Milvus")]
+        assert tiny.encoded == encoded
+        index(source, collection, encoders=["tiny"], retry_failed=True)
+        assert tiny.encoded == encoded + 1
+        # The version of the image stays the same, and what its source says of it changes.
+        source.entries["list://x/long"] = replace(source.entries["list://x/long"], label="short")
+        report = index(source, collection, encoders=["tiny"])
+        assert (report.added, report.failures, tiny.encoded) == (1, [], encoded + 2)
 
 
 def test_texts_that_are_not_unicode_stay_the_same(tmp_path: Path, tiny: TinyEncoder) -> None:
@@ -240,6 +255,15 @@ def test_a_change_that_does_not_fit_is_a_failure(tmp_path: Path, tiny: TinyEncod
             report = index(source, collection, encoders=[tiny])
             assert [failure.reason for failure in report.failures] == ["text too long for Milvus"]
             assert [(item.uri, item.label) for item in collection.items()] == [("list://x/b", "new")]
+
+
+def test_thumbnails_that_were_deleted_do_no_harm(lite: MilvusCollection, tmp_path: Path) -> None:
+    lite.add(items(1), {"semantic": unit_vectors(1, 24)}, thumbnails={f"{0:064x}": b"jpeg"})
+    lite._connect().call("drop_collection", "pixmatcher_thumbnails")
+    with open_milvus(str(tmp_path / "lite")) as again:
+        assert (len(again), again.thumbnail(f"{0:064x}")) == (1, None)
+        again.add(items(1), {"semantic": unit_vectors(1, 24)}, thumbnails={f"{0:064x}": b"jpeg"})
+        assert again.thumbnail(f"{0:064x}") == b"jpeg"
 
 
 def test_long_notes_are_divided(lite: MilvusCollection) -> None:

@@ -63,7 +63,7 @@ from ._rows import (
     vector_field,
     vector_fields,
 )
-from ._schema import NOTES, THUMBNAILS, create_tables
+from ._schema import NOTES, THUMBNAILS, create_notes, create_tables
 from ._tables import LATE_SECONDS, MOST_ROWS, Row, Table, id_of
 
 _FORMAT = 1
@@ -150,6 +150,8 @@ class MilvusCollection:
             raise CollectionError(f"{self.path} is a collection of another program: name another one with -c.")
         self._items = Table(connection, name)
         self._notes = Notes(Table(connection, name + NOTES))
+        # Pictures can be made again: a collection without those that it had is a whole one.
+        create_notes(connection, name + THUMBNAILS)
         thumbnails = Table(connection, name + THUMBNAILS)
         self._thumbnails = Thumbnails(Notes(thumbnails))
         for table in (self._notes.table, thumbnails, self._items):
@@ -433,16 +435,21 @@ class MilvusCollection:
 
         With `filter`, only items that pass the filter are returned. An index of lists may miss some of the nearest
         items; with `exact`, all embeddings are compared. Hits that score less than `min_score` are left out. Raises
-        `CollectionError` if the space does not exist, the vector does not fit it, or k is not from 1 to 16,383.
+        `CollectionError` if the space does not exist, the vector does not fit it, k is less than 1, or there are
+        more than 16,383 results.
         """
         query = query_vector(vector, space_named(self.spaces, space))
         k = whole_number(k, "number of results")
         if k < 1:
             raise CollectionError(f"The number of results must be 1 or more, not {k}.")
-        if k > _MOST_HITS:
-            raise CollectionError(f"Milvus returns up to {_MOST_HITS:,} results: ask for fewer than {k:,}.")
         condition = self._condition(filter)
         if condition is None:
+            return []
+        if k > _MOST_HITS and (k := min(k, self._items.count(condition))) > _MOST_HITS:
+            raise CollectionError(
+                f"{k:,} images can be results, and Milvus returns up to {_MOST_HITS:,}: ask for fewer, or use a filter."
+            )
+        if not k:
             return []
         found = self._nearest(query, space, k, condition, exact=exact)
         hits = [(score, item_of(row)) for score, row in found if min_score is None or score >= min_score]
@@ -817,7 +824,8 @@ def _refused(items: Sequence[Item], rows: Sequence[Row], known: Mapping[int, Row
             refused.append(Failure(item.uri, "text too long for Milvus", detail, item.version))
         elif taken.setdefault(row["id"], row["uri"]) != row["uri"]:
             detail = "another image of the collection has the same id: give one of both another name"
-            refused.append(Failure(item.uri, "id in use", detail, item.version))
+            # Without a version it is tried again in the next run, when the other image may be gone.
+            refused.append(Failure(item.uri, "id in use", detail))
     return refused
 
 
