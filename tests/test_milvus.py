@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from milvus_server import MilvusServer
-from pixmatcher import Calibration, Collection, CollectionError, Filter, Item, index
+from pixmatcher import Calibration, Collection, CollectionError, Filter, Item, index, index_shard, merge_shards
 from pixmatcher.collection import open_collection, open_named_store
 from pixmatcher.collection.row_stores import RefusedItemsError
 from pixmatcher.milvus import MilvusCollection, _connection, _indexes, _tables, open_milvus, store
@@ -419,6 +419,23 @@ def test_a_server_that_is_killed_while_it_is_written_to(tmp_path: Path, monkeypa
         monkeypatch.setattr(_connection, "REQUEST_SECONDS", 1.0)
         with pytest.raises(CollectionError, match="cannot be reached: start it"):
             collection.search(np.ones(24), space="semantic")
+
+
+def test_shards_are_merged_into_milvus(tmp_path: Path, tiny: TinyEncoder) -> None:
+    paint_many(tmp_path / "photos", 20)
+    for number in (1, 2):
+        index_shard(tmp_path / "photos", f"{number}/2", tmp_path / "shards", encoders=["tiny"])
+    with Collection.create(tmp_path / "local", [tiny]) as local, open_milvus(str(tmp_path / "lite")) as merged:
+        index(tmp_path / "photos", local)
+        assert merge_shards(tmp_path / "shards", merged).index.added == 20
+        assert merge_shards(tmp_path / "shards", merged).index.unchanged == 20
+        assert index(tmp_path / "photos", merged).unchanged == 20
+        for space in local.spaces:
+            stored = [
+                {item.uri: each.embeddings([item.id], space).tobytes() for item in each.items()}
+                for each in (local, merged)
+            ]
+            assert stored[0] == stored[1]
 
 
 # Maintenance
