@@ -1,7 +1,7 @@
 """Measure a collection in Milvus beside one in a folder: storing, size, time of a query, recall.
 
     python benchmarks/milvus.py milvus:bench.milvus --rows 1000000
-    python benchmarks/milvus.py milvus://127.0.0.1:19530/bench --rows 1000000 --server-pid 123 --server-data FOLDER
+    python benchmarks/milvus.py milvus://127.0.0.1:19530/bench --rows 1000000 --server-pid 12 --server-data DIR
     python benchmarks/milvus.py milvus://127.0.0.1:19530/bench --rows 1000000 --lists 1024 4096
 
 The rows are like embeddings: points around 2,000 centres, of 384 values. A collection that exists is measured as it

@@ -24,7 +24,7 @@ from pixmatcher.collection.row_stores import RefusedItemsError
 from pixmatcher.milvus import MilvusCollection, _connection, _indexes, _tables, open_milvus, store
 from pixmatcher.records import EncoderRecord, Space
 from store_suite import ListedSource, unit_vectors
-from support import TinyEncoder, cli, paint_many
+from support import TinyEncoder, bound_by_permissions, cli, paint_many
 
 RECORD = EncoderRecord("tiny", "tiny-1", (Space("semantic", 24, text=True),))
 
@@ -136,6 +136,31 @@ def test_one_process_uses_milvus_lite(lite: MilvusCollection, tmp_path: Path) ->
         assert len(again) == 3
     lite.close()
     assert cli("info", "-c", f"milvus:{tmp_path}/lite", "--json").returncode == 0
+
+
+def test_a_folder_that_can_only_be_read_is_searched(lite: MilvusCollection, tmp_path: Path) -> None:
+    folder = tmp_path / "lite"
+    fill(lite, 30)
+    lite.update_indexes()
+    fill(lite, 5, 30)
+    limits = {"preexec_fn": bound_by_permissions()}
+    for place in (folder, *folder.rglob("*")):
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    done = cli("verify", "-c", f"milvus:{folder}", **limits)
+    assert "is in use by another process" in done.stderr
+    lite.close()
+    before = {place: place.read_bytes() for place in folder.rglob("*") if place.is_file()}
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    limits["env"] = os.environ | {"TMPDIR": str(temporary)}
+    done = cli("verify", "-c", f"milvus:{folder}", **limits)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Undamaged: 35 images" in done.stdout
+    done = cli("forget", "list:x", "-c", f"milvus:{folder}", **limits)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "can only be read: copy it to a folder that you can write to" in done.stderr
+    assert {place: place.read_bytes() for place in folder.rglob("*") if place.is_file()} == before
+    assert not [*temporary.iterdir()]
 
 
 def test_a_damaged_database_is_one_sentence(lite: MilvusCollection, tmp_path: Path) -> None:

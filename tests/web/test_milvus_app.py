@@ -20,7 +20,7 @@ from pixmatcher.web import collection_list
     "names",
     [
         ["photos", "/data/other"],
-        ["milvus:photos.milvus", "http", "a", "milvus:/data/b"],
+        ["milvus:photos.milvus", "a", "milvus:/data/b"],
         ["milvus://host:19530/a", "milvus:https://[::1]:19530/b", "c"],
         ["http://host:8600/c/photos", "./milvus", "a"],
         [],

@@ -44,6 +44,8 @@ class Connection:
         self.address = address
         self._client_class = _client_class()
         self._lite = address.folder is not None
+        # Asked before it is opened, as that creates a new one.
+        self._read_only = address.folder is not None and not _lite.can_be_written(address.folder)
         self._url = _lite.start(address.folder) if address.folder is not None else address.server
         self.version: tuple[int, ...] | None = None
         try:
@@ -86,6 +88,13 @@ class Connection:
         return self._repeated(
             lambda seconds: getattr(self._client, method)(*arguments, timeout=seconds, **options), arguments, timeout
         )
+
+    def check_writable(self) -> None:
+        """Raise `CollectionError` if the folder of Milvus Lite can only be read."""
+        if self._read_only:
+            raise CollectionError(
+                f"{self.address.path} can only be read: copy it to a folder that you can write to, and name that one."
+            )
 
     def schema(self, name: str) -> Mapping[str, Any]:
         """Return the schema of a collection of Milvus, as `put_columns` needs it."""

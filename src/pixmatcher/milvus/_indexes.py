@@ -25,6 +25,8 @@ _EXACT_IN_LITE = True
 """In Milvus Lite an index makes no search faster: most of the time is that of other steps."""
 _MOST_LISTS = 65_536
 """The most lists that Milvus visits; more than there are means all of them."""
+_SEGMENT_BYTES, _BYTES_BESIDES = 512 << 20, 2600
+"""Milvus divides a collection into segments of about this size, and reckons with so much for the texts of a row."""
 _MEASURED_K = 10
 _QUERIES = 90
 _TIMED = 15
@@ -190,11 +192,15 @@ class Indexes:
 
 
 def chosen_index(rows: int, dimension: int) -> SpaceIndex:
-    """Return the kind of index for so many rows: exact up to 48 million values, then lists."""
+    """Return the kind of index for so many rows: exact up to 48 million values, then lists.
+
+    Milvus builds the lists of each segment by themselves, and a search visits so many of each.
+    """
     if rows * dimension <= _MOST_EXACT_VALUES:
         return SpaceIndex()
-    lists = 1 << int(np.ceil(np.log2(4 * np.sqrt(rows))))
-    return SpaceIndex(LISTS, lists=min(lists, _MOST_LISTS), visited=max(1, lists // 32), recall=0.0)
+    in_segment = min(rows, _SEGMENT_BYTES // (4 * dimension + _BYTES_BESIDES))
+    lists = 1 << round(np.log2(4 * np.sqrt(in_segment)))
+    return SpaceIndex(LISTS, lists=lists, visited=max(1, lists // 32), recall=0.0)
 
 
 def _share(nearest: Sequence[int] | set[int], found: Sequence[int] | set[int]) -> float:

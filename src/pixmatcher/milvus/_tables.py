@@ -61,6 +61,7 @@ class Table:
 
         `awaited` says that the next read must see them.
         """
+        self._connection.check_writable()
         if self._schema is None:
             self._schema = self._connection.schema(self.name)
         for block in _blocks(rows, max(1, _BYTES_AT_ONCE // row_bytes)):
@@ -69,6 +70,7 @@ class Table:
 
     def delete(self, ids: Sequence[int]) -> None:
         """Delete the rows of these ids."""
+        self._connection.check_writable()
         for block in _blocks(ids, _IDS_AT_ONCE):
             self._connection.call("delete", self.name, ids=[*block])
             self._current = False

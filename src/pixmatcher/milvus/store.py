@@ -175,6 +175,7 @@ class MilvusCollection:
 
     def delete(self) -> None:
         """Delete the collection with all that Milvus holds of it. Image files are never touched."""
+        self._connect().check_writable()
         for ending in ("", NOTES, THUMBNAILS):
             self._connect().call("drop_collection", self._address.name + ending)
         self.encoders, self.spaces = (), {}
@@ -510,7 +511,8 @@ class MilvusCollection:
     # Writing
 
     def begin_writing(self) -> None:
-        """Do nothing: several processes may write at the same time."""
+        """Raise `CollectionError` if the collection can only be read. Several processes may write at the same time."""
+        self._connect().check_writable()
 
     def add(
         self,

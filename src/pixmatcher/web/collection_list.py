@@ -56,7 +56,7 @@ def split_names(text: str) -> list[str]:
         return [part for part in text.split(os.pathsep) if part]
     stores = "|".join(map(re.escape, plugin_names(STORES)))
     host = r"//(?:\[[^\]]*\]|[^:/]*)(?::[0-9]+)?(?=/)"
-    return re.findall(rf"(?:(?:{stores}):(?:(?:https?:)?{host})?|https?:{host})?[^:]+", text)
+    return re.findall(rf"(?:(?:{stores}):(?:(?:https?:)?{host})?)?[^:]+", text)
 
 
 def collection_here() -> list[Path]:
