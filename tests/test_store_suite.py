@@ -7,12 +7,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from memory_store import MemoryStore
-from pixmatcher import Collection, encoders
+from pixmatcher import Collection, encoders, index
 from pixmatcher.collection import WritableStore, open_named_store
-from pixmatcher.milvus import open_milvus
+from pixmatcher.milvus import MilvusCollection, open_milvus
 from pixmatcher.records import Space
 from store_suite import ReadableStoreSuite, SearchedStoreSuite
 from support import TinyEncoder
@@ -68,6 +69,16 @@ class TestMilvusServer(ReadableStoreSuite):
             collection.create([tiny])
             yield collection
             collection.delete()
+
+    def test_an_index_that_was_dropped_is_built_again(
+        self, store: MilvusCollection, photos: Path, tiny: TinyEncoder
+    ) -> None:
+        index(photos, store)
+        connection, name = store._connect(), store._address.name
+        connection.call("release_collection", name)
+        connection.call("drop_index", name, "vector_0")
+        with open_milvus(str(store.path).removeprefix("milvus:")) as again:
+            assert len(again.search(np.ones(24), space="semantic", k=5)) == 5
 
 
 class TestStoreOfAnotherPackage(SearchedStoreSuite):

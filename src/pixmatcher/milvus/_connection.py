@@ -118,7 +118,7 @@ class Connection:
 
     @property
     def _handler(self) -> Any:
-        return self._client._get_connection()  # type: ignore[no-untyped-call]
+        return self._client._get_connection()
 
     def _repeated(self, request: Callable[[float], Any], arguments: Sequence[Any], timeout: float | None = None) -> Any:
         """Make a request, which gets its time limit in seconds, until it succeeds or cannot succeed."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import CollectionError
 from ..records import Space
 from ._connection import BUILD_SECONDS, Connection
 from ._notes import INDEX, Notes
@@ -96,6 +97,7 @@ class Indexes:
             wanted = SpaceIndex() if exact else chosen_index(rows, space.dimension)
             if wanted.kind != current.kind or wanted.lists > 2 * current.lists:
                 self.build(space.name, replace(wanted, rows=rows, target=current.target))
+            if not self.of(space.name).recall:
                 self.tune(space.name, current.target)
 
     def tune(self, space: str, target: float, queries: Float32 | None = None) -> list[Point]:
@@ -170,16 +172,39 @@ class Indexes:
 
     def build(self, space: str, index: SpaceIndex) -> None:
         """Build an index in the place of the present one. Searches cannot be answered meanwhile."""
-        field = vector_field(self._spaces, space)
-        indexes = self._connection.call_local("prepare_index_params")
-        parameters = {"nlist": index.lists} if index.kind == LISTS else {}
-        indexes.add_index(field_name=field, index_type=index.kind, metric_type="IP", params=parameters)
-        self._connection.call("release_collection", self._items.name)
-        for name in self._connection.call("list_indexes", self._items.name, field_name=field):
-            self._connection.call("drop_index", self._items.name, name)
-        self._connection.call("create_index", self._items.name, indexes, timeout=BUILD_SECONDS)
-        self._items.load()
+        # Noted first: if this process is killed, `load` builds the index, and searches of it visit enough lists.
         self.save(space, index)
+        self._connection.call("release_collection", self._items.name)
+        for name in self._names(space):
+            self._connection.call("drop_index", self._items.name, name)
+        self._create(space, index)
+        self._items.load()
+
+    def load(self) -> None:
+        """Make the items searchable, and build indexes that were dropped by a process that was killed then."""
+        try:
+            self._items.load()
+        except CollectionError:
+            dropped = [space for space in self._spaces if not self._names(space)]
+            if not dropped:
+                raise
+            for space in dropped:
+                self._create(space, self.of(space))
+            self._items.load()
+
+    def _names(self, space: str) -> list[str]:
+        field = vector_field(self._spaces, space)
+        return [*self._connection.call("list_indexes", self._items.name, field_name=field)]
+
+    def _create(self, space: str, index: SpaceIndex) -> None:
+        indexes = self._connection.call_local("prepare_index_params")
+        indexes.add_index(
+            field_name=vector_field(self._spaces, space),
+            index_type=index.kind,
+            metric_type="IP",
+            params={"nlist": index.lists} if index.kind == LISTS else {},
+        )
+        self._connection.call("create_index", self._items.name, indexes, timeout=BUILD_SECONDS)
 
     def save(self, space: str, index: SpaceIndex) -> None:
         """Store what is known of the index of a space."""

@@ -154,7 +154,7 @@ class MilvusCollection:
         create_notes(connection, name + THUMBNAILS)
         thumbnails = Table(connection, name + THUMBNAILS)
         self._thumbnails = Thumbnails(Notes(thumbnails))
-        for table in (self._notes.table, thumbnails, self._items):
+        for table in (self._notes.table, thumbnails):
             table.load()
         manifest = self._notes.get(MANIFEST)
         if manifest is None:
@@ -172,6 +172,7 @@ class MilvusCollection:
             raise CollectionError(f"{self.path} is damaged: index again under another name.") from error
         self.spaces = {space.name: space for record in self.encoders for space in record.spaces}
         self._indexes = Indexes(connection, self._items, self._notes, self.spaces)
+        self._indexes.load()
 
     def delete(self) -> None:
         """Delete the collection with all that Milvus holds of it. Image files are never touched."""
