@@ -58,9 +58,13 @@ def item(number: int) -> Item:
 
 
 def queries(count: int) -> np.ndarray:
-    (_, vectors) = next(batches(BATCH))
-    noise = np.random.default_rng(2).standard_normal((count, DIMENSION)).astype(np.float32)
-    found = vectors[:count] + 0.5 * noise / np.sqrt(np.float32(DIMENSION))
+    """Return queries: rows with noise, and as many points between three rows."""
+    (_, rows) = next(batches(BATCH))
+    random = np.random.default_rng(2)
+    noisy = rows[: count // 2].copy()
+    noisy += 0.5 * random.standard_normal(noisy.shape, np.float32) / np.sqrt(np.float32(DIMENSION))
+    between = sum(rows[random.permutation(len(rows))[: count - len(noisy)]] for _ in range(3))
+    found = np.concatenate([noisy, between])
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 

@@ -138,6 +138,7 @@ def test_one_process_uses_milvus_lite(lite: MilvusCollection, tmp_path: Path) ->
     assert cli("info", "-c", f"milvus:{tmp_path}/lite", "--json").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_folder_that_can_only_be_read_is_searched(lite: MilvusCollection, tmp_path: Path) -> None:
     folder = tmp_path / "lite"
     fill(lite, 30)
