@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from memory_store import MemoryStore
-from pixmatcher import Collection, encoders, index
+from pixmatcher import Collection, Item, encoders, index
 from pixmatcher.collection import WritableStore, open_named_store
 from pixmatcher.milvus import MilvusCollection, open_milvus
 from pixmatcher.records import Space
-from store_suite import ReadableStoreSuite, SearchedStoreSuite
+from store_suite import ReadableStoreSuite, SearchedStoreSuite, unit_vectors
 from support import TinyEncoder
 
 
@@ -69,6 +69,22 @@ class TestMilvusServer(ReadableStoreSuite):
             collection.create([tiny])
             yield collection
             collection.delete()
+
+    def test_what_was_written_just_now_is_known(self, store: MilvusCollection) -> None:
+        items = [Item(f"/{number}.jpg", f"{number:064x}", "1") for number in range(3)]
+
+        def add() -> dict[int, int]:
+            ids = store.add(items, {"semantic": unit_vectors(3, 24)}, source="list:x")
+            return {item_id: row["created"] for item_id, row in store._items.get(ids, ("created",)).items()}
+
+        created = add()
+        assert add() == created
+        removed = next(iter(created))
+        store.remove([removed])
+        again = add()
+        assert again.pop(removed) > created.pop(removed)
+        assert again == created
+        assert len(store) == 3
 
     def test_an_index_that_was_dropped_is_built_again(
         self, store: MilvusCollection, photos: Path, tiny: TinyEncoder
