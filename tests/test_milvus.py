@@ -485,6 +485,12 @@ def test_damage_is_found_and_removed(lite: MilvusCollection) -> None:
     assert len(lite) == 27
 
 
+def test_lists_follow_the_rows_of_a_segment() -> None:
+    kinds = [_indexes.chosen_index(rows, 384) for rows in (125_000, 126_000, 1_000_000, 10**9)]
+    assert [(index.kind, index.lists) for index in kinds] == [("FLAT", 0), *[("IVF_FLAT", 1024)] * 3]
+    assert _indexes.chosen_index(400_000, 128).lists == 2048
+
+
 def test_lists_are_measured_against_an_exact_search(lite: MilvusCollection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_indexes, "_MOST_EXACT_VALUES", 1000)
     monkeypatch.setattr(_indexes, "_EXACT_IN_LITE", False)
@@ -495,6 +501,10 @@ def test_lists_are_measured_against_an_exact_search(lite: MilvusCollection, monk
     assert index_now.kind == "IVF_FLAT"
     assert index_now.recall >= 0.95
     assert lite.index_descriptions()["semantic"].kind == "lists"
+    # As a process that is killed while it builds leaves them.
+    lite._indexes.save("semantic", replace(index_now, visited=1, recall=0.0))
+    lite.update_indexes()
+    assert lite._indexes.of("semantic").recall >= 0.95
     lowest = lite.tune_index("semantic", 0.3)
     assert lowest.recall >= 0.3
     assert lite._indexes.of("semantic").visited < index_now.visited
