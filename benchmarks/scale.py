@@ -33,7 +33,7 @@ class Costs:
     """Bytes of an item in the catalog."""
     merge_rate: float = 3800
     """Rows a second that one process merges from shards."""
-    milvus_rate: float = 770
+    milvus_rate: float = 2600
     """Rows a second that one process writes to Milvus; measured with Milvus Lite on a busy machine."""
     build_seconds: float = 255
     """Seconds in which two cores build an index of 10,000,000 rows of 384 values."""

@@ -18,22 +18,23 @@ def free_port() -> int:
 class MilvusServer:
     """A server with its data in a folder; `address` is HOST:PORT, and stays the same when it is started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         self.folder = folder
+        self.host = host
         self.port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
         self.start()
 
     def start(self) -> None:
         """Start the process, and wait until it accepts connections."""
         command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(self.folder / "data")]
         self.process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(self.port)], stdout=subprocess.DEVNULL
+            [*command, "--host", self.host, "--port", str(self.port)], stdout=subprocess.DEVNULL
         )
         while True:
             assert self.process.poll() is None, "the server ended"
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                socket.create_connection((self.host, self.port), timeout=1).close()
                 return
             except OSError:
                 time.sleep(0.05)

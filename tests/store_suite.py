@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from pixmatcher import Collection, CollectionError, Filter, Query, classify, index, search
+from pixmatcher._text import as_unicode
 from pixmatcher.collection import ForgetsSources, KeepsFolderNotes, ReadableStore, Store, WritableStore
 from pixmatcher.indexing import IndexReport
 from pixmatcher.records import Entry
@@ -362,6 +363,14 @@ class ReadableStoreSuite(SearchedStoreSuite):
         kept = {f"{number:05}.png" for number in range(12)} - {"00001.png", "00004.png", "00007.png"}
         assert names == kept | {"below/00004.png", "below/00007.png"}
         assert counts(index(None, store)) == (0, 0, 0, 0, 11)
+
+    def test_a_label_that_is_not_unicode_is_found(self, store: ReadableStore, tiny: TinyEncoder) -> None:
+        index(ListedSource({"1": "a\udcff", "2": "b"}), store)
+        (vector,) = unit_vectors(1, store.spaces[first_space(store)].dimension)
+        for label in ("a\udcff", as_unicode("a\udcff")):
+            assert store.labels_called([label]) == {as_unicode("a\udcff")}
+            hits = store.search(vector, space=first_space(store), filter=Filter(labels=(label,)))
+            assert [hit.item.uri for hit in hits] == ["list://x/1"]
 
     def test_labels_are_counted(self, store: ReadableStore, tiny: TinyEncoder) -> None:
         labels = {f"{number}": ["cat", "dog", None][number % 3] for number in range(8)}

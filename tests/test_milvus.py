@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 from milvus_server import MilvusServer
-from pixmatcher import Calibration, Collection, CollectionError, Filter, Item, index
+from pixmatcher import Calibration, Collection, CollectionError, Filter, Item, index, index_shard, merge_shards
 from pixmatcher.collection import open_collection, open_named_store
 from pixmatcher.collection.row_stores import RefusedItemsError
 from pixmatcher.milvus import MilvusCollection, _connection, _indexes, _tables, open_milvus, store
 from pixmatcher.records import EncoderRecord, Space
 from store_suite import ListedSource, unit_vectors
-from support import TinyEncoder, cli, paint_many
+from support import TinyEncoder, bound_by_permissions, cli, paint_many
 
 RECORD = EncoderRecord("tiny", "tiny-1", (Space("semantic", 24, text=True),))
 
@@ -138,6 +138,32 @@ def test_one_process_uses_milvus_lite(lite: MilvusCollection, tmp_path: Path) ->
     assert cli("info", "-c", f"milvus:{tmp_path}/lite", "--json").returncode == 0
 
 
+@pytest.mark.slow
+def test_a_folder_that_can_only_be_read_is_searched(lite: MilvusCollection, tmp_path: Path) -> None:
+    folder = tmp_path / "lite"
+    fill(lite, 30)
+    lite.update_indexes()
+    fill(lite, 5, 30)
+    limits = {"preexec_fn": bound_by_permissions()}
+    for place in (folder, *folder.rglob("*")):
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    done = cli("verify", "-c", f"milvus:{folder}", **limits)
+    assert "is in use by another process" in done.stderr
+    lite.close()
+    before = {place: place.read_bytes() for place in folder.rglob("*") if place.is_file()}
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    limits["env"] = os.environ | {"TMPDIR": str(temporary)}
+    done = cli("verify", "-c", f"milvus:{folder}", **limits)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Undamaged: 35 images" in done.stdout
+    done = cli("forget", "list:x", "-c", f"milvus:{folder}", **limits)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "can only be read: copy it to a folder that you can write to" in done.stderr
+    assert {place: place.read_bytes() for place in folder.rglob("*") if place.is_file()} == before
+    assert not [*temporary.iterdir()]
+
+
 def test_a_damaged_database_is_one_sentence(lite: MilvusCollection, tmp_path: Path) -> None:
     fill(lite, 3)
     lite.update_indexes()
@@ -167,10 +193,15 @@ def test_a_collection_of_another_program(server: MilvusServer) -> None:
         open_milvus(f"//{server.address}/foreign")
 
 
-def test_more_results_than_milvus_returns(lite: MilvusCollection) -> None:
-    fill(lite, 3)
-    with pytest.raises(CollectionError, match="Milvus returns up to 16,383 results"):
-        lite.search(np.zeros(24), space="semantic", k=20_000)
+def test_more_results_than_milvus_returns(lite: MilvusCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(lite, 30)
+    query = np.zeros(24)
+    assert len(lite.search(query, space="semantic", k=20_000)) == 30
+    assert lite.search(query, space="semantic", k=20_000, filter=Filter(folder="/nowhere")) == []
+    monkeypatch.setattr(store, "_MOST_HITS", 29)
+    with pytest.raises(CollectionError, match="30 images can be results, and Milvus returns up to 29: ask for fewer"):
+        lite.search(query, space="semantic", k=20_000)
+    assert len(lite.search(query, space="semantic", k=29)) == 29
 
 
 # Storing
@@ -214,6 +245,16 @@ def test_an_image_that_does_not_fit_is_a_failure(tmp_path: Path, tiny: TinyEncod
         assert (report.added, report.total) == (2, 2)
         assert [(f.uri, f.reason) for f in report.failures] == [("list://x/long", "text too long for Milvus")]
         assert {item.label for item in collection.items()} == {"a", "b"}
+        encoded = tiny.encoded
+        report = index(source, collection, encoders=["tiny"])
+        assert [(f.uri, f.reason) for f in report.failures] == [("list://x/long", "text too long for Milvus")]
+        assert tiny.encoded == encoded
+        index(source, collection, encoders=["tiny"], retry_failed=True)
+        assert tiny.encoded == encoded + 1
+        # The version of the image stays the same, and what its source says of it changes.
+        source.entries["list://x/long"] = replace(source.entries["list://x/long"], label="short")
+        report = index(source, collection, encoders=["tiny"])
+        assert (report.added, report.failures, tiny.encoded) == (1, [], encoded + 2)
 
 
 def test_texts_that_are_not_unicode_stay_the_same(tmp_path: Path, tiny: TinyEncoder) -> None:
@@ -240,6 +281,15 @@ def test_a_change_that_does_not_fit_is_a_failure(tmp_path: Path, tiny: TinyEncod
             report = index(source, collection, encoders=[tiny])
             assert [failure.reason for failure in report.failures] == ["text too long for Milvus"]
             assert [(item.uri, item.label) for item in collection.items()] == [("list://x/b", "new")]
+
+
+def test_thumbnails_that_were_deleted_do_no_harm(lite: MilvusCollection, tmp_path: Path) -> None:
+    lite.add(items(1), {"semantic": unit_vectors(1, 24)}, thumbnails={f"{0:064x}": b"jpeg"})
+    lite._connect().call("drop_collection", "pixmatcher_thumbnails")
+    with open_milvus(str(tmp_path / "lite")) as again:
+        assert (len(again), again.thumbnail(f"{0:064x}")) == (1, None)
+        again.add(items(1), {"semantic": unit_vectors(1, 24)}, thumbnails={f"{0:064x}": b"jpeg"})
+        assert again.thumbnail(f"{0:064x}") == b"jpeg"
 
 
 def test_long_notes_are_divided(lite: MilvusCollection) -> None:
@@ -397,6 +447,23 @@ def test_a_server_that_is_killed_while_it_is_written_to(tmp_path: Path, monkeypa
             collection.search(np.ones(24), space="semantic")
 
 
+def test_shards_are_merged_into_milvus(tmp_path: Path, tiny: TinyEncoder) -> None:
+    paint_many(tmp_path / "photos", 20)
+    for number in (1, 2):
+        index_shard(tmp_path / "photos", f"{number}/2", tmp_path / "shards", encoders=["tiny"])
+    with Collection.create(tmp_path / "local", [tiny]) as local, open_milvus(str(tmp_path / "lite")) as merged:
+        index(tmp_path / "photos", local)
+        assert merge_shards(tmp_path / "shards", merged).index.added == 20
+        assert merge_shards(tmp_path / "shards", merged).index.unchanged == 20
+        assert index(tmp_path / "photos", merged).unchanged == 20
+        for space in local.spaces:
+            stored = [
+                {item.uri: each.embeddings([item.id], space).tobytes() for item in each.items()}
+                for each in (local, merged)
+            ]
+            assert stored[0] == stored[1]
+
+
 # Maintenance
 
 
@@ -418,6 +485,12 @@ def test_damage_is_found_and_removed(lite: MilvusCollection) -> None:
     assert len(lite) == 27
 
 
+def test_lists_follow_the_rows_of_a_segment() -> None:
+    kinds = [_indexes.chosen_index(rows, 384) for rows in (125_000, 126_000, 1_000_000, 10**9)]
+    assert [(index.kind, index.lists) for index in kinds] == [("FLAT", 0), *[("IVF_FLAT", 1024)] * 3]
+    assert _indexes.chosen_index(400_000, 128).lists == 2048
+
+
 def test_lists_are_measured_against_an_exact_search(lite: MilvusCollection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_indexes, "_MOST_EXACT_VALUES", 1000)
     monkeypatch.setattr(_indexes, "_EXACT_IN_LITE", False)
@@ -428,6 +501,10 @@ def test_lists_are_measured_against_an_exact_search(lite: MilvusCollection, monk
     assert index_now.kind == "IVF_FLAT"
     assert index_now.recall >= 0.95
     assert lite.index_descriptions()["semantic"].kind == "lists"
+    # As a process that is killed while it builds leaves them.
+    lite._indexes.save("semantic", replace(index_now, visited=1, recall=0.0))
+    lite.update_indexes()
+    assert lite._indexes.of("semantic").recall >= 0.95
     lowest = lite.tune_index("semantic", 0.3)
     assert lowest.recall >= 0.3
     assert lite._indexes.of("semantic").visited < index_now.visited

@@ -19,7 +19,9 @@ from PIL import Image
 
 import pixmatcher
 from file_server import File, serve_files
+from milvus_server import MilvusServer
 from pixmatcher import ClusterError, Collection, SourceError, index
+from pixmatcher.collection import ReadableStore, open_named_store
 from pixmatcher.indexing._ray._pool import Share, count_shares, share_with_gpu
 from pixmatcher.indexing._ray._portions import Portions, divided, next_size
 from pixmatcher.sources import Entry
@@ -324,6 +326,32 @@ def test_an_upgrade_is_that_of_one_machine(two_nodes: RayCluster, tmp_path: Path
     assert remote.returncode == 0, remote.stderr
     assert counts(remote.stdout) == counts(local.stdout)
     assert contents(there) == contents(here)
+
+
+@on_cluster
+def test_a_collection_on_a_milvus_server(two_nodes: RayCluster, tmp_path: Path) -> None:
+    pytest.importorskip("pymilvus")
+    photos, here = tmp_path / "photos", tmp_path / "here"
+    paint_many(photos, 40)
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff not an image")
+    with MilvusServer(tmp_path, two_nodes.network.outside) as server:
+        there = f"milvus://{server.address}/photos"
+        _, remote = run_both(two_nodes, photos, here=here, there=there)
+        assert "40 added" in remote.stdout
+        paint(photos / "00000.png", 900)
+        (photos / "00001.png").unlink()
+        (photos / "00002.png").rename(photos / "moved.png")
+        local, remote = run_both(two_nodes, photos, here=here, there=there)
+        assert counts(remote.stdout)[0] == counts(local.stdout)[0]
+        with open_named_store(there) as found, Collection.open(here) as expected:
+            assert embeddings_by_uri(found) == embeddings_by_uri(expected)
+            assert found.verify() == []
+
+
+def embeddings_by_uri(collection: ReadableStore) -> dict[str, bytes]:
+    items = list(collection.items())
+    rows = collection.embeddings([item.id for item in items], next(iter(collection.spaces)))
+    return {item.uri: row.tobytes() for item, row in zip(items, rows, strict=True)}
 
 
 @on_cluster

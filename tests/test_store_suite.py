@@ -7,14 +7,15 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from memory_store import MemoryStore
-from pixmatcher import Collection, encoders
+from pixmatcher import Collection, Item, encoders, index
 from pixmatcher.collection import WritableStore, open_named_store
-from pixmatcher.milvus import open_milvus
+from pixmatcher.milvus import MilvusCollection, open_milvus
 from pixmatcher.records import Space
-from store_suite import ReadableStoreSuite, SearchedStoreSuite
+from store_suite import ReadableStoreSuite, SearchedStoreSuite, unit_vectors
 from support import TinyEncoder
 
 
@@ -68,6 +69,32 @@ class TestMilvusServer(ReadableStoreSuite):
             collection.create([tiny])
             yield collection
             collection.delete()
+
+    def test_what_was_written_just_now_is_known(self, store: MilvusCollection) -> None:
+        items = [Item(f"/{number}.jpg", f"{number:064x}", "1") for number in range(3)]
+
+        def add() -> dict[int, int]:
+            ids = store.add(items, {"semantic": unit_vectors(3, 24)}, source="list:x")
+            return {item_id: row["created"] for item_id, row in store._items.get(ids, ("created",)).items()}
+
+        created = add()
+        assert add() == created
+        removed = next(iter(created))
+        store.remove([removed])
+        again = add()
+        assert again.pop(removed) > created.pop(removed)
+        assert again == created
+        assert len(store) == 3
+
+    def test_an_index_that_was_dropped_is_built_again(
+        self, store: MilvusCollection, photos: Path, tiny: TinyEncoder
+    ) -> None:
+        index(photos, store)
+        connection, name = store._connect(), store._address.name
+        connection.call("release_collection", name)
+        connection.call("drop_index", name, "vector_0")
+        with open_milvus(str(store.path).removeprefix("milvus:")) as again:
+            assert len(again.search(np.ones(24), space="semantic", k=5)) == 5
 
 
 class TestStoreOfAnotherPackage(SearchedStoreSuite):

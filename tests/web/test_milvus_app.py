@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,22 @@ from streamlit.testing.v1 import AppTest
 
 from pixmatcher import CollectionError, index
 from pixmatcher.web import collection_list
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["photos", "/data/other"],
+        ["milvus:photos.milvus", "a", "milvus:/data/b"],
+        ["milvus://host:19530/a", "milvus:https://[::1]:19530/b", "c"],
+        ["http://host:8600/c/photos", "./milvus", "a"],
+        [],
+    ],
+)
+def test_the_variable_names_folders_and_stores(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pathsep", ":")
+    assert collection_list.split_names(":".join(names)) == names
+    assert collection_list.split_names(":" + "::".join(names) + ":") == names
 
 
 @pytest.fixture
@@ -37,7 +54,8 @@ def test_a_collection_in_milvus_is_shown(reference: str, monkeypatch: pytest.Mon
         collection_list.locate_all([reference, reference])
     with pytest.raises(CollectionError, match="There is no collection in milvus:nothing"):
         collection_list.locate_all(["milvus:nothing"])
-    monkeypatch.setattr(sys, "argv", ["app.py", reference])
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    monkeypatch.setenv(collection_list.COLLECTIONS_VARIABLE, reference)
     st.cache_resource.clear()
     try:
         app = AppTest.from_function(_pages, default_timeout=120).run()

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from .._text import as_unicode
 from .._urls import is_url
 from ..errors import CollectionError, CollectionUpgradedError
 from ..records import Calibration, FolderNotes, QueryKind
@@ -410,7 +411,7 @@ class Catalog(Database):
 
     def labels_called(self, texts: Iterable[str]) -> set[str]:
         """Return the labels that equal one of these texts, or whose name does, in full or in a part between commas."""
-        requested = {*texts}
+        requested = {*map(as_unicode, texts)}  # as labels are stored
         found = self.query("SELECT DISTINCT label FROM items WHERE label IS NOT NULL")
         labels = {label for (label,) in found}
         return labels & (requested | labels_named(self.label_names(), requested))

@@ -7,12 +7,14 @@ collection in a folder does. What it finds is written to the store.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
@@ -21,9 +23,12 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from .._text import as_unicode, values_as_unicode
 from ..errors import CollectionError
+from ..records import Entry
 from ._catalog import Catalog, sql_value
 from ._comparison import ComparisonResult, SourceComparison, StoredItems
+from ._entry_table import ENTRY_COLUMNS, entry_of
 from .items import Failure, Item
 
 _BLOCK = 2000
@@ -55,7 +60,10 @@ class Copy(NamedTuple):
 
 
 class RefusedItemsError(CollectionError):
-    """Items that a store cannot hold, with the `failures` that say why. Nothing was stored."""
+    """Items that a store cannot hold, with the `failures` that say why. Nothing was stored.
+
+    An image whose failure has a version is not tried again until the image or what its source says of it changes.
+    """
 
     def __init__(self, failures: Sequence[Failure]) -> None:
         super().__init__(f"{failures[0].uri} cannot be stored: {failures[0].detail}.")
@@ -165,6 +173,11 @@ class RowComparison(SourceComparison):
             self._store.remove_failures(uris)
         return result
 
+    def _find_pending(self, capabilities: Sequence[str], retry_failed: bool) -> None:
+        super()._find_pending(capabilities, retry_failed)
+        if not retry_failed:
+            self._mirror.drop_refused()
+
     def store(
         self,
         source: str,
@@ -176,9 +189,10 @@ class RowComparison(SourceComparison):
         try:
             return super().store(source, items, embeddings, thumbnails)
         except RefusedItemsError as error:
-            self.record_failures(source, error.failures)
-            refused = {failure.uri for failure in error.failures}
-        kept = [position for position, item in enumerate(items) if item.uri not in refused]
+            failures = {failure.uri: failure for failure in error.failures}
+        refused = [_remembered(failures[item.uri], item) for item in items if item.uri in failures]
+        self.record_failures(source, refused)
+        kept = [position for position, item in enumerate(items) if item.uri not in failures]
         arrays = {space: np.asarray(rows)[kept] for space, rows in embeddings.items()}
         return super().store(source, [items[position] for position in kept], arrays, thumbnails)
 
@@ -198,7 +212,7 @@ class RowComparison(SourceComparison):
             refused = {failure.uri: failure for failure in error.failures}
         for change in changes:
             if (failure := refused.get(change.item.uri)) is not None:
-                self.record_failures(change.source, [failure], remove=[failure.uri])
+                self.record_failures(change.source, [_remembered(failure, change.item)], remove=[failure.uri])
         kept = [change for change in changes if change.item.uri not in refused]
         ids = dict(zip((change.id for change in kept), self._store.change(kept), strict=True)) if kept else {}
         return [ids.get(change.id, change.id) for change in changes]
@@ -330,6 +344,16 @@ class _Mirror(Catalog):
             for item_id, source_id in block:
                 yield Change(item_id, items[item_id], names.get(source_id, ""))
 
+    def drop_refused(self) -> None:
+        """Take those entries out of the pending ones that the store refused as they are now."""
+        places = ", ".join(f"pending.{name}" for name in ENTRY_COLUMNS)
+        found = self.query(
+            f"SELECT pending.rowid, failures.version, {places} FROM temp.pending JOIN failures USING (uri) "
+            f"WHERE failures.version LIKE '%{_REFUSED}%'"
+        )
+        same = [(row,) for row, version, *values in found if version == _refused_version(entry_of(self, values))]
+        self.connection.executemany("DELETE FROM temp.pending WHERE rowid = ?", same)
+
     def removed_failures(self) -> Iterator[str]:
         """Yield the uris of the failures that were deleted since `watch`."""
         specs = {*self.sources()}
@@ -347,6 +371,20 @@ _WATCH = (
     "CREATE TEMP TRIGGER IF NOT EXISTS note_failure AFTER DELETE ON main.failures "
     "BEGIN INSERT OR IGNORE INTO removed_failures VALUES (old.uri); END",
 )
+
+
+_REFUSED = " refused "
+
+
+def _remembered(failure: Failure, item: Item) -> Failure:
+    """Return the failure of an item with a version by which `drop_refused` knows it; as it is if it has none."""
+    return replace(failure, version=_refused_version(item)) if failure.version else failure
+
+
+def _refused_version(image: Item | Entry) -> str:
+    """Return the version of a failure: that of the image, and a hash of what its source says of it."""
+    said = json.dumps(values_as_unicode([image.label, image.caption, image.details]), sort_keys=True)
+    return f"{as_unicode(image.version)}{_REFUSED}{hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
 
 def _blocks(values: Iterator[_T]) -> Iterator[list[_T]]:

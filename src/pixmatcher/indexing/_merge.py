@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING
 
 from .._progress import ProgressCallback
-from ..collection import Collection, Failure, Item, KeepsFolderNotes, WritableStore
+from ..collection import Collection, CreatedByIndexing, Failure, Item, KeepsFolderNotes, WritableStore
 from ..errors import InvalidImageError, ShardError
 from ..records import EncoderRecord, Entry, FolderNotes
 from ..sources import Source, open_source
@@ -185,11 +185,17 @@ def _open_target(
         with closing(store):
             if isinstance(store, IndexesSources) or not isinstance(store, WritableStore):
                 raise ShardError(f"{collection} is a collection of a service: merge where its folder is.")
-            check_offered(store.path, store.encoders, what, records)
-            yield store
+            yield _fitting(store, records, what)
         return
-    check_offered(collection.path, collection.encoders, what, records)
-    yield collection
+    yield _fitting(collection, records, what)
+
+
+def _fitting(store: WritableStore, records: Sequence[EncoderRecord], what: str) -> WritableStore:
+    """Return a store, which is created if need be, after a check that these encoders are its own."""
+    if isinstance(store, CreatedByIndexing) and not store.encoders:
+        store.create(records)
+    check_offered(store.path, store.encoders, what, records)
+    return store
 
 
 class _Merge:

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,8 @@ class Connection:
         self.address = address
         self._client_class = _client_class()
         self._lite = address.folder is not None
+        # Asked before it is opened, as that creates a new one.
+        self._read_only = address.folder is not None and not _lite.can_be_written(address.folder)
         self._url = _lite.start(address.folder) if address.folder is not None else address.server
         self.version: tuple[int, ...] | None = None
         try:
@@ -83,11 +85,48 @@ class Connection:
 
     def call(self, method: str, *arguments: Any, timeout: float | None = None, **options: Any) -> Any:
         """Call a method of the client. Raises `CollectionError` if that fails, `StorageError` if the disk is full."""
+        return self._repeated(
+            lambda seconds: getattr(self._client, method)(*arguments, timeout=seconds, **options), arguments, timeout
+        )
+
+    def check_writable(self) -> None:
+        """Raise `CollectionError` if the folder of Milvus Lite can only be read."""
+        if self._read_only:
+            raise CollectionError(
+                f"{self.address.path} can only be read: copy it to a folder that you can write to, and name that one."
+            )
+
+    def schema(self, name: str) -> Mapping[str, Any]:
+        """Return the schema of a collection of Milvus, as `put_columns` needs it."""
+        schema: Mapping[str, Any] = self._repeated(
+            lambda seconds: self._handler.describe_collection(name, timeout=seconds), (name,)
+        )
+        return schema
+
+    def put_columns(self, name: str, columns: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]) -> None:
+        """Store rows, or replace those of the same ids.
+
+        A column has the `name`, the `type` and the `values` of a field. The client's own `upsert` of rows takes several
+        times as long. Milvus Lite replaces rows when they are inserted, and its upsert reads the old ones before.
+        """
+
+        def write(seconds: float) -> None:
+            method = self._handler.batch_insert if self.is_lite else self._handler.upsert
+            method(name, columns, timeout=seconds, schema=schema)
+
+        self._repeated(write, (name,))
+
+    @property
+    def _handler(self) -> Any:
+        return self._client._get_connection()
+
+    def _repeated(self, request: Callable[[float], Any], arguments: Sequence[Any], timeout: float | None = None) -> Any:
+        """Make a request, which gets its time limit in seconds, until it succeeds or cannot succeed."""
         seconds = timeout or (BUILD_SECONDS if self._lite else REQUEST_SECONDS)
         until, pause = time.monotonic() + seconds, 0.1
         while True:
             try:
-                return getattr(self._client, method)(*arguments, timeout=seconds, **options)
+                return request(seconds)
             except Exception as error:  # pymilvus raises errors of its own, of gRPC and of Python
                 if time.monotonic() + pause > until or not self._can_recover(error, arguments):
                     raise self._explained(error) from error

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import CollectionError
 from ..records import Space
 from ._connection import BUILD_SECONDS, Connection
 from ._notes import INDEX, Notes
@@ -25,6 +26,8 @@ _EXACT_IN_LITE = True
 """In Milvus Lite an index makes no search faster: most of the time is that of other steps."""
 _MOST_LISTS = 65_536
 """The most lists that Milvus visits; more than there are means all of them."""
+_SEGMENT_BYTES, _BYTES_BESIDES = 512 << 20, 2600
+"""Milvus divides a collection into segments of about this size, and reckons with so much for the texts of a row."""
 _MEASURED_K = 10
 _QUERIES = 90
 _TIMED = 15
@@ -93,7 +96,8 @@ class Indexes:
             exact = self._connection.is_lite and _EXACT_IN_LITE
             wanted = SpaceIndex() if exact else chosen_index(rows, space.dimension)
             if wanted.kind != current.kind or wanted.lists > 2 * current.lists:
-                self._build(space.name, replace(wanted, rows=rows, target=current.target))
+                self.build(space.name, replace(wanted, rows=rows, target=current.target))
+            if not self.of(space.name).recall:
                 self.tune(space.name, current.target)
 
     def tune(self, space: str, target: float, queries: Float32 | None = None) -> list[Point]:
@@ -118,7 +122,7 @@ class Indexes:
                 if recall >= target:
                     break
                 visited *= 2
-        self._save(space, index)
+        self.save(space, index)
         return points
 
     def milliseconds(self, space: str, vectors: Float32, index: SpaceIndex, *, exact: bool = False) -> float:
@@ -166,19 +170,44 @@ class Indexes:
         )
         return [{int(row["id"]) for _, row in hits} for hits in found]
 
-    def _build(self, space: str, index: SpaceIndex) -> None:
-        field = vector_field(self._spaces, space)
-        indexes = self._connection.call_local("prepare_index_params")
-        parameters = {"nlist": index.lists} if index.kind == LISTS else {}
-        indexes.add_index(field_name=field, index_type=index.kind, metric_type="IP", params=parameters)
+    def build(self, space: str, index: SpaceIndex) -> None:
+        """Build an index in the place of the present one. Searches cannot be answered meanwhile."""
+        # Noted first: if this process is killed, `load` builds the index, and searches of it visit enough lists.
+        self.save(space, index)
         self._connection.call("release_collection", self._items.name)
-        for name in self._connection.call("list_indexes", self._items.name, field_name=field):
+        for name in self._names(space):
             self._connection.call("drop_index", self._items.name, name)
-        self._connection.call("create_index", self._items.name, indexes, timeout=BUILD_SECONDS)
+        self._create(space, index)
         self._items.load()
-        self._save(space, index)
 
-    def _save(self, space: str, index: SpaceIndex) -> None:
+    def load(self) -> None:
+        """Make the items searchable, and build indexes that were dropped by a process that was killed then."""
+        try:
+            self._items.load()
+        except CollectionError:
+            dropped = [space for space in self._spaces if not self._names(space)]
+            if not dropped:
+                raise
+            for space in dropped:
+                self._create(space, self.of(space))
+            self._items.load()
+
+    def _names(self, space: str) -> list[str]:
+        field = vector_field(self._spaces, space)
+        return [*self._connection.call("list_indexes", self._items.name, field_name=field)]
+
+    def _create(self, space: str, index: SpaceIndex) -> None:
+        indexes = self._connection.call_local("prepare_index_params")
+        indexes.add_index(
+            field_name=vector_field(self._spaces, space),
+            index_type=index.kind,
+            metric_type="IP",
+            params={"nlist": index.lists} if index.kind == LISTS else {},
+        )
+        self._connection.call("create_index", self._items.name, indexes, timeout=BUILD_SECONDS)
+
+    def save(self, space: str, index: SpaceIndex) -> None:
+        """Store what is known of the index of a space."""
         self._kept = None
         self.of(space)
         assert self._kept is not None
@@ -188,11 +217,15 @@ class Indexes:
 
 
 def chosen_index(rows: int, dimension: int) -> SpaceIndex:
-    """Return the kind of index for so many rows: exact up to 48 million values, then lists."""
+    """Return the kind of index for so many rows: exact up to 48 million values, then lists.
+
+    Milvus builds the lists of each segment by themselves, and a search visits so many of each.
+    """
     if rows * dimension <= _MOST_EXACT_VALUES:
         return SpaceIndex()
-    lists = 1 << int(np.ceil(np.log2(4 * np.sqrt(rows))))
-    return SpaceIndex(LISTS, lists=min(lists, _MOST_LISTS), visited=max(1, lists // 32), recall=0.0)
+    in_segment = min(rows, _SEGMENT_BYTES // (4 * dimension + _BYTES_BESIDES))
+    lists = 1 << round(np.log2(4 * np.sqrt(in_segment)))
+    return SpaceIndex(LISTS, lists=lists, visited=max(1, lists // 32), recall=0.0)
 
 
 def _share(nearest: Sequence[int] | set[int], found: Sequence[int] | set[int]) -> float:

@@ -26,14 +26,15 @@ class Notes:
     def __init__(self, table: Table) -> None:
         self.table = table
 
-    def put(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Store values of JSON by their keys."""
-        self.put_texts(kind, {key: json.dumps(value) for key, value in values.items()})
+    def put(self, kind: str, values: Mapping[str, Any], *, awaited: bool = True) -> None:
+        """Store values of JSON by their keys. `awaited` says that the next read must see them."""
+        self.put_texts(kind, {key: json.dumps(value) for key, value in values.items()}, awaited=awaited)
 
-    def put_texts(self, kind: str, texts: Mapping[str, str]) -> None:
+    def put_texts(self, kind: str, texts: Mapping[str, str], *, awaited: bool = True) -> None:
         """Store texts in ASCII by their keys."""
         rows = [row for key, text in texts.items() for row in _rows_of(kind, key, text)]
-        self.table.put(rows, row_bytes=max((len(row["value"]) for row in rows), default=0) + 200)
+        size = max((len(row["value"]) for row in rows), default=0) + 200
+        self.table.put(rows, row_bytes=size, awaited=awaited)
 
     def get(self, kind: str, key: str = "") -> Any:
         """Return the value of a key; None if there is none."""

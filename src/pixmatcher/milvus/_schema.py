@@ -18,14 +18,7 @@ def create_tables(connection: Connection, name: str, spaces: Mapping[str, Space]
     from pymilvus import DataType
 
     for ending in (NOTES, THUMBNAILS):
-        schema = _new_schema(connection)
-        for field in ("kind", "key", "value"):
-            schema.add_field(field, DataType.VARCHAR, max_length=65_535 if field == "value" else 32_768)
-        for field in ("part", "parts"):
-            schema.add_field(field, DataType.INT64)
-        # Milvus keeps no collection without vectors.
-        schema.add_field("unused", DataType.FLOAT_VECTOR, dim=2)
-        _create(connection, name + ending, schema, ["unused"])
+        create_notes(connection, name + ending)
     schema = _new_schema(connection)
     for field, most in TEXT_FIELDS.items():
         schema.add_field(field, DataType.VARCHAR, max_length=most)
@@ -37,6 +30,20 @@ def create_tables(connection: Connection, name: str, spaces: Mapping[str, Space]
     for field, dimension in vectors.items():
         schema.add_field(field, DataType.FLOAT_VECTOR, dim=dimension)
     _create(connection, name, schema, [*vectors])
+
+
+def create_notes(connection: Connection, name: str) -> None:
+    """Create a collection of Milvus for notes or thumbnails, unless it exists."""
+    from pymilvus import DataType
+
+    schema = _new_schema(connection)
+    for field in ("kind", "key", "value"):
+        schema.add_field(field, DataType.VARCHAR, max_length=65_535 if field == "value" else 32_768)
+    for field in ("part", "parts"):
+        schema.add_field(field, DataType.INT64)
+    # Milvus keeps no collection without vectors.
+    schema.add_field("unused", DataType.FLOAT_VECTOR, dim=2)
+    _create(connection, name, schema, ["unused"])
 
 
 def _new_schema(connection: Connection) -> Any:

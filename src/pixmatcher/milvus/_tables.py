@@ -18,6 +18,8 @@ Row = Mapping[str, Any]
 MOST_ROWS = 16_384
 """The greatest number of rows that Milvus returns at once."""
 END_OF_IDS = 2**63 - 1
+LATE_SECONDS = 10.0
+"""Reads that do not wait see what was written so long ago; with the settings of a new server, 5 seconds."""
 _IDS_AT_ONCE = 4000
 _BYTES_AT_ONCE = 8 << 20
 """Milvus takes up to 64 MB at once."""
@@ -27,16 +29,15 @@ _MOST_ROWS_OF_LITE, _BYTES_OF_LITE = 50_000, 48 << 20
 
 def id_of(*parts: str) -> int:
     """Return the id of what these texts name, from 1 to 2**63 - 2: a part of their SHA-256."""
-    digest = hashlib.sha256(b"\0".join(map(os.fsencode, map(_encodable, parts)))).digest()
+    digest = hashlib.sha256(b"\0".join(map(_encoded, parts))).digest()
     return int.from_bytes(digest[:8], "big") % (END_OF_IDS - 1) + 1
 
 
-def _encodable(text: str) -> str:
+def _encoded(text: str) -> bytes:
     try:
-        os.fsencode(text)
+        return os.fsencode(text)
     except UnicodeEncodeError:
-        return text.encode("utf-8", "backslashreplace").decode()
-    return text
+        return text.encode("utf-8", "backslashreplace")
 
 
 class Table:
@@ -46,21 +47,30 @@ class Table:
         self._connection = connection
         self.name = name
         # The first read of a process sees all that was written before it, and so does the first after a write.
-        # Later ones may miss what others wrote in the last seconds, and take a fraction of the time.
+        # Later ones may miss what others wrote in the last seconds (`LATE_SECONDS`), and take a fraction of the time.
         self._current = False
+        self._met = False
+        self._schema: Mapping[str, Any] | None = None
 
     def load(self) -> None:
         """Make the rows searchable, which they stay."""
         self._connection.call("load_collection", self.name, timeout=BUILD_SECONDS)
 
-    def put(self, rows: Sequence[Row], *, row_bytes: int) -> None:
-        """Store rows, or replace those of the same ids; `row_bytes` is about the size of one."""
+    def put(self, rows: Sequence[Row], *, row_bytes: int, awaited: bool = True) -> None:
+        """Store rows, or replace those of the same ids; `row_bytes` is about the size of one.
+
+        `awaited` says that the next read must see them.
+        """
+        self._connection.check_writable()
+        if self._schema is None:
+            self._schema = self._connection.schema(self.name)
         for block in _blocks(rows, max(1, _BYTES_AT_ONCE // row_bytes)):
-            self._connection.call("upsert", self.name, data=[*block])
-            self._current = False
+            self._connection.put_columns(self.name, _columns(block, self._schema), self._schema)
+            self._current = self._current and not awaited
 
     def delete(self, ids: Sequence[int]) -> None:
         """Delete the rows of these ids."""
+        self._connection.check_writable()
         for block in _blocks(ids, _IDS_AT_ONCE):
             self._connection.call("delete", self.name, ids=[*block])
             self._current = False
@@ -69,12 +79,14 @@ class Table:
         """Return the number of rows that meet a condition."""
         return int(self._read("query", filter=condition, output_fields=["count(*)"])[0]["count(*)"])
 
-    def get(self, ids: Sequence[int], fields: Sequence[str], *, row_bytes: int = 1000) -> dict[int, Row]:
-        """Return the rows of these ids that exist, by id."""
+    def get(
+        self, ids: Sequence[int], fields: Sequence[str], *, row_bytes: int = 1000, late: bool = False
+    ) -> dict[int, Row]:
+        """Return the rows of these ids that exist, by id; with `late`, maybe as they were some seconds ago."""
         found: dict[int, Row] = {}
         for block in _blocks(ids, min(_IDS_AT_ONCE, max(1, _BYTES_AT_ONCE // row_bytes))):
             listed = ", ".join(map(str, block))
-            rows = self._read("query", filter=f"id in [{listed}]", output_fields=["id", *fields])
+            rows = self._read("query", filter=f"id in [{listed}]", output_fields=["id", *fields], late=late)
             found |= {row["id"]: row for row in rows}
         return found
 
@@ -157,12 +169,25 @@ class Table:
         self._current = False
         self.count()
 
-    def _read(self, method: str, **options: Any) -> Any:
+    def _read(self, method: str, *, late: bool = False, **options: Any) -> Any:
+        waits = not (self._current or (late and self._met))
         if not self._connection.is_lite:  # each read of Milvus Lite sees all that was written
-            options["consistency_level"] = "Bounded" if self._current else "Strong"
+            options["consistency_level"] = "Strong" if waits else "Bounded"
         found = self._connection.call(method, self.name, **options)
-        self._current = True
+        if waits:
+            self._current = self._met = True
         return found
+
+
+def _columns(rows: Sequence[Row], schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return rows as columns, with lists for the embeddings."""
+    columns = []
+    for field in schema["fields"]:
+        values: Any = [row[field["name"]] for row in rows]
+        if isinstance(values[0], np.ndarray):
+            values = np.stack(values).tolist()
+        columns.append({"name": field["name"], "type": field["type"], "values": values})
+    return columns
 
 
 def _blocks(values: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

@@ -63,8 +63,8 @@ from ._rows import (
     vector_field,
     vector_fields,
 )
-from ._schema import NOTES, THUMBNAILS, create_tables
-from ._tables import MOST_ROWS, Row, Table, id_of
+from ._schema import NOTES, THUMBNAILS, create_notes, create_tables
+from ._tables import LATE_SECONDS, MOST_ROWS, Row, Table, id_of
 
 _FORMAT = 1
 _MOST_HITS = MOST_ROWS - 1
@@ -101,6 +101,8 @@ class MilvusCollection:
         self._snapshots = threading.local()
         self._kept_counts: tuple[int, dict[str, int], dict[str, int]] | None = None
         self._known_sources: dict[str, Any] = {}
+        self._written_generation = 0
+        self._latest = _LatestRows()
         if address.folder is not None and not _lite.is_database(address.folder):
             return
         connection = self._connect()
@@ -148,9 +150,11 @@ class MilvusCollection:
             raise CollectionError(f"{self.path} is a collection of another program: name another one with -c.")
         self._items = Table(connection, name)
         self._notes = Notes(Table(connection, name + NOTES))
+        # Pictures can be made again: a collection without those that it had is a whole one.
+        create_notes(connection, name + THUMBNAILS)
         thumbnails = Table(connection, name + THUMBNAILS)
         self._thumbnails = Thumbnails(Notes(thumbnails))
-        for table in (self._notes.table, thumbnails, self._items):
+        for table in (self._notes.table, thumbnails):
             table.load()
         manifest = self._notes.get(MANIFEST)
         if manifest is None:
@@ -168,9 +172,11 @@ class MilvusCollection:
             raise CollectionError(f"{self.path} is damaged: index again under another name.") from error
         self.spaces = {space.name: space for record in self.encoders for space in record.spaces}
         self._indexes = Indexes(connection, self._items, self._notes, self.spaces)
+        self._indexes.load()
 
     def delete(self) -> None:
         """Delete the collection with all that Milvus holds of it. Image files are never touched."""
+        self._connect().check_writable()
         for ending in ("", NOTES, THUMBNAILS):
             self._connect().call("drop_collection", self._address.name + ending)
         self.encoders, self.spaces = (), {}
@@ -364,7 +370,7 @@ class MilvusCollection:
     @property
     def generation(self) -> int:
         """A number that rises with each change to the items: nanoseconds since 1970."""
-        return int(self._notes.get(STATE) or 0)
+        return max(self._written_generation, int(self._notes.get(STATE) or 0))
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[int]:
@@ -431,16 +437,21 @@ class MilvusCollection:
 
         With `filter`, only items that pass the filter are returned. An index of lists may miss some of the nearest
         items; with `exact`, all embeddings are compared. Hits that score less than `min_score` are left out. Raises
-        `CollectionError` if the space does not exist, the vector does not fit it, or k is not from 1 to 16,383.
+        `CollectionError` if the space does not exist, the vector does not fit it, k is less than 1, or there are
+        more than 16,383 results.
         """
         query = query_vector(vector, space_named(self.spaces, space))
         k = whole_number(k, "number of results")
         if k < 1:
             raise CollectionError(f"The number of results must be 1 or more, not {k}.")
-        if k > _MOST_HITS:
-            raise CollectionError(f"Milvus returns up to {_MOST_HITS:,} results: ask for fewer than {k:,}.")
         condition = self._condition(filter)
         if condition is None:
+            return []
+        if k > _MOST_HITS and (k := min(k, self._items.count(condition))) > _MOST_HITS:
+            raise CollectionError(
+                f"{k:,} images can be results, and Milvus returns up to {_MOST_HITS:,}: ask for fewer, or use a filter."
+            )
+        if not k:
             return []
         found = self._nearest(query, space, k, condition, exact=exact)
         hits = [(score, item_of(row)) for score, row in found if min_score is None or score >= min_score]
@@ -501,7 +512,8 @@ class MilvusCollection:
     # Writing
 
     def begin_writing(self) -> None:
-        """Do nothing: several processes may write at the same time."""
+        """Raise `CollectionError` if the collection can only be read. Several processes may write at the same time."""
+        self._connect().check_writable()
 
     def add(
         self,
@@ -523,10 +535,11 @@ class MilvusCollection:
         vectors = {vector_field(self.spaces, name): rows.astype(np.float32) for name, rows in stored.items()}
         now = time.time_ns()
         with self._lock:
-            known = self._items.get([id_of("item", item.uri) for item in items], ("uri", "created"))
+            ids = [id_of("item", item.uri) for item in items]
+            known = self._latest.put_over(self._items.get(ids, ("uri", "created"), late=True), ids)
             rows: list[dict[str, Any]] = []
             for position, item in enumerate(items):
-                old = known.get(id_of("item", item.uri))
+                old = known.get(ids[position])
                 created = now if old is None else old["created"]
                 values = {field: found[position] for field, found in vectors.items()}
                 rows.append(row_of(item, source=source_number(source), created=created, written=now, vectors=values))
@@ -549,11 +562,17 @@ class MilvusCollection:
         """Store rows; of several with the same id, the last one. Their failures are removed."""
         unique = {row["id"]: row for row in rows}
         self._items.put([*unique.values()], row_bytes=row_bytes(self.spaces))
+        self._latest.note({item_id: {"uri": row["uri"], "created": row["created"]} for item_id, row in unique.items()})
         self._notes.delete(FAILURE, [_uri(row) for row in unique.values()])
         self._note_change()
 
+    def _delete(self, ids: Sequence[int]) -> None:
+        self._items.delete(ids)
+        self._latest.note(dict.fromkeys(ids))
+
     def _note_change(self) -> None:
-        self._notes.put(STATE, {"": time.time_ns()})
+        self._written_generation = time.time_ns()
+        self._notes.put(STATE, {"": self._written_generation}, awaited=False)
 
     def add_source(self, source: str) -> None:
         """Store the spec of a source, unless it is stored."""
@@ -568,7 +587,7 @@ class MilvusCollection:
             found = self._items.get([each for each in wanted if _is_id(each)], ("content_hash",))
             if not found:
                 return 0
-            self._items.delete([*found])
+            self._delete([*found])
             self._note_change()
             hashes = [*{row["content_hash"] for row in found.values()}]
             for start in range(0, len(hashes), 1000):
@@ -649,7 +668,7 @@ class MilvusCollection:
             if rows:
                 self._put(rows)
             # Items that moved: the new rows first, so that a process that is killed here loses nothing.
-            self._items.delete([old for old, row in changed if row["id"] != old])
+            self._delete([old for old, row in changed if row["id"] != old])
         new_ids = {old: row["id"] for old, row in changed}
         return [new_ids.get(each.id, each.id) for each in changes]
 
@@ -778,6 +797,27 @@ class MilvusCollection:
             table.catch_up()
 
 
+class _LatestRows:
+    """The rows that this process wrote in the last seconds, which a read that does not wait may miss."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, tuple[float, Row | None]] = {}
+
+    def note(self, rows: Mapping[int, Row | None]) -> None:
+        """Note rows by their ids, with None for those that were deleted, and forget older ones."""
+        now = time.monotonic()
+        for item_id, row in rows.items():
+            self._rows.pop(item_id, None)  # the oldest come first
+            self._rows[item_id] = (now, row)
+        while self._rows and next(iter(self._rows.values()))[0] < now - LATE_SECONDS:
+            del self._rows[next(iter(self._rows))]
+
+    def put_over(self, found: dict[int, Row], ids: Iterable[int]) -> dict[int, Row]:
+        """Return what was found of these ids, as this process left it."""
+        latest = {item_id: self._rows[item_id][1] for item_id in ids if item_id in self._rows}
+        return {item_id: row for item_id, row in {**found, **latest}.items() if row is not None}
+
+
 def _refused(items: Sequence[Item], rows: Sequence[Row], known: Mapping[int, Row]) -> list[Failure]:
     """Return the failures of items that cannot be stored; `known` are the stored rows of their ids, with the uris."""
     refused, taken = list[Failure](), {item_id: row["uri"] for item_id, row in known.items()}
@@ -787,7 +827,8 @@ def _refused(items: Sequence[Item], rows: Sequence[Row], known: Mapping[int, Row
             refused.append(Failure(item.uri, "text too long for Milvus", detail, item.version))
         elif taken.setdefault(row["id"], row["uri"]) != row["uri"]:
             detail = "another image of the collection has the same id: give one of both another name"
-            refused.append(Failure(item.uri, "id in use", detail, item.version))
+            # Without a version it is tried again in the next run, when the other image may be gone.
+            refused.append(Failure(item.uri, "id in use", detail))
     return refused
 
 

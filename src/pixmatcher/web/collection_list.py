@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from .._plugins import STORES, plugin_names
 from ..collection import Collection, ReadableStore, open_collection
 from ..errors import CollectionError, NoCollectionError
 
@@ -42,8 +43,20 @@ def collection_paths() -> list[Path]:
     They come from the script's arguments, the environment or the current folder. The list may be empty. Raises
     `CollectionError` if a named collection is missing.
     """
-    named = sys.argv[1:] or [part for part in os.environ.get(COLLECTIONS_VARIABLE, "").split(os.pathsep) if part]
+    named = sys.argv[1:] or split_names(os.environ.get(COLLECTIONS_VARIABLE, ""))
     return locate_all(named) if named else collection_here()
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names of collections in a text that separates them as in PATH.
+
+    The colons in the names of stores, such as milvus:PATH and milvus://HOST:19530/NAME, separate nothing.
+    """
+    if os.pathsep != ":":
+        return [part for part in text.split(os.pathsep) if part]
+    stores = "|".join(map(re.escape, plugin_names(STORES)))
+    host = r"//(?:\[[^\]]*\]|[^:/]*)(?::[0-9]+)?(?=/)"
+    return re.findall(rf"(?:(?:{stores}):(?:(?:https?:)?{host})?)?[^:]+", text)
 
 
 def collection_here() -> list[Path]:
