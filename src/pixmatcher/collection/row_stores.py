@@ -173,8 +173,8 @@ class RowComparison(SourceComparison):
             self._store.remove_failures(uris)
         return result
 
-    def _find_pending(self, capabilities: Sequence[str], retry_failed: bool) -> None:
-        super()._find_pending(capabilities, retry_failed)
+    def _find_pending(self, capabilities: Sequence[str], retry_failed: bool, keep_newer: bool) -> None:
+        super()._find_pending(capabilities, retry_failed, keep_newer)
         if not retry_failed:
             self._mirror.drop_refused()
 
