@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
-from pixmatcher.vector_index import _kernels
+from pixmatcher.vector_index import IndexTarget, VectorFile, _kernels
+from pixmatcher.vector_index._lists import AllowedRows, project
 from pixmatcher.vector_index._scoring import inner_products
+from pixmatcher.vector_index.trained import TrainedIndex
 from support import build_with_sanitizers
 
 # With a compiler, a build without the library must be noticed.
@@ -90,6 +94,42 @@ def test_row_scores_are_those_of_numpy(dimension: int) -> None:
         assert len({*scores[:10].tolist()}) == 1
 
 
+@needs_library
+@pytest.mark.parametrize("dimension", [2, 7, 34, 384])
+def test_a_search_in_lists_finds_what_faiss_finds(tmp_path: Path, dimension: int) -> None:
+    random = np.random.default_rng(dimension)
+    vectors = VectorFile(tmp_path / "vectors.f16", dimension, first_row=5)
+    centres = random.normal(size=(40, dimension))
+    vectors.write(5, (centres[random.integers(0, 40, 3000)] + random.normal(0, 0.7, (3000, dimension))).astype("<f2"))
+    rows = np.arange(5, 3005)
+    lists = TrainedIndex.train(vectors, rows, IndexTarget()).lists
+    allowed = random.random(2900) < 0.3
+    bits = np.packbits(allowed, bitorder="little")
+    filtered = AllowedRows(allowed, np.flatnonzero(allowed), lists.sizes, faiss.IDSelectorBitmap(bits), bits)
+    native, same, all_found = lists._native, 0, 0
+    assert native is not None
+    for query in random.normal(size=(40, dimension)).astype(np.float32):
+        search = partial(lists.search, vectors, query, project(query[None], lists.axes), 10)
+        for mask in (None, filtered):
+            for count, candidates in ((1, 30), (9, 50), (lists.count, 50)):
+                lists._native = native
+                scores, found = search(lists=count, candidates=candidates, allowed=mask)
+                assert scores.tolist() == inner_products(vectors.read(found), query).tolist()
+                lists._native = None
+                expected = search(lists=count, candidates=candidates, allowed=mask)[1]
+                assert len(found) >= len(expected)  # FAISS leaves out a code with the lowest score there is
+                same += len(np.intersect1d(found, expected))
+                all_found += len(expected)
+            # All rows are compared, so both are exact.
+            whole = partial(search, lists=lists.count, candidates=3000, allowed=mask)
+            lists._native = native
+            exact = whole()
+            lists._native = None
+            assert [each.tolist() for each in exact] == [each.tolist() for each in whole()]
+            assert mask is None or allowed[exact[1]].all()
+    assert same / all_found > 0.99  # the scores of codes are rounded in other places
+
+
 HARNESS = r"""
 #include <stdint.h>
 #include <stdio.h>
@@ -98,8 +138,57 @@ int pixmatcher_kernels_run(void);
 void pixmatcher_best_codes(const uint8_t *, int64_t, int64_t, int64_t, const int16_t *, const uint8_t *, int64_t,
                            int32_t *, int64_t *);
 void pixmatcher_row_scores(const uint16_t *, const int64_t *, int64_t, int64_t, const double *, float *);
+typedef struct {
+    int64_t count, width;
+    const uint16_t *centres;
+    const float *codebooks;
+    const uint8_t *const *codes;
+    const int64_t *const *rows;
+    const int64_t *sizes;
+} Lists;
+int64_t pixmatcher_search_lists(const Lists *, const float *, int64_t, const uint8_t *, int64_t, int64_t,
+                                const uint16_t *, int64_t, int64_t, const double *, int64_t, float *, int64_t *);
+static void search_lists(int64_t width, int64_t dimension, int64_t count, int64_t each) {
+    int64_t pairs = (width / 2 + 1) / 2, rows = 7 + count * each, k = 1 + rand() % 40, bits = rows - rand() % 5;
+    uint16_t *centres = malloc(2 * count * width), *values = malloc(2 * (rows - 7) * dimension);
+    float *books = malloc(4 * width * 16), *projected = malloc(4 * width), *scores = malloc(4 * k);
+    uint8_t **codes = malloc(8 * count), *allowed = malloc((bits + 7) / 8);
+    int64_t **numbers = malloc(8 * count), *sizes = malloc(8 * count), *found = malloc(8 * k), row = 7;
+    double *query = malloc(8 * dimension);
+    for (int64_t i = 0; i < count * width; i++) centres[i] = rand() & 0xbbff;
+    for (int64_t i = 0; i < (rows - 7) * dimension; i++) values[i] = rand() & 0xbbff;
+    for (int64_t i = 0; i < width * 16; i++) books[i] = rand() / 1e9f - 1;
+    for (int64_t i = 0; i < width; i++) projected[i] = rand() % 9 - 4;
+    for (int64_t i = 0; i < dimension; i++) query[i] = rand() % 9 - 4;
+    for (int64_t i = 0; i < (bits + 7) / 8; i++) allowed[i] = rand();
+    for (int64_t list = 0; list < count; list++) {
+        sizes[list] = rand() % (each + 1);
+        int64_t bytes = (sizes[list] + 31) / 32 * pairs * 32;
+        codes[list] = malloc(bytes);
+        numbers[list] = malloc(8 * sizes[list]);
+        for (int64_t i = 0; i < bytes; i++) codes[list][i] = rand();
+        for (int64_t i = 0; i < sizes[list]; i++) numbers[list][i] = row++;
+    }
+    Lists lists = {count, width, centres, books, (const uint8_t **)codes, (const int64_t **)numbers, sizes};
+    for (int64_t visited = 1; visited <= count + 1; visited += 1 + count / 3)
+        for (int64_t candidates = 1; candidates < 100; candidates *= 3)
+            for (int filter = 0; filter < 2; filter++) {
+                const uint8_t *mask = filter ? allowed : NULL;
+                int64_t n = pixmatcher_search_lists(&lists, projected, visited, mask, bits, candidates, values, 7,
+                                                    dimension, query, k, scores, found);
+                for (int64_t i = 0; i < n; i++)
+                    if (found[i] < 7 || found[i] >= row || (i && !(scores[i - 1] >= scores[i]))
+                        || (filter && (found[i] >= bits || !(allowed[found[i] / 8] >> found[i] % 8 & 1)))) exit(1);
+            }
+    for (int64_t list = 0; list < count; list++) { free(codes[list]); free(numbers[list]); }
+    free(centres); free(values); free(books); free(projected); free(scores); free(codes); free(allowed); free(numbers);
+    free(sizes); free(found); free(query);
+}
 int main(void) {
     if (!pixmatcher_kernels_run()) { puts("done"); return 0; }
+    for (int64_t width = 2; width < 70; width += 6)
+        for (int64_t each = 0; each < 100; each += 9) search_lists(width, 1 + rand() % 80, 1 + rand() % 40, each);
+    search_lists(512, 600, 20, 40);
     for (int64_t dimension = 1; dimension < 200; dimension += 3)
         for (int64_t rows = 1; rows < 60; rows += 7)
             for (int64_t count = 1; count <= rows; count += 5) {

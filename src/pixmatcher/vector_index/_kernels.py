@@ -1,4 +1,4 @@
-"""The inner loops of a search in C: scores of codes, and of stored rows.
+"""The inner loops of a search in C: scores of codes and of stored rows, and a complete search in lists of codes.
 
 `_inner_loops.c` is compiled when the package is built. If there was no compiler, or the processor is too old,
 `available` is false, and FAISS and NumPy find the same results in more time.
@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +80,66 @@ def row_scores(values: Float16, rows: Rows, query: Float32) -> Float32:
     return scores
 
 
+@dataclass(frozen=True)
+class CodedLists:
+    """Lists of rows around centres, as `Lists` in `_inner_loops.c`; `parts` are the arrays whose addresses it has."""
+
+    fields: npt.NDArray[np.int64]
+    parts: Sequence[npt.NDArray[Any]]
+
+
+def coded_lists(
+    centres: Float32, codebooks: Float32, codes: Sequence[int], rows: Sequence[int], sizes: npt.NDArray[np.int64]
+) -> CodedLists:
+    """Return lists for `search_lists`.
+
+    `centres` (L, d), which are kept in float16, with an even d up to 512; `codebooks` (d / 2, 16, 2); the addresses of
+    the `codes` and of the numbers of the `rows` (int64) of each list, as FAISS keeps them for `IndexIVFPQFastScan`; and
+    their `sizes` (L,).
+    """
+    count, width = centres.shape
+    addresses = [np.array(each, np.uint64) for each in (codes, rows)]
+    parts = [
+        centres.astype("<f2"),
+        np.ascontiguousarray(codebooks.reshape(width // 2, -1, 2).transpose(0, 2, 1)),
+        *addresses,
+        np.ascontiguousarray(sizes),
+    ]
+    return CodedLists(np.array([count, width, *(part.ctypes.data for part in parts)]), parts)
+
+
+def search_lists(
+    lists: CodedLists,
+    projected: Float32,
+    visited: int,
+    candidates: int,
+    values: Float16,
+    first_row: int,
+    query: Float32,
+    k: int,
+    allowed: npt.NDArray[np.uint8] | None = None,
+    allowed_rows: int = 0,
+) -> tuple[Float32, Rows]:
+    """Return the scores and numbers of the `k` best rows of some lists, best first; fewer if there are fewer.
+
+    The `visited` lists nearest to `projected` (d,) are scanned. The `candidates` with the best codes are compared with
+    `query` (D,): their values are rows of `values` (R, D), of which the first is the row `first_row`. With `allowed`,
+    only rows whose bit is 1 count, the lowest bit of a byte first; it has `allowed_rows` bits.
+
+    Raises `MemoryError` if there is not enough memory.
+    """
+    exact, scores, rows = query.astype(np.float64), np.empty(k, np.float32), np.empty(k, np.int64)
+    found = _required().pixmatcher_search_lists(
+        *(lists.fields.ctypes.data, projected.ctypes.data, visited),
+        *(None if allowed is None else allowed.ctypes.data, allowed_rows, candidates),
+        *(values.ctypes.data, first_row, values.shape[1], exact.ctypes.data),
+        *(k, scores.ctypes.data, rows.ctypes.data),
+    )
+    if found < 0:
+        raise MemoryError
+    return (scores, rows) if found == k else (scores[:found], rows[:found])
+
+
 def _required() -> Any:
     library = _library()
     assert library is not None, "ask available() first"
@@ -92,11 +154,14 @@ def _library() -> ctypes.CDLL | None:
 
         library = ctypes.CDLL(str(LIBRARY))
         best, rows = library.pixmatcher_best_codes, library.pixmatcher_row_scores
-        runs = library.pixmatcher_kernels_run
+        lists, runs = library.pixmatcher_search_lists, library.pixmatcher_kernels_run
     except (ImportError, OSError, AttributeError):
         return None
     number, address = ctypes.c_int64, ctypes.c_void_p
     best.argtypes = [address, number, number, number, address, address, number, address, address]
     rows.argtypes = [address, address, number, number, address, address]
+    lists.argtypes = [*(address, address, number), *(address, number, number), address, number, number, address]
+    lists.argtypes += [number, address, address]
     best.restype = rows.restype = None
+    lists.restype = number
     return library if sys.byteorder == "little" and runs() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, Any
 
@@ -12,7 +13,9 @@ import numpy.typing as npt
 
 from .._files import Writer
 from .._progress import Progress, ProgressCallback
-from .vectors import Float32, Rows, VectorFile
+from . import _kernels
+from ._scoring import top_k, true_scores
+from .vectors import Float32, RowMask, Rows, VectorFile
 
 Sizes = npt.NDArray[np.int64]
 
@@ -25,6 +28,21 @@ _ROWS_AT_ONCE = 4096
 """Rows that are not stored side by side are read and converted in blocks of so many."""
 
 
+@dataclass(frozen=True)
+class AllowedRows:
+    """The allowed rows of a search, prepared once and kept for the next search with the same mask.
+
+    `rows` (N,) are ascending, `in_lists` (L,) is how many of them each list has. `bits` is the mask in bits, the
+    lowest of a byte first, and `selector` the same for FAISS, which points into `bits`.
+    """
+
+    mask: RowMask
+    rows: Rows
+    in_lists: Sizes
+    selector: Any
+    bits: npt.NDArray[np.uint8]
+
+
 class InvertedLists:
     """Rows in lists around centres, as codes of 4 bits for two values, relative to the centre of their list.
 
@@ -35,8 +53,9 @@ class InvertedLists:
         """Wrap a trained `faiss.IndexIVFPQFastScan` of dimension d."""
         self._index = index
         self.axes = axes
-        self.sizes: Sizes = self._read_sizes()
+        self.sizes: Sizes
         """Rows in each list (L,)."""
+        self._read_sizes()
 
     @property
     def count(self) -> int:
@@ -69,7 +88,7 @@ class InvertedLists:
         """Remove rows (N,) from the lists."""
         if len(rows):
             self._index.remove_ids(rows)
-            self.sizes = self._read_sizes()
+            self._read_sizes()
 
     def add(self, vectors: VectorFile, rows: Rows, progress: ProgressCallback | None = None) -> None:
         """Add rows (N,), ascending, to the lists of the centres that are nearest to them."""
@@ -89,7 +108,7 @@ class InvertedLists:
         finally:
             self._index.quantizer = quantizer
             nearest.this.own(True)  # SWIG gives away what is assigned to an attribute, and would never free it
-        self.sizes = self._read_sizes()
+        self._read_sizes()
 
     def nearest_lists(self, projected: Float32) -> Rows:
         """Return the numbers of all lists, those with the highest inner product with a query (1, d) first."""
@@ -98,13 +117,32 @@ class InvertedLists:
         numbers: Rows = order[0][order[0] >= 0]
         return numbers
 
-    def candidates(self, projected: Float32, count: int, lists: int, selector: Any = None) -> Rows:
-        """Return up to `count` rows from the nearest `lists` whose codes are nearest to a query (1, d), best first."""
-        parameters = _cached_parameters(lists) if selector is None else _parameters(lists, selector)
+    def search(
+        self,
+        vectors: VectorFile,
+        query: Float32,
+        projected: Float32,
+        k: int,
+        *,
+        lists: int,
+        candidates: int,
+        allowed: AllowedRows | None = None,
+    ) -> tuple[Float32, Rows]:
+        """Return the scores and numbers of the `k` rows nearest to a query (D,), best first; fewer if fewer are found.
+
+        The rows are in the nearest `lists`; the stored values of the `candidates` with the best codes are compared.
+        `projected` (1, d) is the query along the axes.
+        """
+        if self._native is not None:
+            values, _ = vectors.view(self._ends)
+            bits, length = (allowed.bits, len(allowed.mask)) if allowed else (None, 0)
+            where = (values, vectors.first_row)
+            return _kernels.search_lists(self._native, projected[0], lists, candidates, *where, query, k, bits, length)
+        parameters = _parameters(lists, allowed.selector) if allowed else _cached_parameters(lists)
         with _OneThread():
-            _, found = self._index.search(projected, count, params=parameters)
-        rows: Rows = found[0][found[0] >= 0]
-        return rows
+            _, places = self._index.search(projected, candidates, params=parameters)
+        found: Rows = places[0][places[0] >= 0]
+        return top_k(true_scores(vectors, query, found), found, min(k, len(found)))
 
     def candidates_of_many(self, projected: Float32, count: int, lists: int) -> Rows:
         """Return the candidates (Q, count) of many queries (Q, d) with all cores; -1 where there are fewer."""
@@ -146,9 +184,22 @@ class InvertedLists:
             raise ValueError("The file has another kind of index.")
         return loaded
 
-    def _read_sizes(self) -> Sizes:
-        lists = self._index.invlists
-        return np.array([lists.list_size(number) for number in range(self._index.nlist)], dtype=np.int64)
+    def _read_sizes(self) -> None:
+        """Read what changes with each change of the lists."""
+        lists, numbers = self._index.invlists, range(self._index.nlist)
+        self.sizes = np.array([lists.list_size(number) for number in numbers], dtype=np.int64)
+        self._native: _kernels.CodedLists | None = None
+        if self.row_count and _kernels.available():
+            centres = self._index.quantizer.reconstruct_n(0, self.count)
+            books = faiss.vector_to_array(self._index.pq.centroids)
+            filled = self.sizes.tolist()  # FAISS has no addresses for what an empty list holds
+            addresses = [
+                [int(get(number)) if size else 0 for number, size in enumerate(filled)]
+                for get in (lists.get_codes, lists.get_ids)
+            ]
+            self._native = _kernels.coded_lists(centres, books, *addresses, self.sizes)
+            ends = [(rows.min(), rows.max()) for _, rows in self.contents() if len(rows)]
+            self._ends = np.array([min(low for low, _ in ends), max(high for _, high in ends)])
 
 
 def new_faiss_index(centres: Float32) -> Any:

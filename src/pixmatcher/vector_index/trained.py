@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import time
-from dataclasses import dataclass
 from typing import IO, Any, Final
 
 import faiss
@@ -22,10 +21,10 @@ import numpy.typing as npt
 
 from .._files import Writer
 from .._progress import Progress, ProgressCallback
-from ._lists import InvertedLists, Sizes, project
+from ._lists import AllowedRows, InvertedLists, project
 from ._measuring import CODE_COST, choose_point, exact_nearest, measure_points, measuring_queries, text_goal
 from ._scan import scan
-from ._scoring import scale_near_one, top_k, true_scores
+from ._scoring import scale_near_one
 from ._target import MEASURED_K, Calibration, IndexTarget, OperatingPoint, coded_values
 from ._training import train_lists
 from .vectors import Float32, RowMask, Rows, VectorFile
@@ -41,21 +40,7 @@ _MAX_CHANGED_SHARE = 0.1
 _EXACT_COST = 25
 """Cost of comparing one value of a row exactly, as a multiple of reading one code."""
 _MAX_CALIBRATION_BYTES = 4096
-
-
-@dataclass(frozen=True)
-class _AllowedRows:
-    """The allowed rows of a search, prepared once and kept for the next search with the same mask.
-
-    `rows` (N,) are ascending, `in_lists` (L,) is how many of them each list has. `selector` is the mask for FAISS,
-    which points into `bits`.
-    """
-
-    mask: RowMask
-    rows: Rows
-    in_lists: Sizes
-    selector: Any
-    bits: npt.NDArray[np.uint8]
+_Found = tuple[Float32, Rows]
 
 
 class TrainedIndex:
@@ -70,7 +55,7 @@ class TrainedIndex:
         self.calibration = calibration
         self._vectors = vectors
         self._list_of_row: npt.NDArray[np.int32] | None = None
-        self._allowed: _AllowedRows | None = None
+        self._allowed: AllowedRows | None = None
 
     @classmethod
     def train(
@@ -145,37 +130,39 @@ class TrainedIndex:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         scaled, exponent = scale_near_one(query)
         projected = project(scaled[None], self.lists.axes)
-        if allowed is None:
-            candidates = self._candidates(projected, k)
+        found: _Found | None
+        if not projected.any():
+            found = None  # all codes are equally near
+        elif allowed is None:
+            found = self._search_all(projected, scaled, k)
         else:
-            candidates = self._allowed_candidates(projected, scaled, k, allowed)
-        if candidates is None:
+            found = self._search_allowed(projected, scaled, k, allowed)
+        if found is None:
             return scan(self._vectors, np.sort(self.rows) if allowed is None else allowed.rows, query, k)
-        scores, rows = top_k(true_scores(self._vectors, scaled, candidates), candidates, k)
-        return np.ldexp(scores, exponent), rows
+        return np.ldexp(found[0], exponent), found[1]
 
     def search_at(self, query: Float32, lists: int, candidates: int) -> tuple[Float32, Rows]:
         """Return the 10 nearest rows, or fewer, as a search with another operating point finds them."""
         scaled, exponent = scale_near_one(query)
-        found = self.lists.candidates(project(scaled[None], self.lists.axes), candidates, lists)
-        scores, rows = top_k(true_scores(self._vectors, scaled, found), found, min(MEASURED_K, len(found)))
+        projected, point = project(scaled[None], self.lists.axes), {"lists": lists, "candidates": candidates}
+        scores, rows = self.lists.search(self._vectors, scaled, projected, MEASURED_K, **point)
         return np.ldexp(scores, exponent), rows
 
-    def _candidates(self, projected: Float32, k: int) -> Rows | None:
-        """Return rows that include most of the `k` nearest; None if all rows must be compared."""
+    def _search_all(self, projected: Float32, query: Float32, k: int) -> _Found | None:
+        """Return most of the `k` nearest rows with their scores; None if all rows must be compared."""
         count = _scale_candidates(self.calibration.candidates, k)
         lists = min(self.lists.count, math.ceil(self.calibration.lists * max(1.0, k / MEASURED_K) ** 0.5))
         while count < self.lists.row_count:
-            found = self.lists.candidates(projected, count, lists)
-            if len(found) >= k:
+            found = self.lists.search(self._vectors, query, projected, k, lists=lists, candidates=count)
+            if len(found[1]) == k:
                 return found
             if lists == self.lists.count:
-                break  # the codes cannot be compared, as with a query of zeros
+                break
             lists = min(4 * lists, self.lists.count)
         return None
 
-    def _allowed_candidates(self, projected: Float32, query: Float32, k: int, allowed: _AllowedRows) -> Rows | None:
-        """Return allowed rows that include most of the `k` nearest; None if comparing all allowed rows costs less.
+    def _search_allowed(self, projected: Float32, query: Float32, k: int, allowed: AllowedRows) -> _Found | None:
+        """Return most of the `k` nearest allowed rows; None if comparing all allowed rows costs less.
 
         The allowed rows may be in any list, far from the query: the number of lists is doubled until nothing new is
         found among the `k` nearest.
@@ -196,15 +183,15 @@ class TrainedIndex:
             visited = min(int(np.searchsorted(allowed_so_far, share * len(allowed.rows))) + 1, len(order))
             if scan_cost <= rows_so_far[visited - 1] * lists.coded_values * CODE_COST:
                 return None
-            found = lists.candidates(projected, count, visited, allowed.selector)
-            nearest = {*top_k(true_scores(self._vectors, query, found), found, k)[1].tolist()}
+            found = lists.search(self._vectors, query, projected, k, lists=visited, candidates=count, allowed=allowed)
+            nearest = {*found[1].tolist()}
             if len(nearest) == k and (nearest == before or visited == len(order)):
                 return found
             if visited == len(order):
                 return None
             before, share = nearest, 2 * share
 
-    def _prepare_allowed_rows(self, mask: RowMask) -> _AllowedRows:
+    def _prepare_allowed_rows(self, mask: RowMask) -> AllowedRows:
         """Return what the search needs for a mask of allowed rows; it is cached for the last mask."""
         if self._list_of_row is None:
             contents = list(self.lists.contents())
@@ -219,7 +206,7 @@ class TrainedIndex:
             bits = np.packbits(mask, bitorder="little")
             # For FAISS, rows beyond the end of the mask are not allowed.
             selector: Any = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
-            self._allowed = _AllowedRows(mask, rows, in_lists, selector, bits)
+            self._allowed = AllowedRows(mask, rows, in_lists, selector, bits)
         return self._allowed
 
     def calibrate(
