@@ -198,17 +198,16 @@ class PixMatcherTrained:
         queries, rows = np.load(folder / "queries.npy"), np.sort(self.index.rows)
         own = np.full(len(queries), -1)
         truth = exact_nearest(self.vectors, rows, queries, own, K)
-        measured = MeasuringQueries(queries, own, [np.arange(len(queries))])
+        measured = MeasuringQueries(queries, own)
         points = measure_points(self.index.lists, self.vectors, measured, truth)
         best, settings = 0.8, []
         for point in sorted(points, key=lambda p: p.cost):
             if point.recall > best:
                 best = point.recall
-                settings.append({"lists": point.lists, "candidates": point.candidates})
+                settings.append(point.as_json())
         for recall in RECALL_TARGETS:
             self.index.calibrate(IndexTarget(recall=recall))
-            chosen = self.index.calibration
-            settings.append({"lists": chosen.lists, "candidates": chosen.candidates, "target": recall})
+            settings.append({**self.index.calibration.images.as_json(), "target": recall})
         (folder / "settings.json").write_text(json.dumps(settings))
 
     def load(self, folder: Path) -> list[Setting]:
@@ -223,7 +222,9 @@ class PixMatcherTrained:
         return settings
 
     def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
-        return self.index.search_at(query, setting["lists"], setting["candidates"])[1]
+        from pixmatcher.vector_index import OperatingPoint
+
+        return self.index.search_at(query, OperatingPoint.from_json(setting))[1]
 
 
 class PixMatcherExact(PixMatcherTrained):

@@ -109,7 +109,12 @@ def test_a_search_in_lists_finds_what_faiss_finds(tmp_path: Path, dimension: int
     native, same, all_found = lists._native, 0, 0
     assert native is not None
     for query in random.normal(size=(40, dimension)).astype(np.float32):
-        search = partial(lists.search, vectors, query, project(query[None], lists.axes), 10)
+        projected = project(query[None], lists.axes)
+        lists._native = native
+        near = lists.centre_scores(projected)
+        lists._native = None
+        np.testing.assert_allclose(near, lists.centre_scores(projected), rtol=2e-3, atol=2e-2)
+        search = partial(lists.search, vectors, query, projected, near, 10)
         for mask in (None, filtered):
             for count, candidates in ((1, 30), (9, 50), (lists.count, 50)):
                 lists._native = native
@@ -146,7 +151,8 @@ typedef struct {
     const int64_t *const *rows;
     const int64_t *sizes;
 } Lists;
-int64_t pixmatcher_search_lists(const Lists *, const float *, int64_t, const uint8_t *, int64_t, int64_t,
+void pixmatcher_centre_scores(const Lists *, const float *, float *);
+int64_t pixmatcher_search_lists(const Lists *, const float *, const float *, int64_t, const uint8_t *, int64_t, int64_t,
                                 const uint16_t *, int64_t, int64_t, const double *, int64_t, float *, int64_t *);
 static void search_lists(int64_t width, int64_t dimension, int64_t count, int64_t each) {
     int64_t pairs = (width / 2 + 1) / 2, rows = 7 + count * each, k = 1 + rand() % 40, bits = rows - rand() % 5;
@@ -170,19 +176,22 @@ static void search_lists(int64_t width, int64_t dimension, int64_t count, int64_
         for (int64_t i = 0; i < sizes[list]; i++) numbers[list][i] = row++;
     }
     Lists lists = {count, width, centres, books, (const uint8_t **)codes, (const int64_t **)numbers, sizes};
+    float *near = malloc(4 * count);
+    pixmatcher_centre_scores(&lists, projected, near);
     for (int64_t visited = 1; visited <= count + 1; visited += 1 + count / 3)
         for (int64_t candidates = 1; candidates < 100; candidates *= 3)
             for (int filter = 0; filter < 2; filter++) {
                 const uint8_t *mask = filter ? allowed : NULL;
-                int64_t n = pixmatcher_search_lists(&lists, projected, visited, mask, bits, candidates, values, 7,
-                                                    dimension, query, k, scores, found);
+                const uint16_t *compared = rand() % 4 ? values : NULL;
+                int64_t n = pixmatcher_search_lists(&lists, projected, near, visited, mask, bits, candidates, compared,
+                                                    7, dimension, query, k, scores, found);
                 for (int64_t i = 0; i < n; i++)
                     if (found[i] < 7 || found[i] >= row || (i && !(scores[i - 1] >= scores[i]))
                         || (filter && (found[i] >= bits || !(allowed[found[i] / 8] >> found[i] % 8 & 1)))) exit(1);
             }
     for (int64_t list = 0; list < count; list++) { free(codes[list]); free(numbers[list]); }
     free(centres); free(values); free(books); free(projected); free(scores); free(codes); free(allowed); free(numbers);
-    free(sizes); free(found); free(query);
+    free(sizes); free(found); free(query); free(near);
 }
 int main(void) {
     if (!pixmatcher_kernels_run()) { puts("done"); return 0; }

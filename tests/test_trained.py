@@ -18,11 +18,11 @@ import pytest
 from pixmatcher import Collection, CollectionError, Filter, Item, upgrade
 from pixmatcher.evaluation.tuning import tune
 from pixmatcher.records import Space
-from pixmatcher.vector_index import IndexTarget, _gpu, _kinds, _training
+from pixmatcher.vector_index import Calibration, IndexTarget, _gpu, _kinds, _training
 from pixmatcher.vector_index._exact import ExactIndex
-from pixmatcher.vector_index._measuring import count_hits, exact_nearest, sample_queries
+from pixmatcher.vector_index._measuring import MeasuringQueries, exact_nearest, find_hits, sample_queries
 from pixmatcher.vector_index._scan import ScanIndex, scan
-from pixmatcher.vector_index.trained import TrainedIndex
+from pixmatcher.vector_index.trained import TrainedIndex, _visited
 from pixmatcher.vector_index.vectors import Float32, RowMask, Rows, VectorFile
 from support import TinyEncoder, cli, paint_many
 
@@ -81,8 +81,38 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedIndex, Vec
 
 def test_scores_are_true_and_the_recall_reaches_the_target(trained: tuple[TrainedIndex, VectorFile]) -> None:
     index, vectors = trained
-    assert index.calibration.lists < 128  # not all lists are visited
+    assert index.calibration.images.lists < 128  # not all lists are visited
     assert recall(index, vectors, np.arange(COUNT), image_like_rows(100, seed=7)) >= 0.95
+
+
+def test_texts_have_an_operating_point_of_their_own(trained: tuple[TrainedIndex, VectorFile]) -> None:
+    index, vectors = trained
+    before, images = index.calibration, image_like_rows(100, seed=7)
+    random = np.random.default_rng(0)
+    # Far from all rows, as texts are: a direction in which rows differ, and much noise.
+    texts = (images - image_like_rows(1000).mean(axis=0)) * 0.3 + random.normal(0, 0.15, images.shape)
+    texts = texts.astype(np.float32)
+    index.calibrate(IndexTarget(), text=True)
+    derived = index.calibration
+    index.calibrate(IndexTarget(), text=True, queries=texts)
+    try:
+        assert derived.texts
+        assert index.calibration.texts
+        assert index.calibration.images == derived.images == before.images
+        assert index.calibration.texts.reach > index.calibration.images.reach
+        assert index.recall == min(index.calibration.texts.recall, index.calibration.images.recall)
+        assert recall(index, vectors, np.arange(COUNT), texts) >= 0.94
+        assert recall(index, vectors, np.arange(COUNT), images) >= 0.94
+        assert Calibration.from_json(json.loads(json.dumps(index.calibration.as_json()))).texts_below > -1
+    finally:
+        index.calibration = before
+
+
+def test_an_index_file_of_version_0_1_0_visits_the_lists_that_it_says() -> None:
+    stored = {"trained_on": 500, "changed": 3, "lists": 38, "candidates": 32, "recall": 0.96, "wanted": 0.95}
+    found = Calibration.from_json(stored)
+    assert (found.images.reach, found.texts, found.recall, found.changed) == (None, None, 0.96, 3)
+    assert _visited(found.images, np.linspace(0, 1, 100, dtype=np.float32)) == 38
 
 
 @pytest.mark.slow
@@ -97,7 +127,7 @@ def test_a_higher_target_visits_more_lists(trained: tuple[TrainedIndex, VectorFi
     index, _ = trained
     before = index.calibration
     index.calibrate(IndexTarget(0.995))
-    assert index.calibration.lists > before.lists
+    assert index.calibration.images.lists > before.images.lists
     assert (index.recall or 0) > 0.995
     index.calibrate(IndexTarget())
     assert index.calibration == before
@@ -109,7 +139,8 @@ def test_training_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         index = TrainedIndex.train(vectors, np.arange(3000), IndexTarget())
     begun, measured, finished = (record.getMessage() for record in caplog.records)
     assert begun == f"Training of an index begins: 3000 rows, codes of {DIMENSION} values"
-    assert f"recall@10 {index.recall:.4f} (target 0.95): {index.calibration.lists} lists" in measured
+    lists = index.calibration.images.lists
+    assert f"recall@10 {index.recall:.4f} of images (target 0.95): {lists} lists on average" in measured
     assert finished.startswith(f"Training finished: 3000 rows, {index.lists.count} lists, ")
 
 
@@ -234,19 +265,20 @@ def test_rows_with_equal_scores_count_as_hits(tmp_path: Path, kind: str) -> None
         values[:] = values[:25].repeat(200, axis=0)
     vectors = write(tmp_path, values)
     rows = np.arange(100, 4900)
-    queries, own = sample_queries(vectors, rows, 60)
-    nearest = exact_nearest(vectors, rows, queries, own, 10)
+    queries = sample_queries(vectors, rows)
+    queries = MeasuringQueries(queries.vectors[::15], queries.own_rows[::15])
+    nearest = exact_nearest(vectors, rows, queries.vectors, queries.own_rows, 10)
     assert nearest.incomplete.all() == (kind == "copies")
     found = np.random.default_rng(0).permuted(np.tile(rows, (60, 1)), axis=1)[:, :800]
-    found[:, 0] = own
+    found[:, 0] = queries.own_rows
     found[:, 1] = -1
-    hits = count_hits(vectors, queries, found, own, nearest)
-    for query, candidates, row, kth_score, counted in zip(queries, found, own, nearest.kth_scores, hits, strict=True):
+    hits = find_hits(vectors, queries, found, nearest)
+    for number, (query, row) in enumerate(zip(queries.vectors, queries.own_rows, strict=True)):
         scores, best = truth(vectors, rows[rows != row], query, 10)
-        assert (kth_score, len(best)) == (scores[-1], 10)
-        kept = candidates[(candidates >= 0) & (candidates != row)]
-        near = (vectors.read(kept).astype(np.float64) @ query.astype(np.float64)).astype(np.float32) >= kth_score
-        assert counted == near.sum()
+        assert (nearest.kth_scores[number], len(best)) == (scores[-1], 10)
+        kept = (found[number] >= 0) & (found[number] != row)
+        products = vectors.read(found[number].clip(min=0)).astype(np.float64) @ query.astype(np.float64)
+        assert (hits[number] == kept & (products.astype(np.float32) >= scores[-1])).all()
     assert hits.sum() > 0
 
 
@@ -257,7 +289,7 @@ def test_thousands_of_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("pixmatcher.vector_index._lists._MAIN_AXES", 16)
     vectors = write(tmp_path, image_like_rows(12_000))
     index = TrainedIndex.train(vectors, np.arange(10_000), IndexTarget())
-    assert index.calibration.lists < index.lists.count / 2
+    assert index.calibration.images.lists < index.lists.count / 2
     index.update(np.arange(1000, 12_000))
     with (tmp_path / "saved").open("wb") as file:
         index.save(file)
@@ -800,10 +832,10 @@ class TestGpu:
         self, rows: Float32, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         vectors, every = write(tmp_path, rows), np.arange(len(rows))
-        queries, own = sample_queries(vectors, every, 30)
+        queries = sample_queries(vectors, every)
 
         def results() -> list[np.ndarray]:
-            nearest = exact_nearest(vectors, every, queries, own, 10)
+            nearest = exact_nearest(vectors, every, queries.vectors[:30], queries.own_rows[:30], 10)
             monkeypatch.setattr(_training, "MAX_FLAT_LISTS", 32)
             return [_training._centres(rows, 64), nearest.rows, nearest.kth_scores]
 

@@ -314,9 +314,10 @@ def _print_tuning(tuning: Tuning) -> None:
     texts = f", {tuning.texts} of them texts" if tuning.texts else ""
     print(f"Recall is measured with queries made from the images{texts}; comparing all takes {tuning.exact_ms:.1f} ms.")
     table = Table(box=None)
-    for title in ("lists", "candidates", "recall@10", "ms", ""):
+    for title in ("queries", "lists", "candidates", "recall@10", "ms", ""):
         table.add_column(title, justify="right")
     for point in tuning.curve:
-        cells = (str(point.lists), str(point.candidates), f"{point.recall:.3f}", f"{point.ms:.2f}")
+        kind = "texts" if point.texts else "images"
+        cells = (kind, str(point.lists), str(point.candidates), f"{point.recall:.3f}", f"{point.ms:.2f}")
         table.add_row(*cells, "chosen" if point.chosen else "")
     Console().print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -36,13 +37,17 @@ _MEASURED_K = 10
 
 @dataclass(frozen=True)
 class TunedPoint:
-    """An operating point: lists visited, candidates compared exactly, recall@10, median milliseconds for a query."""
+    """An operating point: lists visited, candidates compared exactly, recall@10, median milliseconds for a query.
+
+    `texts` says whether it was measured with texts. The lists are those of a query on average.
+    """
 
     lists: int
     candidates: int
     recall: float
     ms: float
     chosen: bool = False
+    texts: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,19 +136,20 @@ def _tune_store(store: TunedStore, space: str, target: IndexTarget | None, runti
 def _timed_curve(
     index: TrainedIndex, points: Sequence[OperatingPoint], queries: list[npt.NDArray[np.float32]]
 ) -> list[TunedPoint]:
-    """Return the chosen operating point, and those that find more than all cheaper points, with their times."""
-    chosen_at = (index.calibration.lists, index.calibration.candidates)
-    chosen = next(point for point in points if (point.lists, point.candidates) == chosen_at)
+    """Return the chosen operating points, and those that find more than all cheaper points, with their times."""
     curve: list[TunedPoint] = []
-    for point in sorted(points, key=lambda point: point.cost):
-        is_chosen = point is chosen
-        # The recall must rise with the cost. The chosen point may have a lower recall that is more certain.
-        least, most = curve[-1].recall if curve else 0, 2 if point.cost > chosen.cost else chosen.recall
-        if not is_chosen and not least < round(point.recall, 4) < round(most, 4):
+    for chosen in (index.calibration.images, index.calibration.texts):
+        if chosen is None or (curve and chosen is index.calibration.images):
             continue
-        search = partial(index.search_at, lists=point.lists, candidates=point.candidates)
-        ms = _median_ms(search, queries)
-        curve.append(TunedPoint(point.lists, point.candidates, round(point.recall, 4), round(ms, 3), is_chosen))
+        least = 0.0
+        for point in sorted((point for point in points if point.texts == chosen.texts), key=lambda point: point.cost):
+            recall, most = round(point.recall or 0, 4), 2 if point.cost > chosen.cost else round(chosen.recall or 0, 4)
+            # The recall must rise with the cost. The chosen point may have a lower recall that is more certain.
+            if point != chosen and not least < recall < most:
+                continue
+            least = recall
+            ms = round(_median_ms(partial(index.search_at, point=point), queries), 3)
+            curve.append(TunedPoint(point.lists, point.candidates, recall, ms, point == chosen, point.texts))
     return curve
 
 
@@ -174,9 +180,12 @@ def save_plot(tunings: list[Tuning], path: Path) -> bool:
 
 
 def _draw_recall(axes: Axes, tunings: list[Tuning]) -> None:
-    for tuning in tunings:
-        points = sorted(tuning.curve, key=lambda point: point.ms)
-        axes.plot([p.ms for p in points], [p.recall for p in points], "o-", label=tuning.space, markersize=4)
+    for tuning, texts in itertools.product(tunings, (False, True)):
+        points = sorted((point for point in tuning.curve if point.texts == texts), key=lambda point: point.ms)
+        if not points:
+            continue
+        label = f"{tuning.space}, {'texts' if texts else 'images'}"
+        axes.plot([p.ms for p in points], [p.recall for p in points], "o-", label=label, markersize=4)
         for point in points:
             if point.chosen:
                 axes.plot(point.ms, point.recall, "k*", markersize=12)

@@ -345,27 +345,32 @@ static int64_t scan_lists(const Lists *lists, const Candidate *order, int64_t vi
     return kept < count ? kept : count;
 }
 
+/* Write the inner products of the centres of all lists with `projected` (width). */
+EXPORT void pixmatcher_centre_scores(const Lists *lists, const float *projected, float *scores) {
+    for (int64_t list = 0; list < lists->count; list++)
+        scores[list] = centre_score(lists->centres + list * lists->width, projected, lists->width);
+}
+
 /* Find the `k` rows with the highest inner products with the query, best first, equal ones in ascending order of rows.
 
-   The `visited` lists whose centres have the highest products with `projected` (width) are searched, and the stored
-   rows of the `count` best by their codes are compared with `query` (dimension). The row `first_row` is the first of
-   `values`. Return how many rows are written, or -1 if there is no memory. Rows are allowed as in `scan_lists`. */
-EXPORT int64_t pixmatcher_search_lists(const Lists *lists, const float *projected, int64_t visited,
-                                       const uint8_t *allowed, int64_t allowed_rows, int64_t count,
+   The `visited` lists with the highest `centre_scores` are searched, and the stored rows of the `count` best by their
+   codes are compared with `query` (dimension). The row `first_row` is the first of `values`; if there are no `values`,
+   the codes decide. Return how many rows are written, or -1 if there is no memory. Rows are allowed as in `scan_lists`. */
+EXPORT int64_t pixmatcher_search_lists(const Lists *lists, const float *projected, const float *centre_scores,
+                                       int64_t visited, const uint8_t *allowed, int64_t allowed_rows, int64_t count,
                                        const uint16_t *values, int64_t first_row, int64_t dimension,
                                        const double *query, int64_t k, float *scores, int64_t *rows) {
     enum { FIRST_LISTS = 16, AHEAD = 8, LINE = 64 };
     visited = visited < lists->count ? visited : lists->count;
     Candidate *order = malloc(((size_t)lists->count + 4 * (size_t)count) * sizeof *order);
     if (!order) return -1;
-    for (int64_t list = 0; list < lists->count; list++)
-        order[list] = (Candidate){centre_score(lists->centres + list * lists->width, projected, lists->width), list};
+    for (int64_t list = 0; list < lists->count; list++) order[list] = (Candidate){centre_scores[list], list};
     if (visited < lists->count) select_best(order, lists->count, visited);
     /* Rows of the nearest lists come first, so that fewer of the others are examined. */
     if (visited > FIRST_LISTS) select_best(order, visited, FIRST_LISTS);
     Candidate *found = order + lists->count;
     count = scan_lists(lists, order, visited, projected, allowed, allowed_rows, count, found);
-    for (int64_t i = -AHEAD; i < count; i++) {
+    for (int64_t i = -AHEAD; values && i < count; i++) {
         if (i + AHEAD < count) {
             const char *next = (const char *)(values + (found[i + AHEAD].number - first_row) * dimension);
             for (int64_t byte = 0; byte < 2 * dimension; byte += LINE) __builtin_prefetch(next + byte);

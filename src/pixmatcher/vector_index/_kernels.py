@@ -108,31 +108,43 @@ def coded_lists(
     return CodedLists(np.array([count, width, *(part.ctypes.data for part in parts)]), parts)
 
 
+def centre_scores(lists: CodedLists, projected: Float32) -> Float32:
+    """Return the inner products (L,) of the centres of all lists with `projected` (d,)."""
+    scores = np.empty(lists.fields[0], np.float32)
+    _required().pixmatcher_centre_scores(lists.fields.ctypes.data, projected.ctypes.data, scores.ctypes.data)
+    return scores
+
+
 def search_lists(
     lists: CodedLists,
     projected: Float32,
+    nearness: Float32,
     visited: int,
     candidates: int,
-    values: Float16,
-    first_row: int,
-    query: Float32,
     k: int,
-    allowed: npt.NDArray[np.uint8] | None = None,
-    allowed_rows: int = 0,
+    *,
+    compared: tuple[Float16, int, Float32] | None = None,
+    allowed: tuple[npt.NDArray[np.uint8], int] | None = None,
 ) -> tuple[Float32, Rows]:
     """Return the scores and numbers of the `k` best rows of some lists, best first; fewer if there are fewer.
 
-    The `visited` lists nearest to `projected` (d,) are scanned. The `candidates` with the best codes are compared with
-    `query` (D,): their values are rows of `values` (R, D), of which the first is the row `first_row`. With `allowed`,
-    only rows whose bit is 1 count, the lowest bit of a byte first; it has `allowed_rows` bits.
+    `projected` (d,) is the query along the axes of the codes. The `visited` lists with the highest `nearness` (L,) are
+    scanned for the `candidates` with the best codes. `compared` has stored values (R, D), the number of the row that
+    is the first of them, and the query (D,): with it, the stored values of the candidates decide, else their codes.
+    `allowed` has bits, the lowest of a byte first, and their number: only rows whose bit is 1 count.
 
     Raises `MemoryError` if there is not enough memory.
     """
-    exact, scores, rows = query.astype(np.float64), np.empty(k, np.float32), np.empty(k, np.int64)
+    scores, rows = np.empty(k, np.float32), np.empty(k, np.int64)
+    bits, length = (allowed[0].ctypes.data, allowed[1]) if allowed else (None, 0)
+    values, first_row, dimension, exact = None, 0, 0, None
+    if compared:
+        values, first_row, dimension = compared[0].ctypes.data, compared[1], compared[0].shape[1]
+        query = compared[2].astype(np.float64)
+        exact = query.ctypes.data
     found = _required().pixmatcher_search_lists(
-        *(lists.fields.ctypes.data, projected.ctypes.data, visited),
-        *(None if allowed is None else allowed.ctypes.data, allowed_rows, candidates),
-        *(values.ctypes.data, first_row, values.shape[1], exact.ctypes.data),
+        *(lists.fields.ctypes.data, projected.ctypes.data, nearness.ctypes.data, visited),
+        *(bits, length, candidates, values, first_row, dimension, exact),
         *(k, scores.ctypes.data, rows.ctypes.data),
     )
     if found < 0:
@@ -154,14 +166,16 @@ def _library() -> ctypes.CDLL | None:
 
         library = ctypes.CDLL(str(LIBRARY))
         best, rows = library.pixmatcher_best_codes, library.pixmatcher_row_scores
-        lists, runs = library.pixmatcher_search_lists, library.pixmatcher_kernels_run
+        centres, lists = library.pixmatcher_centre_scores, library.pixmatcher_search_lists
+        runs = library.pixmatcher_kernels_run
     except (ImportError, OSError, AttributeError):
         return None
     number, address = ctypes.c_int64, ctypes.c_void_p
     best.argtypes = [address, number, number, number, address, address, number, address, address]
     rows.argtypes = [address, address, number, number, address, address]
-    lists.argtypes = [*(address, address, number), *(address, number, number), address, number, number, address]
+    centres.argtypes = [address, address, address]
+    lists.argtypes = [address, address, address, number, address, number, number, address, number, number, address]
     lists.argtypes += [number, address, address]
-    best.restype = rows.restype = None
+    centres.restype = None
     lists.restype = number
     return library if sys.byteorder == "little" and runs() else None

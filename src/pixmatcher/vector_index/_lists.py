@@ -55,6 +55,9 @@ class InvertedLists:
         self.axes = axes
         self.sizes: Sizes
         """Rows in each list (L,)."""
+        self._native: _kernels.CodedLists | None
+        self._ends: Rows
+        self._list_of_row: npt.NDArray[np.int32] | None
         self._read_sizes()
 
     @property
@@ -110,18 +113,22 @@ class InvertedLists:
             nearest.this.own(True)  # SWIG gives away what is assigned to an attribute, and would never free it
         self._read_sizes()
 
-    def nearest_lists(self, projected: Float32) -> Rows:
-        """Return the numbers of all lists, those with the highest inner product with a query (1, d) first."""
+    def centre_scores(self, projected: Float32) -> Float32:
+        """Return the inner products (L,) of the centres of all lists with a query (1, d) along the axes."""
+        if self._native is not None:
+            return _kernels.centre_scores(self._native, projected[0])
         with _OneThread():
-            _, order = self._index.quantizer.search(projected, self.count)
-        numbers: Rows = order[0][order[0] >= 0]
-        return numbers
+            found, order = self._index.quantizer.search(projected, self.count)
+        scores = np.full(self.count, -np.inf, np.float32)
+        scores[order[0][order[0] >= 0]] = found[0][order[0] >= 0]
+        return scores
 
     def search(
         self,
         vectors: VectorFile,
         query: Float32,
         projected: Float32,
+        centre_scores: Float32,
         k: int,
         *,
         lists: int,
@@ -131,24 +138,39 @@ class InvertedLists:
         """Return the scores and numbers of the `k` rows nearest to a query (D,), best first; fewer if fewer are found.
 
         The rows are in the nearest `lists`; the stored values of the `candidates` with the best codes are compared.
-        `projected` (1, d) is the query along the axes.
+        `projected` (1, d) is the query along the axes, and `centre_scores` (L,) are those of `projected`.
         """
         if self._native is not None:
-            values, _ = vectors.view(self._ends)
-            bits, length = (allowed.bits, len(allowed.mask)) if allowed else (None, 0)
-            where = (values, vectors.first_row)
-            return _kernels.search_lists(self._native, projected[0], lists, candidates, *where, query, k, bits, length)
-        parameters = _parameters(lists, allowed.selector) if allowed else _cached_parameters(lists)
-        with _OneThread():
-            _, places = self._index.search(projected, candidates, params=parameters)
-        found: Rows = places[0][places[0] >= 0]
+            bits = (allowed.bits, len(allowed.mask)) if allowed else None
+            compared = (vectors.view(self._ends)[0], vectors.first_row, query)
+            where = (self._native, projected[0], centre_scores, lists, candidates, k)
+            return _kernels.search_lists(*where, compared=compared, allowed=bits)
+        found = self._faiss_candidates(projected, lists, candidates, allowed)
         return top_k(true_scores(vectors, query, found), found, min(k, len(found)))
 
-    def candidates_of_many(self, projected: Float32, count: int, lists: int) -> Rows:
-        """Return the candidates (Q, count) of many queries (Q, d) with all cores; -1 where there are fewer."""
-        _, found = self._index.search(projected, count, params=_cached_parameters(lists))
-        rows: Rows = found
-        return rows
+    def candidates(self, projected: Float32, centre_scores: Float32, lists: int, count: int) -> Rows:
+        """Return up to `count` rows from the nearest `lists` whose codes are nearest to a query (1, d), best first."""
+        if self._native is not None:
+            return _kernels.search_lists(self._native, projected[0], centre_scores, lists, count, count)[1]
+        return self._faiss_candidates(projected, lists, count)
+
+    def _faiss_candidates(self, projected: Float32, lists: int, count: int, allowed: AllowedRows | None = None) -> Rows:
+        parameters = _parameters(lists, allowed.selector) if allowed else _cached_parameters(lists)
+        with _OneThread():
+            _, places = self._index.search(projected, count, params=parameters)
+        found: Rows = places[0][places[0] >= 0]
+        return found
+
+    def list_of_row(self) -> npt.NDArray[np.int32]:
+        """Return the list of each row (R,) by its number; -1 for numbers that no row has."""
+        if self._list_of_row is None:
+            contents = list(self.contents())
+            size = max((int(rows.max()) + 1 for _, rows in contents if len(rows)), default=0)
+            found = np.full(size, -1, np.int32)
+            for number, rows in contents:
+                found[rows] = number
+            self._list_of_row = found
+        return self._list_of_row
 
     def save(self, file: Writer) -> None:
         """Write the lists to an open file: FAISS's own format, followed by the axes as float32."""
@@ -187,18 +209,19 @@ class InvertedLists:
     def _read_sizes(self) -> None:
         """Read what changes with each change of the lists."""
         lists, numbers = self._index.invlists, range(self._index.nlist)
+        self._list_of_row = None
         self.sizes = np.array([lists.list_size(number) for number in numbers], dtype=np.int64)
-        self._native: _kernels.CodedLists | None = None
+        self._native = None
         if self.row_count and _kernels.available():
             centres = self._index.quantizer.reconstruct_n(0, self.count)
             books = faiss.vector_to_array(self._index.pq.centroids)
             filled = self.sizes.tolist()  # FAISS has no addresses for what an empty list holds
-            addresses = [
+            codes, rows = (
                 [int(get(number)) if size else 0 for number, size in enumerate(filled)]
                 for get in (lists.get_codes, lists.get_ids)
-            ]
-            self._native = _kernels.coded_lists(centres, books, *addresses, self.sizes)
-            ends = [(rows.min(), rows.max()) for _, rows in self.contents() if len(rows)]
+            )
+            self._native = _kernels.coded_lists(centres, books, codes, rows, self.sizes)
+            ends = [(each.min(), each.max()) for _, each in self.contents() if len(each)]
             self._ends = np.array([min(low for low, _ in ends), max(high for _, high in ends)])
 
 
@@ -228,6 +251,16 @@ def nearest_centres(index: Any, row_count: int) -> Any:
         nearest.k_factor = 4
     nearest.add(centres)
     return nearest
+
+
+def lists_within(centre_scores: Float32, reach: float) -> int:
+    """Return how many lists are within the reach of a query, given the scores (L,) of their centres.
+
+    The highest score has the distance 0 and the mean score the distance 1. A query between many lists so visits more
+    of them than one that is near a single centre (Chen et al., "SPANN", 2021, 3.3).
+    """
+    highest = centre_scores.max()
+    return int(np.count_nonzero(centre_scores >= highest - np.float32(reach) * (highest - centre_scores.mean())))
 
 
 def project(values: Float32, axes: Float32 | None) -> Float32:

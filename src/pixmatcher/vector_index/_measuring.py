@@ -1,14 +1,14 @@
 """Measuring a trained index: queries are derived from its rows, and its results are compared with an exact search.
 
-The result is a curve of operating points. A point is a number of lists and of candidates, the recall they give, and
-what a query costs with them.
+The result is a curve of operating points. A point is a reach and a number of candidates, the recall they give, and what
+a query costs with them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,23 +18,39 @@ import numpy.typing as npt
 
 from .._progress import Progress, ProgressCallback
 from ._gpu import on_gpu_or_cpu
-from ._lists import InvertedLists, project, read_projected
-from ._scoring import inner_products, true_scores
+from ._lists import InvertedLists, lists_within, project, read_projected
+from ._scoring import inner_products, scan_parts, true_scores
 from ._target import OperatingPoint
 from .vectors import Float32, RowMask, Rows, VectorFile
 
-Positions = npt.NDArray[np.int64]
-
-_QUERY_COUNT = 600
-_QUERY_KINDS = 3
-_CANDIDATE_COUNTS = (32, 40, 50, 70, 100, 200, 400, 800)
+_QUERY_COUNT = 900
+"""Queries of each kind."""
+_IMAGE_NOISE = 0.5
+_TEXT_NOISE = 3.0
+"""Length of the noise in a derived query, as a multiple of that of the row. See `sample_queries`."""
+_MEAN_ROWS = 4096
+_CANDIDATE_COUNTS = (50, 70, 100, 140, 200, 400, 800)
+_REACHES = (
+    *(step / 50 for step in range(1, 30)),
+    *(step / 25 for step in range(15, 25)),
+    1.0,
+    1.1,
+    1.2,
+    1.4,
+    1.7,
+    2.0,
+    3.0,
+    math.inf,
+)
+_SCANS = (0.4, 0.7, 1.0, 1.7, math.inf)
+"""Reaches of the scans that are made; the points of smaller reaches follow from one scan."""
 _MIN_GAIN = 0.01
 """Stop adding candidates when a doubling finds fewer than so many more of the nearest rows for each query."""
-_TEXT_MISSES = 0.4
-"""Part of the misses that is allowed with text queries. In the semantic space of `lite`, with 20,000 images, label
-names find 0.95 of their nearest rows when queries derived from rows find 0.975."""
+_MAX_REACH = 1e6
+"""All lists are within this reach."""
+_QUERIES_AT_ONCE = 50
 CODE_COST = 1 / 192
-_CANDIDATE_COST = 150
+_CANDIDATE_COST = 40
 """Costs of reading one code of a value and of comparing one candidate, in the same arbitrary unit."""
 
 NO_ROW = -2
@@ -46,15 +62,15 @@ _MAX_UNMERGED_BLOCKS = 8
 
 @dataclass(frozen=True)
 class MeasuringQueries:
-    """Queries to measure an index with.
+    """Queries of one kind to measure an index with.
 
     `vectors` (Q, D) float32; `own_rows` (Q,) is the row from which each was derived, which does not count as found,
-    or -1; `groups` are the positions of the queries of each kind. The kind with the lowest recall counts.
+    or -1; `texts` says that they are texts, or stand for these.
     """
 
     vectors: Float32
     own_rows: Rows
-    groups: Sequence[Positions]
+    texts: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,36 +86,36 @@ class NearestRows:
     kth_scores: Float32
     incomplete: RowMask
 
-
-def measuring_queries(vectors: VectorFile, rows: Rows, given: Float32 | None = None) -> MeasuringQueries:
-    """Return queries derived from `rows` (N,), followed by `given` (Q, D) ones."""
-    sampled, own_rows = sample_queries(vectors, rows, min(_QUERY_COUNT, len(rows)))
-    if given is None:
-        given = np.empty((0, vectors.dimension), np.float32)
-    both = np.concatenate([sampled, given]).astype(np.float32)
-    own_rows = np.concatenate([own_rows, np.full(len(given), -1)])
-    groups = [*np.array_split(np.arange(len(sampled)), _QUERY_KINDS), np.arange(len(sampled), len(both))]
-    return MeasuringQueries(both, own_rows, [group for group in groups if len(group)])
+    def __getitem__(self, queries: slice) -> NearestRows:
+        """Return those of some queries."""
+        return NearestRows(self.k, self.rows[queries], self.kth_scores[queries], self.incomplete[queries])
 
 
-def sample_queries(vectors: VectorFile, rows: Rows, count: int) -> tuple[Float32, Rows]:
-    """Return queries (count, D) similar to those of users, and the row (count,) from which each was derived.
+def sample_queries(vectors: VectorFile, rows: Rows, *, texts: bool = False) -> MeasuringQueries:
+    """Return queries that are about as far from `rows` (N,) as those of users.
 
-    One third are rows with noise, one third are sums of three rows, and one third are rows. The sums stand for images
-    that are not in the collection: these are further from its rows than the rows are from one another.
+    For images, a third are rows, a third rows with noise of half their length, and a third sums of what makes two rows
+    differ from the mean of all rows: images unlike those of the collection. For `texts`, they are what makes a row
+    differ from the mean, with noise of three times that length: texts have little in common with images but what they
+    are about (Liang et al., "Mind the gap", 2022).
     """
     random = np.random.default_rng(1)
-    own_rows = random.choice(rows, count, replace=len(rows) < count)
-    third = count // _QUERY_KINDS
-    others = random.choice(rows, (2, third))
-    needed, places = np.unique(np.concatenate([own_rows, *others]), return_inverse=True)
-    values = read_projected(vectors, needed)[places]
-    queries = values[:count]
-    noise = random.standard_normal((third, vectors.dimension), dtype=np.float32)
-    lengths = np.linalg.norm(queries, axis=1, keepdims=True)
-    queries[:third] += 0.5 * lengths[:third] * noise / np.sqrt(np.float32(vectors.dimension))
-    queries[third : 2 * third] += values[count : count + third] + values[count + third :]
-    return queries, own_rows
+    count = min(_QUERY_COUNT, len(rows))
+    third = count // 3
+    own_rows = random.choice(rows, count, replace=False)
+    others = random.choice(rows, third)
+    read, places = np.unique(np.concatenate([own_rows, others]), return_inverse=True)
+    values = read_projected(vectors, read)[places]
+    queries, mean = values[:count], read_projected(vectors, rows[:: max(1, len(rows) // _MEAN_ROWS)]).mean(axis=0)
+    if texts:
+        noisy = queries
+        noisy -= mean
+    else:
+        noisy = queries[:third]
+        queries[third : 2 * third] += values[count:] - 2 * mean
+    noise = random.standard_normal(noisy.shape, dtype=np.float32) / np.sqrt(np.float32(vectors.dimension))
+    noisy += (_TEXT_NOISE if texts else _IMAGE_NOISE) * np.linalg.norm(noisy, axis=1, keepdims=True) * noise
+    return MeasuringQueries(queries, own_rows, texts)
 
 
 def exact_nearest(
@@ -158,68 +174,90 @@ def _merged(found: Sequence[tuple[Float32, Rows]], depth: int) -> tuple[Float32,
 def measure_points(
     lists: InvertedLists, vectors: VectorFile, queries: MeasuringQueries, truth: NearestRows, stop_at: float = 1
 ) -> list[OperatingPoint]:
-    """Return the recall and cost of each number of lists and candidates, fewer lists first.
+    """Return the recall and cost of each reach and number of candidates, smaller reaches first.
 
-    The recall is that of the group of queries with the lowest one. The curve ends at the number of lists after the
-    first that surely reaches the recall `stop_at`.
+    The curve ends where a greater reach alone costs more than a point that surely reaches the recall `stop_at`.
     """
     projected = project(queries.vectors, lists.axes)
-    depth = min(_CANDIDATE_COUNTS[-1], lists.row_count)
+    scores = np.stack([lists.centre_scores(each[None]) for each in projected])
+    highest = scores.max(axis=1, keepdims=True)
+    distances = (highest - scores) / (highest - scores.mean(axis=1, keepdims=True)).clip(min=1e-30)
     points: list[OperatingPoint] = []
-    visited, is_last = 1, False
-    while True:
-        found = lists.candidates_of_many(projected, depth, visited)
-        points += _points_of(found, visited, lists, vectors, queries, truth)
-        if is_last or visited >= lists.count or points[-1].recall > 0.999:
-            return points
-        is_last = max(point.lower_bound for point in points) >= stop_at
-        visited = min(visited * 2 if visited < 16 else visited * 5 // 4, lists.count)
-
-
-def _points_of(
-    found: Rows,
-    visited: int,
-    lists: InvertedLists,
-    vectors: VectorFile,
-    queries: MeasuringQueries,
-    truth: NearestRows,
-) -> list[OperatingPoint]:
-    """Return the points of one number of lists, given the candidates `found` (Q, depth) with it, best first."""
-    points: list[OperatingPoint] = []
-    list_cost = lists.row_count * visited / lists.count * lists.coded_values * CODE_COST
-    hits, counted = np.zeros(len(queries.vectors)), 0
-    for candidates in _CANDIDATE_COUNTS:
-        more = count_hits(vectors, queries.vectors, found[:, counted:candidates], queries.own_rows, truth)
-        enough = counted > 0 and more.mean() < _MIN_GAIN * math.log2(candidates / counted)
-        hits += more
-        counted = candidates
-        recalls = (hits / truth.k).clip(max=1)
-        worst = min((recalls[group] for group in queries.groups), key=lambda each: float(each.mean()))
-        standard_error = float(worst.std()) / math.sqrt(len(worst))
-        cost = list_cost + candidates * _CANDIDATE_COST
-        points.append(OperatingPoint(visited, candidates, float(worst.mean()), standard_error, cost))
-        if candidates >= found.shape[1] or enough:
-            break
+    before = 0.0
+    for scanned in _SCANS:
+        found = _candidates_within(lists, projected, scores, scanned)
+        hits = find_hits(vectors, queries, found, truth)
+        away = np.take_along_axis(distances, lists.list_of_row()[found].clip(min=0), axis=1)
+        for reach in [each for each in _REACHES if before < each <= scanned]:
+            visited = float((distances <= reach).sum(axis=1).mean())
+            hits_of_reach = hits & (away <= reach)
+            places = np.cumsum((away <= reach) & (found >= 0), axis=1, dtype=np.int64)
+            points += _points_of(hits_of_reach, places, reach, visited, lists, queries, truth)
+            sure = [point.cost for point in points if point.lower_bound >= stop_at]
+            if (sure and points[-1].cost > 2 * min(sure)) or (points[-1].recall or 0) > 0.999:
+                return points
+        before = scanned
     return points
 
 
-def count_hits(
-    vectors: VectorFile, queries: Float32, found: Rows, own_rows: Rows, truth: NearestRows
-) -> npt.NDArray[np.int64]:
-    """Return how many of the rows `found` (Q, n) for each query are among its nearest; its own row does not count."""
-    hits: npt.NDArray[np.int64] = (found[:, :, None] == truth.rows[:, None, :]).any(axis=2).sum(axis=1)
-    for number in np.flatnonzero(truth.incomplete):
-        kept = found[number][(found[number] >= 0) & (found[number] != own_rows[number])]
-        hits[number] = (true_scores(vectors, queries[number], kept) >= truth.kth_scores[number]).sum()
-    return hits
+def _candidates_within(lists: InvertedLists, projected: Float32, scores: Float32, reach: float) -> Rows:
+    """Return the candidates (Q, n) within the reach of queries (Q, d), those with the best codes first, then -1.
 
-
-def text_goal(recall: float) -> float:
-    """Return the recall that queries derived from rows must reach so that text queries reach `recall`.
-
-    Texts are further from all images than images are from one another, so they miss more.
+    `scores` (Q, L) are those of the centres.
     """
-    return 1 - (1 - recall) * _TEXT_MISSES
+    found = np.full((len(projected), min(_CANDIDATE_COUNTS[-1], lists.row_count)), -1)
+
+    def scan(part: range) -> None:
+        for place in part:
+            query, near = projected[place][None], scores[place]
+            visited = lists.count if math.isinf(reach) else lists_within(near, reach)
+            rows = lists.candidates(query, near, visited, found.shape[1])
+            found[place, : len(rows)] = rows
+
+    everything = range(len(projected))
+    scan_parts(scan, [everything[start : start + _QUERIES_AT_ONCE] for start in everything[::_QUERIES_AT_ONCE]])
+    return found
+
+
+def _points_of(
+    hits: RowMask,
+    places: npt.NDArray[np.int64],
+    reach: float,
+    visited: float,
+    lists: InvertedLists,
+    queries: MeasuringQueries,
+    truth: NearestRows,
+) -> list[OperatingPoint]:
+    """Return the points of one reach, in which so many lists are `visited` on average.
+
+    `hits` (Q, n) says which of the candidates are among the nearest rows, `places` (Q, n) are their places among those
+    within the reach, from 1.
+    """
+    points: list[OperatingPoint] = []
+    list_cost = lists.row_count * visited / lists.count * lists.coded_values * CODE_COST
+    before, counted = 0.0, 0
+    for candidates in _CANDIDATE_COUNTS:
+        recalls = ((hits & (places <= candidates)).sum(axis=1) / truth.k).clip(max=1)
+        recall, error = float(recalls.mean()), float(recalls.std()) / math.sqrt(len(recalls))
+        cost = list_cost + candidates * _CANDIDATE_COST
+        point = OperatingPoint(max(1, round(visited)), candidates, recall, min(reach, _MAX_REACH), error, cost)
+        points.append(replace(point, texts=queries.texts))
+        enough = counted > 0 and recall - before < _MIN_GAIN / truth.k * math.log2(candidates / counted)
+        if candidates >= hits.shape[1] or enough:
+            break
+        before, counted = recall, candidates
+    return points
+
+
+def find_hits(vectors: VectorFile, queries: MeasuringQueries, found: Rows, truth: NearestRows) -> RowMask:
+    """Return which of the rows `found` (Q, n) for each query are among its nearest (Q, n); its own row is not."""
+    hits: RowMask = (found[:, :, None] == truth.rows[:, None, :]).any(axis=2)
+    for number in np.flatnonzero(truth.incomplete):
+        kept = (found[number] >= 0) & (found[number] != queries.own_rows[number])
+        scores = true_scores(vectors, queries.vectors[number], found[number][kept])
+        hits[number] = False
+        hits[number][kept] = scores >= truth.kth_scores[number]
+    return hits
 
 
 def choose_point(points: Sequence[OperatingPoint], goal: float) -> OperatingPoint:
@@ -227,4 +265,12 @@ def choose_point(points: Sequence[OperatingPoint], goal: float) -> OperatingPoin
     sure = [point for point in points if point.lower_bound >= goal]
     if sure:
         return min(sure, key=lambda point: point.cost)
-    return max(points, key=lambda point: (point.recall, -point.cost))
+    return max(points, key=lambda point: (point.recall or 0, -point.cost))
+
+
+def nearness(lists: InvertedLists, queries: Float32) -> Float32:
+    """Return how near queries (Q, D) are to their nearest centres (Q,): inner products by lengths of the queries."""
+    projected = project(queries, lists.axes)
+    highest = np.array([lists.centre_scores(each[None]).max() for each in projected], np.float32)
+    found: Float32 = highest / np.linalg.norm(queries, axis=1).clip(min=1e-30)
+    return found

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .._files import replacing
 from ..errors import CollectionError
@@ -17,6 +18,7 @@ MEASURED_K = 10
 
 MAX_CODED_VALUES = 512
 MIN_CODED_VALUES = 16
+_MAX_NUMBER = 2**50
 _BYTES_BESIDE_CODE = 16
 """Bytes of a row besides its code: 8 for its number, up to 8 for gaps and lists."""
 
@@ -41,69 +43,95 @@ class IndexTarget:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """The training and the chosen operating point of a trained index.
+class OperatingPoint:
+    """A setting for searches in a trained index, with what it gives and costs.
 
-    `trained_on` is a number of rows, `changed` the rows added or removed since the last measurement, `lists` how many
-    lists a query visits, `candidates` how many rows are compared exactly, `recall` the recall@10 that was measured with
-    these, and `target_recall` the one that was asked for.
+    A query visits the lists within its `reach` (see `lists_within`), which are `lists` on average, and compares so many
+    `candidates` exactly. `recall` is the mean recall@10 of the queries, `standard_error` that of this mean, and `cost`
+    what a query reads, in arbitrary units. Without a reach, as in files of version 0.1.0, each query visits `lists`.
+    """
+
+    lists: int = 1
+    candidates: int = 50
+    recall: float | None = None
+    reach: float | None = None
+    standard_error: float = 0.0
+    cost: float = 0.0
+    texts: bool = False
+    """Whether it was measured with texts."""
+
+    @property
+    def lower_bound(self) -> float:
+        """The recall less one standard error: it is lower with a probability of 0.16 (normal approximation)."""
+        return (self.recall or 0.0) - self.standard_error
+
+    def as_json(self) -> dict[str, int | float | None]:
+        """Return what a search needs, as it is stored at the end of an index file."""
+        return {"lists": self.lists, "candidates": self.candidates, "recall": self.recall, "reach": self.reach}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object], *, texts: bool = False) -> OperatingPoint:
+        """Return the point that `as_json` wrote. Raises `ValueError`, `TypeError` or `KeyError` if damaged."""
+        lists, candidates, recall, reach = values["lists"], values["candidates"], values["recall"], values.get("reach")
+        if type(lists) is not int or type(candidates) is not int or not isinstance(recall, float):
+            raise ValueError("A number is missing.")
+        if not (reach is None or (isinstance(reach, float) and 0 <= reach < math.inf)):
+            raise ValueError("The reach is not a number.")
+        if not (0 < lists < _MAX_NUMBER and 0 < candidates < _MAX_NUMBER):
+            raise ValueError("A number is out of range.")
+        return cls(lists, candidates, recall, reach, texts=texts)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The training and the chosen operating points of a trained index.
+
+    `trained_on` is a number of rows, `changed` the rows added or removed since the last measurement. Queries use the
+    point for `images`, but those further away than `texts_below` the one for `texts`, if there is one: a cosine of the
+    query and its nearest centre. `target_recall` is the recall that was asked for.
     """
 
     trained_on: int
     changed: int = 0
-    lists: int = 1
-    candidates: int = 50
-    recall: float | None = None
+    images: OperatingPoint = OperatingPoint()
+    texts: OperatingPoint | None = None
+    texts_below: float = -1.0
     target_recall: float = 0.95
 
-    def as_json(self) -> dict[str, int | float | None]:
+    @property
+    def recall(self) -> float | None:
+        """The recall@10 that was measured: the lower one of those of images and texts."""
+        recalls = [point.recall for point in (self.images, self.texts) if point and point.recall is not None]
+        return min(recalls) if recalls else None
+
+    def as_json(self) -> dict[str, object]:
         """Return the values as they are stored at the end of an index file."""
         return {
             "trained_on": self.trained_on,
             "changed": self.changed,
-            "lists": self.lists,
-            "candidates": self.candidates,
-            "recall": self.recall,
+            **self.images.as_json(),
+            "texts": self.texts and self.texts.as_json(),
+            "texts_below": self.texts_below,
             "wanted": self.target_recall,
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, object]) -> Calibration:
+    def from_json(cls, values: Mapping[str, Any]) -> Calibration:
         """Return the calibration that `as_json` wrote. Raises `ValueError`, `TypeError` or `KeyError` if damaged."""
-        numbers = [values[name] for name in ("trained_on", "changed", "lists", "candidates")]
-        trained_on, changed, lists, candidates = (number for number in numbers if type(number) is int)
-        recall, target_recall = values["recall"], values["wanted"]
-        if not (isinstance(recall, float) and isinstance(target_recall, float)):
+        trained_on, changed, target_recall = values["trained_on"], values["changed"], values["wanted"]
+        below = values.get("texts_below", -1.0)
+        if not (isinstance(target_recall, float) and isinstance(below, float) and -1 <= below <= 1):
             raise ValueError("The recall is not a number.")
-        if not all(0 <= number < 2**50 for number in (trained_on, changed, lists, candidates)):
+        if not (type(trained_on) is type(changed) is int and 0 < trained_on < _MAX_NUMBER):
+            raise ValueError("A number is missing.")
+        if not 0 <= changed < _MAX_NUMBER:
             raise ValueError("A number is out of range.")
-        if not (lists and candidates and trained_on):
-            raise ValueError("There is no operating point.")
-        return cls(trained_on, changed, lists, candidates, recall, target_recall)
+        texts = OperatingPoint.from_json(values["texts"], texts=True) if values.get("texts") else None
+        return cls(trained_on, changed, OperatingPoint.from_json(values), texts, below, target_recall)
 
     def after(self, changes: int) -> Calibration:
         """Return a copy that counts so many more rows as added or removed."""
         return replace(self, changed=self.changed + changes)
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A setting for searches in a trained index, with its recall and cost.
-
-    `lists` and `candidates` are as in `Calibration`, `recall` is the mean recall@10 of the queries, `standard_error`
-    that of this mean, and `cost` what a query reads, in arbitrary units.
-    """
-
-    lists: int
-    candidates: int
-    recall: float
-    standard_error: float
-    cost: float
-
-    @property
-    def lower_bound(self) -> float:
-        """The lower end of the one-sided 95 % confidence interval of the recall (normal approximation)."""
-        return self.recall - 1.64 * self.standard_error
 
 
 def target_path(index_path: Path) -> Path:

@@ -17,12 +17,19 @@ from typing import IO, Any, Final
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from .._files import Writer
 from .._progress import Progress, ProgressCallback
-from ._lists import AllowedRows, InvertedLists, project
-from ._measuring import CODE_COST, choose_point, exact_nearest, measure_points, measuring_queries, text_goal
+from ._lists import AllowedRows, InvertedLists, lists_within, project
+from ._measuring import (
+    CODE_COST,
+    MeasuringQueries,
+    choose_point,
+    exact_nearest,
+    measure_points,
+    nearness,
+    sample_queries,
+)
 from ._scan import scan
 from ._scoring import scale_near_one
 from ._target import MEASURED_K, Calibration, IndexTarget, OperatingPoint, coded_values
@@ -40,6 +47,8 @@ _MAX_CHANGED_SHARE = 0.1
 _EXACT_COST = 25
 """Cost of comparing one value of a row exactly, as a multiple of reading one code."""
 _MAX_CALIBRATION_BYTES = 4096
+_FAR_IMAGES = 0.2
+"""Queries that are further from all centres than all but this share of the images count as texts."""
 _Found = tuple[Float32, Rows]
 
 
@@ -54,7 +63,6 @@ class TrainedIndex:
         self.lists = lists
         self.calibration = calibration
         self._vectors = vectors
-        self._list_of_row: npt.NDArray[np.int32] | None = None
         self._allowed: AllowedRows | None = None
 
     @classmethod
@@ -115,7 +123,7 @@ class TrainedIndex:
         missing = np.setdiff1d(rows, present, assume_unique=True)
         self.lists.remove(surplus)
         self.lists.add(self._vectors, missing)
-        self._list_of_row = self._allowed = None
+        self._allowed = None
         self.calibration = self.calibration.after(len(surplus) + len(missing))
 
     def search(self, query: Float32, k: int, allowed_rows: RowMask | None = None) -> tuple[Float32, Rows]:
@@ -130,30 +138,45 @@ class TrainedIndex:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         scaled, exponent = scale_near_one(query)
         projected = project(scaled[None], self.lists.axes)
-        found: _Found | None
-        if not projected.any():
-            found = None  # all codes are equally near
-        elif allowed is None:
-            found = self._search_all(projected, scaled, k)
-        else:
-            found = self._search_allowed(projected, scaled, k, allowed)
+        found: _Found | None = None
+        if projected.any():  # else all codes are equally near
+            near = self.lists.centre_scores(projected)
+            point = self._point_for(scaled, near)
+            if allowed is None:
+                found = self._search_all(scaled, projected, near, k, point)
+            else:
+                found = self._search_allowed(scaled, projected, near, k, point, allowed)
         if found is None:
             return scan(self._vectors, np.sort(self.rows) if allowed is None else allowed.rows, query, k)
         return np.ldexp(found[0], exponent), found[1]
 
-    def search_at(self, query: Float32, lists: int, candidates: int) -> tuple[Float32, Rows]:
+    def search_at(self, query: Float32, point: OperatingPoint) -> tuple[Float32, Rows]:
         """Return the 10 nearest rows, or fewer, as a search with another operating point finds them."""
         scaled, exponent = scale_near_one(query)
-        projected, point = project(scaled[None], self.lists.axes), {"lists": lists, "candidates": candidates}
-        scores, rows = self.lists.search(self._vectors, scaled, projected, MEASURED_K, **point)
+        projected = project(scaled[None], self.lists.axes)
+        near = self.lists.centre_scores(projected)
+        scores, rows = self.lists.search(
+            *(self._vectors, scaled, projected, near, MEASURED_K),
+            lists=_visited(point, near),
+            candidates=point.candidates,
+        )
         return np.ldexp(scores, exponent), rows
 
-    def _search_all(self, projected: Float32, query: Float32, k: int) -> _Found | None:
+    def _point_for(self, query: Float32, near: Float32) -> OperatingPoint:
+        """Return the operating point for a query (D,), given the scores (L,) of the centres."""
+        texts = self.calibration.texts
+        if texts and float(near.max()) < self.calibration.texts_below * math.sqrt(float(query @ query)):
+            return texts
+        return self.calibration.images
+
+    def _search_all(
+        self, query: Float32, projected: Float32, near: Float32, k: int, point: OperatingPoint
+    ) -> _Found | None:
         """Return most of the `k` nearest rows with their scores; None if all rows must be compared."""
-        count = _scale_candidates(self.calibration.candidates, k)
-        lists = min(self.lists.count, math.ceil(self.calibration.lists * max(1.0, k / MEASURED_K) ** 0.5))
+        count = _scale_candidates(point.candidates, k)
+        lists = min(self.lists.count, math.ceil(_visited(point, near) * max(1.0, k / MEASURED_K) ** 0.5))
         while count < self.lists.row_count:
-            found = self.lists.search(self._vectors, query, projected, k, lists=lists, candidates=count)
+            found = self.lists.search(self._vectors, query, projected, near, k, lists=lists, candidates=count)
             if len(found[1]) == k:
                 return found
             if lists == self.lists.count:
@@ -161,29 +184,33 @@ class TrainedIndex:
             lists = min(4 * lists, self.lists.count)
         return None
 
-    def _search_allowed(self, projected: Float32, query: Float32, k: int, allowed: AllowedRows) -> _Found | None:
+    def _search_allowed(
+        self, query: Float32, projected: Float32, near: Float32, k: int, point: OperatingPoint, allowed: AllowedRows
+    ) -> _Found | None:
         """Return most of the `k` nearest allowed rows; None if comparing all allowed rows costs less.
 
         The allowed rows may be in any list, far from the query: the number of lists is doubled until nothing new is
         found among the `k` nearest.
         """
         lists = self.lists
-        count = _scale_candidates(max(self.calibration.candidates, _MIN_CANDIDATES_OF_ALLOWED), k)
+        count = _scale_candidates(max(point.candidates, _MIN_CANDIDATES_OF_ALLOWED), k)
         scan_cost = len(allowed.rows) * self._vectors.dimension * CODE_COST * _EXACT_COST
         # The fewer rows are allowed, the further away are the nearest of them.
-        share = self.calibration.lists / lists.count * max(1.0, k / MEASURED_K) ** 0.5
+        share = point.lists / lists.count * max(1.0, k / MEASURED_K) ** 0.5
         share = min(1.0, share * (lists.row_count / len(allowed.rows)) ** 0.5)
         list_cost = share * lists.row_count * lists.coded_values * CODE_COST
         if count >= len(allowed.rows) or scan_cost <= 2 * list_cost:
             return None
-        order = lists.nearest_lists(projected)
+        order = np.argsort(-near, kind="stable")
         allowed_so_far, rows_so_far = np.cumsum(allowed.in_lists[order]), np.cumsum(lists.sizes[order])
         before: set[int] | None = None
         while True:
             visited = min(int(np.searchsorted(allowed_so_far, share * len(allowed.rows))) + 1, len(order))
             if scan_cost <= rows_so_far[visited - 1] * lists.coded_values * CODE_COST:
                 return None
-            found = lists.search(self._vectors, query, projected, k, lists=visited, candidates=count, allowed=allowed)
+            found = lists.search(
+                *(self._vectors, query, projected, near, k), lists=visited, candidates=count, allowed=allowed
+            )
             nearest = {*found[1].tolist()}
             if len(nearest) == k and (nearest == before or visited == len(order)):
                 return found
@@ -193,16 +220,11 @@ class TrainedIndex:
 
     def _prepare_allowed_rows(self, mask: RowMask) -> AllowedRows:
         """Return what the search needs for a mask of allowed rows; it is cached for the last mask."""
-        if self._list_of_row is None:
-            contents = list(self.lists.contents())
-            size = max((int(rows.max()) + 1 for _, rows in contents if len(rows)), default=0)
-            self._list_of_row = np.full(size, -1, np.int32)
-            for number, rows in contents:
-                self._list_of_row[rows] = number
         if self._allowed is None or self._allowed.mask is not mask:
-            size = min(len(mask), len(self._list_of_row))
-            rows = np.flatnonzero(mask[:size] & (self._list_of_row[:size] >= 0))
-            in_lists = np.bincount(self._list_of_row[rows], minlength=self.lists.count)
+            list_of_row = self.lists.list_of_row()
+            size = min(len(mask), len(list_of_row))
+            rows = np.flatnonzero(mask[:size] & (list_of_row[:size] >= 0))
+            in_lists = np.bincount(list_of_row[rows], minlength=self.lists.count)
             bits = np.packbits(mask, bitorder="little")
             # For FAISS, rows beyond the end of the mask are not allowed.
             selector: Any = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
@@ -218,28 +240,44 @@ class TrainedIndex:
         full_curve: bool = False,
         progress: ProgressCallback | None = None,
     ) -> list[OperatingPoint]:
-        """Choose the cheapest operating point that reaches the recall of the target; return all points measured.
+        """Choose the cheapest operating points that reach the recall of the target; return all points measured.
 
-        Queries are derived from the rows; more `queries` (Q, D) may be given. `text` says that texts will be searched.
-        If no point reaches the recall, the one with the highest recall is chosen. With `full_curve`, points beyond the
-        target are measured too.
+        `text` says that texts will be searched: these have a point of their own, measured with `queries` (Q, D), or
+        without any with queries that are as far from the rows as texts. If no point reaches the recall, the one with
+        the highest recall is chosen. With `full_curve`, points beyond the target are measured too.
         """
         started = time.monotonic()
         rows = np.sort(self.rows)
-        measured = measuring_queries(self._vectors, rows, queries)
-        k = min(MEASURED_K, len(rows) - 1)
-        truth = exact_nearest(self._vectors, rows, measured.vectors, measured.own_rows, k, progress)
-        needs_margin = text and (queries is None or not len(queries))
-        goal = text_goal(target.recall) if needs_margin else target.recall
-        points = measure_points(self.lists, self._vectors, measured, truth, 1 if full_curve else goal)
-        chosen = choose_point(points, goal)
-        trained_on, recall = self.calibration.trained_on, round(chosen.recall, 4)
-        self.calibration = Calibration(trained_on, 0, chosen.lists, chosen.candidates, recall, target.recall)
-        _logger.info(
-            "Measured recall@%d %.4f (target %g): %d lists, %d candidates, %d points in %.1f s",
-            *(MEASURED_K, recall, target.recall, chosen.lists, chosen.candidates, len(points)),
-            time.monotonic() - started,
-        )
+        kinds = [sample_queries(self._vectors, rows)]
+        if queries is not None and len(queries):
+            kinds.append(MeasuringQueries(queries.astype(np.float32), np.full(len(queries), -1), True))
+        elif text:
+            kinds.append(sample_queries(self._vectors, rows, texts=True))
+        everything = np.concatenate([each.vectors for each in kinds])
+        own_rows = np.concatenate([each.own_rows for each in kinds])
+        truth = exact_nearest(self._vectors, rows, everything, own_rows, min(MEASURED_K, len(rows) - 1), progress)
+        points: list[OperatingPoint] = []
+        chosen: list[OperatingPoint] = []
+        stop_at = 1 if full_curve else target.recall
+        for kind, first in zip(kinds, (0, len(kinds[0].vectors)), strict=False):
+            of_kind = truth[first : first + len(kind.vectors)]
+            measured = measure_points(self.lists, self._vectors, kind, of_kind, stop_at)
+            chosen.append(choose_point(measured, target.recall))
+            points += measured
+        images, texts, below = chosen[0], chosen[1] if len(chosen) > 1 else None, -1.0
+        if texts:
+            far, near = (nearness(self.lists, each.vectors) for each in reversed(kinds))
+            below = float(np.quantile(near, _FAR_IMAGES))
+            if np.quantile(far, 1 - _FAR_IMAGES) > np.median(near):
+                # They cannot be separated: all queries use the point that costs more.
+                images, texts, below = max(images, texts, key=lambda point: point.cost), None, -1.0
+        self.calibration = Calibration(self.calibration.trained_on, 0, images, texts, below, target.recall)
+        for point in chosen:
+            _logger.info(
+                "Measured recall@%d %.4f of %s (target %g): %d lists on average, %d candidates, %d points in %.1f s",
+                *(MEASURED_K, point.recall, "texts" if point.texts else "images", target.recall),
+                *(point.lists, point.candidates, len(points), time.monotonic() - started),
+            )
         return points
 
     def save(self, file: Writer) -> None:
@@ -264,6 +302,11 @@ class TrainedIndex:
         file.seek(end)
         calibration = Calibration.from_json(json.loads(file.read(length)))
         return cls(vectors, InvertedLists.load(file, end, vectors.dimension), calibration)
+
+
+def _visited(point: OperatingPoint, near: Float32) -> int:
+    """Return how many lists a query visits at an operating point, given the scores (L,) of the centres."""
+    return point.lists if point.reach is None else lists_within(near, point.reach)
 
 
 def _scale_candidates(candidates: int, k: int) -> int:
