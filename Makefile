@@ -15,7 +15,9 @@ TORCH_VENV = $(KEPT)/torch-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys
 PEERS_VENV = $(subst torch-,peers-,$(TORCH_VENV))
 PEERS_PINS = $(shell cksum < benchmarks/requirements-peers.txt | cut -d ' ' -f 1)
 
-# As many test processes as cores. Tests with the same mark `xdist_group` run in one process.
+# As many test processes as cores. Tests with the same mark `xdist_group` run in one process. One thread of OpenMP in each: others
+# wait for work in a loop, which takes the cores from the other processes.
+test test-slow test-torch: export OMP_NUM_THREADS ?= 1
 PYTEST = -m pytest -rs --numprocesses auto --dist loadgroup
 
 .PHONY: demo test test-slow test-torch test-all chromium torch-venv peers-venv lint docs bench clean
