@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pixmatcher.vector_index import IndexTarget, VectorFile, _kernels
-from pixmatcher.vector_index._lists import AllowedRows, project
+from pixmatcher.vector_index._lists import AllowedRows, lowest_within, project
 from pixmatcher.vector_index._scoring import inner_products
 from pixmatcher.vector_index.trained import TrainedIndex
 from support import build_with_sanitizers
@@ -113,20 +113,21 @@ def test_a_search_in_lists_finds_what_faiss_finds(tmp_path: Path, dimension: int
         lists._native = native
         near = lists.centre_scores(projected)
         lists._native = None
+        assert lowest_within(near, 0.5) == pytest.approx(near.max() - 0.5 * (near.max() - near.mean()), rel=1e-5)
         np.testing.assert_allclose(near, lists.centre_scores(projected), rtol=2e-3, atol=2e-2)
         search = partial(lists.search, vectors, query, projected, near, 10)
         for mask in (None, filtered):
-            for count, candidates in ((1, 30), (9, 50), (lists.count, 50)):
+            for lowest, candidates in ((near.max(), 30), (np.sort(near)[-9], 50), (-np.inf, 50)):
                 lists._native = native
-                scores, found = search(lists=count, candidates=candidates, allowed=mask)
+                scores, found = search(lowest=lowest, candidates=candidates, allowed=mask)
                 assert scores.tolist() == inner_products(vectors.read(found), query).tolist()
                 lists._native = None
-                expected = search(lists=count, candidates=candidates, allowed=mask)[1]
+                expected = search(lowest=lowest, candidates=candidates, allowed=mask)[1]
                 assert len(found) >= len(expected)  # FAISS leaves out a code with the lowest score there is
                 same += len(np.intersect1d(found, expected))
                 all_found += len(expected)
             # All rows are compared, so both are exact.
-            whole = partial(search, lists=lists.count, candidates=3000, allowed=mask)
+            whole = partial(search, lowest=-np.inf, candidates=3000, allowed=mask)
             lists._native = native
             exact = whole()
             lists._native = None
@@ -152,7 +153,8 @@ typedef struct {
     const int64_t *sizes;
 } Lists;
 void pixmatcher_centre_scores(const Lists *, const float *, float *);
-int64_t pixmatcher_search_lists(const Lists *, const float *, const float *, int64_t, const uint8_t *, int64_t, int64_t,
+float pixmatcher_lowest_within(const float *, int64_t, float);
+int64_t pixmatcher_search_lists(const Lists *, const float *, const float *, float, const uint8_t *, int64_t, int64_t,
                                 const uint16_t *, int64_t, int64_t, const double *, int64_t, float *, int64_t *);
 static void search_lists(int64_t width, int64_t dimension, int64_t count, int64_t each) {
     int64_t pairs = (width / 2 + 1) / 2, rows = 7 + count * each, k = 1 + rand() % 40, bits = rows - rand() % 5;
@@ -178,12 +180,13 @@ static void search_lists(int64_t width, int64_t dimension, int64_t count, int64_
     Lists lists = {count, width, centres, books, (const uint8_t **)codes, (const int64_t **)numbers, sizes};
     float *near = malloc(4 * count);
     pixmatcher_centre_scores(&lists, projected, near);
-    for (int64_t visited = 1; visited <= count + 1; visited += 1 + count / 3)
+    for (float reach = 0; reach < 5; reach += 1)
         for (int64_t candidates = 1; candidates < 100; candidates *= 3)
             for (int filter = 0; filter < 2; filter++) {
+                float lowest = pixmatcher_lowest_within(near, count, reach);
                 const uint8_t *mask = filter ? allowed : NULL;
                 const uint16_t *compared = rand() % 4 ? values : NULL;
-                int64_t n = pixmatcher_search_lists(&lists, projected, near, visited, mask, bits, candidates, compared,
+                int64_t n = pixmatcher_search_lists(&lists, projected, near, lowest, mask, bits, candidates, compared,
                                                     7, dimension, query, k, scores, found);
                 for (int64_t i = 0; i < n; i++)
                     if (found[i] < 7 || found[i] >= row || (i && !(scores[i - 1] >= scores[i]))

@@ -351,21 +351,32 @@ EXPORT void pixmatcher_centre_scores(const Lists *lists, const float *projected,
         scores[list] = centre_score(lists->centres + list * lists->width, projected, lists->width);
 }
 
+/* The score at a `reach` below the highest of `count` scores, as a multiple of the way to their mean. */
+EXPORT float pixmatcher_lowest_within(const float *scores, int64_t count, float reach) {
+    float highest = scores[0];
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++) {
+        highest = scores[i] > highest ? scores[i] : highest;
+        sum += scores[i];
+    }
+    return highest - reach * (highest - (float)(sum / (double)count));
+}
+
 /* Find the `k` rows with the highest inner products with the query, best first, equal ones in ascending order of rows.
 
-   The `visited` lists with the highest `centre_scores` are searched, and the stored rows of the `count` best by their
+   The lists whose `centre_scores` are `lowest` or more are searched, and the stored rows of the `count` best by their
    codes are compared with `query` (dimension). The row `first_row` is the first of `values`; if there are no `values`,
    the codes decide. Return how many rows are written, or -1 if there is no memory. Rows are allowed as in `scan_lists`. */
 EXPORT int64_t pixmatcher_search_lists(const Lists *lists, const float *projected, const float *centre_scores,
-                                       int64_t visited, const uint8_t *allowed, int64_t allowed_rows, int64_t count,
+                                       float lowest, const uint8_t *allowed, int64_t allowed_rows, int64_t count,
                                        const uint16_t *values, int64_t first_row, int64_t dimension,
                                        const double *query, int64_t k, float *scores, int64_t *rows) {
     enum { FIRST_LISTS = 16, AHEAD = 8, LINE = 64 };
-    visited = visited < lists->count ? visited : lists->count;
     Candidate *order = malloc(((size_t)lists->count + 4 * (size_t)count) * sizeof *order);
     if (!order) return -1;
-    for (int64_t list = 0; list < lists->count; list++) order[list] = (Candidate){centre_scores[list], list};
-    if (visited < lists->count) select_best(order, lists->count, visited);
+    int64_t visited = 0;
+    for (int64_t list = 0; list < lists->count; list++)
+        if (centre_scores[list] >= lowest) order[visited++] = (Candidate){centre_scores[list], list};
     /* Rows of the nearest lists come first, so that fewer of the others are examined. */
     if (visited > FIRST_LISTS) select_best(order, visited, FIRST_LISTS);
     Candidate *found = order + lists->count;

@@ -115,11 +115,17 @@ def centre_scores(lists: CodedLists, projected: Float32) -> Float32:
     return scores
 
 
+def lowest_within(scores: Float32, reach: float) -> float:
+    """Return the score at a `reach` below the highest of some scores (L,), as a multiple of the way to their mean."""
+    found: float = _required().pixmatcher_lowest_within(scores.ctypes.data, len(scores), reach)
+    return found
+
+
 def search_lists(
     lists: CodedLists,
     projected: Float32,
     nearness: Float32,
-    visited: int,
+    lowest: float,
     candidates: int,
     k: int,
     *,
@@ -128,7 +134,7 @@ def search_lists(
 ) -> tuple[Float32, Rows]:
     """Return the scores and numbers of the `k` best rows of some lists, best first; fewer if there are fewer.
 
-    `projected` (d,) is the query along the axes of the codes. The `visited` lists with the highest `nearness` (L,) are
+    `projected` (d,) is the query along the axes of the codes. The lists whose `nearness` (L,) is `lowest` or more are
     scanned for the `candidates` with the best codes. `compared` has stored values (R, D), the number of the row that
     is the first of them, and the query (D,): with it, the stored values of the candidates decide, else their codes.
     `allowed` has bits, the lowest of a byte first, and their number: only rows whose bit is 1 count.
@@ -143,7 +149,7 @@ def search_lists(
         query = compared[2].astype(np.float64)
         exact = query.ctypes.data
     found = _required().pixmatcher_search_lists(
-        *(lists.fields.ctypes.data, projected.ctypes.data, nearness.ctypes.data, visited),
+        *(lists.fields.ctypes.data, projected.ctypes.data, nearness.ctypes.data, lowest),
         *(bits, length, candidates, values, first_row, dimension, exact),
         *(k, scores.ctypes.data, rows.ctypes.data),
     )
@@ -167,14 +173,15 @@ def _library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(LIBRARY))
         best, rows = library.pixmatcher_best_codes, library.pixmatcher_row_scores
         centres, lists = library.pixmatcher_centre_scores, library.pixmatcher_search_lists
-        runs = library.pixmatcher_kernels_run
+        lowest, runs = library.pixmatcher_lowest_within, library.pixmatcher_kernels_run
     except (ImportError, OSError, AttributeError):
         return None
-    number, address = ctypes.c_int64, ctypes.c_void_p
+    number, address, real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
     best.argtypes = [address, number, number, number, address, address, number, address, address]
     rows.argtypes = [address, address, number, number, address, address]
     centres.argtypes = [address, address, address]
-    lists.argtypes = [address, address, address, number, address, number, number, address, number, number, address]
+    lowest.argtypes, lowest.restype = [address, number, real], real
+    lists.argtypes = [address, address, address, real, address, number, number, address, number, number, address]
     lists.argtypes += [number, address, address]
     centres.restype = None
     lists.restype = number

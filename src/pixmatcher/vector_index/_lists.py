@@ -131,28 +131,31 @@ class InvertedLists:
         centre_scores: Float32,
         k: int,
         *,
-        lists: int,
+        lowest: float,
         candidates: int,
         allowed: AllowedRows | None = None,
     ) -> tuple[Float32, Rows]:
         """Return the scores and numbers of the `k` rows nearest to a query (D,), best first; fewer if fewer are found.
 
-        The rows are in the nearest `lists`; the stored values of the `candidates` with the best codes are compared.
+        The rows are in the lists whose centres have the score `lowest` or a higher one; the stored values of the
+        `candidates` with the best codes are compared.
         `projected` (1, d) is the query along the axes, and `centre_scores` (L,) are those of `projected`.
         """
         if self._native is not None:
             bits = (allowed.bits, len(allowed.mask)) if allowed else None
             compared = (vectors.view(self._ends)[0], vectors.first_row, query)
-            where = (self._native, projected[0], centre_scores, lists, candidates, k)
+            where = (self._native, projected[0], centre_scores, lowest, candidates, k)
             return _kernels.search_lists(*where, compared=compared, allowed=bits)
-        found = self._faiss_candidates(projected, lists, candidates, allowed)
+        visited = int(np.count_nonzero(centre_scores >= np.float32(lowest)))
+        found = self._faiss_candidates(projected, visited, candidates, allowed)
         return top_k(true_scores(vectors, query, found), found, min(k, len(found)))
 
-    def candidates(self, projected: Float32, centre_scores: Float32, lists: int, count: int) -> Rows:
-        """Return up to `count` rows from the nearest `lists` whose codes are nearest to a query (1, d), best first."""
+    def candidates(self, projected: Float32, centre_scores: Float32, lowest: float, count: int) -> Rows:
+        """Return up to `count` rows of the lists as in `search`, best first by their codes."""
         if self._native is not None:
-            return _kernels.search_lists(self._native, projected[0], centre_scores, lists, count, count)[1]
-        return self._faiss_candidates(projected, lists, count)
+            return _kernels.search_lists(self._native, projected[0], centre_scores, lowest, count, count)[1]
+        visited = int(np.count_nonzero(centre_scores >= np.float32(lowest)))
+        return self._faiss_candidates(projected, visited, count)
 
     def _faiss_candidates(self, projected: Float32, lists: int, count: int, allowed: AllowedRows | None = None) -> Rows:
         parameters = _parameters(lists, allowed.selector) if allowed else _cached_parameters(lists)
@@ -253,14 +256,16 @@ def nearest_centres(index: Any, row_count: int) -> Any:
     return nearest
 
 
-def lists_within(centre_scores: Float32, reach: float) -> int:
-    """Return how many lists are within the reach of a query, given the scores (L,) of their centres.
+def lowest_within(centre_scores: Float32, reach: float) -> float:
+    """Return the lowest score that a centre within the reach of a query has, given the scores (L,) of all centres.
 
     The highest score has the distance 0 and the mean score the distance 1. A query between many lists so visits more
     of them than one that is near a single centre (Chen et al., "SPANN", 2021, 3.3).
     """
-    highest = centre_scores.max()
-    return int(np.count_nonzero(centre_scores >= highest - np.float32(reach) * (highest - centre_scores.mean())))
+    if _kernels.available():
+        return _kernels.lowest_within(centre_scores, reach)
+    highest = float(centre_scores.max())
+    return highest - reach * (highest - float(centre_scores.mean(dtype=np.float64)))
 
 
 def project(values: Float32, axes: Float32 | None) -> Float32:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from .._progress import Progress, ProgressCallback
 from ._gpu import on_gpu_or_cpu
-from ._lists import InvertedLists, lists_within, project, read_projected
+from ._lists import InvertedLists, lowest_within, project, read_projected
 from ._scoring import inner_products, scan_parts, true_scores
 from ._target import OperatingPoint
 from .vectors import Float32, RowMask, Rows, VectorFile
@@ -209,9 +209,9 @@ def _candidates_within(lists: InvertedLists, projected: Float32, scores: Float32
 
     def scan(part: range) -> None:
         for place in part:
-            query, near = projected[place][None], scores[place]
-            visited = lists.count if math.isinf(reach) else lists_within(near, reach)
-            rows = lists.candidates(query, near, visited, found.shape[1])
+            near = scores[place]
+            lowest = -math.inf if math.isinf(reach) else lowest_within(near, reach)
+            rows = lists.candidates(projected[place][None], near, lowest, found.shape[1])
             found[place, : len(rows)] = rows
 
     everything = range(len(projected))

@@ -46,7 +46,7 @@ class IndexTarget:
 class OperatingPoint:
     """A setting for searches in a trained index, with what it gives and costs.
 
-    A query visits the lists within its `reach` (see `lists_within`), which are `lists` on average, and compares so many
+    A query visits the lists within its `reach`, see `lowest_within`: so many `lists` on average. It compares so many
     `candidates` exactly. `recall` is the mean recall@10 of the queries, `standard_error` that of this mean, and `cost`
     what a query reads, in arbitrary units. Without a reach, as in files of version 0.1.0, each query visits `lists`.
     """

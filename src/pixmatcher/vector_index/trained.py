@@ -20,7 +20,7 @@ import numpy as np
 
 from .._files import Writer
 from .._progress import Progress, ProgressCallback
-from ._lists import AllowedRows, InvertedLists, lists_within, project
+from ._lists import AllowedRows, InvertedLists, lowest_within, project
 from ._measuring import (
     CODE_COST,
     MeasuringQueries,
@@ -157,7 +157,7 @@ class TrainedIndex:
         near = self.lists.centre_scores(projected)
         scores, rows = self.lists.search(
             *(self._vectors, scaled, projected, near, MEASURED_K),
-            lists=_visited(point, near),
+            lowest=_lowest(point, near),
             candidates=point.candidates,
         )
         return np.ldexp(scores, exponent), rows
@@ -173,15 +173,15 @@ class TrainedIndex:
         self, query: Float32, projected: Float32, near: Float32, k: int, point: OperatingPoint
     ) -> _Found | None:
         """Return most of the `k` nearest rows with their scores; None if all rows must be compared."""
-        count = _scale_candidates(point.candidates, k)
-        lists = min(self.lists.count, math.ceil(_visited(point, near) * max(1.0, k / MEASURED_K) ** 0.5))
+        count, lowest = _scale_candidates(point.candidates, k), _lowest(point, near)
+        if k > MEASURED_K:
+            lowest = _lowest_of(near, math.ceil(np.count_nonzero(near >= lowest) * (k / MEASURED_K) ** 0.5))
         while count < self.lists.row_count:
-            found = self.lists.search(self._vectors, query, projected, near, k, lists=lists, candidates=count)
-            if len(found[1]) == k:
-                return found
-            if lists == self.lists.count:
-                break
-            lists = min(4 * lists, self.lists.count)
+            found = self.lists.search(self._vectors, query, projected, near, k, lowest=lowest, candidates=count)
+            visited = np.count_nonzero(near >= lowest) if len(found[1]) < k else 0
+            if not 0 < visited < self.lists.count:
+                return found if not visited else None
+            lowest = _lowest_of(near, 4 * visited)
         return None
 
     def _search_allowed(
@@ -209,7 +209,10 @@ class TrainedIndex:
             if scan_cost <= rows_so_far[visited - 1] * lists.coded_values * CODE_COST:
                 return None
             found = lists.search(
-                *(self._vectors, query, projected, near, k), lists=visited, candidates=count, allowed=allowed
+                *(self._vectors, query, projected, near, k),
+                lowest=float(near[order[visited - 1]]),
+                candidates=count,
+                allowed=allowed,
             )
             nearest = {*found[1].tolist()}
             if len(nearest) == k and (nearest == before or visited == len(order)):
@@ -304,9 +307,14 @@ class TrainedIndex:
         return cls(vectors, InvertedLists.load(file, end, vectors.dimension), calibration)
 
 
-def _visited(point: OperatingPoint, near: Float32) -> int:
-    """Return how many lists a query visits at an operating point, given the scores (L,) of the centres."""
-    return point.lists if point.reach is None else lists_within(near, point.reach)
+def _lowest(point: OperatingPoint, near: Float32) -> float:
+    """Return the lowest of the scores (L,) of the centres of the lists that are visited at an operating point."""
+    return _lowest_of(near, point.lists) if point.reach is None else lowest_within(near, point.reach)
+
+
+def _lowest_of(near: Float32, count: int) -> float:
+    """Return the lowest of the `count` highest of some scores (L,)."""
+    return float(np.partition(near, -count)[-count]) if count < len(near) else -math.inf
 
 
 def _scale_candidates(candidates: int, k: int) -> int:
