@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import sys
-from importlib import metadata
+from pathlib import Path
 
 from ..._cores import usable_cores
 from ...errors import EncoderError
@@ -61,14 +63,18 @@ def provider_options(provider: str) -> dict[str, str]:
     return {}
 
 
+@functools.cache
 def installed_packages() -> dict[str, str]:
     """Return the installed packages of ONNX Runtime, name -> version. ONNX Runtime itself is not imported."""
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or not spec.origin:
+        return {}
+    # `importlib.metadata` says the same, but takes 20 ms to import.
     found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    for path in Path(spec.origin).parents[1].glob("onnxruntime*.dist-info"):
+        name, _, version = path.stem.replace("_", "-").rpartition("-")
+        if name in _PACKAGES:
+            found[name] = version
     return found
 
 
