@@ -360,6 +360,7 @@ def test_a_changed_item_stays_one_of_its_source(tmp_path: Path, tiny: TinyEncode
 # Several processes
 
 
+@pytest.mark.slow
 def test_processes_write_and_search_one_server(server: MilvusServer, tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[3]); from test_milvus import fill, RECORD; "
@@ -491,6 +492,7 @@ def test_lists_follow_the_rows_of_a_segment() -> None:
     assert _indexes.chosen_index(400_000, 128).lists == 2048
 
 
+@pytest.mark.slow
 def test_lists_are_measured_against_an_exact_search(lite: MilvusCollection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_indexes, "_MOST_EXACT_VALUES", 1000)
     monkeypatch.setattr(_indexes, "_EXACT_IN_LITE", False)
