@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -260,10 +261,14 @@ def _result(request: Coroutine[Any, Any, T], stop: threading.Event) -> T:
     """Return the result of a request. Ctrl-C and `stop` end it; the package's own functions would wait a minute."""
     running = asyncio.run_coroutine_threadsafe(request, _event_loop())
     try:
-        while not wait([running], timeout=_ASK_SECONDS).done:
-            if stop.is_set():
-                raise TimeoutError("the run was stopped")
-        return running.result()
+        while True:
+            try:
+                running.exception(_ASK_SECONDS)  # other than `result`, it raises this error only if the time is over
+            except FutureTimeoutError:
+                if stop.is_set():
+                    raise TimeoutError("the run was stopped") from None
+            else:
+                return running.result()
     finally:
         running.cancel()
 
