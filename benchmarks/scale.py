@@ -31,10 +31,10 @@ class Costs:
     """Bytes of memory of the trained indexes of an image in both spaces."""
     catalog_bytes: float = 455
     """Bytes of an item in the catalog."""
-    merge_rate: float = 3800
-    """Rows a second that one process merges from shards."""
+    merge_rate: float = 2800
+    """Rows a second of processor time that one process merges from shards; 1,000,000 rows with the index."""
     milvus_rate: float = 2600
-    """Rows a second that one process writes to Milvus; measured with Milvus Lite on a busy machine."""
+    """Rows a second that one process writes to Milvus; measured with a server on the same busy cores."""
     build_seconds: float = 255
     """Seconds in which two cores build an index of 10,000,000 rows of 384 values."""
     query_ms: float = 1.4

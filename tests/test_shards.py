@@ -374,6 +374,21 @@ def test_what_is_newer_in_the_collection_than_in_the_shards_is_kept(tiny: TinyEn
     assert merge_shards(shards, tmp_path / "c").index.notes == []
 
 
+def test_merging_old_shards_keeps_what_the_collection_leaves_out(tiny: TinyEncoder, tmp_path: Path) -> None:
+    photos, shards = tmp_path / "photos", tmp_path / "shards"
+    paint_many(photos, 6)
+    paint(photos / ".hidden.png", 60)
+    run_shards(photos, 2, shards)
+    assert index(photos, tmp_path / "c", encoders=["tiny"], exclude=["00001.png"], hidden=True).total == 6
+    expected = contents(tmp_path / "c")
+    assert merge_shards(shards, tmp_path / "c").index.total == 7
+    assert index(photos, tmp_path / "c").removed == 1
+    assert contents(tmp_path / "c") == expected
+    run_shards(photos, 2, tmp_path / "named", exclude=[])
+    assert merge_shards(tmp_path / "named", tmp_path / "c").index.total == 7
+    assert index(photos, tmp_path / "c").unchanged == 7
+
+
 def test_what_failed_is_tried_again_on_request(tiny: TinyEncoder, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     paint_many(photos, 3)

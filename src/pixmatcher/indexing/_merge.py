@@ -211,6 +211,7 @@ class _Merge:
         report: MergeReport,
     ) -> None:
         self._place = place
+        self._options = common.options
         self._shards = {Shard(number, common.count): facts for number, facts in listed.items()}
         self._at = at
         self._target = target
@@ -280,10 +281,16 @@ class _Merge:
         found = [facts.notes for facts in self._shards.values() if facts.notes is not None]
         if not found:
             return None
-        forgotten: tuple[str, ...] = ()
+        notes = replace(found[-1], forgotten=())
         if isinstance(self._target, KeepsFolderNotes):
-            forgotten = self._target.folder_notes(self._at.spec).forgotten
-        return replace(found[-1], forgotten=forgotten)
+            stored = self._target.folder_notes(self._at.spec)
+            notes = replace(notes, forgotten=stored.forgotten)
+            # As `index` without these options does.
+            if self._options.exclude is None:
+                notes = replace(notes, exclude=stored.exclude)
+            if self._options.hidden is None:
+                notes = replace(notes, hidden=stored.hidden)
+        return notes
 
     def _entries(self, shard: Shard, notes: FolderNotes | None) -> Iterator[Entry]:
         """Yield the entries that a shard lists, but for those that were removed from the collection by `forget`."""

@@ -8,16 +8,19 @@ addresses are not restricted.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
@@ -107,14 +110,14 @@ class ObjectStore:
         """Yield all objects below a folder of the place, and of the folders below it."""
         prefix = self._prefix + (f"{folder}/" if folder else "")
         last: str | None = None
-        pages: Iterator[Any] | None = None
+        pages: Any = None
 
-        def next_page() -> Any:
+        async def next_page() -> Any:
             nonlocal pages
             if pages is None:
-                pages = iter(self._api.list(self._store, prefix or None, offset=last, chunk_size=_LISTED_AT_ONCE))
+                pages = self._api.list(self._store, prefix or None, offset=last, chunk_size=_LISTED_AT_ONCE)
             try:
-                return next(pages, None)
+                return await anext(pages, None)
             except BaseException:
                 pages = None  # the list goes on behind the last object
                 raise
@@ -129,23 +132,33 @@ class ObjectStore:
     def names(self, folder: str = "") -> list[str]:
         """Return the names of the objects and folders directly in a folder of the place, sorted."""
         prefix = self._prefix + (f"{folder}/" if folder else "")
-        found = self._answer(lambda: self._api.list_with_delimiter(self._store, prefix or None))
+
+        async def listed() -> Any:
+            return await self._api.list_with_delimiter_async(self._store, prefix or None)
+
+        found = self._answer(listed)
         paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
         return sorted(path.removeprefix(prefix).strip("/") for path in paths)
 
     def read(self, key: str, stop: threading.Event | None = None) -> bytes:
         """Return the content of an object. `stop` ends the waiting for a store that does not answer."""
-        return self._answer(lambda: bytes(self._api.get(self._store, self._prefix + key).bytes()), key, stop)
+
+        async def content() -> bytes:
+            answer = await self._api.get_async(self._store, self._prefix + key)
+            return bytes(await answer.bytes_async())
+
+        return self._answer(content, key, stop)
 
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
         """Download an object to a temporary file, and open it."""
         with TemporaryFile() as file:
 
-            def download() -> None:
+            async def download() -> None:
                 file.seek(0)
                 file.truncate()
-                for block in self._api.get(self._store, self._prefix + key).stream(min_chunk_size=_BLOCK_BYTES):
+                answer = await self._api.get_async(self._store, self._prefix + key)
+                async for block in answer.stream(min_chunk_size=_BLOCK_BYTES):
                     file.write(block)
 
             self._answer(download, key)
@@ -156,35 +169,48 @@ class ObjectStore:
         """Store the rest of an open file as an object, which appears when it is complete."""
         start = content.tell()
 
-        def upload() -> None:
+        async def upload() -> None:
             content.seek(start)
-            self._api.put(self._store, self._prefix + key, content, chunk_size=_BLOCK_BYTES, max_concurrency=2)
+            await self._api.put_async(
+                self._store, self._prefix + key, content, chunk_size=_BLOCK_BYTES, max_concurrency=2
+            )
 
         self._answer(upload, key)
 
-    def _answer(self, ask: Callable[[], T], key: str = "", stop: threading.Event | None = None) -> T:
+    def _answer(
+        self, ask: Callable[[], Coroutine[Any, Any, T]], key: str = "", stop: threading.Event | None = None
+    ) -> T:
         """Return what `ask` returns. If the store answers no more, wait until it does, and ask again."""
-        if self._given_up is not None and not self._answers():
+        stop = stop or threading.Event()
+        if self._given_up is not None and not self._answers(stop):
             raise self._given_up
         self._given_up = None
         while True:
             try:
                 with self._errors_explained(key):
-                    answer = ask()
+                    answer = _result(ask(), stop)
             except FetchError as error:
                 self._has_answered |= not error.transient
-                if not error.transient or not self._has_answered or self._answers():
+                if not error.transient or not self._has_answered or stop.is_set() or self._answers(stop):
                     raise
-                self._wait(error, stop or threading.Event())
+                self._wait(error, stop)
             else:
                 self._has_answered = True
                 return answer
 
-    def _answers(self) -> bool:
+    def hurry(self) -> None:
+        """Let the next method ask first whether the store answers, and raise `StorageError` if it does not."""
+        self._given_up = StorageError(f"{self.url} did not answer when the run was stopped.")
+
+    def _answers(self, stop: threading.Event) -> bool:
         """Return whether the store answers anything at all."""
+
+        async def ask() -> None:
+            await self._api.head_async(self._asked, f"{self._prefix}pixmatcher")
+
         try:
             with self._errors_explained():
-                self._api.head(self._asked, f"{self._prefix}pixmatcher")
+                _result(ask(), stop)
         except FetchError as error:
             return not error.transient
         return True
@@ -193,7 +219,7 @@ class ObjectStore:
         """Wait until the store answers. Raises `StorageError` if that takes too long, `error` if `stop` is set."""
         _log.info("%s does not answer, and is waited for", self.url)
         end = time.monotonic() + _AWAY_SECONDS
-        while not self._answers():
+        while not self._answers(stop):
             if time.monotonic() > end:
                 self._given_up = StorageError(
                     f"{self.url} has not answered for {_AWAY_SECONDS:.0f} s ({error.detail}): run the same command "
@@ -214,13 +240,37 @@ class ObjectStore:
         except (BaseError, OSError, ValueError) as error:
             raise _fetch_error(url, error) from error
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # its module cannot be imported
+            if type(error).__name__ not in ("PanicException", "RustPanic"):  # their modules cannot be imported
                 raise
             raise FetchError(
                 f"{url} cannot be read or written ({error}): check the names and credentials in the environment.",
                 "cannot be read",
                 str(error),
             ) from error
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop of all requests, which runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="pixmatcher-store", daemon=True).start()
+    return loop
+
+
+def _result(request: Coroutine[Any, Any, T], stop: threading.Event) -> T:
+    """Return the result of a request. Ctrl-C and `stop` end it; the package's own functions would wait a minute."""
+    running = asyncio.run_coroutine_threadsafe(request, _event_loop())
+    try:
+        while True:
+            try:
+                running.exception(_ASK_SECONDS)  # other than `result`, it raises this error only if the time is over
+            except FutureTimeoutError:
+                if stop.is_set():
+                    raise TimeoutError("the run was stopped") from None
+            else:
+                return running.result()
+    finally:
+        running.cancel()
 
 
 def _is_address(text: str) -> bool:
