@@ -258,7 +258,10 @@ def test_indexing_many_images_measures_once_and_other_runs_use_it(
     assert choice().reason == "not measured"
 
 
-@pytest.mark.parametrize("damage", [b"", b"[]", b'{"images_per_second": 1}', b"\xff", b"[" * 100_000, "key", "pace"])
+PACES = ['{"cpu": -1}', '{"cpu": 1, "another": 2}', '{"cpu": 1, "openvino": NaN}', f'{{"cpu": 1{"0" * 400}}}']
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"images_per_second": 1}', b"\xff", b"[" * 100_000, "key", *PACES])
 def test_a_damaged_measurement_is_not_used(damage: bytes | str, cache: Path) -> None:
     save_measurement("e", Measurement({"cpu": 10.0, "openvino": 50.0}, {}))
     assert read_measurement("e") == Measurement({"cpu": 10.0, "openvino": 50.0}, {})
@@ -268,7 +271,7 @@ def test_a_damaged_measurement_is_not_used(damage: bytes | str, cache: Path) -> 
         path.write_bytes(damage)
     else:
         stored = json.loads(path.read_bytes())
-        stored["key" if damage == "key" else "images_per_second"] = {"cpu": -1}
+        stored.update({"key": {}} if damage == "key" else {"images_per_second": json.loads(damage)})
         path.write_text(json.dumps(stored))
     assert read_measurement("e") is None
 
@@ -283,6 +286,16 @@ def test_a_measurement_that_cannot_be_stored_is_used_all_the_same(
     assert encoder.device_choice.reason == "measured"
     assert "cannot be stored" in caplog.text
     assert "runs on" in caplog.text
+
+
+@pytest.mark.skipif("tensorrt" not in MISSING, reason="TensorRT is here")
+def test_a_measured_device_that_is_there_no_more_is_not_used(folder: Path, cache: Path, second_device: None) -> None:
+    save_measurement("colour-1", Measurement({"cpu": 10, "tensorrt": 50}, {}))
+    encoder = load_encoder(f"onnx:{folder}", Runtime(backend="onnx", device="auto"))
+    choice = device_choice_of(encoder)
+    assert choice is not None
+    assert (choice.device, choice.reason, choice.final) == ("cpu", "not measured", False)
+    assert red(encoder).shape == (2, 3)
 
 
 @pytest.mark.skipif("coreml" not in MISSING, reason="CoreML is here")

@@ -26,8 +26,8 @@ _MOST_PIXELS = 1_000_000
 def resize_bilinear(image: Image.Image, side: int, box: tuple[float, float, float, float]) -> NDArray[np.uint8] | None:
     """Resize the box (left, top, right, bottom) of an RGB image to (side, side, 3), to the same bytes as Pillow.
 
-    Returns None if Pillow has to resize it: if the library is not built, if the image is large, or if Pillow would begin
-    with the rows (it does if the image shrinks, and more in height than in width).
+    Returns None if Pillow has to resize it: if the library is not built, if the image is large, or if Pillow would
+    begin with the rows (it does if the image shrinks, and more in height than in width).
     """
     resize = _resizer()
     if resize is None or image.mode != "RGB" or image.height > max(image.width, side):

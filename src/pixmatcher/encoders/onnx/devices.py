@@ -52,12 +52,12 @@ class DeviceNetwork(Generic[S]):
         if not may_have_devices():
             return DeviceChoice("cpu", "only one", detail="the installed ONNX Runtime has nothing else")
         measured = self._measured or read_measurement(self._fingerprint)
-        if measured is None:
+        device = "cpu" if measured is None else fastest(measured)
+        # ONNX Runtime's packages overwrite each other, so its devices may change where the installed packages do not.
+        if measured is None or not (device == "cpu" or has_provider(device)):
             detail = "other devices are measured when many images are indexed"
             return DeviceChoice("cpu", "not measured", detail=detail, final=False)
-        return DeviceChoice(
-            fastest(measured), "measured", measured.images_per_second, measured.rejected, final=measured.complete
-        )
+        return DeviceChoice(device, "measured", measured.images_per_second, measured.rejected, final=measured.complete)
 
     @property
     def gpu(self) -> str:
