@@ -150,6 +150,16 @@ def test_lite_reports_a_device_that_cannot_run_it(device: str, tmp_path: Path) -
     assert (choice.device, str(choice)) == ("", str(caught.value))
 
 
+def test_an_incomplete_onnx_runtime_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(onnxruntime, "get_available_providers")  # as after `pip uninstall` of one of two packages
+    monkeypatch.setattr(providers, "installed_packages", lambda: {"onnxruntime-openvino": "1"})
+    with pytest.raises(EncoderError, match="--no-deps onnxruntime-openvino`"):
+        load_encoder("lite", Runtime(device="openvino"))
+    choice = describe_device("lite", Runtime(device="auto"))
+    assert choice is not None
+    assert choice.device == "cpu"
+
+
 class Mean:
     """A side whose embedding is the mean colour, times a factor for each colour, by a real session."""
 
@@ -211,6 +221,17 @@ def test_where_only_the_cpu_exists_nothing_is_measured_or_stored(cache: Path) ->
     choice = describe_device("lite", Runtime(device="auto"))
     assert choice is not None
     assert (choice.device, choice.reason) == ("cpu", "only one")
+
+
+@pytest.mark.skipif(may_have_devices() or len(MISSING) < len(PROVIDERS), reason="ONNX Runtime may have another device")
+def test_a_package_that_another_one_has_overwritten_promises_no_measurement(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = {"onnxruntime": "2", "onnxruntime-openvino": "1"}
+    monkeypatch.setattr(providers, "installed_packages", lambda: both)
+    choice = describe_device("lite", Runtime(device="auto"))
+    assert choice is not None
+    assert (choice.reason, choice.final) == ("only one", True)
 
 
 def test_indexing_many_images_measures_once_and_other_runs_use_it(
