@@ -56,6 +56,12 @@ def test_an_image_fits_a_recipe_alike_without_the_library(
     assert np.array_equal(found, fit_image(image, recipe))
 
 
+@needs_library
+def test_large_images_are_left_to_pillow() -> None:
+    assert resize_bilinear(noise(1000, 1000), 260, (0, 0, 1000, 1000)) is not None
+    assert resize_bilinear(noise(30_000, 300), 260, (0, 0, 300, 300)) is None
+
+
 def test_without_the_library_pillow_resizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_bilinear, "LIBRARY", tmp_path / "missing.so")
     _bilinear._resizer.cache_clear()

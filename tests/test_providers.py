@@ -150,6 +150,16 @@ def test_lite_reports_a_device_that_cannot_run_it(device: str, tmp_path: Path) -
     assert (choice.device, str(choice)) == ("", str(caught.value))
 
 
+def test_an_incomplete_onnx_runtime_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(onnxruntime, "get_available_providers")  # as after `pip uninstall` of one of two packages
+    monkeypatch.setattr(providers, "installed_packages", lambda: {"onnxruntime-openvino": "1"})
+    with pytest.raises(EncoderError, match="--no-deps onnxruntime-openvino`"):
+        load_encoder("lite", Runtime(device="openvino"))
+    choice = describe_device("lite", Runtime(device="auto"))
+    assert choice is not None
+    assert choice.device == "cpu"
+
+
 class Mean:
     """A side whose embedding is the mean colour, times a factor for each colour, by a real session."""
 
@@ -213,6 +223,17 @@ def test_where_only_the_cpu_exists_nothing_is_measured_or_stored(cache: Path) ->
     assert (choice.device, choice.reason) == ("cpu", "only one")
 
 
+@pytest.mark.skipif(may_have_devices() or len(MISSING) < len(PROVIDERS), reason="ONNX Runtime may have another device")
+def test_a_package_that_another_one_has_overwritten_promises_no_measurement(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = {"onnxruntime": "2", "onnxruntime-openvino": "1"}
+    monkeypatch.setattr(providers, "installed_packages", lambda: both)
+    choice = describe_device("lite", Runtime(device="auto"))
+    assert choice is not None
+    assert (choice.reason, choice.final) == ("only one", True)
+
+
 def test_indexing_many_images_measures_once_and_other_runs_use_it(
     folder: Path, cache: Path, tmp_path: Path, second_device: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,7 +279,10 @@ def test_indexing_many_images_measures_once_and_other_runs_use_it(
     assert choice().reason == "not measured"
 
 
-@pytest.mark.parametrize("damage", [b"", b"[]", b'{"images_per_second": 1}', b"\xff", b"[" * 100_000, "key", "pace"])
+PACES = ['{"cpu": -1}', '{"cpu": 1, "another": 2}', '{"cpu": 1, "openvino": NaN}', f'{{"cpu": 1{"0" * 400}}}']
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"images_per_second": 1}', b"\xff", b"[" * 100_000, "key", *PACES])
 def test_a_damaged_measurement_is_not_used(damage: bytes | str, cache: Path) -> None:
     save_measurement("e", Measurement({"cpu": 10.0, "openvino": 50.0}, {}))
     assert read_measurement("e") == Measurement({"cpu": 10.0, "openvino": 50.0}, {})
@@ -268,7 +292,7 @@ def test_a_damaged_measurement_is_not_used(damage: bytes | str, cache: Path) -> 
         path.write_bytes(damage)
     else:
         stored = json.loads(path.read_bytes())
-        stored["key" if damage == "key" else "images_per_second"] = {"cpu": -1}
+        stored.update({"key": {}} if damage == "key" else {"images_per_second": json.loads(damage)})
         path.write_text(json.dumps(stored))
     assert read_measurement("e") is None
 
@@ -283,6 +307,16 @@ def test_a_measurement_that_cannot_be_stored_is_used_all_the_same(
     assert encoder.device_choice.reason == "measured"
     assert "cannot be stored" in caplog.text
     assert "runs on" in caplog.text
+
+
+@pytest.mark.skipif("tensorrt" not in MISSING, reason="TensorRT is here")
+def test_a_measured_device_that_is_there_no_more_is_not_used(folder: Path, cache: Path, second_device: None) -> None:
+    save_measurement("colour-1", Measurement({"cpu": 10, "tensorrt": 50}, {}))
+    encoder = load_encoder(f"onnx:{folder}", Runtime(backend="onnx", device="auto"))
+    choice = device_choice_of(encoder)
+    assert choice is not None
+    assert (choice.device, choice.reason, choice.final) == ("cpu", "not measured", False)
+    assert red(encoder).shape == (2, 3)
 
 
 @pytest.mark.skipif("coreml" not in MISSING, reason="CoreML is here")

@@ -81,7 +81,7 @@ def check_bundled_device(name: str, device: str) -> None:
     if device in ("auto", "cpu") or (torch_installed() and re.fullmatch(r"cuda(:\d+)?|mps", device)):
         return
     if device not in PROVIDERS:
-        raise EncoderError(f"The encoder {name} cannot run on {device}: choose auto, cpu, {', '.join(PROVIDERS)}.")
+        raise EncoderError(f"The encoder {name} cannot run on {device!r}: choose auto, cpu, {', '.join(PROVIDERS)}.")
     provider_of(device)
 
 

@@ -18,23 +18,27 @@ if TYPE_CHECKING:
 
 LIBRARY = Path(__file__).with_name("_resize_bilinear.so")
 _MARGIN = 32
-"""Bytes that the library may read and write after an array."""
+"""Bytes that the library may write after the result."""
+_MOST_PIXELS = 1_000_000
+"""Of a larger image, copying its pixels for the library takes longer than Pillow's resizing, which needs no copy."""
 
 
 def resize_bilinear(image: Image.Image, side: int, box: tuple[float, float, float, float]) -> NDArray[np.uint8] | None:
     """Resize the box (left, top, right, bottom) of an RGB image to (side, side, 3), to the same bytes as Pillow.
 
-    Returns None if the library is not built, or if Pillow would begin with the rows (it does if the image shrinks, and
-    more in height than in width): then Pillow has to resize it.
+    Returns None if Pillow has to resize it: if the library is not built, if the image is large, or if Pillow would
+    begin with the rows (it does if the image shrinks, and more in height than in width).
     """
     resize = _resizer()
     if resize is None or image.mode != "RGB" or image.height > max(image.width, side):
+        return None
+    if image.width * image.height > _MOST_PIXELS:
         return None
     import ctypes
 
     import numpy as np
 
-    pixels = image.tobytes() + bytes(_MARGIN)
+    pixels = image.tobytes()  # a zero follows, so that the last pixel too can be read as 4 bytes
     result = np.empty(side * side * 3 + _MARGIN, np.uint8)
     if not resize(pixels, image.width, image.height, (ctypes.c_float * 4)(*box), side, result.ctypes.data):
         return None

@@ -110,8 +110,8 @@ static void filter_rows(const int *weights, int count, const uint8_t *rows, size
     }
 }
 
-/* Resize the box (left, top, right, bottom) of an image (height, width, 3) to (side, side, 3). Both arrays have room
- * for `MARGIN` more bytes. Returns 0 if there is not enough memory. */
+/* Resize the box (left, top, right, bottom) of an image (height, width, 3) to (side, side, 3). One more byte can be
+ * read after the pixels, and `MARGIN` more written after the result. Returns 0 if there is not enough memory. */
 EXPORT int pixmatcher_bilinear(const uint8_t *pixels, int width, int height, const float *box, int side,
                                uint8_t *result) {
     Filter columns = {0}, rows = {0};

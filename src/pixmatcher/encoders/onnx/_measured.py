@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from ..._files import replacing
 from ..._version import __version__
 from ...errors import PixMatcherError
 from .._cache import cache_folder
-from .providers import installed_packages
+from .providers import PROVIDERS, installed_packages
 
 logger = logging.getLogger("pixmatcher.encoders")
 
@@ -39,6 +40,8 @@ def read_measurement(fingerprint: str) -> Measurement | None:
         paces, rejected = stored["images_per_second"], stored["rejected"]
         if stored["key"] != _key(fingerprint) or not paces["cpu"] > 0:
             raise ValueError("another key")
+        if not {"cpu", *PROVIDERS}.issuperset(paces) or not all(map(math.isfinite, paces.values())):
+            raise ValueError("unknown devices or paces")
         return Measurement(
             {str(device): float(pace) for device, pace in paces.items()},
             {str(device): str(why) for device, why in rejected.items()},
@@ -46,7 +49,7 @@ def read_measurement(fingerprint: str) -> Measurement | None:
         )
     except FileNotFoundError:
         return None
-    except (OSError, PixMatcherError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except Exception as error:  # a damaged file may hold anything
         logger.info("The measurement of the devices cannot be read (%s)", error)
         return None
 

@@ -49,15 +49,18 @@ class DeviceNetwork(Generic[S]):
             return DeviceChoice(requested, "requested")
         if requested != "auto":
             return DeviceChoice("cpu", "only one", detail=f"the installed ONNX Runtime has no {requested}")
+        only_one = DeviceChoice("cpu", "only one", detail="the installed ONNX Runtime has nothing else")
         if not may_have_devices():
-            return DeviceChoice("cpu", "only one", detail="the installed ONNX Runtime has nothing else")
+            return only_one
         measured = self._measured or read_measurement(self._fingerprint)
-        if measured is None:
+        device = "cpu" if measured is None else fastest(measured)
+        # ONNX Runtime's packages overwrite each other, so its devices may change where the installed packages do not.
+        if measured is None or not (device == "cpu" or has_provider(device)):
+            if not devices_to_compare():
+                return only_one
             detail = "other devices are measured when many images are indexed"
             return DeviceChoice("cpu", "not measured", detail=detail, final=False)
-        return DeviceChoice(
-            fastest(measured), "measured", measured.images_per_second, measured.rejected, final=measured.complete
-        )
+        return DeviceChoice(device, "measured", measured.images_per_second, measured.rejected, final=measured.complete)
 
     @property
     def gpu(self) -> str:

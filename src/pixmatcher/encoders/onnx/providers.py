@@ -35,15 +35,27 @@ def provider_of(device: str) -> str:
     """
     if device not in PROVIDERS:
         return CPU
-    import onnxruntime
-
     provider, package = PROVIDERS[device]
-    if provider not in onnxruntime.get_available_providers():
+    if provider not in _available_providers():
         raise EncoderError(
             f"The installed ONNX Runtime cannot use {device}: install {package} in place of onnxruntime, or choose "
             "another device."
         )
     return provider
+
+
+def _available_providers() -> list[str]:
+    try:
+        import onnxruntime
+
+        available: list[str] = onnxruntime.get_available_providers()
+    except (ImportError, AttributeError) as error:
+        # Its packages share a folder: to uninstall one of two leaves parts of the other.
+        (package, *_) = [*reversed(installed_packages()), "onnxruntime"]
+        raise EncoderError(
+            f"The installed ONNX Runtime is incomplete: run `pip install --force-reinstall --no-deps {package}`."
+        ) from error
+    return available
 
 
 def has_provider(device: str) -> bool:
