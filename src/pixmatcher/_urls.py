@@ -115,8 +115,8 @@ def bytes_of_data_url(url: str, max_bytes: int) -> bytes:
         )
     too_large = QueryError(f"The data URL {shown} is larger than {max_bytes >> 20} MB: save the image as a file.")
     is_base64 = head.lower().rstrip().endswith(";base64")
-    # What a byte takes: one character, or three as %XX; in base64 a third more, and there may be line ends. Decoding takes
-    # seconds, so this comes first.
+    # What a byte takes: one character, or three as %XX; in base64 a third more, and there may be line ends. This comes
+    # first, as decoding takes seconds.
     if len(data) - 2 * data.count("%") > (max_bytes * 1.5 + 1024 if is_base64 else max_bytes):
         raise too_large
     content = unquote_to_bytes(data.encode("utf-8", "surrogatepass"))

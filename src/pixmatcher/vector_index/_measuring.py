@@ -28,6 +28,8 @@ _QUERY_COUNT = 900
 _IMAGE_NOISE = 0.5
 _TEXT_NOISE = 3.0
 """Length of the noise in a derived query, as a multiple of that of the row. See `sample_queries`."""
+_TEXT_MISSES = 0.7
+"""Part of the misses that derived texts may have, since real ones differ more from each other."""
 _MEAN_ROWS = 4096
 _CANDIDATE_COUNTS = (50, 70, 100, 140, 200, 400, 800)
 _REACHES = (
@@ -266,6 +268,11 @@ def choose_point(points: Sequence[OperatingPoint], goal: float) -> OperatingPoin
     if sure:
         return min(sure, key=lambda point: point.cost)
     return max(points, key=lambda point: (point.recall or 0, -point.cost))
+
+
+def text_goal(recall: float) -> float:
+    """Return the recall that queries derived from rows must reach so that real texts reach `recall`."""
+    return 1 - (1 - recall) * _TEXT_MISSES
 
 
 def nearness(lists: InvertedLists, queries: Float32) -> Float32:

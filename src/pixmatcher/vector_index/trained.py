@@ -29,6 +29,7 @@ from ._measuring import (
     measure_points,
     nearness,
     sample_queries,
+    text_goal,
 )
 from ._scan import scan
 from ._scoring import scale_near_one
@@ -261,11 +262,12 @@ class TrainedIndex:
         truth = exact_nearest(self._vectors, rows, everything, own_rows, min(MEASURED_K, len(rows) - 1), progress)
         points: list[OperatingPoint] = []
         chosen: list[OperatingPoint] = []
-        stop_at = 1 if full_curve else target.recall
         for kind, first in zip(kinds, (0, len(kinds[0].vectors)), strict=False):
             of_kind = truth[first : first + len(kind.vectors)]
-            measured = measure_points(self.lists, self._vectors, kind, of_kind, stop_at)
-            chosen.append(choose_point(measured, target.recall))
+            derived = kind.texts and kind.own_rows[0] >= 0
+            goal = text_goal(target.recall) if derived else target.recall
+            measured = measure_points(self.lists, self._vectors, kind, of_kind, 1 if full_curve else goal)
+            chosen.append(choose_point(measured, goal))
             points += measured
         images, texts, below = chosen[0], chosen[1] if len(chosen) > 1 else None, -1.0
         if texts:
