@@ -61,7 +61,7 @@ lint: $(VENV)/installed-dev
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# Hours. The peers need Linux, and Python 3.11 or newer.
+# Hours. The peers need Linux, and Python 3.11 or 3.12.
 bench: $(VENV)/installed-dev torch-venv peers-venv
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/speed.py

@@ -6,12 +6,20 @@
 FOLDER has `vectors.f16`, `queries.npy` and `truth.npy`. Only NumPy and the library of the index are needed. `build`
 uses the cores that this process may run on, and stops after SECONDS. `search` runs one query after the other through
 the Python interface of the library, and measures CPU time; run it on one core. Linux only.
+
+The parameters of each index are those that its own documents recommend or show. Some libraries cannot do all:
+- ScaNN, SVS, VSAG, NGT and rabitqlib take all rows in one call, so their builds cannot be stopped after SECONDS.
+- SVS compresses rows (LVQ, LeanVec) on Intel processors only, and ends the process on others. So its rows are float16.
+- NGT builds its quantized graph (QG) by a command that the wheel lacks. So this is its ANNG, of float32 rows.
+- turbovec scores codes only, of 4 bits at most, and scans all of them. Above K candidates, NumPy compares them with the
+  rows of `vectors.f16`, as PixMatcher does.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import sys
 import time
@@ -23,7 +31,7 @@ import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
 Setting = Any
-"""Search parameters: a number for HNSW, lists and candidates for PixMatcher, None for a scan."""
+"""Search parameters: a number for a graph, lists and candidates for PixMatcher and ScaNN, None for a scan."""
 
 DIMENSION = 384
 K = 10
@@ -121,6 +129,213 @@ class Usearch(AddsRows):
     def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
         self.index.expansion_search = setting
         return self.index.search(query, K, threads=1).keys.astype(np.int64)
+
+
+class TakesAllRows:
+    """An index that takes all float32 rows in one call."""
+
+    def create(self, folder: Path, rows: npt.NDArray[np.float32]) -> None:
+        raise NotImplementedError
+
+    def build(self, folder: Path, rows: Any, until: float) -> int:
+        self.create(folder, rows.astype(np.float32))
+        return len(rows)
+
+
+class Scann(TakesAllRows):
+    """As docs/algorithms.md of ScaNN says: of the order of sqrt(N) leaves, codes of 2 dimensions, reordering.
+
+    With SOAR and AVQ, which here find more in as many leaves.
+    """
+
+    library = "scann"
+
+    def create(self, folder: Path, rows: npt.NDArray[np.float32]) -> None:
+        import scann
+
+        builder = scann.scann_ops_pybind.builder(rows, K, "dot_product").set_n_training_threads(THREADS)
+        leaves = round(2 * math.sqrt(len(rows)))
+        builder = builder.tree(leaves, leaves // 10, avq=2.5, soar_lambda=1.5)
+        self.index = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build()
+
+    def save(self, folder: Path) -> list[Path]:
+        (folder / "scann").mkdir(exist_ok=True)
+        self.index.serialize(str(folder / "scann"))
+        return files_under(folder / "scann")
+
+    def load(self, folder: Path) -> list[Setting]:
+        import scann
+
+        self.index = scann.scann_ops_pybind.load_searcher(str(folder / "scann"))
+        leaves = [round(2 * 2 ** (n / 2)) for n in range(19)]
+        return [(few, candidates) for few in leaves for candidates in (20, 40, 80, 160)]
+
+    def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
+        leaves, candidates = setting
+        return self.index.search(query, leaves_to_search=leaves, pre_reorder_num_neighbors=candidates)[0]
+
+
+class Svs(TakesAllRows):
+    """Vamana with the parameters of the first example in the documents of SVS; 0.95 is its alpha for inner products."""
+
+    library = "scalable-vs"
+    PARTS = ("config", "graph", "data")
+
+    def create(self, folder: Path, rows: npt.NDArray[np.float32]) -> None:
+        import svs
+
+        parameters = svs.VamanaBuildParameters(graph_max_degree=64, window_size=128, alpha=0.95)
+        self.index = svs.Vamana.build(parameters, rows.astype(np.float16), svs.DistanceType.MIP, num_threads=THREADS)
+
+    def save(self, folder: Path) -> list[Path]:
+        (folder / "svs").mkdir(exist_ok=True)
+        self.index.save(*(str(folder / "svs" / part) for part in self.PARTS))
+        return files_under(folder / "svs")
+
+    def load(self, folder: Path) -> list[Setting]:
+        import svs
+
+        config, graph, data = (str(folder / "svs" / part) for part in self.PARTS)
+        stored = svs.VectorDataLoader(data, svs.DataType.float16, dims=DIMENSION)
+        self.index = svs.Vamana(config, svs.GraphLoader(graph), stored, svs.DistanceType.MIP, num_threads=1)
+        return SEARCH_EFFORTS
+
+    def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
+        self.index.search_window_size = setting
+        return self.index.search(query[None], K)[0][0].astype(np.int64)
+
+
+class Vsag(TakesAllRows):
+    """HGraph with the parameters of VSAG's example 103_index_hgraph.py, 8-bit codes, and float32 rows to reorder."""
+
+    library = "pyvsag"
+
+    def __init__(self) -> None:
+        import pyvsag
+
+        pyvsag.set_logger_off()
+        codes = {"base_quantization_type": "sq8_uniform", "use_reorder": True, "precise_quantization_type": "fp32"}
+        graph = {"max_degree": 26, "ef_construction": 100, "alpha": 1.2, "build_thread_count": THREADS}
+        parameters = {"dtype": "float32", "metric_type": "ip", "dim": DIMENSION, "index_param": codes | graph}
+        self.index = pyvsag.Index("hgraph", json.dumps(parameters))
+
+    def create(self, folder: Path, rows: npt.NDArray[np.float32]) -> None:
+        self.index.build(rows.ravel(), np.arange(len(rows)), len(rows), DIMENSION)
+
+    def save(self, folder: Path) -> list[Path]:
+        self.index.save(str(folder / "vsag"))
+        return [folder / "vsag"]
+
+    def load(self, folder: Path) -> list[Setting]:
+        self.index.load(str(folder / "vsag"))
+        return [json.dumps({"hgraph": {"ef_search": effort}}) for effort in SEARCH_EFFORTS]
+
+    def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
+        return self.index.knn_search(query, K, setting)[0]
+
+
+class Ngt(TakesAllRows):
+    """ANNG with twice the default edges, which here find more in the same time; ONNG, made of it, does not."""
+
+    library = "ngt"
+
+    def create(self, folder: Path, rows: npt.NDArray[np.float32]) -> None:
+        import ngtpy
+
+        path = str(folder / "ngt")
+        ngtpy.create(path, DIMENSION, edge_size_for_creation=20, distance_type="Normalized Cosine")
+        self.index = ngtpy.Index(path, log_disabled=True)
+        self.index.batch_insert(rows, num_threads=THREADS)
+
+    def save(self, folder: Path) -> list[Path]:
+        self.index.save()
+        return files_under(folder / "ngt")
+
+    def load(self, folder: Path) -> list[Setting]:
+        import ngtpy
+
+        self.index = ngtpy.Index(str(folder / "ngt"), read_only=True, log_disabled=True)
+        return [round(-0.02 + 0.02 * n, 2) for n in range(20)]
+
+    def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
+        return np.asarray(self.index.search(query, K, epsilon=setting, with_distance=False))
+
+
+class RabitqGraph(TakesAllRows):
+    """SymphonyQG of rabitqlib with the parameters of its docs/index/qg.md."""
+
+    library = "rabitqlib"
+    file = "rabitqlib-graph"
+
+    def create(self, folder: Path, rows: npt.NDArray[np.float32]) -> None:
+        from rabitqlib import SymqgIndex
+
+        self.index = SymqgIndex(dim=DIMENSION, max_degree=32, metric="ip")
+        self.index.build(rows, ef_construction=200, num_threads=THREADS)
+
+    def save(self, folder: Path) -> list[Path]:
+        self.index.save(str(folder / self.file))
+        return [folder / self.file]
+
+    def load(self, folder: Path) -> list[Setting]:
+        from rabitqlib import SymqgIndex
+
+        self.index = SymqgIndex.load(str(folder / self.file))
+        return SEARCH_EFFORTS
+
+    def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
+        return self.index.search(query[None], K, setting)[0][0].astype(np.int64)
+
+
+class RabitqLists(RabitqGraph):
+    """IVF of rabitqlib with 7-bit codes, and centers by its docs/index/ivf.md."""
+
+    file = "rabitqlib-lists"
+
+    def create(self, folder: Path, rows: npt.NDArray[np.float32]) -> None:
+        from rabitqlib import FinalAssignmentMode, IvfIndex, RaBitQKMeans
+
+        count = round(2 * math.sqrt(len(rows)))
+        centers = RaBitQKMeans(DIMENSION, count, num_threads=THREADS, final_assignment=FinalAssignmentMode.Exact)
+        centers.train(rows)
+        self.index = IvfIndex(dim=DIMENSION, max_elements=len(rows), num_clusters=count, nbits=7, metric="ip")
+        self.index.build(rows, centers.centroids, centers.assignments, num_threads=THREADS)
+
+    def load(self, folder: Path) -> list[Setting]:
+        from rabitqlib import IvfIndex
+
+        self.index = IvfIndex.load(str(folder / self.file))
+        return [min(round(2 * 2 ** (n / 2)), self.index.num_clusters) for n in range(21)]
+
+
+class Turbovec(AddsRows):
+    library = "turbovec"
+
+    def __init__(self) -> None:
+        from turbovec import TurboQuantIndex
+
+        self.index = TurboQuantIndex(dim=DIMENSION, bit_width=4)
+
+    def add(self, first: int, rows: npt.NDArray[np.float32]) -> None:
+        self.index.add(rows)
+
+    def save(self, folder: Path) -> list[Path]:
+        self.index.write(str(folder / "turbovec"))
+        return [folder / "turbovec"]
+
+    def load(self, folder: Path) -> list[Setting]:
+        from turbovec import TurboQuantIndex
+
+        self.index = TurboQuantIndex.load(str(folder / "turbovec"))
+        self.rows = np.memmap(folder / "vectors.f16", "<f2", mode="r").reshape(-1, DIMENSION)
+        return [K, 12, 14, 16, 20, 40]
+
+    def search(self, query: npt.NDArray[np.float32], setting: Setting) -> Rows:
+        found = self.index.search(query[None], setting)[1][0]
+        if setting == K:
+            return found
+        scores = self.rows[found].astype(np.float32) @ query
+        return found[np.argsort(-scores)[:K]]
 
 
 class Faiss(AddsRows):
@@ -253,7 +468,18 @@ INDEXES: dict[str, type[Index]] = {
     "hnswlib": Hnswlib,
     "usearch": Usearch,
     "faiss HNSW": FaissHnsw,
+    "ScaNN": Scann,
+    "SVS Vamana": Svs,
+    "VSAG HGraph": Vsag,
+    "NGT ANNG": Ngt,
+    "rabitqlib SymphonyQG": RabitqGraph,
+    "rabitqlib IVF": RabitqLists,
+    "turbovec": Turbovec,
 }
+
+
+def files_under(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def resident() -> tuple[int, int]:

@@ -1,12 +1,12 @@
-"""Compare the index of PixMatcher with hnswlib, usearch, and the HNSW and flat indexes of FAISS.
+"""Compare the index of PixMatcher with ScaNN, SVS, VSAG, NGT, rabitqlib, turbovec, hnswlib, usearch and FAISS.
 
     python benchmarks/peers_index.py --peers PYTHON [--size 100000 1000000] [--budget 1200]
 
 PYTHON is the interpreter of an environment with benchmarks/requirements-peers.txt. Rows and queries are those of
 benchmarks/index.py. Each index is built on two cores and searched on one core, one query after the other, in processes
 of its own (benchmarks/one_index.py). The queries per second at a recall are interpolated between the two nearest
-settings. The output is Markdown tables and the plot `peers-SIZE.png`. A build is stopped after BUDGET seconds. Linux
-only.
+settings. The output is Markdown tables and the plot `peers-SIZE.png`. A build that adds rows in blocks is stopped after
+BUDGET seconds. Linux only.
 """
 
 from __future__ import annotations
@@ -103,10 +103,11 @@ def draw(count: int, results: dict[str, dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for name, result in results.items():
+    for n, (name, result) in enumerate(results.items()):
         if result["bytes"]:
             recalls, rates = zip(*front(result["points"]), strict=True)
-            axes.plot(recalls, rates, marker="o", markersize=4, label=name)
+            style = "-" if n < 10 else "--"  # there are ten colours
+            axes.plot(recalls, rates, style, marker="o", markersize=4, label=name)
     axes.set(yscale="log", xlim=(0.8, 1.005), xlabel=f"recall@{K}", ylabel="queries per second, one core")
     axes.set_title(f"{count:,} rows of {DIMENSION} values")
     axes.grid(alpha=0.3, which="both")
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--peers", required=True, help="the Python interpreter of their environment")
     parser.add_argument("--size", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--only", choices=INDEXES, nargs="+", default=list(INDEXES))
-    parser.add_argument("--budget", type=float, default=1200, help="maximum seconds for a build")
+    parser.add_argument("--budget", type=float, default=1200, help="maximum seconds for a build, if it can be stopped")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="tiny-imagenet-mini.zip")
     parser.add_argument("--collection", type=Path, help="a collection of its train part, if there is one")
     parser.add_argument("--folder", type=Path, help="folder for temporary files: about 7 KB for each row")

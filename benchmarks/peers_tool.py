@@ -36,6 +36,8 @@ import onnx, open_clip, torch
 folder = Path(sys.argv[1])
 (folder / "tokenizer").mkdir()
 (folder / "ViT-B-32-256-datacomp_s34b_b86k").mkdir()
+for name in ("LICENSE", "OPENAI-CLIP-MIT.txt", "README.md", "THIRD_PARTY_NOTICES.md"):
+    (folder / name).touch()  # rclip 4 downloads its models if one of these is missing
 shutil.copy(Path(open_clip.__file__).with_name("bpe_simple_vocab_16e6.txt.gz"), folder / "tokenizer")
 torch.manual_seed(0)
 network = open_clip.create_model("ViT-B-32-256").eval()
