@@ -5,8 +5,8 @@
 PYTHON is the interpreter of an environment with benchmarks/requirements-peers.txt. Rows and queries are those of
 benchmarks/index.py. Each index is built on two cores and searched on one core, one query after the other, in processes
 of its own (benchmarks/one_index.py). The queries per second at a recall are interpolated between the two nearest
-settings. The output is Markdown tables and the plot `peers-SIZE.png`. A build that adds rows in blocks is stopped after
-BUDGET seconds. Linux only.
+settings. The output is Markdown tables and the plot `docs/images/peers-SIZE.png`. A build that adds rows in blocks is
+stopped after BUDGET seconds. Linux only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from one_index import DIMENSION, INDEXES, RECALL_TARGETS
 
 from pixmatcher._cores import usable_cores
 
-DOCS = Path(__file__).parents[1] / "docs"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WORKER = Path(__file__).with_name("one_index.py")
 
 
@@ -138,7 +138,7 @@ def main() -> None:
                 python = sys.executable if each.startswith("PixMatcher") else arguments.peers
                 results[each] = measure(each, python, folder, arguments.budget)
             print_tables(count, results)
-            draw(count, results, DOCS / f"peers-{count}.png")
+            draw(count, results, IMAGES / f"peers-{count}.png")
 
 
 if __name__ == "__main__":
