@@ -24,8 +24,8 @@ from pixmatcher.encoders import Runtime, describe_device, load_encoder, unload_e
 from pixmatcher.encoders._protocol import device_choice_of
 from pixmatcher.encoders.lite import LiteEncoder
 from pixmatcher.encoders.manage import model_details
-from pixmatcher.encoders.onnx import _measured, _measuring, devices, providers
-from pixmatcher.encoders.onnx._measured import Measurement, read_measurement, save_measurement
+from pixmatcher.encoders.onnx import _measurement_cache, _measuring, devices, providers
+from pixmatcher.encoders.onnx._measurement_cache import Measurement, read_measurement, save_measurement
 from pixmatcher.encoders.onnx._measuring import (
     MIN_COSINE,
     example_images,
@@ -275,7 +275,7 @@ def test_indexing_many_images_measures_once_and_other_runs_use_it(
     unload_encoders()
     index(tmp_path / "photos", tmp_path / "again", encoders=[name], runtime=runtime)
     assert set(choice().images_per_second) == {"cpu", "openvino"}  # the driver is there now
-    monkeypatch.setattr(_measured, "__version__", "99")
+    monkeypatch.setattr(_measurement_cache, "__version__", "99")
     assert choice().reason == "not measured"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._cores import usable_cores
-from ._measured import Measurement
+from ._measurement_cache import Measurement
 from .networks import Floats
 
 logger = logging.getLogger("pixmatcher.encoders")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from .._device_choice import DeviceChoice
-from ._measured import Measurement, read_measurement, save_measurement
+from ._measurement_cache import Measurement, read_measurement, save_measurement
 from ._measuring import ImageSide, fastest, measure_devices
-from .networks import DeviceError, quiet_runtime
+from .networks import DeviceError, Lazy, quiet_runtime
 from .providers import GPUS, devices_to_compare, has_provider, may_have_devices
 
 logger = logging.getLogger("pixmatcher.encoders")
@@ -31,13 +30,12 @@ class DeviceNetwork(Generic[S]):
         """`load` loads the network on a device; it raises `DeviceError` if that does not start."""
         self._fingerprint, self._requested, self._load, self._name = fingerprint, device, load, name
         self._batch, self._size = batch, size
-        self._lock = threading.Lock()
-        self._loaded: list[S] = []
+        self._network = Lazy(self._open)
         self._measured: Measurement | None = None
         self._not_started = ""
 
     def __bool__(self) -> bool:
-        return bool(self._loaded)
+        return bool(self._network)
 
     @property
     def choice(self) -> DeviceChoice:
@@ -73,7 +71,7 @@ class DeviceNetwork(Generic[S]):
 
         Raises `EncoderError` if the network cannot be loaded on the CPU.
         """
-        if self._loaded or self.choice.final:
+        if self._network or self.choice.final:
             return
         if devices := devices_to_compare():
             logger.info("Measuring %s on the CPU and with %s, once", self._name, ", ".join(devices))
@@ -84,11 +82,7 @@ class DeviceNetwork(Generic[S]):
 
     def get(self) -> S:
         """Return the loaded network; load it first if no thread has done so."""
-        if not self._loaded:
-            with self._lock:
-                if not self._loaded:
-                    self._loaded.append(self._open())
-        return self._loaded[0]
+        return self._network.get()
 
     def _open(self) -> S:
         device = self.choice.device
