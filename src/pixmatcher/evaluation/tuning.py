@@ -139,7 +139,7 @@ def _timed_curve(
     """Return the chosen operating points, and those that find more than all cheaper points, with their times."""
     curve: list[TunedPoint] = []
     for chosen in (index.calibration.images, index.calibration.texts):
-        if chosen is None or (curve and chosen is index.calibration.images):
+        if chosen is None:
             continue
         least = 0.0
         for point in sorted((point for point in points if point.texts == chosen.texts), key=lambda point: point.cost):

@@ -101,7 +101,7 @@ def coded_lists(
     addresses = [np.array(each, np.uint64) for each in (codes, rows)]
     parts = [
         centres.astype("<f2"),
-        np.ascontiguousarray(codebooks.reshape(width // 2, -1, 2).transpose(0, 2, 1)),
+        np.ascontiguousarray(codebooks.transpose(0, 2, 1)),
         *addresses,
         np.ascontiguousarray(sizes),
     ]
@@ -124,7 +124,7 @@ def lowest_within(scores: Float32, reach: float) -> float:
 def search_lists(
     lists: CodedLists,
     projected: Float32,
-    nearness: Float32,
+    centre_scores: Float32,
     lowest: float,
     candidates: int,
     k: int,
@@ -134,10 +134,10 @@ def search_lists(
 ) -> tuple[Float32, Rows]:
     """Return the scores and numbers of the `k` best rows of some lists, best first; fewer if there are fewer.
 
-    `projected` (d,) is the query along the axes of the codes. The lists whose `nearness` (L,) is `lowest` or more are
-    scanned for the `candidates` with the best codes. `compared` has stored values (R, D), the number of the row that
-    is the first of them, and the query (D,): with it, the stored values of the candidates decide, else their codes.
-    `allowed` has bits, the lowest of a byte first, and their number: only rows whose bit is 1 count.
+    `projected` (d,) is the query along the axes of the codes. The lists whose `centre_scores` (L,) are `lowest` or
+    more are scanned for the `candidates` with the best codes. `compared` has stored values (R, D), the number of the
+    row that is the first of them, and the query (D,): with it, the stored values of the candidates decide, else their
+    codes. `allowed` has bits, the lowest of a byte first, and their number: only rows whose bit is 1 count.
 
     Raises `MemoryError` if there is not enough memory.
     """
@@ -149,7 +149,7 @@ def search_lists(
         query = compared[2].astype(np.float64)
         exact = query.ctypes.data
     found = _required().pixmatcher_search_lists(
-        *(lists.fields.ctypes.data, projected.ctypes.data, nearness.ctypes.data, lowest),
+        *(lists.fields.ctypes.data, projected.ctypes.data, centre_scores.ctypes.data, lowest),
         *(bits, length, candidates, values, first_row, dimension, exact),
         *(k, scores.ctypes.data, rows.ctypes.data),
     )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .._files import Writer
 from .._progress import Progress, ProgressCallback
 from . import _kernels
-from ._scoring import top_k, true_scores
+from ._scoring import one_thread, top_k, true_scores
 from .vectors import Float32, RowMask, Rows, VectorFile
 
 Sizes = npt.NDArray[np.int64]
@@ -56,9 +56,11 @@ class InvertedLists:
         self.sizes: Sizes
         """Rows in each list (L,)."""
         self._native: _kernels.CodedLists | None
+        """The lists for the code in C; None where FAISS searches them."""
         self._ends: Rows
+        """The lowest and the highest of the rows, if the code in C searches them."""
         self._list_of_row: npt.NDArray[np.int32] | None
-        self._read_sizes()
+        self._read_contents()
 
     @property
     def count(self) -> int:
@@ -91,7 +93,7 @@ class InvertedLists:
         """Remove rows (N,) from the lists."""
         if len(rows):
             self._index.remove_ids(rows)
-            self._read_sizes()
+            self._read_contents()
 
     def add(self, vectors: VectorFile, rows: Rows, progress: ProgressCallback | None = None) -> None:
         """Add rows (N,), ascending, to the lists of the centres that are nearest to them."""
@@ -111,13 +113,13 @@ class InvertedLists:
         finally:
             self._index.quantizer = quantizer
             nearest.this.own(True)  # SWIG gives away what is assigned to an attribute, and would never free it
-        self._read_sizes()
+        self._read_contents()
 
     def centre_scores(self, projected: Float32) -> Float32:
         """Return the inner products (L,) of the centres of all lists with a query (1, d) along the axes."""
         if self._native is not None:
             return _kernels.centre_scores(self._native, projected[0])
-        with _OneThread():
+        with one_thread():
             found, order = self._index.quantizer.search(projected, self.count)
         scores = np.full(self.count, -np.inf, np.float32)
         scores[order[0][order[0] >= 0]] = found[0][order[0] >= 0]
@@ -146,20 +148,26 @@ class InvertedLists:
             compared = (vectors.view(self._ends)[0], vectors.first_row, query)
             where = (self._native, projected[0], centre_scores, lowest, candidates, k)
             return _kernels.search_lists(*where, compared=compared, allowed=bits)
-        visited = int(np.count_nonzero(centre_scores >= np.float32(lowest)))
-        found = self._faiss_candidates(projected, visited, candidates, allowed)
+        found = self._faiss_candidates(projected, centre_scores, lowest, candidates, allowed)
         return top_k(true_scores(vectors, query, found), found, min(k, len(found)))
 
     def candidates(self, projected: Float32, centre_scores: Float32, lowest: float, count: int) -> Rows:
         """Return up to `count` rows of the lists as in `search`, best first by their codes."""
         if self._native is not None:
             return _kernels.search_lists(self._native, projected[0], centre_scores, lowest, count, count)[1]
-        visited = int(np.count_nonzero(centre_scores >= np.float32(lowest)))
-        return self._faiss_candidates(projected, visited, count)
+        return self._faiss_candidates(projected, centre_scores, lowest, count)
 
-    def _faiss_candidates(self, projected: Float32, lists: int, count: int, allowed: AllowedRows | None = None) -> Rows:
+    def _faiss_candidates(
+        self,
+        projected: Float32,
+        centre_scores: Float32,
+        lowest: float,
+        count: int,
+        allowed: AllowedRows | None = None,
+    ) -> Rows:
+        lists = int(np.count_nonzero(centre_scores >= np.float32(lowest)))
         parameters = _parameters(lists, allowed.selector) if allowed else _cached_parameters(lists)
-        with _OneThread():
+        with one_thread():
             _, places = self._index.search(projected, count, params=parameters)
         found: Rows = places[0][places[0] >= 0]
         return found
@@ -209,15 +217,15 @@ class InvertedLists:
             raise ValueError("The file has another kind of index.")
         return loaded
 
-    def _read_sizes(self) -> None:
-        """Read what changes with each change of the lists."""
+    def _read_contents(self) -> None:
+        """Read the sizes and addresses of the lists, which each change of them changes."""
         lists, numbers = self._index.invlists, range(self._index.nlist)
         self._list_of_row = None
         self.sizes = np.array([lists.list_size(number) for number in numbers], dtype=np.int64)
         self._native = None
         if self.row_count and _kernels.available():
             centres = self._index.quantizer.reconstruct_n(0, self.count)
-            books = faiss.vector_to_array(self._index.pq.centroids)
+            books = faiss.vector_to_array(self._index.pq.centroids).reshape(self.coded_values // 2, -1, 2)
             filled = self.sizes.tolist()  # FAISS has no addresses for what an empty list holds
             codes, rows = (
                 [int(get(number)) if size else 0 for number, size in enumerate(filled)]
@@ -288,14 +296,3 @@ def _parameters(lists: int, selector: Any = None) -> Any:
 
 _cached_parameters = lru_cache(maxsize=64)(_parameters)
 """Parameters with a selector are not cached: the selector keeps a mask of all rows in memory."""
-
-
-class _OneThread:
-    """A block in which FAISS uses only this thread: one query is answered before other threads would be awake."""
-
-    def __enter__(self) -> None:
-        self._threads = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)
-
-    def __exit__(self, *exc_info: object) -> None:
-        faiss.omp_set_num_threads(self._threads)

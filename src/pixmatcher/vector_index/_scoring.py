@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -59,10 +60,17 @@ def scan_parts(scan: Callable[[_Part], _Found], parts: Sequence[_Part]) -> list[
     """Return `scan(part)` for each part of the rows; several parts are scanned at once, each on one core."""
     if len(parts) > 1:
         return list(_scan_pool().map(scan, parts))
+    with one_thread():
+        return [scan(part) for part in parts]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let FAISS use only this thread during the block: one query is answered before other threads would be awake."""
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
-        return [scan(part) for part in parts]
+        yield
     finally:
         faiss.omp_set_num_threads(threads)
 

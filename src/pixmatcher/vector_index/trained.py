@@ -179,9 +179,11 @@ class TrainedIndex:
             lowest = _lowest_of(near, math.ceil(np.count_nonzero(near >= lowest) * (k / MEASURED_K) ** 0.5))
         while count < self.lists.row_count:
             found = self.lists.search(self._vectors, query, projected, near, k, lowest=lowest, candidates=count)
-            visited = np.count_nonzero(near >= lowest) if len(found[1]) < k else 0
+            if len(found[1]) == k:
+                return found
+            visited = int(np.count_nonzero(near >= lowest))
             if not 0 < visited < self.lists.count:
-                return found if not visited else None
+                return None
             lowest = _lowest_of(near, 4 * visited)
         return None
 
@@ -269,13 +271,13 @@ class TrainedIndex:
             measured = measure_points(self.lists, self._vectors, kind, of_kind, 1 if full_curve else goal)
             chosen.append(choose_point(measured, goal))
             points += measured
-        images, texts, below = chosen[0], chosen[1] if len(chosen) > 1 else None, -1.0
-        if texts:
-            far, near = (nearness(self.lists, each.vectors) for each in reversed(kinds))
-            below = float(np.quantile(near, _FAR_IMAGES))
-            if np.quantile(far, 1 - _FAR_IMAGES) > np.median(near):
-                # They cannot be separated: all queries use the point that costs more.
-                images, texts, below = max(images, texts, key=lambda point: point.cost), None, -1.0
+        images, texts, below = chosen[0], None, -1.0
+        if len(chosen) > 1:
+            limit = _text_limit(*(nearness(self.lists, kind.vectors) for kind in kinds))
+            if limit is None:
+                images = max(chosen, key=lambda point: point.cost)
+            else:
+                texts, below = chosen[1], limit
         self.calibration = Calibration(self.calibration.trained_on, 0, images, texts, below, target.recall)
         for point in chosen:
             _logger.info(
@@ -307,6 +309,16 @@ class TrainedIndex:
         file.seek(end)
         calibration = Calibration.from_json(json.loads(file.read(length)))
         return cls(vectors, InvertedLists.load(file, end, vectors.dimension), calibration)
+
+
+def _text_limit(images: Float32, texts: Float32) -> float | None:
+    """Return the nearness below which a query counts as a text, given those of images and of texts.
+
+    None if the two cannot be separated: then all queries use the point that costs more.
+    """
+    if np.quantile(texts, 1 - _FAR_IMAGES) > np.median(images):
+        return None
+    return float(np.quantile(images, _FAR_IMAGES))
 
 
 def _lowest(point: OperatingPoint, near: Float32) -> float:
