@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import faiss
@@ -20,6 +21,7 @@ from pixmatcher.evaluation.tuning import tune
 from pixmatcher.records import Space
 from pixmatcher.vector_index import Calibration, IndexTarget, _gpu, _kinds, _training
 from pixmatcher.vector_index._exact import ExactIndex
+from pixmatcher.vector_index._lists import InvertedLists, new_faiss_index
 from pixmatcher.vector_index._measuring import MeasuringQueries, exact_nearest, find_hits, sample_queries
 from pixmatcher.vector_index._scan import ScanIndex, scan
 from pixmatcher.vector_index.trained import TrainedIndex, _lowest
@@ -786,6 +788,19 @@ def test_the_command_line_filters(tmp_path: Path) -> None:
     wrong = cli("search", "a cat", "--after", "soon")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "write it like" in wrong.stderr
+
+
+def test_a_file_with_longer_codes_than_the_code_in_c_reads_is_refused(tmp_path: Path) -> None:
+    for width in (512, 514):
+        index = new_faiss_index(np.eye(16, width, dtype=np.float32))
+        index.pq.train(np.eye(32, width, dtype=np.float32))
+        index.is_trained = True
+        with (tmp_path / "index").open("w+b") as file:
+            InvertedLists(index, None).save(file)
+            file.flush()
+            file.seek(0)
+            with nullcontext() if width == 512 else pytest.raises(ValueError, match="another kind of index"):
+                assert InvertedLists.load(file, file.seek(0, 2), width).coded_values == width
 
 
 class TestGpu:

@@ -15,6 +15,7 @@ from .._files import Writer
 from .._progress import Progress, ProgressCallback
 from . import _kernels
 from ._scoring import one_thread, top_k, true_scores
+from ._target import MAX_CODED_VALUES
 from .vectors import Float32, RowMask, Rows, VectorFile
 
 Sizes = npt.NDArray[np.int64]
@@ -209,6 +210,7 @@ class InvertedLists:
         lists: Any = index.invlists
         if (
             {index.quantizer.d, index.pq.d, 2 * index.pq.M} != {index.d}
+            or index.d > MAX_CODED_VALUES  # which the code in C has room for
             or {index.quantizer.ntotal, lists.nlist} != {index.nlist}
             or (index.metric_type, index.quantizer.metric_type) != (faiss.METRIC_INNER_PRODUCT,) * 2
             or (index.pq.nbits, index.bbs, index.is_trained, index.by_residual) != (_BITS, 32, True, True)
