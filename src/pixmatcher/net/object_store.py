@@ -102,7 +102,7 @@ class ObjectStore:
         make = obstore.store.from_url
         with self._errors_explained():
             self._store = make(self._bucket, client_options=options, retry_config=_RETRIES)
-            self._asked = make(self._bucket, client_options=options | _ASKING_TIMEOUTS, retry_config=_NO_RETRIES)
+            self._probe = make(self._bucket, client_options=options | _ASKING_TIMEOUTS, retry_config=_NO_RETRIES)
         self._has_answered = False
         self._given_up: StorageError | None = None
 
@@ -177,12 +177,16 @@ class ObjectStore:
 
         self._answer(upload, key)
 
+    def hurry(self) -> None:
+        """Let the next method ask first whether the store answers, and raise `StorageError` if it does not."""
+        self._given_up = StorageError(f"{self.url} did not answer when the run was stopped.")
+
     def _answer(
         self, ask: Callable[[], Coroutine[Any, Any, T]], key: str = "", stop: threading.Event | None = None
     ) -> T:
         """Return what `ask` returns. If the store answers no more, wait until it does, and ask again."""
         stop = stop or threading.Event()
-        if self._given_up is not None and not self._answers(stop):
+        if self._given_up is not None and not self._is_reachable(stop):
             raise self._given_up
         self._given_up = None
         while True:
@@ -191,22 +195,18 @@ class ObjectStore:
                     answer = _result(ask(), stop)
             except FetchError as error:
                 self._has_answered |= not error.transient
-                if not error.transient or not self._has_answered or stop.is_set() or self._answers(stop):
+                if not error.transient or not self._has_answered or stop.is_set() or self._is_reachable(stop):
                     raise
                 self._wait(error, stop)
             else:
                 self._has_answered = True
                 return answer
 
-    def hurry(self) -> None:
-        """Let the next method ask first whether the store answers, and raise `StorageError` if it does not."""
-        self._given_up = StorageError(f"{self.url} did not answer when the run was stopped.")
-
-    def _answers(self, stop: threading.Event) -> bool:
+    def _is_reachable(self, stop: threading.Event) -> bool:
         """Return whether the store answers anything at all."""
 
         async def ask() -> None:
-            await self._api.head_async(self._asked, f"{self._prefix}pixmatcher")
+            await self._api.head_async(self._probe, f"{self._prefix}pixmatcher")
 
         try:
             with self._errors_explained():
@@ -219,7 +219,7 @@ class ObjectStore:
         """Wait until the store answers. Raises `StorageError` if that takes too long, `error` if `stop` is set."""
         _log.info("%s does not answer, and is waited for", self.url)
         end = time.monotonic() + _AWAY_SECONDS
-        while not self._answers(stop):
+        while not self._is_reachable(stop):
             if time.monotonic() > end:
                 self._given_up = StorageError(
                     f"{self.url} has not answered for {_AWAY_SECONDS:.0f} s ({error.detail}): run the same command "
