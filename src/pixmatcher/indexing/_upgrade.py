@@ -131,7 +131,18 @@ def upgrade(
         report.encoders = reencoding.encoders
         report.continued = reencoding.done_count()
         options = EncodeOptions(max_pixels, reencoding.has_thumbnails, allow_private)
-        run = _Run(report, reencoding, opened, options, executor, threads, on, workers, runtime, progress)
+        run = _Run(
+            report=report,
+            reencoding=reencoding,
+            sources=opened,
+            options=options,
+            executor=executor,
+            threads=threads,
+            on=on,
+            processes=workers,
+            runtime=runtime,
+            progress=progress,
+        )
         new = [encoder for encoder in loaded if any(space.name in reencoding.new_spaces for space in encoder.spaces)]
         if on is None:
             begin_to_load(executor, new, report.total - report.continued)

@@ -47,12 +47,13 @@ enum {
 typedef struct { /* a 1x1 convolution */
     int32_t channels, results;
     const int8_t *weights; /* (panel of 16 results, group of 4 channels, result of the panel, 4) */
-    /* Only read by `_network_avx2.c`: */
+    /* `_network_avx2.c` alone reads these two. */
     const uint16_t *order;  /* (panel, channels / 4): numbers of the groups; first those in pairs */
     const uint16_t *paired; /* of each panel, the number of groups that are in pairs */
+
     const int32_t *bias;    /* includes the zero point of the input */
     const float *factors;   /* from sums to results */
-    int32_t zero;          /* the zero point of the results */
+    int32_t zero;           /* the zero point of the results */
 } Pointwise;
 
 typedef struct {
