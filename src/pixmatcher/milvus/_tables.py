@@ -50,6 +50,7 @@ class Table:
         # Later ones may miss what others wrote in the last seconds (`LATE_SECONDS`), and take a fraction of the time.
         self._current = False
         self._met = False
+        """Whether a read of this process has waited."""
         self._schema: Mapping[str, Any] | None = None
 
     def load(self) -> None:

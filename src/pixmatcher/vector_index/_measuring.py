@@ -74,6 +74,11 @@ class MeasuringQueries:
     own_rows: Rows
     texts: bool = False
 
+    @property
+    def stand_for_texts(self) -> bool:
+        """Whether they were derived from rows in place of texts."""
+        return self.texts and bool((self.own_rows >= 0).all())
+
 
 @dataclass(frozen=True)
 class NearestRows:

@@ -266,8 +266,7 @@ class TrainedIndex:
         chosen: list[OperatingPoint] = []
         for kind, first in zip(kinds, (0, len(kinds[0].vectors)), strict=False):
             of_kind = truth[first : first + len(kind.vectors)]
-            derived = kind.texts and kind.own_rows[0] >= 0
-            goal = text_goal(target.recall) if derived else target.recall
+            goal = text_goal(target.recall) if kind.stand_for_texts else target.recall
             measured = measure_points(self.lists, self._vectors, kind, of_kind, 1 if full_curve else goal)
             chosen.append(choose_point(measured, goal))
             points += measured
