@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -256,15 +254,9 @@ def test_without_the_package(tmp_path: Path) -> None:
 
 
 class CuttingProxy:
-    """Passes connections on to a server, and cuts off the answers to requests whose path has `word`.
-
-    While `answers` is not set, nothing is passed on; `held` counts those requests.
-    """
+    """Passes connections on to a server, and cuts off the answers to requests whose path has `word`."""
 
     def __init__(self, address: str, word: bytes, times: int) -> None:
-        self.answers = threading.Event()
-        self.answers.set()
-        self.held = 0
         self._target = urlsplit(address)
         self._word, self._left = word, times
         self._port = 0
@@ -296,8 +288,6 @@ class CuttingProxy:
             socket.create_connection((self._target.hostname, self._target.port or 80)) as up,
         ):
             request = client.recv(1 << 16)
-            self.held += not self.answers.is_set()
-            self.answers.wait()
             cut = self._word in request.partition(b"\r\n")[0] and self._left > 0
             self._left -= cut
             up.sendall(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
@@ -432,39 +422,6 @@ def test_a_store_that_goes_away_while_shards_are_written_and_merged(
         assert merge_shards(place, tmp_path / "c", progress=once(away)).index.total == 64
     index(photos, tmp_path / "one", encoders=["tiny"])
     assert_same(tmp_path / "one", tmp_path / "c")
-
-
-def test_ctrl_c_while_a_store_does_not_answer(
-    server: str, bucket: str, monkeypatch: pytest.MonkeyPatch, tiny: TinyEncoder, tmp_path: Path
-) -> None:
-    """No request is tried again: each would be 20 seconds later."""
-    monkeypatch.setattr(object_store, "_ASKING_TIMEOUTS", {"timeout": timedelta(seconds=1)})
-    upload_many(bucket, 100, tmp_path)
-    paint_many(tmp_path / "photos", 40)
-    with closing(CuttingProxy(server, b"", 0)) as gate:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", gate.address)
-
-        def interrupt_soon() -> None:
-            gate.answers.clear()
-            threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-
-        with pytest.raises(KeyboardInterrupt):  # while images are read
-            index(bucket, tmp_path / "c", encoders=["tiny"], progress=once(interrupt_soon, 8))
-        assert 1 <= gate.held <= object_store._CONNECTIONS
-        gate.answers.set()
-        assert index(bucket, tmp_path / "c", encoders=["tiny"]).total == 100
-
-        def interrupt() -> None:
-            gate.answers.clear()
-            gate.held = 0
-            raise KeyboardInterrupt
-
-        place = bucket.replace("photos", "shards", 1)
-        with pytest.raises(KeyboardInterrupt):  # before a part is written
-            index_shard(tmp_path / "photos", "1/1", place, encoders=["tiny"], progress=once(interrupt, 8))
-        assert gate.held == 1
-        gate.answers.set()
-        assert index_shard(tmp_path / "photos", "1/1", place, encoders=["tiny"]).encoded == 40
 
 
 @pytest.mark.usefixtures("impatient")

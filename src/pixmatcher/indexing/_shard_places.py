@@ -43,9 +43,6 @@ class Place(Protocol):
         process leaves there is deleted when the folder is `locked` again.
         """
 
-    def hurry(self) -> None:
-        """Do not wait, in the next call, for a place that does not answer: the user has stopped the run."""
-
     def locked(self, folder: str, what: str) -> AbstractContextManager[None]:
         """Prevent other processes from writing to a folder during the block, where the place offers locks.
 
@@ -89,9 +86,6 @@ class FolderPlace:
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def hurry(self) -> None:
-        pass
-
     @contextmanager
     def locked(self, folder: str, what: str) -> Iterator[None]:
         path = self._path / folder
@@ -133,9 +127,6 @@ class BucketPlace:
     def write(self, name: str, content: IO[bytes], *, unfinished_in: str = "") -> None:
         with _refusals_as_shard_errors():
             self._store.write(name, content)
-
-    def hurry(self) -> None:
-        self._store.hurry()
 
     def locked(self, folder: str, what: str) -> AbstractContextManager[None]:
         return nullcontext()

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,7 +18,7 @@ from .._cores import usable_cores
 from .._progress import ProgressCallback
 from ..collection import Failure, Item, StoredItems, records_of, stored_embeddings
 from ..encoders import DEFAULT_ENCODER, Encoder, Runtime, load_encoders, with_encoders
-from ..errors import ShardError, SourceError, StorageError
+from ..errors import ShardError, SourceError
 from ..images import DEFAULT_MAX_PIXELS
 from ..records import EncoderRecord, Entry, Space
 from ..sources import HoldsEmbeddings, Source
@@ -150,15 +149,8 @@ def index_shard(
                 threads.prepare(work.pending_count)
             try:
                 stages.run(opened, found, Counter(work.pending_count, progress, f"Shard {shard}"))
-            except KeyboardInterrupt:
-                place.hurry()
-                with suppress(StorageError):
-                    work.write()
-                raise
-            except BaseException:
-                work.write()
-                raise
-            work.write()
+            finally:
+                work.write()  # also when the user interrupts the run
     report.entries, report.encoded = work.entry_count, found.added
     report.unchanged = work.entry_count - work.pending_count
     report.incomplete = found.incomplete

@@ -8,19 +8,16 @@ addresses are not restricted.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
@@ -110,14 +107,14 @@ class ObjectStore:
         """Yield all objects below a folder of the place, and of the folders below it."""
         prefix = self._prefix + (f"{folder}/" if folder else "")
         last: str | None = None
-        pages: Any = None
+        pages: Iterator[Any] | None = None
 
-        async def next_page() -> Any:
+        def next_page() -> Any:
             nonlocal pages
             if pages is None:
-                pages = self._api.list(self._store, prefix or None, offset=last, chunk_size=_LISTED_AT_ONCE)
+                pages = iter(self._api.list(self._store, prefix or None, offset=last, chunk_size=_LISTED_AT_ONCE))
             try:
-                return await anext(pages, None)
+                return next(pages, None)
             except BaseException:
                 pages = None  # the list goes on behind the last object
                 raise
@@ -132,33 +129,23 @@ class ObjectStore:
     def names(self, folder: str = "") -> list[str]:
         """Return the names of the objects and folders directly in a folder of the place, sorted."""
         prefix = self._prefix + (f"{folder}/" if folder else "")
-
-        async def listed() -> Any:
-            return await self._api.list_with_delimiter_async(self._store, prefix or None)
-
-        found = self._answer(listed)
+        found = self._answer(lambda: self._api.list_with_delimiter(self._store, prefix or None))
         paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
         return sorted(path.removeprefix(prefix).strip("/") for path in paths)
 
     def read(self, key: str, stop: threading.Event | None = None) -> bytes:
         """Return the content of an object. `stop` ends the waiting for a store that does not answer."""
-
-        async def content() -> bytes:
-            answer = await self._api.get_async(self._store, self._prefix + key)
-            return bytes(await answer.bytes_async())
-
-        return self._answer(content, key, stop)
+        return self._answer(lambda: bytes(self._api.get(self._store, self._prefix + key).bytes()), key, stop)
 
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
         """Download an object to a temporary file, and open it."""
         with TemporaryFile() as file:
 
-            async def download() -> None:
+            def download() -> None:
                 file.seek(0)
                 file.truncate()
-                answer = await self._api.get_async(self._store, self._prefix + key)
-                async for block in answer.stream(min_chunk_size=_BLOCK_BYTES):
+                for block in self._api.get(self._store, self._prefix + key).stream(min_chunk_size=_BLOCK_BYTES):
                     file.write(block)
 
             self._answer(download, key)
@@ -169,48 +156,35 @@ class ObjectStore:
         """Store the rest of an open file as an object, which appears when it is complete."""
         start = content.tell()
 
-        async def upload() -> None:
+        def upload() -> None:
             content.seek(start)
-            await self._api.put_async(
-                self._store, self._prefix + key, content, chunk_size=_BLOCK_BYTES, max_concurrency=2
-            )
+            self._api.put(self._store, self._prefix + key, content, chunk_size=_BLOCK_BYTES, max_concurrency=2)
 
         self._answer(upload, key)
 
-    def hurry(self) -> None:
-        """Let the next method ask first whether the store answers, and raise `StorageError` if it does not."""
-        self._given_up = StorageError(f"{self.url} did not answer when the run was stopped.")
-
-    def _answer(
-        self, ask: Callable[[], Coroutine[Any, Any, T]], key: str = "", stop: threading.Event | None = None
-    ) -> T:
+    def _answer(self, ask: Callable[[], T], key: str = "", stop: threading.Event | None = None) -> T:
         """Return what `ask` returns. If the store answers no more, wait until it does, and ask again."""
-        stop = stop or threading.Event()
-        if self._given_up is not None and not self._is_reachable(stop):
+        if self._given_up is not None and not self._is_reachable():
             raise self._given_up
         self._given_up = None
         while True:
             try:
                 with self._errors_explained(key):
-                    answer = _result(ask(), stop)
+                    answer = ask()
             except FetchError as error:
                 self._has_answered |= not error.transient
-                if not error.transient or not self._has_answered or stop.is_set() or self._is_reachable(stop):
+                if not error.transient or not self._has_answered or self._is_reachable():
                     raise
-                self._wait(error, stop)
+                self._wait(error, stop or threading.Event())
             else:
                 self._has_answered = True
                 return answer
 
-    def _is_reachable(self, stop: threading.Event) -> bool:
+    def _is_reachable(self) -> bool:
         """Return whether the store answers anything at all."""
-
-        async def ask() -> None:
-            await self._api.head_async(self._probe, f"{self._prefix}pixmatcher")
-
         try:
             with self._errors_explained():
-                _result(ask(), stop)
+                self._api.head(self._probe, f"{self._prefix}pixmatcher")
         except FetchError as error:
             return not error.transient
         return True
@@ -219,7 +193,7 @@ class ObjectStore:
         """Wait until the store answers. Raises `StorageError` if that takes too long, `error` if `stop` is set."""
         _log.info("%s does not answer, and is waited for", self.url)
         end = time.monotonic() + _AWAY_SECONDS
-        while not self._is_reachable(stop):
+        while not self._is_reachable():
             if time.monotonic() > end:
                 self._given_up = StorageError(
                     f"{self.url} has not answered for {_AWAY_SECONDS:.0f} s ({error.detail}): run the same command "
@@ -240,37 +214,13 @@ class ObjectStore:
         except (BaseError, OSError, ValueError) as error:
             raise _fetch_error(url, error) from error
         except BaseException as error:
-            if type(error).__name__ not in ("PanicException", "RustPanic"):  # their modules cannot be imported
+            if type(error).__name__ != "PanicException":  # its module cannot be imported
                 raise
             raise FetchError(
                 f"{url} cannot be read or written ({error}): check the names and credentials in the environment.",
                 "cannot be read",
                 str(error),
             ) from error
-
-
-@cache
-def _event_loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of all requests, which runs in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="pixmatcher-store", daemon=True).start()
-    return loop
-
-
-def _result(request: Coroutine[Any, Any, T], stop: threading.Event) -> T:
-    """Return the result of a request. Ctrl-C and `stop` end it; the package's own functions would wait a minute."""
-    running = asyncio.run_coroutine_threadsafe(request, _event_loop())
-    try:
-        while True:
-            try:
-                running.exception(_ASK_SECONDS)  # other than `result`, it raises this error only if the time is over
-            except FutureTimeoutError:
-                if stop.is_set():
-                    raise TimeoutError("the run was stopped") from None
-            else:
-                return running.result()
-    finally:
-        running.cancel()
 
 
 def _is_address(text: str) -> bool:
