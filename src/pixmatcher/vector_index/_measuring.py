@@ -28,8 +28,9 @@ _QUERY_COUNT = 900
 _IMAGE_NOISE = 0.5
 _TEXT_NOISE = 3.0
 """Length of the noise in a derived query, as a multiple of that of the row. See `sample_queries`."""
+_IMAGE_MISSES = 0.85
 _TEXT_MISSES = 0.7
-"""Part of the misses that derived texts may have, since real ones differ more from each other."""
+"""Part of the misses that derived queries may have: real ones differ more from each other."""
 _MEAN_ROWS = 4096
 _CANDIDATE_COUNTS = (50, 70, 100, 140, 200, 400, 800)
 _REACHES = (
@@ -74,10 +75,11 @@ class MeasuringQueries:
     own_rows: Rows
     texts: bool = False
 
-    @property
-    def stand_for_texts(self) -> bool:
-        """Whether they were derived from rows in place of texts."""
-        return self.texts and bool((self.own_rows >= 0).all())
+    def goal(self, recall: float) -> float:
+        """Return the recall that these must reach so that the queries of users reach `recall`."""
+        if (self.own_rows < 0).any():
+            return recall  # they are queries of users
+        return 1 - (1 - recall) * (_TEXT_MISSES if self.texts else _IMAGE_MISSES)
 
 
 @dataclass(frozen=True)
@@ -273,11 +275,6 @@ def choose_point(points: Sequence[OperatingPoint], goal: float) -> OperatingPoin
     if sure:
         return min(sure, key=lambda point: point.cost)
     return max(points, key=lambda point: (point.recall or 0, -point.cost))
-
-
-def text_goal(recall: float) -> float:
-    """Return the recall that queries derived from rows must reach so that real texts reach `recall`."""
-    return 1 - (1 - recall) * _TEXT_MISSES
 
 
 def nearness(lists: InvertedLists, queries: Float32) -> Float32:

@@ -62,8 +62,8 @@ class OperatingPoint:
 
     @property
     def lower_bound(self) -> float:
-        """The recall less one standard error: it is lower with a probability of 0.16 (normal approximation)."""
-        return (self.recall or 0.0) - self.standard_error
+        """The lower end of the one-sided 95 % confidence interval of the recall (normal approximation)."""
+        return (self.recall or 0.0) - 1.64 * self.standard_error
 
     def as_json(self) -> dict[str, int | float | None]:
         """Return what a search needs, as it is stored at the end of an index file."""

@@ -29,7 +29,6 @@ from ._measuring import (
     measure_points,
     nearness,
     sample_queries,
-    text_goal,
 )
 from ._scan import scan
 from ._scoring import scale_near_one
@@ -266,7 +265,7 @@ class TrainedIndex:
         chosen: list[OperatingPoint] = []
         for kind, first in zip(kinds, (0, len(kinds[0].vectors)), strict=False):
             of_kind = truth[first : first + len(kind.vectors)]
-            goal = text_goal(target.recall) if kind.stand_for_texts else target.recall
+            goal = kind.goal(target.recall)
             measured = measure_points(self.lists, self._vectors, kind, of_kind, 1 if full_curve else goal)
             chosen.append(choose_point(measured, goal))
             points += measured
