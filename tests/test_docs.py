@@ -203,10 +203,13 @@ def session(page: Path, folder: Path) -> str:
 def marks_of(page: Path) -> list[pytest.MarkDecorator]:
     """Return the marks of the test of a page."""
     marks = [] if page.name in QUICK else [pytest.mark.slow]
-    if any("pixmatcher demo" in block.code for block in blocks(page)):
-        marks.append(
-            pytest.mark.xdist_group("demo")
-        )  # all tests of a checkout share the collection of the demonstration
+    code = "".join(block.code for block in blocks(page))
+    if "pixmatcher demo" in code:
+        # All tests of a checkout share the collection of the demonstration.
+        marks.append(pytest.mark.xdist_group("demo"))
+    elif "--on ray" in code:
+        # Two clusters that start at once on a busy machine may wait for each other too long.
+        marks.append(pytest.mark.xdist_group("ray"))
     return marks
 
 
