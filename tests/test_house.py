@@ -23,6 +23,7 @@ EVERYWHERE = {
     "_urls",
     "_cores",
     "_lazy",
+    "_libraries",
     "_locks",
     "_logging",
     "_progress",

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._libraries import load_library
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -48,15 +50,12 @@ def resize_bilinear(image: Image.Image, side: int, box: tuple[float, float, floa
 @cache
 def _resizer() -> Callable[..., int] | None:
     """Return the function of the compiled library, or None if it was not compiled or this processor has no AVX2."""
-    try:
-        import ctypes
-
-        library = ctypes.CDLL(str(LIBRARY))
-        if not library.pixmatcher_bilinear_suits():
-            return None
-        function = library.pixmatcher_bilinear
-    except (ImportError, OSError, AttributeError):
+    library = load_library(LIBRARY, "pixmatcher_bilinear", "pixmatcher_bilinear_suits")
+    if library is None or not library.pixmatcher_bilinear_suits():
         return None
+    import ctypes
+
+    function = library.pixmatcher_bilinear
     function.argtypes = [ctypes.c_char_p, *[ctypes.c_int] * 2, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
     function.restype = ctypes.c_int
     return function

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._libraries import load_library
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -41,12 +43,12 @@ def decode_eighth(data: bytes, size: tuple[int, int], mode: str) -> Image.Image 
 @cache
 def _decoder() -> Callable[..., int] | None:
     """Return the decoder in the compiled library, or None if it was not compiled."""
-    try:
-        import ctypes
-
-        function = ctypes.CDLL(str(LIBRARY)).pixmatcher_eighth
-    except (ImportError, OSError, AttributeError):
+    library = load_library(LIBRARY, "pixmatcher_eighth")
+    if library is None:
         return None
+    import ctypes
+
+    function = library.pixmatcher_eighth
     function.argtypes = [ctypes.c_char_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_void_p]
     function.restype = ctypes.c_int
     return function

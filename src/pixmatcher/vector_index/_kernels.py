@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .._libraries import load_library
 from .vectors import Float16, Float32, Rows
 
 if TYPE_CHECKING:
@@ -167,15 +168,13 @@ def _required() -> Any:
 @cache
 def _library() -> ctypes.CDLL | None:
     """Return the compiled library; None if it was not compiled or this processor cannot run it."""
-    try:
-        import ctypes
-
-        library = ctypes.CDLL(str(LIBRARY))
-        best, rows = library.pixmatcher_best_codes, library.pixmatcher_row_scores
-        centres, lists = library.pixmatcher_centre_scores, library.pixmatcher_search_lists
-        lowest, runs = library.pixmatcher_lowest_within, library.pixmatcher_kernels_run
-    except (ImportError, OSError, AttributeError):
+    names = ("best_codes", "row_scores", "centre_scores", "search_lists", "lowest_within", "kernels_run")
+    library = load_library(LIBRARY, *(f"pixmatcher_{name}" for name in names))
+    if library is None:
         return None
+    import ctypes
+
+    best, rows, centres, lists, lowest, runs = (getattr(library, f"pixmatcher_{name}") for name in names)
     number, address, real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
     best.argtypes = [address, number, number, number, address, address, number, address, address]
     rows.argtypes = [address, address, number, number, address, address]

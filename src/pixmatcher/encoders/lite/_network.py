@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ..._libraries import load_library
 from ._onnx_file import Constants, Node, read_onnx
 
 Floats: TypeAlias = "npt.NDArray[np.float32]"
@@ -266,11 +267,9 @@ def fastest_instructions() -> Instructions | None:
 
 @cache
 def _library(path: Path) -> ctypes.CDLL | None:
-    try:
-        library = ctypes.CDLL(str(path))
+    library = load_library(path, "pixmatcher_lite_run", "pixmatcher_lite_suits")
+    if library is not None:
         library.pixmatcher_lite_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, *[ctypes.c_void_p] * 3]
         if hasattr(library, "pixmatcher_lite_pair"):
             library.pixmatcher_lite_pair.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
-    except (OSError, AttributeError):
-        return None
     return library
