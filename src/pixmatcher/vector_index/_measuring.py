@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -249,8 +249,10 @@ def _points_of(
         recalls = ((hits & (places <= candidates)).sum(axis=1) / truth.k).clip(max=1)
         recall, error = float(recalls.mean()), float(recalls.std()) / math.sqrt(len(recalls))
         cost = list_cost + candidates * _CANDIDATE_COST
-        point = OperatingPoint(max(1, round(visited)), candidates, recall, min(reach, _MAX_REACH), error, cost)
-        points.append(replace(point, texts=queries.texts))
+        stored_reach = min(reach, _MAX_REACH)
+        points.append(
+            OperatingPoint(max(1, round(visited)), candidates, recall, stored_reach, error, cost, queries.texts)
+        )
         enough = counted > 0 and recall - before < _MIN_GAIN / truth.k * math.log2(candidates / counted)
         if candidates >= hits.shape[1] or enough:
             break

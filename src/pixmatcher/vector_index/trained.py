@@ -263,8 +263,10 @@ class TrainedIndex:
         truth = exact_nearest(self._vectors, rows, everything, own_rows, min(MEASURED_K, len(rows) - 1), progress)
         points: list[OperatingPoint] = []
         chosen: list[OperatingPoint] = []
-        for kind, first in zip(kinds, (0, len(kinds[0].vectors)), strict=False):
+        first = 0
+        for kind in kinds:
             of_kind = truth[first : first + len(kind.vectors)]
+            first += len(kind.vectors)
             goal = kind.goal(target.recall)
             measured = measure_points(self.lists, self._vectors, kind, of_kind, 1 if full_curve else goal)
             chosen.append(choose_point(measured, goal))
