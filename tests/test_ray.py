@@ -486,10 +486,10 @@ def test_a_cluster_without_free_processors_is_an_error(no_node: RayCluster, tmp_
     command[command.index("-m") : command.index("index")] = ["-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=no_node.environment, timeout=200)
     assert done.returncode == 2
-    # Ray may have given a reason meanwhile, which stands between the two.
-    begin, _, end = done.stderr.splitlines()[-1].partition(": `ray status`")
-    assert begin.startswith("Error: No worker process could start on the Ray cluster for 3 s")
-    assert end == " shows what uses its processors; run the same command again when some are free."
+    assert done.stderr.splitlines()[-1] == (
+        "Error: No worker process could start on the Ray cluster for 3 s: `ray status` shows what uses its processors; "
+        "run the same command again when some are free."
+    )
 
 
 @on_cluster

@@ -157,6 +157,9 @@ class WorkerPool:
                     f"The node {node[1] if node else '?'} of the cluster cannot run PixMatcher ({last_line(text)}): "
                     f"{_INSTALL}"
                 ) from error
+            if "never ran" in text:  # there was no room, or its node went away: it says nothing of why others fail
+                self.end(process)
+                return
             self._failed_starts += 1
             self._last_failure = last_line(text)
             _log.info("a worker process did not start: %s", self._last_failure)
